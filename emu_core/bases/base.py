@@ -1,0 +1,233 @@
+"""The frozen text-to-image model in memory: text in, states out; images in, latents out, and back.
+
+Shapes: `b` prompts, `n` tokens, `f` frames, `c` latent channels, `h w` latent and `H W` pixel height and width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
+
+from ..schedule import BetaSchedule, Prediction, ScheduleConfig
+from . import vocabulary
+
+TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
+
+
+@dataclass
+class TextStates:
+    """What the U-Net reads of a text: `hidden` (b, n, d), and for SDXL `pooled` (b, p), else None."""
+
+    hidden: Tensor
+    pooled: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class BaseInfo:
+    """What can be known of a base without reading its weights.
+
+    `parts` gives each part's size on disk in bytes (0 for parts without weights), `configs` the configuration of the
+    U-Net, the VAE and the text encoders as diffusers and transformers name them; for a single file they are derived
+    from the shapes of its tensors.
+    """
+
+    path: Path
+    kind: Literal["folder", "single"]
+    family: str
+    parts: dict[str, int]
+    configs: dict[str, dict[str, Any]]
+    schedule: ScheduleConfig
+    variants: dict[str, str | None] = field(default_factory=dict)  # folder: "fp16" where a part has only such weights
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(self.parts.values())
+
+
+@dataclass(eq=False)
+class Base:
+    """A frozen text-to-image model. Every part is in eval mode and asks for no gradient.
+
+    `family` is read from the structure: sd15, sd21, sdxl, tiny, or other-<width of the text states>. The schedule is
+    the one the text-to-image model itself was trained with, which is not necessarily that of a video model on it.
+    """
+
+    family: str
+    source: str
+    unet: UNet2DConditionModel = field(repr=False)
+    vae: AutoencoderKL = field(repr=False)
+    text_encoders: list[TextEncoder] = field(repr=False)
+    tokenizers: list[PreTrainedTokenizerBase] = field(repr=False)
+    prediction_type: Prediction = "epsilon"
+    beta_schedule: BetaSchedule = "scaled_linear"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    zero_snr: bool = False
+    train_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        for part in (self.unet, self.vae, *self.text_encoders):
+            part.eval().requires_grad_(False)
+
+    @property
+    def schedule(self) -> ScheduleConfig:
+        """The noise the text-to-image model was trained with, and what it predicts."""
+        return ScheduleConfig(
+            self.beta_schedule, self.beta_start, self.beta_end, self.zero_snr, self.prediction_type, self.train_steps
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the U-Net and the text encoders; the VAE may be kept in float32, see `to`."""
+        return self.unet.dtype
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.vae.config["latent_channels"])
+
+    @property
+    def latent_scale(self) -> float:
+        return float(self.vae.config["scaling_factor"])
+
+    @property
+    def latent_shift(self) -> float:
+        return float(self.vae.config["shift_factor"] or 0.0)
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """How many pixels one latent position is wide: 8 for Stable Diffusion."""
+        return int(2 ** (len(self.vae.config["block_out_channels"]) - 1))
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Base:
+        """Move all parts, in place. In float16 a VAE whose config says `force_upcast` stays in float32."""
+        moves: list[tuple[nn.Module, torch.dtype | None]] = [(part, dtype) for part in (self.unet, *self.text_encoders)]
+        moves.append((self.vae, None if dtype is None else vae_dtype(dtype, self.vae.config)))
+        for module, kind in moves:
+            nn.Module.to(module, device=device, dtype=kind)  # diffusers' own `to` warns at any dtype, even None
+        return self
+
+    @torch.no_grad()
+    def encode_text(self, prompts: list[str]) -> TextStates:
+        """Text states of `prompts`; "" is a prompt like any other.
+
+        One text encoder: its last hidden state after the final norm. (For SD 2.1 that encoder is OpenCLIP without its
+        last layer, so these are the penultimate states.) Two, as in SDXL: the penultimate hidden states of both, not
+        normed, side by side, and the second one's projected text embedding as `pooled`.
+        """
+        assert not isinstance(prompts, str), "encode_text takes a list of prompts"
+        if len(self.text_encoders) == 1:
+            return TextStates(self._run_text_encoder(0, prompts).last_hidden_state)
+        outputs = [self._run_text_encoder(i, prompts, output_hidden_states=True) for i in range(2)]
+        return TextStates(torch.cat([o.hidden_states[-2] for o in outputs], dim=-1), outputs[1].text_embeds)
+
+    def _run_text_encoder(self, index: int, prompts: list[str], output_hidden_states: bool = False) -> Any:
+        encoder, tokenizer = self.text_encoders[index], self.tokenizers[index]
+        ids = vocabulary.token_ids(tokenizer, prompts, encoder.config.max_position_embeddings)
+        return encoder(ids.to(encoder.device), output_hidden_states=output_hidden_states)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of `prompt` that the model has no token for; always [] when the vocabulary spells any word."""
+        return vocabulary.unknown_words(self.tokenizers[0], prompt)
+
+    def known_words(self) -> list[str] | None:
+        """Every word of a word-level vocabulary, sorted; None when the vocabulary spells any word."""
+        return vocabulary.known_words(self.tokenizers[0])
+
+    def added_conditions(self, pooled: Tensor | None, height: int, width: int) -> dict[str, Tensor] | None:
+        """`added_cond_kwargs` for the U-Net of SDXL, None for the others.
+
+        `pooled` (b, p) and the picture's size in pixels give {"text_embeds": (b, p), "time_ids": (b, 6)}; the six are
+        original height and width, top and left of the crop (0), target height and width.
+        """
+        if self.unet.config["addition_embed_type"] != "text_time":
+            return None
+        assert pooled is not None, "this U-Net reads the pooled text state as well"
+        # float32 in every precision: bfloat16 would round most sizes
+        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=pooled.device)
+        return {"text_embeds": pooled, "time_ids": sizes.repeat(len(pooled), 1)}
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor, batch: int = 4) -> Tensor:
+        """Images (f, H, W, 3) in 0..1 to latents (f, c, h, w): the posterior's mode, shifted and scaled.
+
+        float32, on the model's device. `batch` images go through the VAE at a time.
+        """
+        self._check_images(images)
+        chunks = []
+        for chunk in images.split(batch):
+            pixels = chunk.permute(0, 3, 1, 2).to(self.vae.device, torch.float32) * 2 - 1
+            chunks.append(self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode().float())
+        return (torch.cat(chunks) - self.latent_shift) * self.latent_scale
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor, batch: int = 4) -> Tensor:
+        """Latents (f, c, h, w) to images (f, H, W, 3) in 0..1, float32.
+
+        `batch` frames go through the VAE at a time and the images are gathered in main memory, so that what the
+        device must hold does not grow with f.
+        """
+        factor = self.pixels_per_latent
+        f, _, h, w = latents.shape
+        images = torch.empty(f, h * factor, w * factor, 3)
+        for start in range(0, f, batch):
+            chunk = latents[start : start + batch].to(self.vae.device, torch.float32)
+            pixels = self.vae.decode((chunk / self.latent_scale + self.latent_shift).to(self.vae.dtype)).sample
+            images[start : start + batch] = (pixels.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+        return images
+
+    def _check_images(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
+            raise ValueError(
+                f"expected images of shape (frames, height, width, 3), found {tuple(images.shape)}: reorder the axes"
+            )
+        factor = self.pixels_per_latent
+        height, width = images.shape[1:3]
+        if height % factor or width % factor:
+            raise ValueError(
+                f"expected a height and width divisible by {factor}, found {height} x {width}: crop or resize the images"
+            )
+
+
+def vae_dtype(dtype: torch.dtype, config: Any) -> torch.dtype:
+    """The VAE's precision in a model of precision `dtype`: SDXL's VAE overflows in float16, and its config says so."""
+    return torch.float32 if dtype == torch.float16 and config["force_upcast"] else dtype
+
+
+def build(module: nn.Module, state: dict[str, Tensor], what: str) -> Any:
+    """Give `module`, built on the meta device, the weights of `state`; both must have the same keys and shapes."""
+    for name, buffer in module.named_buffers():
+        if buffer.is_meta and name.endswith("position_ids"):  # in no file, and made by the constructor: 0, 1, 2, ...
+            module.get_submodule(name.rpartition(".")[0]).position_ids = torch.arange(buffer.shape[-1]).unsqueeze(0)
+    wanted = module.state_dict()
+    missing, surplus = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    shapes = [k for k in wanted if k in state and wanted[k].shape != state[k].shape]
+    if missing or surplus or shapes:
+        wrong = {"missing": missing, "surplus": surplus, "of another shape": shapes}
+        found = ", ".join(f"{len(names)} {how} ({names[0]} first)" for how, names in wrong.items() if names)
+        raise ValueError(
+            f"{what}: expected the {len(wanted)} weights of its architecture, found {found}: use an unmodified model"
+        )
+    module.load_state_dict(state, assign=True)
+    return module
+
+
+def build_text_encoder(config: dict[str, Any], state: dict[str, Tensor], projected: bool, what: str) -> TextEncoder:
+    """A CLIP text encoder, with its text projection if `projected`, from weights named with or without `text_model.`"""
+    with torch.device("meta"):
+        model = (CLIPTextModelWithProjection if projected else CLIPTextModel)(CLIPTextConfig.from_dict(config))
+    # whether the model itself wraps a `text_model` depends on the class and on the version of transformers
+    prefix = "text_model." if hasattr(model, "text_model") else ""
+    ignored = {"logit_scale", "embeddings.position_ids"} | (set() if projected else {"text_projection.weight"})
+    bare = {k.removeprefix("text_model."): v for k, v in state.items()}
+    named = {k if k.startswith("text_projection") else prefix + k: v for k, v in bare.items() if k not in ignored}
+    return build(model, named, what)

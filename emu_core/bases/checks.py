@@ -1,0 +1,110 @@
+"""Checks on files and structures that need no weights, so that what does not fit is refused at once."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..schedule import ScheduleConfig
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+MOST_HEADER_BYTES = 100_000_000  # the format's own limit
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself: the shape of every tensor, the bytes of each, and the metadata."""
+
+    shapes: dict[str, tuple[int, ...]]
+    sizes: dict[str, int]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """The header of a safetensors file; refuses a file that is none or that was cut short."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if start.startswith(b"version "):
+            raise ValueError(f"{path}: expected a safetensors file, found a Git LFS pointer to it: fetch it with `git lfs pull`")
+        if not 0 < length <= MOST_HEADER_BYTES:
+            raise ValueError(f"{path}: expected a safetensors file, found {size} bytes of something else: download it again")
+        text = file.read(length)
+    if len(text) < length:
+        raise ValueError(f"{path}: expected a header of {length} bytes, found a file of {size}, cut short: download it again")
+    try:
+        content = json.loads(text)
+        metadata = content.pop("__metadata__", {})
+        shapes = {k: tuple(v["shape"]) for k, v in content.items()}
+        spans = {k: v["data_offsets"] for k, v in content.items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        message = f"{path}: expected the JSON header of a safetensors file, found something else: download it again"
+        raise ValueError(message) from None
+    expected = 8 + length + max((end for _, end in spans.values()), default=0)
+    if size < expected:
+        raise ValueError(f"{path}: expected {expected} bytes, found {size}, so the file is truncated: download it again")
+    return Header(shapes, {k: end - begin for k, (begin, end) in spans.items()}, metadata)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        raise ValueError(
+            f"{path}: expected a JSON file, found none that can be read: restore it from the model's source"
+        ) from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}: restore it from the model's source")
+    return content
+
+
+def family_of(unet: Mapping[str, Any]) -> str:
+    """The family by the U-Net's structure; a file's name says nothing."""
+    width = unet["cross_attention_dim"]
+    if unet.get("addition_embed_type") == "text_time":
+        return "sdxl" if width == 2048 else f"other-{width}"
+    return {768: "sd15", 1024: "sd21", 128: "tiny"}.get(width, f"other-{width}")
+
+
+def check_structure(path: Path, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse what is not a text-to-image U-Net with a fitting VAE and text encoders."""
+    unet, vae = configs["unet"], configs["vae"]
+    channels, latent = unet["in_channels"], vae["latent_channels"]
+    if channels != latent:
+        kind = " as an inpainting model has" if channels == 2 * latent + 1 else ""
+        raise ValueError(
+            f"{path}: expected a U-Net with {latent} input channels, as its VAE's latents have, found {channels}{kind}:"
+            " use the plain text-to-image model"
+        )
+    if unet.get("out_channels", channels) != latent:
+        raise ValueError(f"{path}: expected {latent} output channels, found {unet['out_channels']}: use a text-to-image model")
+    added = unet.get("addition_embed_type")
+    if added not in (None, "text_time") or unet.get("class_embed_type") or unet.get("num_class_embeds"):
+        found = added or unet.get("class_embed_type") or "class labels"
+        raise ValueError(
+            f"{path}: expected a U-Net conditioned on text and time, found one on {found} too: use a text-to-image model"
+        )
+    if vae.get("latents_mean") is not None or vae.get("latents_std") is not None:
+        raise ValueError(
+            f"{path}: expected a VAE with one scaling factor, found a mean and deviation per channel: use another base"
+        )
+    widths = [c["hidden_size"] for name, c in configs.items() if name.startswith("text_encoder")]
+    if sum(widths) != unet["cross_attention_dim"]:
+        found = " + ".join(str(w) for w in widths)
+        raise ValueError(
+            f"{path}: expected text states of width {unet['cross_attention_dim']}, as the U-Net reads, found text encoders of"
+            f" width {found}: use parts that belong together"
+        )
+
+
+def schedule_of(path: Path, values: Mapping[str, Any], prediction_type: str | None) -> ScheduleConfig:
+    """The schedule with these `values`, or with the user's `prediction_type` instead of theirs."""
+    try:
+        return ScheduleConfig(**{**values, **({} if prediction_type is None else {"prediction": prediction_type})})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}: correct the model's settings or pass another prediction_type=") from None

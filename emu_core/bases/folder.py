@@ -1,0 +1,164 @@
+"""A text-to-image model as a diffusers folder."""
+
+from __future__ import annotations
+
+import inspect as inspect_module
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file
+from transformers import CLIPTextConfig, PreTrainedTokenizerBase
+
+from ..schedule import ScheduleConfig
+from . import vocabulary
+from .base import BaseInfo, TextEncoder, build_text_encoder, vae_dtype
+from .checks import PICKLES, check_structure, family_of, read_header, read_json, schedule_of
+
+FAMILIES = ("sd15", "sd21", "sdxl", "tiny")
+CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}  # of the weight files; "model" for the others
+
+
+def inspect(path: Path, prediction_type: str | None) -> BaseInfo:
+    index = path / "model_index.json"
+    if not index.is_file():
+        files = sorted(path.glob("*.safetensors"))
+        hint = f"give {files[0]} itself" if files else "give the folder that holds it, or one .safetensors file"
+        raise ValueError(f"{path}: expected a diffusers folder with model_index.json, found none: {hint}")
+    read_json(index)
+    configs = {name: _part_config(path, name) for name in ("unet", "vae", "text_encoder")}
+    names = ["unet", "vae", "text_encoder", "tokenizer", "scheduler"]
+    if configs["unet"].get("addition_embed_type") == "text_time":  # SDXL reads two text encoders
+        configs["text_encoder_2"] = _part_config(path, "text_encoder_2")
+        names += ["text_encoder_2", "tokenizer_2"]
+    for name in names:
+        if name.startswith("tokenizer") and not vocabulary.has_tokenizer(path / name):
+            raise ValueError(
+                f"{path}: expected a tokenizer in {name}/ (tokenizer.json, or vocab.json and merges.txt), found none: restore it"
+            )
+    schedule = _schedule(path, prediction_type)
+    check_structure(path, configs)
+    family = _family(path, configs["unet"])
+    weights = {name: _weights(path / name, STEMS.get(name, "model")) for name in configs}
+    sizes = {name: sum(sum(read_header(f).sizes.values()) for f in files) for name, (files, _) in weights.items()}
+    variants = {name: variant for name, (_, variant) in weights.items()}
+    return BaseInfo(path, "folder", family, {n: sizes.get(n, 0) for n in names}, configs, schedule, variants)
+
+
+def _part_config(path: Path, name: str) -> dict[str, Any]:
+    """The configuration of a part, with the defaults of its class filled in."""
+    file = path / name / "config.json"
+    if not file.is_file():
+        parts = ", ".join(sorted(p.name for p in path.iterdir() if p.is_dir())) or "no parts"
+        raise ValueError(
+            f"{path}: expected the part {name}/ with its config.json, found {parts}: use a complete text-to-image model"
+        )
+    config = read_json(file)
+    if name in CLASSES:
+        found = config.get("_class_name", CLASSES[name])
+        if found != CLASSES[name]:
+            raise ValueError(f"{file}: expected {CLASSES[name]}, found {found}: use a Stable Diffusion 1.x, 2.x or XL model")
+        cls = UNet2DConditionModel if name == "unet" else AutoencoderKL
+        return {**_defaults(cls), **config}
+    found = config.get("model_type", "clip_text_model")
+    if found not in ("clip_text_model", "clip"):
+        raise ValueError(f"{file}: expected a CLIP text encoder, found {found}: use a Stable Diffusion 1.x, 2.x or XL model")
+    return CLIPTextConfig.from_pretrained(str(path / name), local_files_only=True).to_dict()
+
+
+def _defaults(cls: Any) -> dict[str, Any]:
+    parameters = inspect_module.signature(cls.__init__).parameters
+    return {k: p.default for k, p in parameters.items() if p.default is not p.empty}
+
+
+def _family(path: Path, unet: Mapping[str, Any]) -> str:
+    """The family; emu_video.json beside model_index.json may name it where the structure is no known family's."""
+    family = family_of(unet)
+    file = path / "emu_video.json"
+    said = read_json(file).get("family", family) if file.is_file() else family
+    if said != family and (family in FAMILIES or said in ("sd15", "sd21", "sdxl")):
+        raise ValueError(
+            f"{file}: expected the family {family}, as the U-Net's structure says, found {said}: correct or remove the file"
+        )
+    return said
+
+
+def _schedule(path: Path, prediction_type: str | None) -> ScheduleConfig:
+    file = path / "scheduler" / "scheduler_config.json"
+    if not file.is_file():
+        raise ValueError(f"{path}: expected the part scheduler/ with its scheduler_config.json, found none: restore it")
+    config = read_json(file)
+    missing = [k for k in ("beta_schedule", "beta_start", "beta_end") if k not in config]
+    if missing or config.get("trained_betas") is not None:
+        found = f"no {', '.join(missing)}" if missing else "a table of betas"
+        raise ValueError(
+            f"{file}: expected a beta schedule with its start and end, found {found}: use a Stable Diffusion 1.x, 2.x or XL model"
+        )
+    values = {
+        "prediction": config.get("prediction_type", "epsilon"),
+        "beta_schedule": config["beta_schedule"],
+        "beta_start": float(config["beta_start"]),
+        "beta_end": float(config["beta_end"]),
+        "zero_snr": bool(config.get("rescale_betas_zero_snr", False)),
+        "steps": int(config.get("num_train_timesteps", 1000)),
+    }
+    return schedule_of(file, values, prediction_type)
+
+
+def _weights(folder: Path, stem: str) -> tuple[list[Path], str | None]:
+    """The weight files of a part and their variant: None, or "fp16" where there is nothing else."""
+    for variant, name, index in (
+        (None, f"{stem}.safetensors", f"{stem}.safetensors.index.json"),
+        ("fp16", f"{stem}.fp16.safetensors", f"{stem}.safetensors.index.fp16.json"),
+    ):
+        if (folder / name).is_file():
+            return [folder / name], variant
+        if (folder / index).is_file():
+            shards = [folder / s for s in sorted(set(read_json(folder / index)["weight_map"].values()))]
+            for shard in shards:
+                if not shard.is_file():
+                    raise ValueError(f"{folder}: expected {shard.name}, which {index} names, found none: download it again")
+            return shards, variant
+    pickles = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLES)
+    if pickles:
+        raise ValueError(
+            f"{folder}: expected {stem}.safetensors, found {pickles[0]}, a pickle, which can run any code when it is opened:"
+            " convert the folder, if you trust it, with diffusers' DiffusionPipeline.from_pretrained(old).save_pretrained(new)"
+        )
+    raise ValueError(f"{folder}: expected {stem}.safetensors, found no weights: download them again")
+
+
+def load_unet_and_vae(info: BaseInfo, dtype: torch.dtype) -> tuple[UNet2DConditionModel, AutoencoderKL]:
+    """The two diffusers parts on the CPU."""
+    parts = []
+    for name, cls, kind in (("unet", UNet2DConditionModel, dtype), ("vae", AutoencoderKL, vae_dtype(dtype, info.configs["vae"]))):
+        part, report = cls.from_pretrained(
+            str(info.path / name),
+            variant=info.variants[name],
+            torch_dtype=kind,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        if report["missing_keys"]:  # diffusers would leave those at random values
+            some = sorted(report["missing_keys"])[:3]
+            raise ValueError(f"{info.path / name}: expected every weight of its config, found none for {some}: download it again")
+        parts.append(part)
+    return parts[0], parts[1]
+
+
+def load_text_encoders(info: BaseInfo, dtype: torch.dtype) -> list[TextEncoder]:
+    encoders = []
+    for name in ("text_encoder", "text_encoder_2"):
+        if name in info.configs:
+            folder = info.path / name
+            state = {k: v.to(dtype) for file in _weights(folder, "model")[0] for k, v in load_file(file).items()}
+            encoders.append(build_text_encoder(info.configs[name], state, name == "text_encoder_2", str(folder)))
+    return encoders
+
+
+def load_tokenizers(info: BaseInfo) -> list[PreTrainedTokenizerBase]:
+    return [vocabulary.load_tokenizer(info.path / n) for n in ("tokenizer", "tokenizer_2") if n in info.parts]

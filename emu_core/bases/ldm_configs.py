@@ -1,0 +1,160 @@
+"""diffusers and transformers configurations from the tensor shapes of a model in the original layout.
+
+Only what shapes cannot tell (the number of heads, the activation of the text encoder) is set by the layout: SD 1.x has
+8 heads everywhere, SD 2.x and SDXL heads of 64 channels; CLIP uses quick-gelu, OpenCLIP gelu.
+Every function takes the shapes of one part, its prefix taken off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Layout = Literal["sd1", "sd2", "sdxl"]
+Shapes = Mapping[str, tuple[int, ...]]
+
+HEAD_CHANNELS = 64
+SAMPLE_SIZES = {"sd1": 64, "sd2": 96, "sdxl": 128}  # latent size each was trained at; SD 2.1 base at 64
+SCALING_FACTORS = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
+TIME_IDS = 6  # numbers of SDXL's size conditioning, each embedded on its own
+
+
+def count(shapes: Shapes, pattern: str) -> int:
+    """How many different numbers stand in the group of `pattern`, which is matched at the start of the names."""
+    return len({m.group(1) for m in map(re.compile(pattern).match, shapes) if m})
+
+
+def unet_config(shapes: Shapes, layout: Layout, pooled: int | None = None) -> dict[str, Any]:
+    """`pooled` is the width of SDXL's pooled text state. ValueError, without the file's name, on an unknown structure."""
+    widths, depths, layers = _levels(shapes)
+    middle = _depth(shapes, "middle_block.1.")
+    attention = [bool(d) for d in depths]
+    depths = [*(d or 1 for d in depths[:-1]), depths[-1] or middle]  # diffusers takes the middle block's from the last level
+    if not middle or depths[-1] != middle:
+        raise ValueError(f"expected {depths[-1]} transformer layers in the middle block as at the last level, found {middle}")
+    to_k = next(s for k, s in shapes.items() if k.endswith("attn2.to_k.weight"))
+    linear = next(len(s) == 2 for k, s in shapes.items() if k.endswith("proj_in.weight"))
+    config: dict[str, Any] = {
+        "sample_size": SAMPLE_SIZES[layout],
+        "in_channels": shapes["input_blocks.0.0.weight"][1],
+        "out_channels": shapes["out.2.weight"][0],
+        "block_out_channels": widths,
+        "layers_per_block": layers,
+        "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention],
+        "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)],
+        "transformer_layers_per_block": depths,
+        "cross_attention_dim": to_k[1],
+        "attention_head_dim": 8 if layout == "sd1" else [_heads(w) for w in widths],  # diffusers means heads by this name
+        "use_linear_projection": linear,
+        "upcast_attention": layout == "sd2",
+        "addition_embed_type": None,
+        "class_embed_type": None,
+    }
+    if "label_emb.0.0.weight" in shapes:
+        entries = shapes["label_emb.0.0.weight"][1]
+        if pooled is None:
+            config["class_embed_type"] = "projection"
+        else:
+            config["addition_embed_type"] = "text_time"
+            config["projection_class_embeddings_input_dim"] = entries
+            config["addition_time_embed_dim"] = (entries - pooled) // TIME_IDS
+    return config
+
+
+def _heads(width: int) -> int:
+    return max(1, width // HEAD_CHANNELS)
+
+
+def _depth(shapes: Shapes, block: str) -> int:
+    return count(shapes, re.escape(block) + r"transformer_blocks\.(\d+)\.")
+
+
+def _levels(shapes: Shapes) -> tuple[list[int], list[int], int]:
+    """Channels and transformer layers at each level, and the residual blocks that every level has."""
+    widths, depths, blocks = [0], [0], [0]
+    for i in range(1, count(shapes, r"input_blocks\.(\d+)\.")):
+        name = f"input_blocks.{i}."
+        if name + "0.op.weight" in shapes:
+            widths, depths, blocks = [*widths, 0], [*depths, 0], [*blocks, 0]
+            continue
+        widths[-1] = shapes[name + "0.in_layers.2.weight"][0]
+        depths[-1] = _depth(shapes, name + "1.")
+        blocks[-1] += 1
+    if len(set(blocks)) != 1 or not blocks[0]:
+        raise ValueError(f"expected as many residual blocks at every level, found {blocks}")
+    return widths, depths, blocks[0]
+
+
+def vae_config(shapes: Shapes, layout: Layout) -> dict[str, Any]:
+    levels = count(shapes, r"encoder\.down\.(\d+)\.")
+    return {
+        "in_channels": shapes["encoder.conv_in.weight"][1],
+        "out_channels": shapes["decoder.conv_out.weight"][0],
+        "block_out_channels": [shapes[f"encoder.down.{i}.block.0.conv2.weight"][0] for i in range(levels)],
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "layers_per_block": count(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
+        "latent_channels": shapes["decoder.conv_in.weight"][1],
+        "mid_block_add_attention": "encoder.mid.attn_1.q.weight" in shapes,
+        "use_quant_conv": "quant_conv.weight" in shapes,
+        "use_post_quant_conv": "post_quant_conv.weight" in shapes,
+        "scaling_factor": SCALING_FACTORS[layout],
+        "shift_factor": None,
+        "force_upcast": True,
+    }
+
+
+def clip_config(shapes: Shapes) -> dict[str, Any]:
+    """CLIP's text encoder as transformers names its weights; `text_model.` may stand before the names."""
+    bare = {k.removeprefix("text_model."): s for k, s in shapes.items()}
+    return _text_config(
+        table=bare["embeddings.token_embedding.weight"],
+        positions=bare["embeddings.position_embedding.weight"][0],
+        inner=bare["encoder.layers.0.mlp.fc1.weight"][0],
+        layers=count(bare, r"encoder\.layers\.(\d+)\."),
+        activation="quick_gelu",
+        projection=bare["embeddings.token_embedding.weight"][1],
+    )
+
+
+def open_clip_config(shapes: Shapes, layout: Layout) -> dict[str, Any]:
+    """OpenCLIP's text encoder. SD 2.x reads its penultimate layer, normed: it is built without its last layer."""
+    layers = open_clip_layers(shapes)
+    table = shapes["token_embedding.weight"]
+    return _text_config(
+        table=table,
+        positions=shapes["positional_embedding"][0],
+        inner=shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
+        layers=used_layers(layers) if layout == "sd2" else layers,
+        activation="gelu",
+        projection=shapes.get("text_projection", table)[1],
+    )
+
+
+def open_clip_layers(shapes: Shapes) -> int:
+    return count(shapes, r"transformer\.resblocks\.(\d+)\.")
+
+
+def used_layers(layers: int) -> int:
+    """All but the last. OpenCLIP ViT-H has 24; a file with 23 was written from a diffusers model, which has only those."""
+    return 23 if layers == 23 else layers - 1
+
+
+def _text_config(
+    table: tuple[int, ...], positions: int, inner: int, layers: int, activation: str, projection: int
+) -> dict[str, Any]:
+    vocabulary, width = table
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": _heads(width),
+        "max_position_embeddings": positions,
+        "hidden_act": activation,
+        "projection_dim": projection,
+        "bos_token_id": vocabulary - 2,  # CLIP's two special tokens end its vocabulary
+        "eos_token_id": vocabulary - 1,
+        "pad_token_id": vocabulary - 1,
+    }

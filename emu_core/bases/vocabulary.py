@@ -1,0 +1,112 @@
+"""Tokenizers: finding one, loading it, and what a word-level one knows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+from tokenizers import models
+from torch import Tensor
+from transformers import CLIPTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
+
+CLIP_PAD = "<|endoftext|>"
+OPEN_CLIP_PAD = "!"  # id 0: OpenCLIP pads with zeros
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer.json").is_file() or ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file())
+
+
+def find_clip_tokenizer(tokenizer: str | Path | None, needed_by: Path) -> Path:
+    """The folder of CLIP's vocabulary for a model file, which brings none.
+
+    `tokenizer` may be that folder, a diffusers folder or a ComfyUI installation. Without it: the installation named by
+    the environment variable COMFYUI_PATH, else ~/comfy/ComfyUI.
+    """
+    places: list[Path] = []
+    if tokenizer is not None:
+        places = [Path(tokenizer).expanduser()]
+    else:
+        places = [Path(p).expanduser() for p in (os.environ.get("COMFYUI_PATH"), "~/comfy/ComfyUI") if p]
+    for place in places:
+        for folder in (place, place / "tokenizer", place / "comfy" / "sd1_tokenizer"):
+            if has_tokenizer(folder):
+                return folder
+    looked = " and ".join(str(p) for p in places)
+    raise ValueError(
+        f"{needed_by}: expected CLIP's tokenizer, which a single model file lacks, found none in {looked}: pass tokenizer= a"
+        " folder with vocab.json and merges.txt (or tokenizer.json), a diffusers folder with tokenizer/, or a ComfyUI folder"
+    )
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder` with all its settings."""
+    config_file = folder / "tokenizer_config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    is_clip = "CLIP" in config.get("tokenizer_class", "") or not (folder / "tokenizer.json").is_file()
+    cls = CLIPTokenizer if is_clip else PreTrainedTokenizerFast
+    tokenizer = cls.from_pretrained(str(folder), local_files_only=True)
+    if tokenizer.pad_token is None:
+        raise ValueError(f"{folder}: expected a tokenizer with a padding token, found none: name one in tokenizer_config.json")
+    return tokenizer
+
+
+def load_clip_vocabulary(folder: Path, pad_token: str) -> CLIPTokenizer:
+    """CLIP's tokenizer from the vocabulary in `folder` alone.
+
+    The settings beside it may be those of OpenCLIP, whose "!" is a special token, or of ComfyUI, which bounds nothing.
+    """
+    if (folder / "vocab.json").is_file():
+        vocab, merges = str(folder / "vocab.json"), str(folder / "merges.txt")
+        return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=pad_token, name_or_path=str(folder))
+    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    if model.get("type") != "BPE":
+        raise ValueError(
+            f"{folder}: expected CLIP's vocabulary of byte pairs, found one of kind {model.get('type')}: pass tokenizer= a folder"
+            " with CLIP's vocab.json and merges.txt"
+        )
+    pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]  # both ways are in use
+    return CLIPTokenizer(vocab=model["vocab"], merges=pairs, pad_token=pad_token, name_or_path=str(folder))  # type: ignore[arg-type]
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, exact: bool, what: str) -> None:
+    """The text encoder's table needs a row for every token; `exact`: and none more, for a tokenizer from elsewhere."""
+    found = len(tokenizer)
+    if found > rows or (exact and found != rows):
+        raise ValueError(
+            f"{what}: expected a tokenizer of {rows} tokens, as the text encoder's table has rows, found {found} in"
+            f" {tokenizer.name_or_path}: use the tokenizer that belongs to this model"
+        )
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, prompts: list[str], most: int) -> Tensor:
+    """(b, n) token numbers, padded and cut to n = the model's length: `most`, or less where the tokenizer says so."""
+    length = min(most, tokenizer.model_max_length)
+    for prompt, ids in zip(prompts, tokenizer(prompts, verbose=False).input_ids, strict=True):
+        if len(ids) > length:
+            logger.warning("the model reads %d tokens; of these %d the end is cut off: %r", length, len(ids), prompt)
+    return tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
+
+
+def _is_word_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return isinstance(tokenizer.backend_tokenizer.model, models.WordLevel)
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[str]:
+    """The words of `prompt`, as written there, each once, that a word-level vocabulary lacks; [] for other kinds."""
+    if not _is_word_level(tokenizer):
+        return []
+    encoded = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    spans = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
+    return list(dict.fromkeys(prompt[a:b] for number, (a, b) in spans if number == tokenizer.unk_token_id))
+
+
+def known_words(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
+    """Every word of a word-level vocabulary, sorted; None for other kinds."""
+    if not _is_word_level(tokenizer):
+        return None
+    return sorted(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))

@@ -1,0 +1,24 @@
+"""Pictures and videos in and out: files on one side, float tensors (f, H, W, 3) in 0..1 on the other.
+
+Everything here needs PyAV and Pillow only. What a user can cause (a wrong path, a broken file, a full disk) is a
+ValueError of one sentence.
+"""
+
+from emu_core.media.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, check_output
+from emu_core.media.images import fit, read_image, write_image
+from emu_core.media.reading import Video, read_video
+from emu_core.media.sheet import contact_sheet
+from emu_core.media.writing import write_video
+
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "VIDEO_EXTENSIONS",
+    "Video",
+    "check_output",
+    "contact_sheet",
+    "fit",
+    "read_image",
+    "read_video",
+    "write_image",
+    "write_video",
+]

@@ -1,0 +1,171 @@
+"""Pictures: read anything, fit to a size, write with metadata."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from PIL import Image, ImageOps, PngImagePlugin
+from torch import Tensor
+
+from emu_core.media.files import PathLike, check_output, whole_file
+from emu_core.media.tags import COMMENT_KEY, check_metadata, pack, plain_tags
+
+MIN_SIDE = 8
+EXIF_DESCRIPTION = 0x010E
+MAX_JPEG_EXIF_BYTES = 65_000
+
+
+def read_image(path: PathLike) -> Tensor:
+    """A picture as (H, W, 3) float32 in 0..1, upright, transparent parts on white; the first frame of an animation.
+
+    Raises ValueError for what is missing, no picture, broken, or has a side below 8 px.
+    """
+    check_input(path, "a picture")
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            pixels = picture_pixels(ImageOps.exif_transpose(picture))
+    except Exception as problem:  # decoders of broken files raise nearly anything, from SyntaxError to IndexError
+        raise ValueError(f"{path}: expected a picture (PNG, JPEG, WebP, TIFF, ...), found a file that cannot be read as one "
+                         f"({reason(problem)}); check the file or convert it to PNG.") from problem
+    check_sides(path, pixels.shape[0], pixels.shape[1])
+    return torch.from_numpy(pixels)
+
+
+def reason(problem: Exception) -> str:
+    """What an exception says, on one line."""
+    return " ".join(str(problem).split()) or type(problem).__name__
+
+
+def check_input(path: PathLike, expected: str) -> None:
+    """ValueError unless the path is a file that is not empty."""
+    if os.path.isdir(path):
+        raise ValueError(f"{path}: expected {expected}, found a folder; give a file in it.")
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: expected {expected}, found no file of that name; check the path.")
+    if os.path.getsize(path) == 0:
+        raise ValueError(f"{path}: expected {expected}, found an empty file; check where it came from.")
+
+
+def check_sides(path: PathLike, height: int, width: int) -> None:
+    if min(height, width) < MIN_SIDE:
+        raise ValueError(f"{path}: expected sides of at least {MIN_SIDE} px, found {width} x {height} (width x height); "
+                         f"use a larger picture.")
+
+
+def picture_pixels(picture: Image.Image) -> np.ndarray:
+    """(H, W, 3) float32 in 0..1 of a picture in any of Pillow's modes."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        grey = _deep_grey(np.asarray(picture))
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.asarray(on_white(picture), dtype=np.float32) / 255
+
+
+def _deep_grey(values: np.ndarray) -> np.ndarray:
+    """Grey values of unknown depth to 0..1: the white level is the smallest usual one that holds all of them.
+
+    Whole numbers are taken as 16 bit even if they are small: a dark picture has to stay dark.
+    """
+    levels = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
+    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    highest = max(float(values.max()), 0.0)
+    white = next((level for level in levels if highest <= level), highest)
+    return np.clip(values / white, 0, 1).astype(np.float32)
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """A picture in mode RGB, transparent parts composited on white."""
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        solid = picture.convert("RGBA")
+        white = Image.new("RGBA", solid.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, solid).convert("RGB")
+    return picture.convert("RGB")
+
+
+def fit(frames: Tensor, height: int, width: int) -> Tensor:
+    """Frames (f, h, w, 3) as (f, height, width, 3) in 0..1: the largest centred part of that shape, then resized.
+
+    As in the paper: a box filter takes out the whole factors of a reduction, an antialiased bicubic one does the rest.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"frames: expected a tensor (frames, height, width, 3), "
+                         f"found {tuple(frames.shape)}; permute or stack it.")
+    if height < 1 or width < 1:
+        raise ValueError(f"size: expected a height and a width of at least 1 px, found {height} x {width}; give larger ones.")
+    part = _centre(frames, *_crop_size(frames.shape[1], frames.shape[2], height, width))
+    planes = rearrange(part, "f h w c -> f c h w").float()
+    factor = min(planes.shape[2] // height, planes.shape[3] // width)
+    if factor > 1:
+        planes = F.avg_pool2d(planes, factor)
+    if planes.shape[2:] != (height, width):
+        planes = F.interpolate(planes, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    return rearrange(planes, "f c h w -> f h w c").clamp(0, 1).contiguous()
+
+
+def _crop_size(h: int, w: int, height: int, width: int) -> tuple[int, int]:
+    """Height and width of the largest part of (h, w) with the shape height : width, up to whole pixels.
+
+    Both are multiples of the whole reduction factor, so that the box filter covers every pixel of the part.
+    """
+    crop_h, crop_w = min(h, max(1, round(w * height / width))), min(w, max(1, round(h * width / height)))
+    factor = max(1, min(crop_h // height, crop_w // width))
+    return crop_h // factor * factor, crop_w // factor * factor
+
+
+def _centre(frames: Tensor, crop_h: int, crop_w: int) -> Tensor:
+    top, left = (frames.shape[1] - crop_h) // 2, (frames.shape[2] - crop_w) // 2
+    return frames[:, top:top + crop_h, left:left + crop_w]
+
+
+def to_bytes(frames: Tensor) -> np.ndarray:
+    """Float 0..1 of any device to uint8 of the same shape."""
+    return (frames.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def write_image(path: PathLike, image: Tensor, metadata: Mapping[str, str] | None = None) -> None:
+    """Write (H, W, 3) float 0..1 as PNG, JPEG (quality 95, full colour) or WebP (lossless), whole or not at all.
+
+    metadata: goes into the file, as one JSON comment (PNG: text "comment", others: EXIF ImageDescription), in a PNG also
+    entry by entry. Raises ValueError as check_output does, and for a wrong shape or a failure on the way.
+    """
+    check_output(path, "image")
+    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape or not image.is_floating_point():
+        raise ValueError(f"image: expected a float tensor (height, width, 3), "
+                         f"found {tuple(image.shape)} of {image.dtype}; convert it.")
+    with whole_file(path) as part:
+        save_picture(part, Path(path).suffix.lower(), to_bytes(image), check_metadata(metadata))
+
+
+def save_picture(file: Path, extension: str, pixels: np.ndarray, metadata: Mapping[str, str]) -> None:
+    """Save (H, W, 3) uint8 under a name that need not end in the extension."""
+    picture = Image.fromarray(pixels)
+    if extension == ".png":
+        picture.save(file, "PNG", pnginfo=_png_text(metadata))
+    elif extension == ".webp":
+        picture.save(file, "WEBP", lossless=True, exif=exif_comment(pack(metadata)))
+    else:
+        exif = exif_comment(pack(metadata))
+        if len(exif) > MAX_JPEG_EXIF_BYTES:
+            raise ValueError(f"metadata: expected at most {MAX_JPEG_EXIF_BYTES} bytes for a JPEG file, found {len(exif)}; "
+                             f"write PNG or WebP instead.")
+        picture.save(file, "JPEG", quality=95, subsampling=0, exif=exif)
+
+
+def _png_text(metadata: Mapping[str, str]) -> PngImagePlugin.PngInfo:
+    text = PngImagePlugin.PngInfo()
+    if metadata:
+        text.add_text(COMMENT_KEY, pack(metadata))
+    for key, value in plain_tags(metadata).items():
+        text.add_text(key, value)
+    return text
+
+
+def exif_comment(comment: str) -> bytes:
+    """EXIF data with the comment as ImageDescription."""
+    exif = Image.Exif()
+    exif[EXIF_DESCRIPTION] = comment
+    return exif.tobytes()

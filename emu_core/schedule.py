@@ -1,0 +1,116 @@
+"""The noise schedule: betas, zero terminal SNR, targets, trailing steps, noise augmentation.
+
+`abar` is the cumulative product of 1 - beta, (N,) float64; entry t is the share of signal power left at timestep t.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+BetaSchedule = Literal["scaled_linear", "linear"]
+Prediction = Literal["epsilon", "v_prediction"]
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """A noise schedule and what the network predicts on it. The defaults are Emu Video's 512 px stage."""
+
+    beta_schedule: BetaSchedule = "scaled_linear"
+    beta_start: float = 8.5e-4
+    beta_end: float = 1.2e-2
+    zero_snr: bool = True
+    prediction: Prediction = "v_prediction"
+    steps: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.beta_schedule not in ("scaled_linear", "linear"):
+            raise ValueError(f"beta schedule must be scaled_linear or linear, found {self.beta_schedule!r}")
+        if self.prediction not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction must be epsilon or v_prediction, found {self.prediction!r}")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(f"betas must rise within 0..1, found {self.beta_start} to {self.beta_end}")
+        if self.steps < 2:
+            raise ValueError(f"a schedule needs 2 or more steps, found {self.steps}")
+        if self.zero_snr and self.prediction == "epsilon":
+            raise ValueError(
+                "epsilon prediction is undefined at zero terminal SNR, where the input is noise alone: "
+                "use v_prediction, or set zero_snr to false"
+            )
+
+
+def betas(config: ScheduleConfig) -> torch.Tensor:
+    """(N,) float64. `scaled_linear` is linear in the square root (Stable Diffusion; Emu Video's "quad")."""
+    if config.beta_schedule == "linear":
+        return torch.linspace(config.beta_start, config.beta_end, config.steps, dtype=torch.float64)
+    return torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.steps, dtype=torch.float64).square()
+
+
+def abar(config: ScheduleConfig) -> torch.Tensor:
+    """(N,) float64, rescaled to zero terminal SNR when the schedule says so."""
+    root = (1 - betas(config)).cumprod(0).sqrt()
+    return (zero_terminal_snr(root) if config.zero_snr else root).square()
+
+
+def zero_terminal_snr(root: torch.Tensor) -> torch.Tensor:
+    """Shift and scale sqrt(abar) so that the last is 0 and the first stays (Lin et al., arXiv 2305.08891, algorithm 1)."""
+    first, last = root[0], root[-1]
+    return (root - last) * (first / (first - last))
+
+
+def signal_noise(config: ScheduleConfig, t: torch.Tensor, dims: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """sqrt(abar) and sqrt(1 - abar) at integer timesteps t (n,), each (n, 1, ...) of `dims` dimensions, float32."""
+    power = abar(config)[t.cpu()].to(torch.float64)
+    shape = (-1, *[1] * (dims - 1))
+    return power.sqrt().float().view(shape).to(t.device), (1 - power).sqrt().float().view(shape).to(t.device)
+
+
+def add_noise(config: ScheduleConfig, x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """x_t = sqrt(abar) x0 + sqrt(1 - abar) noise; x0 and noise (n, ...), t (n,)."""
+    signal, sigma = signal_noise(config, t, x0.dim())
+    return signal * x0 + sigma * noise
+
+
+def target(config: ScheduleConfig, x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """What the network should say: the noise, or v = sqrt(abar) noise - sqrt(1 - abar) x0 (Salimans & Ho 2202.00512)."""
+    if config.prediction == "epsilon":
+        return noise
+    signal, sigma = signal_noise(config, t, x0.dim())
+    return signal * noise - sigma * x0
+
+
+def denoised(config: ScheduleConfig, x_t: torch.Tensor, output: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The clean sample that a network output implies; for v at zero SNR it is -output."""
+    signal, sigma = signal_noise(config, t, x_t.dim())
+    if config.prediction == "epsilon":
+        return (x_t - sigma * output) / signal
+    return signal * x_t - sigma * output
+
+
+def implied_noise(config: ScheduleConfig, x_t: torch.Tensor, output: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The noise that a network output implies: the output itself, or sqrt(abar) v + sqrt(1 - abar) x_t."""
+    if config.prediction == "epsilon":
+        return output
+    signal, sigma = signal_noise(config, t, x_t.dim())
+    return signal * output + sigma * x_t
+
+
+def trailing_timesteps(config: ScheduleConfig, steps: int) -> torch.Tensor:
+    """`steps` timesteps that begin at the last, N - 1, and are evenly spaced, (steps,) int64 falling.
+
+    250 of 1000: 999, 995, ..., 7, 3. "Leading" spacing never visits the last, where all signal is gone.
+    """
+    if not 1 <= steps <= config.steps:
+        raise ValueError(f"sampling steps must be 1 to {config.steps}, found {steps}")
+    # numpy's arange, as in diffusers: ties round as they do there; it may add a last one, which would be timestep -1
+    ends = np.arange(config.steps, 0, -config.steps / steps)[:steps]
+    return torch.from_numpy(ends.round().astype(np.int64) - 1)
+
+
+def stratified_timesteps(config: ScheduleConfig, count: int, generator: torch.Generator) -> torch.Tensor:
+    """`count` timesteps for training, one drawn from each equal part of 0..N-1, in shuffled order."""
+    places = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    return (places * config.steps).long().clamp(max=config.steps - 1)[torch.randperm(count, generator=generator)]

@@ -1,0 +1,762 @@
+"""Real files, made with PyAV and Pillow, in a temporary folder."""
+
+import itertools
+import json
+import os
+import struct
+import subprocess
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emu_core.media import (
+    VIDEO_EXTENSIONS,
+    check_output,
+    contact_sheet,
+    fit,
+    read_image,
+    read_video,
+    write_image,
+    write_video,
+    writing,
+)
+from emu_core.media.conversion import conversion
+
+EXACT = (".webp", "")
+EVERY = (*VIDEO_EXTENSIONS, "")
+METADATA = {"prompt": 'ein roter Kreis, "größer" 狐\nzweite Zeile', "seed": "7", "comment": "mine", "ключ": "wert", "title": "T"}
+
+
+def smooth_clip(frames: int = 8, height: int = 48, width: int = 64) -> torch.Tensor:
+    """(f, H, W, 3): a soft gradient that drifts; its frames are all different."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    steps = [torch.stack([x, y, 0.5 + 0.4 * torch.sin(3 * x + 0.6 * index)], dim=-1) for index in range(frames)]
+    return (torch.stack(steps) * 255).round() / 255
+
+
+def colour_clip(*colours: tuple[int, int, int], side: int = 32) -> torch.Tensor:
+    return torch.stack([torch.tensor(colour, dtype=torch.float32).expand(side, side, 3) / 255 for colour in colours])
+
+
+def difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Mean difference in 1/255 of the means of 4 x 4 pixels: what the eye sees of a dithered GIF."""
+    means = [torch.nn.functional.avg_pool2d(frames.permute(0, 3, 1, 2), 4) for frames in (one, other)]
+    return float((means[0] - means[1]).abs().mean() * 255)
+
+
+def one_sentence(error: pytest.ExceptionInfo[ValueError], *words: str) -> None:
+    text = str(error.value)
+    assert text.endswith("."), text
+    assert len(text.splitlines()) == 1, text
+    assert len(text) < 500, text
+    for word in ("found", *words):
+        assert word in text, text
+
+
+def refused(function, *arguments, words: tuple[str, ...] = (), **named) -> None:
+    with pytest.raises(ValueError, match="expected") as error:
+        function(*arguments, **named)
+    one_sentence(error, *words)
+
+
+def deep_png(values: np.ndarray, colour_type: int) -> bytes:
+    """A 16-bit PNG of (H, W, C), which Pillow itself cannot write in colour."""
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def encode(path: Path, pictures: list[np.ndarray], pts: list[int], time_base: Fraction = Fraction(1, 8), rate: int = 8,
+           codec: str = "libx264", aspect: Fraction | None = None) -> None:
+    """A film as another program writes it: untagged, times as given."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = time_base
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
+        for picture, moment in zip(pictures, pts, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = moment, time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def greys(*levels: int, side: int = 32) -> list[np.ndarray]:
+    return [np.full((side, side, 3), level, dtype=np.uint8) for level in levels]
+
+
+def levels_of(frames: torch.Tensor) -> list[int]:
+    """The mean grey of each frame, to tens."""
+    return [round(float(frame.mean()) * 25.5) * 10 for frame in frames]
+
+
+# --- pictures in -----------------------------------------------------------------------------------------------------
+
+
+def test_ordinary_picture_is_exact(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    assert image.shape == (12, 20, 3)
+    assert image.dtype == torch.float32
+    assert torch.equal((image * 255).round().byte(), torch.from_numpy(pixels))
+
+
+@pytest.mark.parametrize(("mode", "colour", "name", "expected"), [
+    ("1", 1, "a.png", (255, 255, 255)),
+    ("L", 100, "a.png", (100, 100, 100)),
+    ("LA", (100, 0), "a.png", (255, 255, 255)),
+    ("RGBA", (200, 0, 0, 255), "a.png", (200, 0, 0)),
+    ("RGBA", (255, 0, 0, 128), "a.png", (255, 127, 127)),
+    ("RGBA", (0, 0, 0, 0), "a.webp", (255, 255, 255)),
+    ("CMYK", (0, 255, 255, 0), "a.jpg", (254, 0, 0)),
+    ("I;16", 32768, "a.png", (128, 128, 128)),
+    ("I;16", 32768, "a.tif", (128, 128, 128)),
+    ("I", 32768, "a.tif", (128, 128, 128)),
+    ("F", 0.5, "a.tif", (128, 128, 128)),
+    ("F", 100.0, "a.tif", (100, 100, 100)),
+    ("YCbCr", (255, 128, 128), "a.jpg", (255, 255, 255)),
+])
+def test_every_mode_simply_works(tmp_path, mode, colour, name, expected):
+    Image.new(mode, (16, 12), colour).save(tmp_path / name)
+    image = read_image(tmp_path / name)
+    assert image.shape == (12, 16, 3)
+    assert image.dtype == torch.float32
+    assert (image[3, 3] * 255 - torch.tensor(expected)).abs().max() <= 1.01
+
+
+def test_palette_with_and_without_a_transparent_colour(tmp_path):
+    picture = Image.fromarray(np.eye(16, dtype=np.uint8))
+    picture.putpalette([10, 20, 30, 200, 100, 50])
+    picture.save(tmp_path / "solid.png")
+    picture.save(tmp_path / "holes.png", transparency=0)
+    solid, holes = read_image(tmp_path / "solid.png") * 255, read_image(tmp_path / "holes.png") * 255
+    assert solid[0, 1].tolist() == [10, 20, 30]
+    assert holes[0, 1].tolist() == [255, 255, 255]
+    assert solid[5, 5].tolist() == holes[5, 5].tolist() == [200, 100, 50]
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3)])
+def test_deep_colour_is_scaled_not_clipped(tmp_path, colour_type, channels):
+    ramp = np.repeat(np.linspace(0, 65535, 16).astype(np.uint16)[None, :, None], 16, axis=0).repeat(channels, axis=2)
+    (tmp_path / "deep.png").write_bytes(deep_png(ramp, colour_type))
+    image = read_image(tmp_path / "deep.png")
+    assert (image[0, :, 0] - torch.linspace(0, 1, 16)).abs().max() < 0.005
+
+
+def test_dark_deep_picture_stays_dark(tmp_path):
+    (tmp_path / "dark.png").write_bytes(deep_png(np.full((16, 16, 1), 200, dtype=np.uint16), 0))
+    assert read_image(tmp_path / "dark.png").max() < 0.01
+
+
+@pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (-1, -1)), (6, (0, -1)), (8, (-1, 0))])
+def test_camera_rotation_is_applied(tmp_path, orientation, corner):
+    pixels = np.zeros((16, 24, 3), dtype=np.uint8)
+    pixels[:8, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    image = read_image(tmp_path / "a.jpg")
+    assert image.shape == ((16, 24, 3) if orientation in (1, 3) else (24, 16, 3))
+    corners = {place: image[place].mean() for place in [(0, 0), (0, -1), (-1, 0), (-1, -1)]}
+    assert max(corners, key=lambda place: corners[place]) == corner
+
+
+def test_what_is_no_picture_is_refused(tmp_path):
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "empty.png").touch()
+    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.png")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.jpg")
+    for name in ("whole.png", "whole.jpg"):
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / f"cut-{name}").write_bytes(data[:len(data) // 2])
+    for name in ("text.png", "empty.png", "missing.png", "cut-whole.png", "cut-whole.jpg"):
+        refused(read_image, tmp_path / name, words=(name,))
+    refused(read_image, tmp_path, words=("folder",))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (7, 100), (100, 7)])
+def test_tiny_picture_is_refused_with_its_size(tmp_path, width, height):
+    Image.new("RGB", (width, height)).save(tmp_path / "tiny.png")
+    refused(read_image, tmp_path / "tiny.png", words=("tiny.png", "8 px", f"{width} x {height}"))
+
+
+# --- fit -------------------------------------------------------------------------------------------------------------
+
+
+def test_fit_to_the_same_size_changes_nothing():
+    clip = smooth_clip()
+    assert torch.equal(fit(clip, 48, 64), clip)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (8, 8), (17, 33), (200, 100), (100, 300), (1, 1)])
+@pytest.mark.parametrize("source", [(48, 64), (8, 200), (333, 77)])
+def test_fit_gives_the_size_and_keeps_a_flat_colour(source, height, width):
+    flat = torch.tensor([0.1, 0.6, 1.0]).expand(2, *source, 3)
+    out = fit(flat, height, width)
+    assert out.shape == (2, height, width, 3)
+    assert (out - flat[:, :1, :1]).abs().max() < 1e-4
+
+
+def test_fit_cuts_the_same_from_both_sides():
+    wide = torch.zeros(1, 10, 30, 3)
+    wide[:, :, 10:20] = 1
+    assert torch.equal(fit(wide, 10, 10), torch.ones(1, 10, 10, 3))
+    assert torch.equal(fit(wide.transpose(1, 2), 10, 10), torch.ones(1, 10, 10, 3))
+
+
+def test_fit_shrinks_by_whole_factors_with_the_mean_of_each_box():
+    clip = torch.rand(2, 24, 36, 3, generator=torch.Generator().manual_seed(0))
+    boxes = clip.reshape(2, 8, 3, 12, 3, 3).mean(dim=(2, 4))
+    assert torch.allclose(fit(clip, 8, 12), boxes, atol=1e-6)
+
+
+def test_fit_stays_in_range_where_bicubic_overshoots():
+    board = (torch.arange(16)[:, None] // 4 + torch.arange(16) // 4) % 2
+    out = fit(board[None, :, :, None].expand(1, 16, 16, 3).float(), 37, 37)
+    assert out.min() == 0
+    assert out.max() == 1
+
+
+def test_fit_does_not_alias():
+    stripes = (torch.arange(99) % 2).float()[None, None, :, None].expand(1, 99, 99, 3)
+    assert (fit(stripes, 66, 66)[:, 4:-4, 4:-4] - 0.5).abs().max() < 0.35
+    assert (fit(stripes, 33, 33)[:, 4:-4, 4:-4] - 0.5).abs().max() < 0.2
+
+
+def test_fit_refuses_wrong_shapes():
+    refused(fit, torch.rand(16, 16, 3), 8, 8, words=("(16, 16, 3)",))
+    refused(fit, torch.rand(1, 16, 16, 3), 0, 8, words=("0 x 8",))
+
+
+# --- videos, there and back ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extension", EVERY)
+def test_round_trip_keeps_pictures_rate_and_metadata(tmp_path, extension):
+    clip, path = smooth_clip(), tmp_path / f"clip{extension}"
+    write_video(path, clip, 12.0, METADATA)
+    video = read_video(path)
+    assert video.frames.shape == clip.shape
+    assert video.frames.dtype == torch.float32
+    assert video.fps == 12.0
+    assert video.metadata == METADATA
+    assert difference(video.frames, clip) == 0 if extension in EXACT else difference(video.frames, clip) < 3
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("extension", EVERY)
+@pytest.mark.parametrize("shown", ["AAABBCDD", "AAAAAAAA", "ABBBBBBB", "A"])
+def test_equal_frames_are_not_lost(tmp_path, extension, shown):
+    path = tmp_path / f"clip{extension}"
+    clip = colour_clip(*[{"A": (0, 0, 0), "B": (80, 80, 80), "C": (160, 160, 160), "D": (240, 240, 240)}[name] for name in shown])
+    write_video(path, clip, 8.0)
+    video = read_video(path)
+    assert levels_of(video.frames) == levels_of(clip)
+    assert len(video.frames) == len(shown)
+    assert video.fps == 8.0
+    assert video.metadata == {}
+
+
+@pytest.mark.parametrize("extension", EVERY)
+@pytest.mark.parametrize("fps", [7.3, 24000 / 1001, 30.0])
+def test_every_rate_comes_back(tmp_path, extension, fps):
+    clip = colour_clip(*[(20 * (index // 2), 0, 0) for index in range(11)])
+    write_video(tmp_path / f"clip{extension}", clip, fps)
+    video = read_video(tmp_path / f"clip{extension}")
+    assert len(video.frames) == 11
+    assert video.fps == fps
+    assert levels_of(video.frames) == levels_of(clip)
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".webm", ".mkv"])
+def test_the_container_itself_has_rate_length_and_tags(tmp_path, extension):
+    path = tmp_path / f"clip{extension}"
+    write_video(path, smooth_clip(), 24000 / 1001, {"prompt": "a fox", "seed": "7"})
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        tags = {key.lower(): value for key, value in container.metadata.items()}
+        assert stream.average_rate == pytest.approx(24000 / 1001, rel=1e-3)
+        assert container.duration / av.time_base == pytest.approx(8 * 1001 / 24000, abs=0.002)
+        assert tags["prompt"] == "a fox"
+        assert json.loads(tags["comment"])["seed"] == "7"
+        assert stream.codec_context.pix_fmt == "yuv420p"
+        for name in ("colorspace", "color_primaries", "color_trc", "color_range"):
+            assert int(getattr(stream.codec_context, name)) == 1
+
+
+def test_mp4_starts_at_once(tmp_path):
+    write_video(tmp_path / "clip.mp4", smooth_clip(), 8.0)
+    data = (tmp_path / "clip.mp4").read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat")
+
+
+@pytest.mark.parametrize("extension", EVERY)
+def test_pure_colours_come_back(tmp_path, extension):
+    clip = colour_clip((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (200, 30, 90), (255, 128, 0), side=64)
+    write_video(tmp_path / f"clip{extension}", clip, 8.0)
+    frames = read_video(tmp_path / f"clip{extension}").frames
+    assert ((frames - clip) * 255).abs().mean(dim=(1, 2, 3)).max() < (0.5 if extension in (*EXACT, ".gif") else 1.5)
+
+
+@pytest.mark.parametrize("extension", EVERY)
+@pytest.mark.parametrize(("height", "width"), [(33, 47), (32, 33), (16, 16)])
+def test_odd_sizes_keep_every_pixel(tmp_path, extension, height, width):
+    clip = smooth_clip(3, height, width)
+    write_video(tmp_path / f"clip{extension}", clip, 8.0)
+    frames = read_video(tmp_path / f"clip{extension}").frames
+    assert frames.shape == clip.shape
+    assert difference(frames, clip) < 4
+
+
+def test_gif_with_few_colours_is_exact_and_with_many_is_close(tmp_path):
+    few = torch.randint(0, 2, (4, 32, 32, 3), generator=torch.Generator().manual_seed(0)).float()
+    write_video(tmp_path / "few.gif", few, 10.0)
+    assert torch.equal(read_video(tmp_path / "few.gif").frames, few)
+    many = smooth_clip(4, 96, 96)
+    write_video(tmp_path / "many.gif", many, 10.0)
+    assert difference(read_video(tmp_path / "many.gif").frames, many) < 3
+
+
+def test_folder_holds_plain_numbered_png(tmp_path):
+    clip = smooth_clip(3)
+    write_video(f"{tmp_path}/a.b/", clip, 8.0, {"seed": "7"})
+    assert sorted(os.listdir(tmp_path / "a.b")) == ["00000.png", "00001.png", "00002.png", "metadata.json"]
+    with Image.open(tmp_path / "a.b" / "00001.png") as picture:
+        assert picture.text["seed"] == "7"
+    assert torch.equal(read_image(tmp_path / "a.b" / "00001.png"), read_video(tmp_path / "a.b").frames[1])
+
+
+def test_wrong_clips_are_refused_before_anything_is_written(tmp_path):
+    path, clip = tmp_path / "clip.mp4", smooth_clip(2)
+    refused(write_video, path, clip[0], 8.0, words=("(48, 64, 3)",))
+    refused(write_video, path, clip[:0], 8.0)
+    refused(write_video, path, (clip * 255).byte(), 8.0, words=("uint8",))
+    refused(write_video, path, clip * float("nan"), 8.0, words=("NaN",))
+    for fps in (0.0, -1.0, float("nan"), float("inf"), 1e9):
+        refused(write_video, path, clip, fps, words=("fps",))
+    refused(write_video, path, clip, 8.0, {"seed": 7}, words=("metadata", "seed"))
+    assert os.listdir(tmp_path) == []
+
+
+# --- videos of others ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".mov", ".mkv", ".webm"])
+def test_film_of_another_program(tmp_path, extension):
+    encode(tmp_path / f"film{extension}", greys(0, 80, 160, 240), [0, 1, 2, 3],
+           codec="libvpx-vp9" if extension == ".webm" else "libx264")
+    video = read_video(tmp_path / f"film{extension}")
+    assert levels_of(video.frames) == [0, 80, 160, 240]
+    assert video.fps == 8.0
+
+
+def test_untagged_colours_follow_the_size_as_in_players(tmp_path):
+    for height, matrix in ((720, "bt709"), (64, "bt601")):
+        red = av.VideoFrame.from_ndarray(np.full((height, 64, 3), (255, 0, 0), dtype=np.uint8), format="rgb24")
+        graph = conversion(64, height, "rgb24", f"out_color_matrix={matrix}:out_range=tv", "yuv420p", Fraction(1, 8))
+        graph.push(red)
+        planes = graph.pull()
+        with av.open(str(tmp_path / "red.mkv"), "w") as container:
+            stream = container.add_stream("libx264", rate=8, options={"crf": "5"})
+            stream.width, stream.height, stream.pix_fmt = 64, height, "yuv420p"
+            planes.pts, planes.time_base, planes.colorspace = 0, Fraction(1, 8), 2
+            container.mux(stream.encode(planes))
+            container.mux(stream.encode())
+        assert (read_video(tmp_path / "red.mkv").frames[0] * 255 - torch.tensor([255, 0, 0])).abs().max() <= 3
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".mkv"])
+def test_variable_rate_keeps_the_time(tmp_path, extension):
+    encode(tmp_path / f"film{extension}", greys(0, 80, 160, 240), [0, 100, 500, 600], Fraction(1, 1000), rate=10)
+    video = read_video(tmp_path / f"film{extension}")
+    assert levels_of(video.frames) == [0, 80, 80, 80, 80, 160, 240]
+    assert video.fps == pytest.approx(10, rel=0.01)
+
+
+def test_stray_time_does_not_multiply_the_frames(tmp_path):
+    times = [40 * index for index in range(30)]
+    times[15] = times[14] + 1
+    encode(tmp_path / "film.mkv", greys(*range(0, 240, 8)), times, Fraction(1, 1000), rate=25)
+    video = read_video(tmp_path / "film.mkv")
+    assert 29 <= len(video.frames) <= 31
+    assert video.fps == pytest.approx(25, rel=0.05)
+
+
+@pytest.mark.parametrize(("matrix", "turns"), [((1, 0, 0, 1), 0), ((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
+def test_rotation_of_a_phone_is_applied(tmp_path, matrix, turns):
+    """matrix: of the mp4 track header; (0, 1, -1, 0) is what a phone held upright writes: show it turned clockwise."""
+    picture = np.zeros((32, 64, 3), dtype=np.uint8)
+    picture[:16, :16] = 255
+    encode(tmp_path / "film.mp4", [picture, picture], [0, 1])
+    data = bytearray((tmp_path / "film.mp4").read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    a, b, c, d = (value << 16 for value in matrix)
+    data[start:start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    (tmp_path / "film.mp4").write_bytes(bytes(data))
+    frame = read_video(tmp_path / "film.mp4").frames[0]
+    expected = torch.from_numpy(np.rot90(picture, turns).copy()).float() / 255
+    assert frame.shape == expected.shape
+    assert (frame - expected).abs().mean() < 0.02
+
+
+def test_pixels_that_are_not_square_are_stretched(tmp_path):
+    encode(tmp_path / "film.mp4", greys(0, 100, 200), [0, 1, 2], aspect=Fraction(3, 2))
+    assert read_video(tmp_path / "film.mp4").frames.shape == (3, 32, 48, 3)
+
+
+def test_foreign_gif_is_expanded_by_its_delays(tmp_path):
+    first, *others = [Image.fromarray(picture[..., 0]) for picture in greys(0, 80, 160)]
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=[50, 200, 50])
+    video = read_video(tmp_path / "a.gif")
+    assert levels_of(video.frames) == [0, 80, 80, 80, 80, 160]
+    assert video.fps == pytest.approx(20)
+
+
+def test_clip_too_long_for_memory_is_refused(tmp_path):
+    first, second = Image.new("L", (512, 512), 0), Image.new("L", (512, 512), 255)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second], duration=[20, 600_000])
+    refused(read_video, tmp_path / "a.gif", words=("4096 frames", "12 GiB"))
+    assert levels_of(read_video(tmp_path / "a.gif", max_frames=3).frames) == [0, 260, 260]
+
+
+def test_comment_that_claims_too_much_is_not_believed(tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = json.dumps({"_clip": {"frames": 10**12, "fps": 8.0}})
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.webp", exif=exif)
+    assert len(read_video(tmp_path / "a.webp").frames) == 1
+
+
+def test_slow_slides(tmp_path):
+    encode(tmp_path / "slides.mp4", greys(0, 80, 160), [0, 10, 13], Fraction(1, 2), rate=2)
+    video = read_video(tmp_path / "slides.mp4")
+    assert levels_of(video.frames) == [0] * 10 + [80] * 3 + [160]
+    assert video.fps == 2.0
+
+
+def test_still_gif_and_webp_are_one_frame(tmp_path):
+    for name in ("a.gif", "a.webp"):
+        Image.new("RGB", (16, 16), (255, 0, 0)).save(tmp_path / name)
+        video = read_video(tmp_path / name)
+        assert video.frames.shape == (1, 16, 16, 3)
+        assert video.fps == 10.0
+
+
+def test_cut_copy_does_not_keep_the_old_length(tmp_path):
+    """A program that copies the comment while it shortens the clip must not make us repeat frames."""
+    write_video(tmp_path / "whole.mp4", smooth_clip(16), 8.0, {"seed": "7"})
+    with av.open(str(tmp_path / "whole.mp4")) as whole:
+        comment = whole.metadata["comment"]
+    with av.open(str(tmp_path / "cut.mp4"), "w") as container:
+        container.metadata["comment"] = comment
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for index, picture in enumerate(greys(0, 80, 160, 240)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 8)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    video = read_video(tmp_path / "cut.mp4")
+    assert levels_of(video.frames) == [0, 80, 160, 240]
+    assert video.fps == 8.0
+    assert video.metadata == {"seed": "7"}
+
+
+def test_folder_of_frames_in_natural_order(tmp_path):
+    for index, level in ((10, 240), (9, 160), (1, 0)):
+        Image.fromarray(greys(level)[0]).save(tmp_path / f"frame{index}.jpg")
+    (tmp_path / "notes.txt").write_text("not a frame")
+    refused(read_video, tmp_path, words=("metadata.json", "fps"))
+    video = read_video(tmp_path, fps=5)
+    assert levels_of(video.frames) == [0, 160, 240]
+    assert video.fps == 5
+    Image.new("RGB", (64, 32)).save(tmp_path / "frame2.png")
+    refused(read_video, tmp_path, fps=5, words=("frame2.png", "64 x 32"))
+
+
+def test_folder_without_frames_or_with_broken_settings(tmp_path):
+    refused(read_video, tmp_path, fps=8, words=("none",))
+    Image.new("RGB", (16, 16)).save(tmp_path / "1.png")
+    for text in ("{", "[]", '{"fps": "fast"}', '{"fps": 0}', '{"fps": 8, "metadata": 3}'):
+        (tmp_path / "metadata.json").write_text(text)
+        refused(read_video, tmp_path, words=("metadata.json",))
+
+
+@pytest.mark.parametrize("extension", EVERY)
+def test_only_the_first_frames_and_another_rate(tmp_path, extension):
+    clip = colour_clip(*[(level, level, level) for level in (0, 80, 80, 80, 160, 240, 240, 240)])
+    write_video(tmp_path / f"clip{extension}", clip, 8.0)
+    video = read_video(tmp_path / f"clip{extension}", fps=24, max_frames=5)
+    assert levels_of(video.frames) == [0, 80, 80, 80, 160]
+    assert video.fps == 24
+
+
+def test_sound_and_cover_pictures_are_no_video(tmp_path):
+    with av.open(str(tmp_path / "song.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
+        frame.rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    refused(read_video, tmp_path / "song.mp4", words=("audio",))
+    Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
+    (tmp_path / "letter.txt").write_text("not a film\n" * 50)
+    refused(read_video, tmp_path / "picture.png", words=("picture",))
+    refused(read_video, tmp_path / "letter.txt")
+
+
+def test_what_is_no_video_is_refused(tmp_path):
+    (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.gif").write_bytes(b"GIF89a nothing more")
+    (tmp_path / "text.webp").write_bytes(b"RIFF\0\0\0\0WEBP nothing more")
+    for name in ("text.mp4", "empty.mp4", "text.gif", "text.webp", "missing.mp4"):
+        refused(read_video, tmp_path / name, words=(name,))
+    for fps in (0, -1, float("nan")):
+        refused(read_video, tmp_path, fps=fps, words=("fps",))
+    refused(read_video, tmp_path, max_frames=0, words=("max_frames",))
+
+
+@pytest.mark.parametrize("extension", VIDEO_EXTENSIONS)
+@pytest.mark.parametrize("part", [0.03, 0.5, 0.9])
+def test_cut_file_is_refused(tmp_path, extension, part):
+    noise = torch.rand(16, 48, 48, 3, generator=torch.Generator().manual_seed(0))
+    write_video(tmp_path / f"whole{extension}", noise, 8.0)
+    data = (tmp_path / f"whole{extension}").read_bytes()
+    (tmp_path / f"cut{extension}").write_bytes(data[:int(len(data) * part)])
+    refused(read_video, tmp_path / f"cut{extension}", words=(f"cut{extension}",))
+
+
+def test_tiny_video_is_refused_with_its_size(tmp_path):
+    encode(tmp_path / "tiny.mkv", greys(0, 99, side=4), [0, 1])
+    refused(read_video, tmp_path / "tiny.mkv", words=("4 x 4", "8 px"))
+
+
+# --- whole or not at all ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """No file may grow beyond the limit: writing fails in the middle, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("extension", EVERY)
+def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, extension):
+    noise = torch.rand(8, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    path = tmp_path / f"clip{extension}"
+    write_video(path, noise, 8.0)
+    whole = path.stat().st_size if path.is_file() else (path / "00000.png").stat().st_size
+    before = read_video(path).frames
+    for limit in (0, whole // 2, whole - 1):
+        with full_disk(limit):
+            refused(write_video, path, noise, 8.0, words=(str(path), "free some space"))
+        assert os.listdir(tmp_path) == [path.name]
+        assert torch.equal(read_video(path).frames, before)
+
+
+@pytest.mark.parametrize("extension", EVERY)
+def test_interruption_leaves_the_old_file_and_nothing_else(tmp_path, extension, monkeypatch):
+    path = tmp_path / f"clip{extension}"
+    write_video(path, smooth_clip(3), 8.0)
+    before = read_video(path).frames
+    name = {".gif": "_few_colours", ".webp": "exif_comment", "": "save_picture"}.get(extension, "_video_frames")
+    original = getattr(writing, name)
+    calls = 0
+
+    def interrupted(*arguments):
+        nonlocal calls
+        calls += 1
+        if name == "_video_frames":
+            return itertools.chain(itertools.islice(original(*arguments), 4), map(interrupt, [0]))
+        if name != "save_picture" or calls == 3:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_video(path, smooth_clip(8), 8.0)
+    assert calls == (3 if name == "save_picture" else 1)
+    assert os.listdir(tmp_path) == [path.name]
+    assert torch.equal(read_video(path).frames, before)
+
+
+def test_old_folder_is_put_back_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    write_video(tmp_path / "frames", smooth_clip(3), 8.0)
+    rename, calls = os.rename, []
+
+    def second_fails(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise PermissionError(13, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", second_fails)
+    refused(write_video, tmp_path / "frames", smooth_clip(8), 8.0, words=("Permission denied",))
+    assert len(calls) == 3
+    assert os.listdir(tmp_path) == ["frames"]
+    assert torch.equal(read_video(tmp_path / "frames").frames, smooth_clip(3))
+
+
+@pytest.mark.parametrize("extension", EVERY)
+def test_new_takes_the_place_of_old(tmp_path, extension):
+    path = tmp_path / f"clip{extension}"
+    write_video(path, smooth_clip(9), 8.0)
+    write_video(path, colour_clip((80, 80, 80), (240, 240, 240)), 4.0)
+    assert levels_of(read_video(path).frames) == [80, 240]
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_link_stays_a_link_and_rights_are_ordinary(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "real" / "clip.mp4")
+    write_video(tmp_path / "link.mp4", smooth_clip(2), 8.0)
+    assert (tmp_path / "link.mp4").is_symlink()
+    assert os.listdir(tmp_path / "real") == ["clip.mp4"]
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "real" / "clip.mp4").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+# --- pictures out ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "error"), [("a.png", 0), ("a.webp", 0), ("a.jpg", 2), ("a.JPEG", 2)])
+def test_image_round_trip(tmp_path, name, error):
+    image = smooth_clip(1)[0]
+    write_image(tmp_path / name, image, METADATA)
+    assert (read_image(tmp_path / name) - image).abs().mean() * 255 <= error
+    with Image.open(tmp_path / name) as picture:
+        comment = picture.text["comment"] if name == "a.png" else picture.getexif()[0x010E]
+        assert json.loads(comment) == METADATA
+        assert name != "a.png" or picture.text["seed"] == "7"
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_image_is_refused_before_or_leaves_nothing(tmp_path):
+    image = smooth_clip(1)[0]
+    refused(write_image, tmp_path / "a.bmp", image, words=(".bmp", ".png"))
+    refused(write_image, tmp_path / "a", image, words=("no extension", ".png"))
+    refused(write_image, tmp_path / "a.png", image[None], words=("(1, 48, 64, 3)",))
+    refused(write_image, tmp_path / "a.jpg", image, {"workflow": "x" * 70_000}, words=("65000", "PNG"))
+    with full_disk(100):
+        refused(write_image, tmp_path / "a.png", image, words=("a.png",))
+    assert os.listdir(tmp_path) == []
+
+
+# --- check_output ----------------------------------------------------------------------------------------------------
+
+
+def test_good_outputs_pass_and_leave_nothing(tmp_path, monkeypatch):
+    (tmp_path / "old.mp4").touch()
+    (tmp_path / "empty").mkdir()
+    before = sorted(os.listdir(tmp_path))
+    for name in ("new.mp4", "old.mp4", "NEW.MP4", "a.webm", "a.gif", "a.webp", "a.mkv", "frames", "frames.v2/", "empty",
+                 "empty/"):
+        check_output(f"{tmp_path}/{name}")
+    for name in ("a.png", "a.jpg", "a.jpeg", "a.webp"):
+        check_output(tmp_path / name, "image")
+    monkeypatch.chdir(tmp_path)
+    check_output("here.mp4")
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_bad_outputs_are_refused(tmp_path):
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "holiday.jpg").touch()
+    before = sorted(os.listdir(tmp_path))
+    for name, words in {
+        "clip.avi": (".avi", ".mp4", ".webm", ".gif", ".webp"), "clip.png": (".png", ".mp4"), ".mp4": ("name",),
+        "missing/clip.mp4": ("missing", "does not exist"), "file/clip.mp4": ("file",), "folder.mp4": ("folder",),
+        "file": ("found a file",), "file/": ("found a file",), "mine": ("holiday.jpg",), "mine/": ("holiday.jpg",),
+        "x" * 300 + ".mp4": ("choose another path",), "nul\0.mp4": (),
+    }.items():
+        refused(check_output, f"{tmp_path}/{name}", words=words)
+    refused(check_output, "", words=("empty",))
+    refused(check_output, tmp_path / "clip.mp4", "image", words=(".png", ".jpg"))
+    refused(check_output, tmp_path / "folder/", "image", words=("no extension",))
+    refused(check_output, tmp_path / "a.mp4", "sound", words=("sound",))
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody can write")
+def test_folder_without_the_right_to_write(tmp_path):
+    refused(check_output, "/proc/self/clip.mp4", words=("/proc/self", "write"))
+    if hasattr(os, "geteuid") and os.geteuid() != 0:
+        tmp_path.chmod(0o500)
+        refused(check_output, tmp_path / "clip.mp4", words=("write", "permission"))
+
+
+def test_almost_full_disk(tmp_path):
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs the superuser")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", tmp_path], check=False, capture_output=True).returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        refused(check_output, tmp_path / "clip.mp4", words=("16 MB", "1.0 MB", str(tmp_path)))
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+# --- contact sheet ---------------------------------------------------------------------------------------------------
+
+
+def test_sheet_enlarges_by_whole_factors_and_keeps_the_order():
+    frames = torch.rand(5, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    sheet = contact_sheet(frames, columns=3)
+    assert sheet.shape == (2 * 132 + 4, 3 * 132 + 4, 3)
+    assert sheet.dtype == torch.float32
+    for index, frame in enumerate(frames):
+        top, left = 4 + index // 3 * 132, 4 + index % 3 * 132
+        shown = sheet[top:top + 128, left:left + 128]
+        assert (shown - frame.repeat_interleave(2, 0).repeat_interleave(2, 1)).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_sheet_scale_columns_and_large_frames():
+    assert contact_sheet(torch.rand(3, 200, 130, 3)).shape == (208, 3 * 134 + 4, 3)
+    assert contact_sheet(torch.rand(10, 16, 16, 3), scale=1).shape == (2 * 20 + 4, 8 * 20 + 4, 3)
+    assert contact_sheet(torch.rand(2, 50, 80, 3), columns=9).shape == (150 + 8, 2 * 244 + 4, 3)
+
+
+def test_labels_are_drawn_below_their_frame_and_stay_there():
+    frames = torch.zeros(2, 64, 64, 3)
+    plain = contact_sheet(frames, labels=["", ""])
+    labelled = contact_sheet(frames, labels=["a label far too long for its frame\nand with a second line", ""])
+    where = ((plain - labelled).abs().sum(dim=-1) > 0).nonzero()
+    assert len(where) > 50
+    assert where[:, 0].min() >= 4 + 128
+    assert where[:, 1].min() >= 4
+    assert where[:, 1].max() < 4 + 128
+    assert where[:, 0].max() < plain.shape[0]
+
+
+def test_sheet_refuses_what_does_not_fit():
+    frames = torch.zeros(2, 64, 64, 3)
+    refused(contact_sheet, frames[0], words=("(64, 64, 3)",))
+    refused(contact_sheet, frames, labels=["one"], words=("2", "1"))
+    refused(contact_sheet, frames, columns=0)
+    refused(contact_sheet, frames, scale=0)
