@@ -4,11 +4,11 @@ Everything here needs PyAV and Pillow only. What a user can cause (a wrong path,
 ValueError of one sentence.
 """
 
-from emu_core.media.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, check_output
-from emu_core.media.images import fit, read_image, write_image
-from emu_core.media.reading import Video, read_video
-from emu_core.media.sheet import contact_sheet
-from emu_core.media.writing import write_video
+from .files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, check_output
+from .images import fit, read_image, write_image
+from .reading import Video, read_video
+from .sheet import contact_sheet
+from .writing import write_video
 
 __all__ = [
     "IMAGE_EXTENSIONS",

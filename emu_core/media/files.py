@@ -48,8 +48,10 @@ def check_output(path: PathLike, kind: Literal["video", "image"] = "video") -> N
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as problem:
-        raise ValueError(f"{path}: expected a path that can be written, found one that cannot be "
-                         f"({getattr(problem, 'strerror', None) or problem}); choose another path.") from problem
+        raise ValueError(
+            f"{path}: expected a path that can be written, found one that cannot be "
+            f"({getattr(problem, 'strerror', None) or problem}); choose another path."
+        ) from problem
     _check_parent(path, target.parent)
     _check_existing(path, target, kind == "video" and means_folder(path))
 
@@ -68,12 +70,16 @@ def _check_name(path: PathLike, kind: str) -> None:
     extension = "" if means_folder(path) else Path(text).suffix
     if extension.lower() not in known:
         folder = ", or without one (or with / at the end) a folder of PNG frames" if kind == "video" else ""
-        raise ValueError(f"{path}: expected {_an(kind)} file with one of the extensions {', '.join(known)}{folder}, "
-                         f"found {extension or 'no extension'}; change the extension.")
+        raise ValueError(
+            f"{path}: expected {_an(kind)} file with one of the extensions {', '.join(known)}{folder}, "
+            f"found {extension or 'no extension'}; change the extension."
+        )
     encoder = VIDEO_ENCODERS.get(extension.lower()) if kind == "video" else None
     if encoder and not _can_encode(encoder):
-        raise ValueError(f"{path}: expected a PyAV that can encode with {encoder}, found one built without it; "
-                         f"install the av wheel from PyPI or write .gif, .webp or a folder.")
+        raise ValueError(
+            f"{path}: expected a PyAV that can encode with {encoder}, found one built without it; "
+            f"install the av wheel from PyPI or write .gif, .webp or a folder."
+        )
 
 
 def _an(kind: str) -> str:
@@ -91,8 +97,7 @@ def _can_encode(encoder: str) -> bool:
 def _check_parent(path: PathLike, parent: Path) -> None:
     if not parent.is_dir():
         found = "a file in its place" if parent.exists() else "that it does not exist"
-        raise ValueError(f"{path}: expected the folder {parent} to write into, found {found}; "
-                         f"create it or choose another path.")
+        raise ValueError(f"{path}: expected the folder {parent} to write into, found {found}; create it or choose another path.")
     probe = parent / _part_name()
     try:
         # A real file is the only sure test: permission bits say nothing about read-only mounts or a superuser.
@@ -100,26 +105,35 @@ def _check_parent(path: PathLike, parent: Path) -> None:
         probe.unlink()
         free = shutil.disk_usage(parent).free
     except OSError as problem:
-        raise ValueError(f"{path}: expected to be able to write into {parent}, found {problem.strerror}; "
-                         f"choose another folder or change its permissions.") from problem
+        raise ValueError(
+            f"{path}: expected to be able to write into {parent}, found {problem.strerror}; "
+            f"choose another folder or change its permissions."
+        ) from problem
     if free < MIN_FREE_BYTES:
-        raise ValueError(f"{path}: expected at least {MIN_FREE_BYTES >> 20} MB free in {parent}, found {free / 2**20:.1f} MB; "
-                         f"free some space or choose another folder.")
+        raise ValueError(
+            f"{path}: expected at least {MIN_FREE_BYTES >> 20} MB free in {parent}, found {free / 2**20:.1f} MB; "
+            f"free some space or choose another folder."
+        )
 
 
 def _check_existing(path: PathLike, target: Path, folder: bool) -> None:
     if not folder:
         if target.is_dir():
-            raise ValueError(f"{path}: expected the name of a file, found a folder of that name; "
-                             f"add a file name or choose another.")
+            raise ValueError(
+                f"{path}: expected the name of a file, found a folder of that name; add a file name or choose another."
+            )
         return
     if target.exists() and not target.is_dir():
-        raise ValueError(f"{path}: expected a folder for the frames (the path has no extension), found a file; "
-                         f"choose another name or add an extension.")
+        raise ValueError(
+            f"{path}: expected a folder for the frames (the path has no extension), found a file; "
+            f"choose another name or add an extension."
+        )
     foreign = sorted(name for name in os.listdir(target) if not _is_ours(name)) if target.is_dir() else []
     if foreign:
-        raise ValueError(f"{path}: expected a new folder, an empty one or one of earlier frames, found {foreign[0]} in it; "
-                         f"choose another folder, since this one would be replaced.")
+        raise ValueError(
+            f"{path}: expected a new folder, an empty one or one of earlier frames, found {foreign[0]} in it; "
+            f"choose another folder, since this one would be replaced."
+        )
 
 
 def _is_ours(name: str) -> bool:
@@ -173,5 +187,7 @@ def readable_errors(path: PathLike) -> Iterator[None]:
         yield
     except (OSError, av.FFmpegError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
-        raise ValueError(f"{path}: expected to write the whole file, found the error {reason!r} on the way "
-                         f"and kept nothing of it; free some space or choose another path.") from problem
+        raise ValueError(
+            f"{path}: expected to write the whole file, found the error {reason!r} on the way "
+            f"and kept nothing of it; free some space or choose another path."
+        ) from problem

@@ -11,8 +11,8 @@ from einops import rearrange
 from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
-from emu_core.media.files import PathLike, check_output, whole_file
-from emu_core.media.tags import COMMENT_KEY, check_metadata, pack, plain_tags
+from .files import PathLike, check_output, whole_file
+from .tags import COMMENT_KEY, check_metadata, pack, plain_tags
 
 MIN_SIDE = 8
 EXIF_DESCRIPTION = 0x010E
@@ -30,8 +30,10 @@ def read_image(path: PathLike) -> Tensor:
             picture.load()
             pixels = picture_pixels(ImageOps.exif_transpose(picture))
     except Exception as problem:  # decoders of broken files raise nearly anything, from SyntaxError to IndexError
-        raise ValueError(f"{path}: expected a picture (PNG, JPEG, WebP, TIFF, ...), found a file that cannot be read as one "
-                         f"({reason(problem)}); check the file or convert it to PNG.") from problem
+        raise ValueError(
+            f"{path}: expected a picture (PNG, JPEG, WebP, TIFF, ...), found a file that cannot be read as one "
+            f"({reason(problem)}); check the file or convert it to PNG."
+        ) from problem
     check_sides(path, pixels.shape[0], pixels.shape[1])
     return torch.from_numpy(pixels)
 
@@ -53,8 +55,9 @@ def check_input(path: PathLike, expected: str) -> None:
 
 def check_sides(path: PathLike, height: int, width: int) -> None:
     if min(height, width) < MIN_SIDE:
-        raise ValueError(f"{path}: expected sides of at least {MIN_SIDE} px, found {width} x {height} (width x height); "
-                         f"use a larger picture.")
+        raise ValueError(
+            f"{path}: expected sides of at least {MIN_SIDE} px, found {width} x {height} (width x height); use a larger picture."
+        )
 
 
 def picture_pixels(picture: Image.Image) -> np.ndarray:
@@ -92,8 +95,9 @@ def fit(frames: Tensor, height: int, width: int) -> Tensor:
     As in the paper: a box filter takes out the whole factors of a reduction, an antialiased bicubic one does the rest.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(f"frames: expected a tensor (frames, height, width, 3), "
-                         f"found {tuple(frames.shape)}; permute or stack it.")
+        raise ValueError(
+            f"frames: expected a tensor (frames, height, width, 3), found {tuple(frames.shape)}; permute or stack it."
+        )
     if height < 1 or width < 1:
         raise ValueError(f"size: expected a height and a width of at least 1 px, found {height} x {width}; give larger ones.")
     part = _centre(frames, *_crop_size(frames.shape[1], frames.shape[2], height, width))
@@ -118,7 +122,7 @@ def _crop_size(h: int, w: int, height: int, width: int) -> tuple[int, int]:
 
 def _centre(frames: Tensor, crop_h: int, crop_w: int) -> Tensor:
     top, left = (frames.shape[1] - crop_h) // 2, (frames.shape[2] - crop_w) // 2
-    return frames[:, top:top + crop_h, left:left + crop_w]
+    return frames[:, top : top + crop_h, left : left + crop_w]
 
 
 def to_bytes(frames: Tensor) -> np.ndarray:
@@ -134,8 +138,9 @@ def write_image(path: PathLike, image: Tensor, metadata: Mapping[str, str] | Non
     """
     check_output(path, "image")
     if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape or not image.is_floating_point():
-        raise ValueError(f"image: expected a float tensor (height, width, 3), "
-                         f"found {tuple(image.shape)} of {image.dtype}; convert it.")
+        raise ValueError(
+            f"image: expected a float tensor (height, width, 3), found {tuple(image.shape)} of {image.dtype}; convert it."
+        )
     with whole_file(path) as part:
         save_picture(part, Path(path).suffix.lower(), to_bytes(image), check_metadata(metadata))
 
@@ -150,8 +155,10 @@ def save_picture(file: Path, extension: str, pixels: np.ndarray, metadata: Mappi
     else:
         exif = exif_comment(pack(metadata))
         if len(exif) > MAX_JPEG_EXIF_BYTES:
-            raise ValueError(f"metadata: expected at most {MAX_JPEG_EXIF_BYTES} bytes for a JPEG file, found {len(exif)}; "
-                             f"write PNG or WebP instead.")
+            raise ValueError(
+                f"metadata: expected at most {MAX_JPEG_EXIF_BYTES} bytes for a JPEG file, found {len(exif)}; "
+                f"write PNG or WebP instead."
+            )
         picture.save(file, "JPEG", quality=95, subsampling=0, exif=exif)
 
 

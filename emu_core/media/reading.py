@@ -16,10 +16,10 @@ from av.stream import Disposition
 from PIL import Image
 from torch import Tensor
 
-from emu_core.media.conversion import SCALE_QUALITY, conversion
-from emu_core.media.files import FOLDER_SETTINGS, PathLike
-from emu_core.media.images import EXIF_DESCRIPTION, check_input, check_sides, on_white, read_image, reason
-from emu_core.media.tags import COMMENT_KEY, Clip, unpack
+from .conversion import SCALE_QUALITY, conversion
+from .files import FOLDER_SETTINGS, PathLike
+from .images import EXIF_DESCRIPTION, check_input, check_sides, on_white, read_image, reason
+from .tags import COMMENT_KEY, Clip, unpack
 
 FRAME_EXTENSIONS = (".png", ".jpg", ".jpeg")
 MAX_PIXELS = 2**30
@@ -91,14 +91,18 @@ def _is_animated_picture(path: PathLike) -> bool:
 
 
 def _unreadable(path: PathLike, found: str) -> ValueError:
-    return ValueError(f"{path}: expected a video that can be decoded, found a broken file or none ({found}); "
-                      f"check the file or convert it to mp4.")
+    return ValueError(
+        f"{path}: expected a video that can be decoded, found a broken file or none ({found}); "
+        f"check the file or convert it to mp4."
+    )
 
 
 def _check_amount(path: PathLike, count: int, height: int, width: int) -> None:
     if count * height * width > MAX_PIXELS:
-        raise ValueError(f"{path}: expected at most {MAX_PIXELS // (height * width)} frames of {width} x {height} (they fill "
-                         f"{MAX_PIXELS * 12 / 2**30:.0f} GiB of memory), found more; cut it or read fewer frames (max_frames).")
+        raise ValueError(
+            f"{path}: expected at most {MAX_PIXELS // (height * width)} frames of {width} x {height} (they fill "
+            f"{MAX_PIXELS * 12 / 2**30:.0f} GiB of memory), found more; cut it or read fewer frames (max_frames)."
+        )
 
 
 def _check_whole(path: PathLike, stored: _Stored, clip: Clip | None) -> None:
@@ -109,8 +113,10 @@ def _check_whole(path: PathLike, stored: _Stored, clip: Clip | None) -> None:
     if clip is not None and _is_length_of(clip, stored.length):
         expected = stored.length - 0.5 / clip.fps
     if read < expected:
-        raise ValueError(f"{path}: expected {stored.length:.2f} s of video, found a file that breaks off after {read:.2f} s; "
-                         f"copy or download it again.")
+        raise ValueError(
+            f"{path}: expected {stored.length:.2f} s of video, found a file that breaks off after {read:.2f} s; "
+            f"copy or download it again."
+        )
 
 
 def _is_length_of(clip: Clip, seconds: float) -> bool:
@@ -188,8 +194,10 @@ def _read_with_av(path: PathLike, max_frames: int | None) -> _Stored:
 
 def _video_stream(path: PathLike, container: av.container.InputContainer) -> av.VideoStream:
     if container.format.name in NOT_VIDEO or container.format.name.endswith("_pipe"):
-        raise ValueError(f"{path}: expected a video, found a file of another kind ({container.format.name}); "
-                         f"read a picture as a picture or give a video.")
+        raise ValueError(
+            f"{path}: expected a video, found a file of another kind ({container.format.name}); "
+            f"read a picture as a picture or give a video."
+        )
     for stream in container.streams.video:
         # The cover picture of a song is a video stream too.
         if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
@@ -209,8 +217,9 @@ def _length(container: av.container.InputContainer, stream: av.VideoStream) -> f
     return min(lengths, default=None)
 
 
-def _decode(path: PathLike, container: av.container.InputContainer, stream: av.VideoStream,
-            max_frames: int | None) -> tuple[list[np.ndarray], list[float | None], float | None, bool]:
+def _decode(
+    path: PathLike, container: av.container.InputContainer, stream: av.VideoStream, max_frames: int | None
+) -> tuple[list[np.ndarray], list[float | None], float | None, bool]:
     """Upright pictures, their start times in seconds, how long the last one stays, whether more would have followed."""
     pictures: list[np.ndarray] = []
     starts: list[float | None] = []
@@ -282,8 +291,10 @@ def _read_folder(folder: Path, fps: float | None, max_frames: int | None) -> Vid
     for name in names[:max_frames]:
         frame = read_image(folder / name)
         if frames and frame.shape != frames[0].shape:
-            raise ValueError(f"{folder / name}: expected {frames[0].shape[1]} x {frames[0].shape[0]} (width x height) "
-                             f"as in {names[0]}, found {frame.shape[1]} x {frame.shape[0]}; make all frames alike.")
+            raise ValueError(
+                f"{folder / name}: expected {frames[0].shape[1]} x {frames[0].shape[0]} (width x height) "
+                f"as in {names[0]}, found {frame.shape[1]} x {frame.shape[0]}; make all frames alike."
+            )
         frames.append(frame)
         _check_amount(folder, len(frames), frame.shape[0], frame.shape[1])
     return Video(torch.stack(frames), rate, metadata)
@@ -303,8 +314,10 @@ def _folder_settings(file: Path) -> tuple[float | None, dict[str, str]]:
         fps = float(settings["fps"])
         metadata = {str(key): str(value) for key, value in settings.get("metadata", {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise ValueError(f'{file}: expected JSON as {{"fps": 8.0, "metadata": {{}}}}, found something else ({reason(problem)}); '
-                         f"mend or delete it.") from problem
+        raise ValueError(
+            f'{file}: expected JSON as {{"fps": 8.0, "metadata": {{}}}}, found something else ({reason(problem)}); '
+            f"mend or delete it."
+        ) from problem
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"{file}: expected an fps above 0, found {fps}; mend it.")
     return fps, metadata

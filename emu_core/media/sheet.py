@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from emu_core.media.images import to_bytes
+from .images import to_bytes
 
 MIN_SHOWN_SIDE = 128
 MAX_DEFAULT_COLUMNS = 8
@@ -19,16 +19,18 @@ BACKGROUND = (40, 40, 40)
 INK = (240, 240, 240)
 
 
-def contact_sheet(frames: Tensor, columns: int | None = None, labels: Sequence[str] | None = None,
-                  scale: int | None = None) -> Tensor:
+def contact_sheet(
+    frames: Tensor, columns: int | None = None, labels: Sequence[str] | None = None, scale: int | None = None
+) -> Tensor:
     """Frames (f, H, W, 3) in rows on one picture (H', W', 3), float32 0..1.
 
     columns: frames per row, up to 8 if not given. labels: one per frame, written below it. scale: each pixel becomes
     scale x scale pixels; if not given, the smallest whole number that makes the shorter side at least 128 px.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(f"frames: expected a tensor (frames, height, width, 3), "
-                         f"found {tuple(frames.shape)}; permute or stack it.")
+        raise ValueError(
+            f"frames: expected a tensor (frames, height, width, 3), found {tuple(frames.shape)}; permute or stack it."
+        )
     count, height, width = frames.shape[:3]
     if labels is not None and len(labels) != count:
         raise ValueError(f"labels: expected one for each of the {count} frames, found {len(labels)}; give as many or none.")

@@ -26,8 +26,10 @@ def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
     checked = dict(metadata or {})
     for key, value in checked.items():
         if not isinstance(key, str) or not isinstance(value, str) or not key or key == CLIP_KEY:
-            raise ValueError(f"metadata: expected names and values that are strings (no name empty or {CLIP_KEY!r}), "
-                             f"found {key!r}: {value!r}; convert it with str() or json.dumps().")
+            raise ValueError(
+                f"metadata: expected names and values that are strings (no name empty or {CLIP_KEY!r}), "
+                f"found {key!r}: {value!r}; convert it with str() or json.dumps()."
+            )
     return checked
 
 
@@ -53,6 +55,13 @@ def unpack(comment: str) -> tuple[dict[str, str], Clip] | None:
 
 def plain_tags(metadata: Mapping[str, str]) -> dict[str, str]:
     """The entries that can also stand as tags of their own, for other programs: short ASCII names, no NUL in the value."""
-    return {key: value for key, value in metadata.items()
-            if key.isascii() and key.isprintable() and key == key.strip() and len(key) < 80 and "\0" not in value
-            and key.lower() != COMMENT_KEY}
+    return {
+        key: value
+        for key, value in metadata.items()
+        if key.isascii()
+        and key.isprintable()
+        and key == key.strip()
+        and len(key) < 80
+        and "\0" not in value
+        and key.lower() != COMMENT_KEY
+    }

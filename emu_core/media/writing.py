@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from emu_core.media.conversion import SCALE_QUALITY, conversion
-from emu_core.media.files import FOLDER_SETTINGS, VIDEO_ENCODERS, PathLike, check_output, means_folder, whole_file, whole_folder
-from emu_core.media.images import exif_comment, save_picture, to_bytes
-from emu_core.media.tags import COMMENT_KEY, Clip, check_metadata, pack, plain_tags
+from .conversion import SCALE_QUALITY, conversion
+from .files import FOLDER_SETTINGS, VIDEO_ENCODERS, PathLike, check_output, means_folder, whole_file, whole_folder
+from .images import exif_comment, save_picture, to_bytes
+from .tags import COMMENT_KEY, Clip, check_metadata, pack, plain_tags
 
 BT709 = 1
 LIMITED_RANGE = 1
@@ -63,8 +63,10 @@ def write_video(path: PathLike, frames: Tensor, fps: float, metadata: Mapping[st
 
 def _check_frames(frames: Tensor, fps: float) -> None:
     if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape or not frames.is_floating_point():
-        raise ValueError(f"frames: expected a float tensor (frames, height, width, 3) with at least one frame, "
-                         f"found {tuple(frames.shape)} of {frames.dtype}; convert it.")
+        raise ValueError(
+            f"frames: expected a float tensor (frames, height, width, 3) with at least one frame, "
+            f"found {tuple(frames.shape)} of {frames.dtype}; convert it."
+        )
     if not bool(torch.isfinite(frames).all()):
         raise ValueError("frames: expected finite numbers in 0..1, found NaN or infinity; check the model's precision.")
     if not (math.isfinite(fps) and MIN_FPS <= fps <= MAX_FPS):
@@ -86,8 +88,16 @@ def _delays(clip: Clip, unit: float, shortest: int) -> list[int]:
 
 def _write_webp(file: Path, pixels: np.ndarray, clip: Clip, tags: Mapping[str, str]) -> None:
     first, *others = (Image.fromarray(frame) for frame in pixels)
-    first.save(file, "WEBP", save_all=True, append_images=others, duration=_delays(clip, 1 / 1000, 1), loop=0,
-               lossless=True, exif=exif_comment(pack(tags, clip)))
+    first.save(
+        file,
+        "WEBP",
+        save_all=True,
+        append_images=others,
+        duration=_delays(clip, 1 / 1000, 1),
+        loop=0,
+        lossless=True,
+        exif=exif_comment(pack(tags, clip)),
+    )
 
 
 def _write_gif(file: Path, pixels: np.ndarray, clip: Clip, tags: Mapping[str, str]) -> None:
@@ -148,8 +158,9 @@ def _encode(file: Path, extension: str, pixels: np.ndarray, clip: Clip, tags: Ma
 
 def _video_frames(pixels: np.ndarray, pixel_format: str, rate: Fraction) -> Iterator[av.VideoFrame]:
     """Frames (H, W, 3) uint8 as the encoder takes them, numbered in steps of 1 / rate."""
-    graph = conversion(pixels.shape[2], pixels.shape[1], "rgb24", f"out_color_matrix=bt709:out_range=tv:{SCALE_QUALITY}",
-                       pixel_format, 1 / rate)
+    graph = conversion(
+        pixels.shape[2], pixels.shape[1], "rgb24", f"out_color_matrix=bt709:out_range=tv:{SCALE_QUALITY}", pixel_format, 1 / rate
+    )
     for index, rgb in enumerate(pixels):
         graph.push(av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24"))
         frame = graph.pull()
