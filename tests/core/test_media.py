@@ -69,6 +69,7 @@ def refused(function, *arguments, words: tuple[str, ...] = (), **named) -> None:
 
 def deep_png(values: np.ndarray, colour_type: int) -> bytes:
     """A 16-bit PNG of (H, W, C), which Pillow itself cannot write in colour."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -78,8 +79,15 @@ def deep_png(values: np.ndarray, colour_type: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def encode(path: Path, pictures: list[np.ndarray], pts: list[int], time_base: Fraction = Fraction(1, 8), rate: int = 8,
-           codec: str = "libx264", aspect: Fraction | None = None) -> None:
+def encode(
+    path: Path,
+    pictures: list[np.ndarray],
+    pts: list[int],
+    time_base: Fraction = Fraction(1, 8),
+    rate: int = 8,
+    codec: str = "libx264",
+    aspect: Fraction | None = None,
+) -> None:
     """A film as another program writes it: untagged, times as given."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
@@ -116,21 +124,24 @@ def test_ordinary_picture_is_exact(tmp_path):
     assert torch.equal((image * 255).round().byte(), torch.from_numpy(pixels))
 
 
-@pytest.mark.parametrize(("mode", "colour", "name", "expected"), [
-    ("1", 1, "a.png", (255, 255, 255)),
-    ("L", 100, "a.png", (100, 100, 100)),
-    ("LA", (100, 0), "a.png", (255, 255, 255)),
-    ("RGBA", (200, 0, 0, 255), "a.png", (200, 0, 0)),
-    ("RGBA", (255, 0, 0, 128), "a.png", (255, 127, 127)),
-    ("RGBA", (0, 0, 0, 0), "a.webp", (255, 255, 255)),
-    ("CMYK", (0, 255, 255, 0), "a.jpg", (254, 0, 0)),
-    ("I;16", 32768, "a.png", (128, 128, 128)),
-    ("I;16", 32768, "a.tif", (128, 128, 128)),
-    ("I", 32768, "a.tif", (128, 128, 128)),
-    ("F", 0.5, "a.tif", (128, 128, 128)),
-    ("F", 100.0, "a.tif", (100, 100, 100)),
-    ("YCbCr", (255, 128, 128), "a.jpg", (255, 255, 255)),
-])
+@pytest.mark.parametrize(
+    ("mode", "colour", "name", "expected"),
+    [
+        ("1", 1, "a.png", (255, 255, 255)),
+        ("L", 100, "a.png", (100, 100, 100)),
+        ("LA", (100, 0), "a.png", (255, 255, 255)),
+        ("RGBA", (200, 0, 0, 255), "a.png", (200, 0, 0)),
+        ("RGBA", (255, 0, 0, 128), "a.png", (255, 127, 127)),
+        ("RGBA", (0, 0, 0, 0), "a.webp", (255, 255, 255)),
+        ("CMYK", (0, 255, 255, 0), "a.jpg", (254, 0, 0)),
+        ("I;16", 32768, "a.png", (128, 128, 128)),
+        ("I;16", 32768, "a.tif", (128, 128, 128)),
+        ("I", 32768, "a.tif", (128, 128, 128)),
+        ("F", 0.5, "a.tif", (128, 128, 128)),
+        ("F", 100.0, "a.tif", (100, 100, 100)),
+        ("YCbCr", (255, 128, 128), "a.jpg", (255, 255, 255)),
+    ],
+)
 def test_every_mode_simply_works(tmp_path, mode, colour, name, expected):
     Image.new(mode, (16, 12), colour).save(tmp_path / name)
     image = read_image(tmp_path / name)
@@ -183,7 +194,7 @@ def test_what_is_no_picture_is_refused(tmp_path):
     Image.effect_noise((64, 64), 50).save(tmp_path / "whole.jpg")
     for name in ("whole.png", "whole.jpg"):
         data = (tmp_path / name).read_bytes()
-        (tmp_path / f"cut-{name}").write_bytes(data[:len(data) // 2])
+        (tmp_path / f"cut-{name}").write_bytes(data[: len(data) // 2])
     for name in ("text.png", "empty.png", "missing.png", "cut-whole.png", "cut-whole.jpg"):
         refused(read_image, tmp_path / name, words=(name,))
     refused(read_image, tmp_path, words=("folder",))
@@ -358,8 +369,12 @@ def test_wrong_clips_are_refused_before_anything_is_written(tmp_path):
 
 @pytest.mark.parametrize("extension", [".mp4", ".mov", ".mkv", ".webm"])
 def test_film_of_another_program(tmp_path, extension):
-    encode(tmp_path / f"film{extension}", greys(0, 80, 160, 240), [0, 1, 2, 3],
-           codec="libvpx-vp9" if extension == ".webm" else "libx264")
+    encode(
+        tmp_path / f"film{extension}",
+        greys(0, 80, 160, 240),
+        [0, 1, 2, 3],
+        codec="libvpx-vp9" if extension == ".webm" else "libx264",
+    )
     video = read_video(tmp_path / f"film{extension}")
     assert levels_of(video.frames) == [0, 80, 160, 240]
     assert video.fps == 8.0
@@ -406,7 +421,7 @@ def test_rotation_of_a_phone_is_applied(tmp_path, matrix, turns):
     data = bytearray((tmp_path / "film.mp4").read_bytes())
     start = data.index(b"tkhd") + 4 + 40
     a, b, c, d = (value << 16 for value in matrix)
-    data[start:start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     (tmp_path / "film.mp4").write_bytes(bytes(data))
     frame = read_video(tmp_path / "film.mp4").frames[0]
     expected = torch.from_numpy(np.rot90(picture, turns).copy()).float() / 255
@@ -537,7 +552,7 @@ def test_cut_file_is_refused(tmp_path, extension, part):
     noise = torch.rand(16, 48, 48, 3, generator=torch.Generator().manual_seed(0))
     write_video(tmp_path / f"whole{extension}", noise, 8.0)
     data = (tmp_path / f"whole{extension}").read_bytes()
-    (tmp_path / f"cut{extension}").write_bytes(data[:int(len(data) * part)])
+    (tmp_path / f"cut{extension}").write_bytes(data[: int(len(data) * part)])
     refused(read_video, tmp_path / f"cut{extension}", words=(f"cut{extension}",))
 
 
@@ -673,8 +688,19 @@ def test_good_outputs_pass_and_leave_nothing(tmp_path, monkeypatch):
     (tmp_path / "old.mp4").touch()
     (tmp_path / "empty").mkdir()
     before = sorted(os.listdir(tmp_path))
-    for name in ("new.mp4", "old.mp4", "NEW.MP4", "a.webm", "a.gif", "a.webp", "a.mkv", "frames", "frames.v2/", "empty",
-                 "empty/"):
+    for name in (
+        "new.mp4",
+        "old.mp4",
+        "NEW.MP4",
+        "a.webm",
+        "a.gif",
+        "a.webp",
+        "a.mkv",
+        "frames",
+        "frames.v2/",
+        "empty",
+        "empty/",
+    ):
         check_output(f"{tmp_path}/{name}")
     for name in ("a.png", "a.jpg", "a.jpeg", "a.webp"):
         check_output(tmp_path / name, "image")
@@ -690,10 +716,18 @@ def test_bad_outputs_are_refused(tmp_path):
     (tmp_path / "mine" / "holiday.jpg").touch()
     before = sorted(os.listdir(tmp_path))
     for name, words in {
-        "clip.avi": (".avi", ".mp4", ".webm", ".gif", ".webp"), "clip.png": (".png", ".mp4"), ".mp4": ("name",),
-        "missing/clip.mp4": ("missing", "does not exist"), "file/clip.mp4": ("file",), "folder.mp4": ("folder",),
-        "file": ("found a file",), "file/": ("found a file",), "mine": ("holiday.jpg",), "mine/": ("holiday.jpg",),
-        "x" * 300 + ".mp4": ("choose another path",), "nul\0.mp4": (),
+        "clip.avi": (".avi", ".mp4", ".webm", ".gif", ".webp"),
+        "clip.png": (".png", ".mp4"),
+        ".mp4": ("name",),
+        "missing/clip.mp4": ("missing", "does not exist"),
+        "file/clip.mp4": ("file",),
+        "folder.mp4": ("folder",),
+        "file": ("found a file",),
+        "file/": ("found a file",),
+        "mine": ("holiday.jpg",),
+        "mine/": ("holiday.jpg",),
+        "x" * 300 + ".mp4": ("choose another path",),
+        "nul\0.mp4": (),
     }.items():
         refused(check_output, f"{tmp_path}/{name}", words=words)
     refused(check_output, "", words=("empty",))
@@ -732,7 +766,7 @@ def test_sheet_enlarges_by_whole_factors_and_keeps_the_order():
     assert sheet.dtype == torch.float32
     for index, frame in enumerate(frames):
         top, left = 4 + index // 3 * 132, 4 + index % 3 * 132
-        shown = sheet[top:top + 128, left:left + 128]
+        shown = sheet[top : top + 128, left : left + 128]
         assert (shown - frame.repeat_interleave(2, 0).repeat_interleave(2, 1)).abs().max() <= 0.5 / 255 + 1e-6
 
 

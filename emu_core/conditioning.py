@@ -1,0 +1,106 @@
+"""Given frames -> extra input channels: zero-padded latents, and a mask that is 1 where a frame is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from .config import Channel
+from .schedule import ScheduleConfig, add_noise
+
+FACTOR = 4
+"""The interpolation model's output has this many times the rate of its keyframes."""
+
+
+def condition(
+    given: torch.Tensor, positions: Sequence[int], frames: int, order: Sequence[Channel] = ("image", "mask")
+) -> torch.Tensor:
+    """Channels (b, f, C+1, h, w) for clean latents `given` (b, k, C, h, w) at frames `positions` (k numbers, 0 to f-1).
+
+    A negative position counts from the end. No frame given: all zeros.
+    """
+    b, k, c, h, w = given.shape
+    places = checked_positions(positions, k, frames)
+    image = given.new_zeros(b, frames, c, h, w)
+    mask = given.new_zeros(b, frames, 1, h, w)
+    image[:, places], mask[:, places] = given, 1
+    return torch.cat([{"image": image, "mask": mask}[name] for name in order], 2)
+
+
+def checked_positions(positions: Sequence[int], given: int, frames: int) -> list[int]:
+    """Positions 0 to frames - 1, one for each given frame, none twice."""
+    if len(positions) != given:
+        raise ValueError(f"each given frame needs a position: found {given} frames and {len(positions)} positions")
+    for p in positions:
+        if not -frames <= p < frames:
+            raise ValueError(f"position {p} is outside a video of {frames} frames: use 0 to {frames - 1}, or -1 for the last")
+    places = [p % frames for p in positions]
+    if len(set(places)) < len(places):
+        raise ValueError(f"two given frames share a position: found {sorted(places)}; give each its own")
+    return places
+
+
+def slot_count(keyframes: int, factor: int = FACTOR) -> int:
+    """Frames that the interpolation model makes of `keyframes`: factor - 1 between neighbours, `factor` on either side."""
+    return factor * (keyframes + 1) + 1
+
+
+def slots(keyframes: int, factor: int = FACTOR) -> list[int]:
+    """Where keyframe k sits: factor (k + 1), so 4, 8, ..., 32 of 37."""
+    return [factor * (k + 1) for k in range(keyframes)]
+
+
+def augment(latents: torch.Tensor, t: int, schedule: ScheduleConfig, noise: torch.Tensor) -> torch.Tensor:
+    """Noise augmentation of given latents (b, k, C, h, w) at timestep `t` (Emu Video: 100 at inference); t 0 leaves them."""
+    if not 0 <= t < schedule.steps:
+        raise ValueError(f"the timestep of noise augmentation must be 0 to {schedule.steps - 1}, found {t}")
+    if t == 0:
+        return latents
+    return add_noise(schedule, latents, noise, torch.full((len(latents),), t))
+
+
+Stitch = Literal["continuous", "paper"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """One call of the interpolation model: keyframes `first` to `first + given - 1`, the last repeated up to `size`.
+
+    Its output's frames `start` to `stop - 1` enter the video.
+    """
+
+    first: int
+    given: int
+    size: int
+    start: int
+    stop: int
+
+    @property
+    def keyframes(self) -> list[int]:
+        """Which keyframes fill the window's `size` places."""
+        return [self.first + min(i, self.given - 1) for i in range(self.size)]
+
+
+def windows(keyframes: int, size: int = 8, stitch: Stitch = "continuous", factor: int = FACTOR) -> list[Window]:
+    """Windows of `size` keyframes that share none, and what each contributes.
+
+    `continuous`: a window's first frame lies where the last keyframe of the one before does. That keyframe is kept, and the
+    next window goes on behind it, so that factor * (n + 1) + 1 frames come out and no keyframe or moment is lost.
+    `paper`: drops the last 5 frames of a window and the first 4 of the next (65 frames of two windows), a jump in time.
+    """
+    if keyframes < 2:
+        raise ValueError(f"interpolation needs 2 or more keyframes, found {keyframes}")
+    if size < 1:
+        raise ValueError(f"a window needs 1 or more keyframes, found {size}")
+    if stitch not in ("continuous", "paper"):
+        raise ValueError(f"stitching must be continuous or paper, found {stitch!r}")
+    result = []
+    for first in range(0, keyframes, size):
+        given = min(size, keyframes - first)
+        last = first + size >= keyframes
+        start, stop = (factor, factor * size) if stitch == "paper" else (1, factor * size + 1)
+        result.append(Window(first, given, size, start if first else 0, slot_count(given, factor) if last else stop))
+    return result

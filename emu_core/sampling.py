@@ -1,0 +1,100 @@
+"""Sampling with DDIM, or through diffusers' schedulers, trailing from the last timestep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .schedule import ScheduleConfig, abar, add_noise, denoised, implied_noise, trailing_timesteps
+
+Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(noisy latents (n, c, h, w), timestep ()) -> the network's guided output, same shape."""
+
+SAMPLERS = ("ddim", "dpmpp_2m", "dpmpp_2m_sde", "euler", "euler_ancestral", "unipc")
+
+
+def build_scheduler(name: str, config: ScheduleConfig) -> Any:
+    """A diffusers scheduler on exactly this schedule."""
+    import diffusers
+
+    if name not in SAMPLERS:
+        raise ValueError(f"unknown sampler {name!r}: expected one of {', '.join(SAMPLERS)}")
+    common: dict[str, Any] = {
+        "num_train_timesteps": config.steps,
+        "beta_start": config.beta_start,
+        "beta_end": config.beta_end,
+        "beta_schedule": config.beta_schedule,
+        "prediction_type": config.prediction,
+        "timestep_spacing": "trailing",
+        "rescale_betas_zero_snr": config.zero_snr,
+    }
+    if name == "ddim":
+        return diffusers.DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True)
+    if name.startswith("dpmpp_2m"):
+        kind = "sde-dpmsolver++" if name.endswith("sde") else "dpmsolver++"
+        return diffusers.DPMSolverMultistepScheduler(**common, algorithm_type=kind, solver_order=2, final_sigmas_type="zero")
+    if name == "unipc":
+        return diffusers.UniPCMultistepScheduler(**common, final_sigmas_type="zero")
+    euler = diffusers.EulerDiscreteScheduler if name == "euler" else diffusers.EulerAncestralDiscreteScheduler
+    return euler(**common)
+
+
+def sample(
+    denoise: Denoiser,
+    noise: torch.Tensor,
+    config: ScheduleConfig,
+    steps: int,
+    sampler: str = "ddim",
+    generator: torch.Generator | None = None,
+    callback: Callable[[int, torch.Tensor], None] | None = None,
+) -> torch.Tensor:
+    """Turn unit noise (n, c, h, w) into latents of the same shape.
+
+    `callback(step, latents)` is called after each step and may raise to stop. `generator` feeds the samplers that
+    add noise on the way.
+    """
+    timesteps = trailing_timesteps(config, steps).to(noise.device)
+    if sampler == "ddim":
+        return _ddim(denoise, noise, config, timesteps, callback)
+    scheduler = build_scheduler(sampler, config)
+    scheduler.set_timesteps(steps, device=noise.device)
+    if len(scheduler.timesteps) > steps:  # rounding in its arange adds a timestep -1 for some numbers of steps, such as 217
+        scheduler.timesteps = scheduler.timesteps[:steps]
+        scheduler.sigmas = torch.cat([scheduler.sigmas[:steps], scheduler.sigmas[-1:]])
+    latents = noise * scheduler.init_noise_sigma
+    extra = {} if sampler in ("unipc",) else {"generator": generator}
+    for i, t in enumerate(scheduler.timesteps):
+        output = denoise(scheduler.scale_model_input(latents, t), t)
+        latents = scheduler.step(output, t, latents, **extra, return_dict=False)[0]
+        if callback is not None:
+            callback(i, latents)
+    return latents
+
+
+def _ddim(
+    denoise: Denoiser,
+    noise: torch.Tensor,
+    config: ScheduleConfig,
+    timesteps: torch.Tensor,
+    callback: Callable[[int, torch.Tensor], None] | None,
+) -> torch.Tensor:
+    """DDIM with eta 0 (Song et al., arXiv 2010.02502, equation 12): from each timestep to the next, and at last to x0.
+
+    diffusers' steps go to t - N // steps instead. That is the next timestep only where the number of steps divides N;
+    elsewhere the noise that is left is not what the network is told, and some may be left at the end.
+    """
+    latents = noise
+    for i, t in enumerate(timesteps):
+        output = denoise(latents, t)
+        clean = denoised(config, latents, output, t[None])
+        towards = implied_noise(config, latents, output, t[None])
+        last = i + 1 == len(timesteps)
+        latents = clean if last else add_noise(config, clean, towards, timesteps[i + 1][None])
+        if callback is not None:
+            callback(i, latents)
+    return latents
+
+
+__all__ = ["SAMPLERS", "Denoiser", "abar", "build_scheduler", "sample"]

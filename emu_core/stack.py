@@ -1,0 +1,225 @@
+"""TemporalStack: all that is learned, attached to a frozen U-Net by forward hooks and detached without a trace.
+
+No module of the U-Net is replaced, none of its keys moves, and no state stays on it. What a run needs travels in one
+`Run`, set for the time of that run on the attachment that the hooks belong to; outside a run the hooks do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from .attention import Attend, sdpa
+from .config import StackConfig
+from .sites import Site, find_sites
+from .temporal import TORCH_LAYERS, LayerTypes, TemporalConv, TemporalTransformer, zero_
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of a video U-Net needs, beside the U-Net's own inputs of batch (b f).
+
+    `conditioning` (b f, C+1, h, w) in the stack's channel order, or None for no image. `text`: states (b, tokens, width),
+    one for all transformer layers or one for each. `strength` 0 switches the temporal layers off, 1 is as trained; the
+    image channels are not scaled by it.
+    """
+
+    frames: int
+    text: Sequence[torch.Tensor] = ()
+    conditioning: torch.Tensor | None = None
+    strength: float = 1.0
+    attend: Attend = sdpa
+
+
+class TemporalStack(nn.Module):
+    """The temporal layers of every site, and the kernel of the extra input channels (zero at the start)."""
+
+    def __init__(self, config: StackConfig, types: LayerTypes = TORCH_LAYERS, **factory: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleDict({_key(site): self._layer(site, types, factory) for site in config.sites})
+        self.conv_in = types.conv2d(config.extra_channels, config.input_width, 3, padding=1, bias=False, **factory)
+        zero_(self.conv_in)
+
+    def _layer(self, site: Site, types: LayerTypes, factory: dict[str, Any]) -> nn.Module:
+        config = self.config
+        if site.kind == "conv":
+            return TemporalConv(site.channels, config.kernel, types, **factory)
+        if site.kind == "attention":
+            return TemporalTransformer(
+                site.channels, config.head_dim, config.attentions, site.contexts, config.mlp_ratio, types, **factory
+            )
+        raise ValueError(f"site {site.name} is of kind {site.kind!r}: this stack has layers for conv and attention sites only")
+
+    @classmethod
+    def for_unet(cls, unet: nn.Module, without: tuple[str, ...] = (), **settings: Any) -> TemporalStack:
+        """A new stack, the identity, with a layer at every conv and attention site of `unet`, but for those whose names end
+        in one of `without`. `settings` are StackConfig's, `base` among them.
+        """
+        found = find_sites(unet)
+        carried = [site for site, _ in found.values() if site.kind in ("conv", "attention")]
+        sites = tuple(site for site in carried if not site.name.endswith(without or ("\0",)))
+        latent_channels = found["conv_in"][1].in_channels
+        width = found["conv_in"][0].channels
+        assert isinstance(latent_channels, int)
+        config = StackConfig(latent_channels=latent_channels, input_width=width, sites=sites, **settings)
+        return cls(config)
+
+    def attach(self, unet: nn.Module) -> Attachment:
+        """Put hooks on a U-Net. Refuses, with a sentence, one that lacks a site or has it in another width."""
+        return Attachment(self, unet)
+
+
+_CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")  # what diffusers sets on a module
+
+
+def _key(site: Site) -> str:
+    return site.name.replace(".", "-")  # a module's name may hold no dot
+
+
+class Attachment:
+    """A stack on a U-Net. `with attachment.run(Run(...)):` makes calls of that U-Net video calls; `detach()` ends it."""
+
+    def __init__(self, stack: TemporalStack, unet: nn.Module) -> None:
+        self.stack = stack
+        self.unet: Any = unet
+        self.current: Run | None = None
+        self.untouched: list[tuple[nn.Module, dict[str, Any]]] = []
+        found = find_sites(unet)
+        latent_channels = found["conv_in"][1].in_channels
+        assert isinstance(latent_channels, int)
+        check_fit(stack.config, {name: site for name, (site, _) in found.items()}, latent_channels)
+        self.handles = [
+            found[site.name][1].register_forward_hook(self._hook(site.name, stack.layers[_key(site)]))
+            for site in stack.config.sites
+        ]
+        if "conv_in" not in {site.name for site in stack.config.sites}:
+            self.handles.append(found["conv_in"][1].register_forward_hook(self._hook("conv_in", None)))
+
+    def detach(self) -> None:
+        """Take every hook off, and end what gradient checkpointing began; the U-Net is what it was."""
+        for handle in self.handles:
+            handle.remove()
+        for module, settings in self.untouched:
+            for name in _CHECKPOINTING:
+                module.__dict__.pop(name, None)
+            module.__dict__.update(settings)
+        self.handles, self.untouched = [], []
+
+    @contextmanager
+    def run(self, run: Run) -> Iterator[None]:
+        """Meanwhile the hooks act, as `run` says. Runs may nest; the outer one is in force again afterwards."""
+        outer, self.current = self.current, run
+        try:
+            yield
+        finally:
+            self.current = outer
+
+    def texts(self, text: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Split text states (b, tokens, width) by the widths that the transformer layers of a site attend to.
+
+        One part when all layers see the same text; else they are joined along the width, as for the paper's two encoders.
+        """
+        widths = {site.contexts for site in self.stack.config.sites if site.kind == "attention"}
+        own = max(widths, key=len, default=())
+        if len(set(own)) <= 1:
+            return (text,)
+        return text.split(own, -1)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Have diffusers' U-Net recompute its blocks in the backward pass, which happens after the run is over:
+        each block takes its run along. It lasts until `detach`."""
+
+        def with_run(module: Callable[..., Any], *args: Any) -> Any:
+            run = self.current
+
+            def again(*inner: Any) -> Any:
+                if run is None:
+                    return module(*inner)
+                with self.run(run):
+                    return module(*inner)
+
+            return checkpoint(again, *args, use_reentrant=False)
+
+        if not self.untouched:
+            able = [module for module in self.unet.modules() if hasattr(module, _CHECKPOINTING[0])]
+            self.untouched = [(m, {name: m.__dict__[name] for name in _CHECKPOINTING if name in m.__dict__}) for m in able]
+        self.unet.enable_gradient_checkpointing(gradient_checkpointing_func=with_run)
+
+    def _hook(self, name: str, layer: nn.Module | None) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            run = self.current
+            if run is None:
+                return None  # the output itself, not a copy: bits and memory layout stay
+            x = output if isinstance(output, torch.Tensor) else output[0]
+            y = x
+            if name == "conv_in" and run.conditioning is not None:
+                y = _add(y, self.stack.conv_in(_as_weights(run.conditioning, self.stack.conv_in.weight)))
+            if layer is not None and run.strength != 0:
+                y = _act(layer, y, run)
+            if y is x:
+                return None
+            return y if isinstance(output, torch.Tensor) else (y, *output[1:])
+
+        return hook
+
+
+def _act(layer: nn.Module, x: torch.Tensor, run: Run) -> torch.Tensor:
+    weight = next(layer.parameters())
+    inner = _as_weights(x, weight)
+    if isinstance(layer, TemporalConv):
+        change = layer(inner, run.frames)
+        return _add(x, change if run.strength == 1 else run.strength * change)
+    y = layer(inner, run.frames, tuple(_as_weights(states, weight) for states in run.text), run.attend)
+    if torch.promote_types(inner.dtype, x.dtype) != inner.dtype:  # the cast rounded x: keep its own bits, add the change
+        y = _add(x, y - inner)
+    y = _like(y, x)
+    return y if run.strength == 1 else _like(torch.lerp(x, y, run.strength), x)
+
+
+def _as_weights(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Cast to the layer's precision, unless autocast does."""
+    return x if x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type) else x.to(weight.dtype)
+
+
+def _like(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """`y` in the precision and memory layout of `x`: another layout would choose other kernels further on, and other bits."""
+    if y.dtype == x.dtype and y.stride() == x.stride():
+        return y
+    return torch.empty_like(x).copy_(y)
+
+
+def _add(x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+    return _like(x + _like(change, x), x)  # a sum's layout may differ from that of both its terms, if they are 1 x 1
+
+
+def check_fit(config: StackConfig, found: dict[str, Site], latent_channels: int) -> None:
+    """Refuse a U-Net that is not of the shape that the stack was made for; `latent_channels` is what its first layer takes."""
+    for site in config.sites:
+        here = found.get(site.name)
+        if here is None:
+            raise ValueError(
+                f"this temporal stack is for {config.base!r} and has a layer at {site.name}, which the given U-Net lacks: "
+                f"load it on a {config.base!r} model"
+            )
+        if (here.channels, here.contexts) != (site.channels, site.contexts):
+            raise ValueError(
+                f"this temporal stack is for {config.base!r}: at {site.name} it expects {_width(site)}, "
+                f"the given U-Net has {_width(here)}; load it on a {config.base!r} model"
+            )
+    expected, given = (config.latent_channels, config.input_width), (latent_channels, found["conv_in"].channels)
+    if expected != given:
+        raise ValueError(
+            f"this temporal stack is for {config.base!r}: at conv_in it expects {expected[0]} latent channels and a width of "
+            f"{expected[1]}, the given U-Net has {given[0]} and {given[1]}; load it on a {config.base!r} model"
+        )
+
+
+def _width(site: Site) -> str:
+    return f"{site.channels} channels" + (f" and text states of {'/'.join(map(str, site.contexts))}" if site.contexts else "")

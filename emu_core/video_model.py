@@ -1,0 +1,65 @@
+"""The video model: a frozen U-Net with a stack attached, called on whole videos."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from torch import nn
+
+from .attention import Attend, sdpa
+from .stack import Run, TemporalStack
+
+
+class VideoModel(nn.Module):
+    """(noisy latents, timestep, text, given frames) of videos -> the network's output, frame 0 included.
+
+    The stack is a submodule; the U-Net is not, since it is frozen and belongs to the caller. So `parameters()` are the
+    stack's alone, for an optimiser or a distributed wrapper.
+    """
+
+    def __init__(self, unet: nn.Module, stack: TemporalStack, attend: Attend = sdpa) -> None:
+        super().__init__()
+        self.stack = stack
+        self.attend = attend
+        self.attachment = stack.attach(unet)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        t: torch.Tensor,
+        text: torch.Tensor,
+        conditioning: torch.Tensor | None = None,
+        added: dict[str, torch.Tensor] | None = None,
+        strength: float = 1.0,
+    ) -> torch.Tensor:
+        """`latents` (b, f, C, h, w), `t` (b,) or (), `text` (b, tokens, width), `conditioning` (b, f, C+1, h, w) or None,
+        `added` SDXL's further conditions (b, ...) -> (b, f, C, h, w)."""
+        b, f = latents.shape[:2]
+        run = Run(
+            frames=f,
+            text=self.attachment.texts(text),
+            conditioning=None if conditioning is None else conditioning.flatten(0, 1),
+            strength=strength,
+            attend=self.attend,
+        )
+        each: dict[str, Any] = {name: _each_frame(value, f) for name, value in (added or {}).items()}
+        with self.attachment.run(run):
+            output = self.attachment.unet(
+                latents.flatten(0, 1),
+                _each_frame(t.expand(b), f),
+                _each_frame(text, f),
+                added_cond_kwargs=each or None,
+                return_dict=False,
+            )[0]
+        return rearrange(output, "(b f) c h w -> b f c h w", f=f)
+
+    def detach_stack(self) -> None:
+        """Take the stack off the U-Net."""
+        self.attachment.detach()
+
+
+def _each_frame(value: torch.Tensor, frames: int) -> torch.Tensor:
+    """(b, ...) -> (b f, ...), frames fastest."""
+    return repeat(value, "b ... -> (b f) ...", f=frames)
