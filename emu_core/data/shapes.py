@@ -1,0 +1,172 @@
+"""The procedural world of the bundled model: one coloured shape on a plain background, moving or not.
+
+Everything is a closed form of a clip's index, so the data are endless, need no files, and the truth
+(colour, shape, size, position of every frame) is known exactly. One frame says nothing of the motion:
+the place at time 0 is drawn independently of direction and speed.
+
+Shapes: `n` clips, `f` frames, images `(n, f, 3, 64, 64)` float32 in -1..1. Lengths are pixels, times seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Protocol
+
+import torch
+
+SIZE = 64
+PALETTE: dict[str, tuple[int, int, int]] = {
+    "red": (220, 40, 40),
+    "green": (40, 170, 60),
+    "blue": (40, 70, 220),
+    "yellow": (240, 210, 40),
+    "purple": (160, 50, 200),
+    "cyan": (40, 200, 220),
+}
+BACKGROUNDS: dict[str, tuple[int, int, int]] = {"white": (245, 245, 245), "gray": (128, 128, 128), "black": (12, 12, 12)}
+SHAPES = ("circle", "square", "triangle", "cross")
+RADIUS = {"small": 11.0, "big": 18.0}
+DIRECTIONS: dict[str, tuple[int, int]] = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1), "still": (0, 0)}
+SPEED = {"slowly": 4.0, "": 8.0}
+"""Pixels a second; the empty word is the ordinary speed."""
+START_RANGE = (22.0, 42.0)
+"""Where the centre is at time 0, in pixels, on both axes."""
+
+
+class Moving(Protocol):
+    """Something that starts at a place (x, y) and moves at a velocity (pixels a second)."""
+
+    @property
+    def start(self) -> tuple[float, float]: ...
+
+    @property
+    def velocity(self) -> tuple[float, float]: ...
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What happens in one clip. `start` is the centre (x, y) in pixels at time 0."""
+
+    shape: str
+    colour: str
+    background: str
+    size: str
+    direction: str
+    speed: str
+    start: tuple[float, float]
+
+    @property
+    def caption(self) -> str:
+        motion = motion_words(self.direction, self.speed)
+        return f"a {self.size} {self.colour} {self.shape} {motion} on a {self.background} background"
+
+    @property
+    def velocity(self) -> tuple[float, float]:
+        """Pixels a second, (x, y); y grows downwards."""
+        return velocity(self.direction, self.speed)
+
+
+def velocity(direction: str, speed: str) -> tuple[float, float]:
+    """Pixels a second, (x, y); y grows downwards."""
+    dx, dy = DIRECTIONS[direction]
+    return dx * SPEED[speed], dy * SPEED[speed]
+
+
+def motion_words(direction: str, speed: str) -> str:
+    """The part of a caption that says the motion."""
+    return "stays still" if direction == "still" else " ".join(w for w in ("moves", speed, direction) if w)
+
+
+def is_held_out(shape: str, colour: str, direction: str) -> bool:
+    """The fifth of the (shape, colour, direction) combinations that no training ever sees.
+
+    Each pair of shape and colour misses exactly one direction, and each direction is missed equally often.
+    """
+    total = SHAPES.index(shape) + list(PALETTE).index(colour) + list(DIRECTIONS).index(direction)
+    return total % len(DIRECTIONS) == 0
+
+
+def combinations(held_out: bool) -> list[tuple[str, str, str]]:
+    """All (shape, colour, direction) of one side of the split."""
+    return [c for c in product(SHAPES, PALETTE, DIRECTIONS) if is_held_out(*c) == held_out]
+
+
+def vocabulary() -> list[str]:
+    """Every word a caption can contain, sorted."""
+    words = {"a", "on", "background", "moves", "stays", "still"}
+    words |= {w for w in SPEED if w} | set(SHAPES) | set(PALETTE) | set(BACKGROUNDS) | set(RADIUS) | set(DIRECTIONS)
+    return sorted(words)
+
+
+def clip(seed: int, index: int, held_out: bool = False) -> Clip:
+    """The clip number `index` of the world `seed`; the same on every machine and in every process."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + index) & (2**62 - 1))
+
+    def pick(options: Sequence) -> Any:
+        return options[int(torch.randint(len(options), (1,), generator=generator))]
+
+    shape, colour, direction = pick(_SPLIT[held_out])
+    low, high = START_RANGE
+    x, y = (low + (high - low) * torch.rand(2, generator=generator)).tolist()
+    background, size, speed = pick(tuple(BACKGROUNDS)), pick(tuple(RADIUS)), pick(tuple(SPEED))
+    return Clip(shape, colour, background, size, direction, speed if direction != "still" else "", (x, y))
+
+
+_SPLIT = {side: combinations(side) for side in (False, True)}
+
+
+def clips(seed: int, indices: Sequence[int], held_out: bool = False) -> list[Clip]:
+    return [clip(seed, int(i), held_out) for i in indices]
+
+
+def positions(batch: Sequence[Moving], times: torch.Tensor) -> torch.Tensor:
+    """Centres (n, f, 2) in pixels at `times` (f,) seconds."""
+    start = torch.tensor([c.start for c in batch])
+    velocity = torch.tensor([c.velocity for c in batch])
+    return start[:, None] + velocity[:, None] * times[None, :, None]
+
+
+def signed_distance(shape: str, offset: torch.Tensor, radius: float | torch.Tensor) -> torch.Tensor:
+    """Distance in pixels from a shape's edge, negative inside. `offset` (..., 2) is the place from the centre."""
+    x, y = offset.unbind(-1)
+    if shape == "circle":
+        return (x * x + y * y).sqrt() - radius
+    if shape == "square":
+        return torch.maximum(x.abs(), y.abs()) - 0.9 * radius
+    if shape == "triangle":  # upright and equilateral: three half planes at 0.6 of the radius from its centre
+        return torch.maximum(y, 0.8660254 * x.abs() - 0.5 * y) - 0.6 * radius
+    if shape == "cross":
+        ax, ay = x.abs(), y.abs()
+        bar = torch.maximum(ax - radius, ay - 0.36 * radius)
+        return torch.minimum(bar, torch.maximum(ay - radius, ax - 0.36 * radius))
+    raise ValueError(f"unknown shape {shape!r}: expected one of {', '.join(SHAPES)}")
+
+
+def coverage(shape: str, offset: torch.Tensor, radius: float | torch.Tensor) -> torch.Tensor:
+    """Share of each pixel that the shape covers, 0..1: an edge one pixel wide."""
+    return (0.5 - signed_distance(shape, offset, radius)).clamp(0, 1)
+
+
+def pixel_grid(size: int = SIZE) -> torch.Tensor:
+    """Centres of the pixels, (size, size, 2) as (x, y)."""
+    axis = torch.arange(size, dtype=torch.float32) + 0.5
+    return torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
+
+
+def rgb(colour: tuple[int, int, int]) -> torch.Tensor:
+    """A colour as three floats in -1..1."""
+    return torch.tensor(colour, dtype=torch.float32) / 127.5 - 1
+
+
+def render(batch: Sequence[Clip], times: torch.Tensor) -> torch.Tensor:
+    """Draw clips at `times` (f,) seconds -> (n, f, 3, 64, 64) in -1..1."""
+    centre = positions(batch, times)
+    grid = pixel_grid()
+    frames = torch.empty(len(batch), len(times), 3, SIZE, SIZE)
+    for i, c in enumerate(batch):
+        alpha = coverage(c.shape, grid - centre[i, :, None, None], RADIUS[c.size])[:, None]
+        ground, colour = rgb(BACKGROUNDS[c.background]).view(3, 1, 1), rgb(PALETTE[c.colour]).view(3, 1, 1)
+        frames[i] = ground + alpha * (colour - ground)
+    return frames

@@ -1,0 +1,164 @@
+"""Measures the tiny model on combinations of shape, colour and direction that it never saw.
+
+Frames are read by the exact detectors of `detect`, which are first held against the renderer's own truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..conditioning import slots
+from ..data import shapes
+from ..media import contact_sheet, write_image
+from ..pipeline import EmuVideoPipeline, Settings
+from .detect import Reading, direction_of, read_frames
+
+SEED = 987_654  # of the held-out prompts; training uses others, and other combinations
+PARTS = ("colour", "background", "shape", "size")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One held-out prompt and what the model made of it: images (f, 64, 64, 3) 0..1."""
+
+    clip: shapes.Clip
+    first: torch.Tensor
+    video: torch.Tensor
+    finer: torch.Tensor | None
+
+
+def _network(frames: torch.Tensor) -> torch.Tensor:
+    """(f, H, W, 3) 0..1 -> (f, 3, H, W) -1..1, as the detectors read."""
+    return frames.permute(0, 3, 1, 2) * 2 - 1
+
+
+def _psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Peak signal to noise in dB of images 0..1."""
+    return float(-10 * torch.log10((a - b).square().mean().clamp(min=1e-10)))
+
+
+def check_detectors(count: int) -> dict[str, float]:
+    """The detectors on real frames: share of right answers, and the largest error of place in pixels."""
+    clips = shapes.clips(SEED, range(count), held_out=True)
+    times = torch.tensor([0.0, 1.75])
+    readings = read_frames(shapes.render(clips, times).flatten(0, 1))
+    truth = shapes.positions(clips, times).flatten(0, 1)
+    doubled = [c for c in clips for _ in times]
+    figures = {f"detector_{part}": _agreement(readings, doubled, part) for part in PARTS}
+    place = torch.tensor([r.centre for r in readings]) - truth
+    return figures | {"detector_place_px": float(place.norm(dim=1).max())}
+
+
+def _agreement(readings: Iterable[Reading], clips: Iterable[shapes.Clip], part: str) -> float:
+    right = [getattr(r, part) == getattr(c, part) for r, c in zip(readings, clips, strict=True)]
+    return sum(right) / len(right)
+
+
+def judge_starting_frames(samples: list[Sample]) -> dict[str, float]:
+    readings = read_frames(torch.cat([_network(s.first) for s in samples]))
+    return {part: _agreement(readings, [s.clip for s in samples], part) for part in PARTS}
+
+
+def judge_videos(samples: list[Sample], fps: float) -> dict[str, float]:
+    """Direction, speed, drift of what should stay still, fidelity of frame 0, colour drift.
+
+    `speed`: share of moving clips whose travel is nearer to that of the asked speed than to the other. `travel_ratio`: mean of
+    travel over what was asked. `colour_drift`: mean change of the shape's colour from first to last frame, in 0..255.
+    """
+    directions, speeds, ratios, drifts, drift_of_colour = [], [], [], [], []
+    for s in samples:
+        ends = read_frames(_network(s.video[[0, -1]]))
+        dx, dy = (b - a for a, b in zip(ends[0].centre, ends[1].centre, strict=True))
+        directions.append(direction_of(dx, dy) == s.clip.direction)
+        travel, seconds = (dx * dx + dy * dy) ** 0.5, (len(s.video) - 1) / fps
+        if s.clip.direction == "still":
+            drifts.append(travel)
+        else:
+            nearest = min(shapes.SPEED, key=lambda word: abs(shapes.SPEED[word] * seconds - travel))
+            speeds.append(nearest == s.clip.speed)
+            ratios.append(travel / (shapes.SPEED[s.clip.speed] * seconds))
+        drift_of_colour.append(_colour_drift(s.video))
+    return {
+        "direction": _mean(directions),
+        "speed": _mean(speeds),
+        "travel_ratio": _mean(ratios),
+        "still_drift_px": _mean(drifts),
+        "frame0_psnr_db": _mean(_psnr(s.first[0], s.video[0]) for s in samples),
+        "colour_drift": _mean(drift_of_colour),
+        "last_frame_shape": _agreement(
+            read_frames(torch.cat([_network(s.video[-1:]) for s in samples])), [s.clip for s in samples], "shape"
+        ),
+    }
+
+
+def _colour_drift(video: torch.Tensor) -> float:
+    from .detect import separate
+
+    _, colour, _, _ = separate(_network(video[[0, -1]]))
+    return float((colour[1] - colour[0]).abs().mean()) * 127.5
+
+
+def judge_interpolation(samples: list[Sample]) -> dict[str, float]:
+    """`between_error_px`: mean distance of in-between frames from the straight path between the given keyframes.
+    `keyframe_psnr_db`: given keyframes against the frames at their slots."""
+    errors, fidelity = [], []
+    for s in samples:
+        if s.finer is None:
+            continue
+        places = slots(len(s.video))
+        given = torch.tensor([r.centre for r in read_frames(_network(s.video))])
+        between = [i for i in range(places[0], places[-1]) if i not in places]
+        found = torch.tensor([r.centre for r in read_frames(_network(s.finer[between]))])
+        share = torch.tensor([(i % places[0]) / places[0] for i in between])[:, None]
+        left = torch.tensor([i // places[0] - 1 for i in between])
+        path = given[left] + share * (given[left + 1] - given[left])
+        errors.append(float((found - path).norm(dim=1).nan_to_num(nan=float(shapes.SIZE)).mean()))
+        fidelity.append(_psnr(s.finer[places], s.video))
+    return {"between_error_px": _mean(errors), "keyframe_psnr_db": _mean(fidelity)} if errors else {}
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return float(sum(values) / len(values)) if values else float("nan")
+
+
+def evaluate(
+    pipeline: EmuVideoPipeline,
+    prompts: int = 200,
+    settings: Settings = Settings(),
+    interpolate: bool = True,
+    out: Path | None = None,
+) -> dict[str, float]:
+    """Run the three steps on held-out prompts and measure them. With `out`, sheets of the first videos are written there."""
+    from tqdm import tqdm
+
+    figures: dict[str, float] = {"prompts": prompts, **check_detectors(prompts)}
+    samples = []
+    for i, clip in enumerate(tqdm(shapes.clips(SEED, range(prompts), held_out=True), desc="videos")):
+        result = pipeline(clip.caption, _seeded(settings, i), interpolate=interpolate)
+        samples.append(Sample(clip, result.starting_frame, result.video, result.interpolated))
+    fps = settings.fps or pipeline.models["F"].stack.config.fps
+    figures |= judge_starting_frames(samples) | judge_videos(samples, fps) | judge_interpolation(samples)
+    if out is not None:
+        write_sheets(samples[:8], out)
+    return figures
+
+
+def _seeded(settings: Settings, number: int) -> Settings:
+    from dataclasses import replace
+
+    return replace(settings, seed=settings.seed + number)
+
+
+def write_sheets(samples: list[Sample], out: Path) -> None:
+    """`videos.png` (a row a prompt) and `interpolated.png` (every third frame)."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = torch.cat([torch.cat([s.first, s.video]) for s in samples])
+    write_image(out / "videos.png", contact_sheet(rows, columns=1 + len(samples[0].video)))
+    finer = [s.finer[::3] for s in samples if s.finer is not None]
+    if finer:
+        write_image(out / "interpolated.png", contact_sheet(torch.cat(finer), columns=len(finer[0])))

@@ -1,0 +1,199 @@
+"""Training of the tiny image autoencoder (AutoencoderKL, the layout of Stable Diffusion's)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models import AutoencoderKL
+from torch import nn
+from torch.nn import functional as F
+
+from ..data import anything, shapes
+from .recipes import Recipe
+from .sheets import save_grid
+
+CROP = 32
+CROP_SHARE = 0.65  # of the run: crops around the shape, four times cheaper than whole frames
+PULL_SHARE = 0.3  # of the run: latents are drawn towards the leading principal components of 8 x 8 patches
+LATENT_NOISE = 0.25  # most noise, in standard deviations, that the decoder learns to bear
+
+
+def build_vae() -> AutoencoderKL:
+    """64 channels at every level: at 32, a group norm of 32 groups would take each channel's mean, a flat colour, away."""
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(64,) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        sample_size=shapes.SIZE,
+        scaling_factor=1.0,
+    )
+    for resnet in _outer_resnets(vae):
+        for p in resnet.parameters():
+            p.requires_grad_(False)
+        nn.init.zeros_(resnet.conv2.weight)
+        nn.init.zeros_(resnet.conv2.bias)
+    return vae
+
+
+def _outer_resnets(vae: Any) -> list[Any]:
+    """The residual blocks at the finest levels. They stay at zero: four fifths of the encoder's work for nothing that
+    this world needs, and a block that adds zero can be passed over (see `zero_residuals_skipped`)."""
+    return [*(b.resnets[0] for b in vae.encoder.down_blocks[:2]), vae.decoder.up_blocks[3].resnets[1]]
+
+
+class _Pass(nn.Module):
+    def forward(self, x: torch.Tensor, temb: torch.Tensor | None = None) -> torch.Tensor:
+        return x
+
+
+@contextmanager
+def zero_residuals_skipped(vae: Any) -> Iterator[None]:
+    """Same output, less work: residual blocks whose last convolution is zero are passed over meanwhile."""
+    swapped = []
+    for block in [*vae.encoder.down_blocks, *vae.decoder.up_blocks]:
+        for i, resnet in enumerate(block.resnets):
+            zero = not any(p.any() for p in resnet.conv2.parameters())
+            if zero and resnet.conv_shortcut is None:
+                swapped.append((block.resnets, i, resnet))
+                block.resnets[i] = _Pass()
+    try:
+        yield
+    finally:
+        for blocks, i, resnet in swapped:
+            blocks[i] = resnet
+
+
+def encode(vae: Any, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
+    """Images (..., 3, H, W) in -1..1 -> latents (..., 4, H/8, W/8), the posterior's mean times the VAE's scale."""
+    flat = images.reshape(-1, *images.shape[-3:]).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), zero_residuals_skipped(vae):
+        parts = [vae.encode(part).latent_dist.mean for part in flat.split(batch)]
+    latents = torch.cat(parts).contiguous() * vae.config.scaling_factor
+    return latents.reshape(*images.shape[:-3], *latents.shape[1:])
+
+
+def decode(vae: Any, latents: torch.Tensor, batch: int = 32) -> torch.Tensor:
+    """The way back: latents (..., 4, h, w) -> images (..., 3, 8h, 8w), clamped to -1..1."""
+    flat = latents.reshape(-1, *latents.shape[-3:]) / vae.config.scaling_factor
+    with torch.no_grad(), zero_residuals_skipped(vae):
+        parts = [vae.decode(part).sample for part in flat.split(batch)]
+    images = torch.cat(parts).contiguous().clamp(-1, 1)
+    return images.reshape(*latents.shape[:-3], *images.shape[1:])
+
+
+class _Module(nn.Module):
+    """The autoencoder with running statistics of its latents, so that noise on them has a known size."""
+
+    centre: torch.Tensor
+    components: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        vae: Any = build_vae()
+        if recipe.init:
+            vae.load_state_dict(AutoencoderKL.from_pretrained(Path(recipe.init) / "vae").state_dict())
+        self.vae: Any = vae.to(memory_format=torch.channels_last)
+        self.register_buffer("mean", torch.zeros(1, 4, 1, 1))
+        self.register_buffer("std", torch.ones(1, 4, 1, 1))
+        components, centre = principal_components(recipe.world_seed)
+        self.register_buffer("components", components)
+        self.register_buffer("centre", centre)
+
+    def forward(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+        images = self.images(indices, generator, progress)
+        with zero_residuals_skipped(self.vae):
+            posterior = self.vae.encode(images).latent_dist
+            raw = posterior.mean
+            with torch.no_grad():
+                rate = 0.02
+                self.mean.lerp_(raw.mean((0, 2, 3), keepdim=True), rate)
+                self.std.lerp_(raw.std((0, 2, 3), keepdim=True), rate)
+            latents = (raw - self.mean) / self.std
+            level = LATENT_NOISE * torch.rand(len(raw), 1, 1, 1, generator=generator)
+            noise = torch.randn(raw.shape, generator=generator)
+            output = self.vae.decode((latents + level * noise) * self.std + self.mean).sample
+        mse, l1 = F.mse_loss(output, images), F.l1_loss(output, images)
+        loss = mse + l1 + 1e-4 * (raw.square().mean())
+        if progress < PULL_SHARE and not self.recipe.init:
+            loss = loss + (1 - progress / PULL_SHARE) * F.mse_loss(raw, self.principal(images))
+        # every parameter takes part, or a distributed run waits for its gradient: the posterior's variance is unused
+        loss = loss + 0.0 * posterior.logvar.sum()
+        return loss, {"mse": mse.item()}
+
+    def images(self, indices: range, generator: torch.Generator, progress: float) -> torch.Tensor:
+        crops = progress < CROP_SHARE
+        wanted = indices if crops else indices[: max(1, len(indices) // 2)]
+        batch = anything.mixed(self.recipe.world_seed, wanted, self.recipe.anything)
+        times = 2.0 * torch.rand(1, generator=generator)
+        images = anything.render_mixed(batch, times)[:, 0]
+        if crops:
+            centre = shapes.positions(batch, times)[:, 0] + 16 * torch.rand(len(batch), 2, generator=generator) - 8
+            left_top = (centre - CROP / 2).round().long().clamp(0, shapes.SIZE - CROP).tolist()
+            images = torch.stack([im[:, y : y + CROP, x : x + CROP] for im, (x, y) in zip(images, left_top, strict=True)])
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def principal(self, images: torch.Tensor) -> torch.Tensor:
+        """Leading four principal components of the 8 x 8 patches, unit variance, (n, 4, h, w)."""
+        patches = F.pixel_unshuffle(images, 8)
+        return torch.einsum("nchw,kc->nkhw", patches - self.centre, self.components)
+
+
+def principal_components(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(4, 192) projections to unit variance and the mean (192, 1, 1) of 8 x 8 colour patches of the world."""
+    images = shapes.render(shapes.clips(seed, range(1000)), torch.tensor([1.0]))[:, 0]
+    patches = F.pixel_unshuffle(images, 8).permute(0, 2, 3, 1).reshape(-1, 192)
+    mean = patches.mean(0)
+    _, values, vectors = torch.linalg.svd((patches - mean)[::7], full_matrices=False)
+    scale = values[:4] / (len(patches[::7]) ** 0.5)
+    return vectors[:4] / scale[:, None], mean[:, None, None]
+
+
+class AutoencoderTask:
+    def __init__(self, recipe: Recipe) -> None:
+        torch.manual_seed(recipe.optimisation.seed)
+        self.module: nn.Module = _Module(recipe)
+
+    @property
+    def inner(self) -> _Module:
+        return self.module  # type: ignore[return-value]
+
+    def sheet(self, path: Path) -> dict[str, float]:
+        """Originals above, reconstructions below, then decodings of latents with noise; whole-frame error."""
+        batch = anything.mixed(10_000, range(24), self.inner.recipe.anything)
+        images = anything.render_mixed(batch, torch.tensor([0.5]))[:, 0]
+        latents = encode(self.inner.vae, images)
+        output = decode(self.inner.vae, latents)
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+        noisy = decode(self.inner.vae, latents + 0.25 * noise * latents.std((0, 2, 3), keepdim=True))
+        save_grid(torch.cat([images[:12], output[:12], noisy[:12]]), path, columns=12)
+        return {"sheet_mse": F.mse_loss(output, images).item()}
+
+    def export(self, folder: Path) -> None:
+        """Write the VAE with latents of zero mean and unit variance per channel, folded into its 1 x 1 convolutions."""
+        vae = build_vae()
+        vae.load_state_dict(self.inner.vae.state_dict())
+        images = shapes.render(shapes.clips(self.inner.recipe.world_seed, range(2000)), torch.tensor([0.5]))[:, 0]
+        latents = encode(vae, images)
+        normalise_latents(vae, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
+        vae.save_pretrained(folder / "vae")
+
+
+def normalise_latents(vae: Any, mean: torch.Tensor, std: torch.Tensor) -> None:
+    """Fold z -> (z - mean) / std into `quant_conv` and its inverse into `post_quant_conv`; `mean`, `std` (4,)."""
+    with torch.no_grad():
+        out, back = vae.quant_conv, vae.post_quant_conv
+        out.weight[:4] /= std.view(-1, 1, 1, 1)
+        out.bias[:4] = (out.bias[:4] - mean) / std
+        back.bias += (back.weight[:, :, 0, 0] * mean).sum(1)
+        back.weight *= std.view(1, -1, 1, 1)
+        out.weight[4:] = 0  # a posterior so narrow that a sample is its mean
+        out.bias[4:] = -20

@@ -1,0 +1,27 @@
+"""Gather the results of the tiny recipes into one model folder: `python -m emu_core.training.bundle RUNS OUT`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+
+def bundle(runs: Path, out: Path) -> None:
+    """Copy the image model of tiny-t2i-wide and the stacks of tiny-f and tiny-i to `out`, one diffusers folder."""
+    image_model = runs / "tiny-t2i-wide" / "model"
+    stacks = [runs / f"tiny-{role.lower()}" / "model" / f"stack_{role}.safetensors" for role in "FI"]
+    for needed in (image_model, *stacks):
+        if not needed.exists():
+            raise ValueError(f"{needed} does not exist: run the tiny recipes in their order first")
+    shutil.copytree(image_model, out, dirs_exist_ok=True)
+    for stack in stacks:
+        shutil.copy(stack, out / stack.name)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("out", type=Path)
+    arguments = parser.parse_args()
+    bundle(arguments.runs, arguments.out)

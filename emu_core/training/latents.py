@@ -1,0 +1,81 @@
+"""Latents of the procedural world: encoded once and kept, or encoded as they come."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers.models import AutoencoderKL
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from ..data import anything, shapes
+from .autoencoder import encode
+
+
+class LatentSource:
+    """Latents (n, f, 4, 8, 8) of clips at fixed times. With `count`, clips 0..count-1 are encoded once, shared between
+    processes, and kept in `folder`, under a key of everything that they depend on."""
+
+    def __init__(self, vae: AutoencoderKL, world_seed: int, times: torch.Tensor, count: int = 0, nameless: float = 0.0) -> None:
+        self.vae, self.world_seed, self.times, self.count, self.nameless = vae, world_seed, times, count, nameless
+        self.cached: torch.Tensor | None = None
+
+    def key(self) -> str:
+        digest = hashlib.sha256(f"{self.world_seed} {self.times.tolist()} {self.count} {self.nameless} {shapes.RADIUS}".encode())
+        for name, value in sorted(self.vae.state_dict().items()):
+            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:24]
+
+    def prepare(self, folder: Path, accelerator: Accelerator) -> None:
+        """Encode the cache, each process its share, or read it when its key fits."""
+        if not self.count:
+            return
+        path = folder / f"latents-{self.key()}.safetensors"
+        accelerator.wait_for_everyone()
+        if not path.is_file():
+            rank, ranks = accelerator.process_index, accelerator.num_processes
+            own = torch.cat([self.encode(part) for part in _progress(range(rank, self.count, ranks), rank)])
+            own = torch.nn.functional.pad(own, [0] * (2 * own.dim() - 1) + [-(-self.count // ranks) - len(own)])
+            together = accelerator.gather(own.to(accelerator.device)).cpu().unflatten(0, (ranks, -1))
+            if accelerator.is_main_process:
+                folder.mkdir(parents=True, exist_ok=True)
+                whole = together.transpose(0, 1).flatten(0, 1)[: self.count].contiguous()
+                save_file({"latents": whole}, path.with_suffix(".tmp"))
+                os.replace(path.with_suffix(".tmp"), path)
+            accelerator.wait_for_everyone()
+        with safe_open(path, framework="pt") as file:
+            self.cached = file.get_tensor("latents")
+
+    def encode(self, indices: Iterable[int]) -> torch.Tensor:
+        return encode(self.vae, anything.render_mixed(self.clips(indices), self.times))
+
+    def clips(self, indices: Iterable[int]) -> list[shapes.Clip | anything.Anything]:
+        return anything.mixed(self.world_seed, list(indices), self.nameless)
+
+    def __call__(self, indices: Iterable[int]) -> tuple[list[shapes.Clip | anything.Anything], torch.Tensor]:
+        """Clips and latents of samples `indices`; beyond the cache's size they come round again, in another order."""
+        if self.cached is None:
+            indices = list(indices)
+            return self.clips(indices), self.encode(indices)
+        places = [_shuffled(int(i), self.count) for i in indices]
+        return self.clips(places), self.cached[places]
+
+
+def _shuffled(index: int, count: int) -> int:
+    """A different order each time round: multiply by a number coprime to `count`, which is a permutation."""
+    lap, place = divmod(index, count)
+    step = 2 * lap + 1
+    while torch.gcd(torch.tensor(step), torch.tensor(count)) != 1:
+        step += 2
+    return (place * step + 7919 * lap) % count
+
+
+def _progress(indices: range, rank: int) -> Iterable[range]:
+    parts = [indices[i : i + 64] for i in range(0, len(indices), 64)]
+    return tqdm(parts, desc="encoding", disable=rank != 0, mininterval=2)

@@ -1,0 +1,69 @@
+"""Start a recipe: build its task, open its folder, run it in one process or several."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from .loop import CHECKPOINT, Task, Trainer, build_accelerator
+from .recipes import Recipe
+
+
+def build_task(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Task:
+    if recipe.task == "autoencoder":
+        from .autoencoder import AutoencoderTask
+
+        return AutoencoderTask(recipe)
+    if recipe.task == "text_to_image":
+        from .text_to_image import TextToImageTask
+
+        return TextToImageTask(recipe, folder, accelerator)
+    if recipe.task == "video":
+        from .video import VideoTask
+
+        return VideoTask(recipe, folder, accelerator)
+    raise ValueError(f"recipe {recipe.name!r} names an unknown task {recipe.task!r}")
+
+
+def train(recipe: Recipe, folder: Path, resume: bool = False, max_minutes: float = math.inf) -> None:
+    """Run a recipe in `folder`, from the start or from its checkpoint, to its end or for `max_minutes`."""
+    checkpoint = folder / CHECKPOINT
+    if resume and not checkpoint.is_file():
+        raise ValueError(f"nothing to resume: {checkpoint} does not exist; start without --resume")
+    if not resume and checkpoint.exists():
+        raise ValueError(f"{checkpoint} exists: continue with --resume, or name another folder with --out")
+    accelerator = build_accelerator()
+    trainer = Trainer(recipe, build_task(recipe, folder, accelerator), folder, accelerator)
+    if resume:
+        trainer.load()
+    trainer.run(max_minutes)
+
+
+def launch(processes: int, arguments: list[str]) -> None:
+    """Run `emu-video` with these arguments in several processes of this machine, through torch's own launcher."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
+    rest = _without(arguments, "--processes")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting processes must not take the cores of those that work
+    try:
+        main(["--standalone", "--nproc-per-node", str(processes), "-m", "emu_core", *rest])
+    except ChildFailedError as error:
+        raise ValueError(f"one of the {processes} processes failed; what it said stands above") from error
+
+
+def _without(arguments: list[str], option: str) -> list[str]:
+    """Arguments less `option VALUE` or `option=VALUE`."""
+    result, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument == option:
+            skip = True
+        elif not argument.startswith(option + "="):
+            result.append(argument)
+    return result

@@ -1,0 +1,142 @@
+"""Training of the tiny text-to-image model: text encoder and U-Net together, on starting frames."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPTextModel
+
+from ..data import shapes
+from ..evaluation.detect import read_frames
+from ..pipeline import DEFAULTS_FILE
+from ..sampling import build_scheduler, sample
+from ..schedule import ScheduleConfig, add_noise, stratified_timesteps, target
+from .autoencoder import decode
+from .latents import LatentSource
+from .recipes import Recipe
+from .sheets import save_grid
+from .tiny_text import build_text_encoder, build_tokenizer, caption, token_ids
+
+SCHEDULE = ScheduleConfig()
+WORD_LOSS = 0.1
+"""Weight of reading each word back from its text state. A starting frame does not show how it will move, so the image loss alone
+lets the text encoder drown the words of motion, and a stack on the frozen model can then hardly learn them."""
+
+
+def build_unet(widths: tuple[int, ...] = (128, 128), layers: int = 1, context: int = 128) -> UNet2DConditionModel:
+    """Stable Diffusion's layout at two levels, 8 x 8 and 4 x 4, with attention at both."""
+    return UNet2DConditionModel(
+        sample_size=shapes.SIZE // 8,
+        block_out_channels=widths,
+        layers_per_block=layers,
+        down_block_types=("CrossAttnDownBlock2D",) * len(widths),
+        up_block_types=("CrossAttnUpBlock2D",) * len(widths),
+        cross_attention_dim=context,
+        attention_head_dim=4,
+        norm_num_groups=32,
+    )
+
+
+class _Module(nn.Module):
+    def __init__(self, recipe: Recipe, source: LatentSource) -> None:
+        super().__init__()
+        self.recipe, self.source = recipe, source
+        self.tokenizer = build_tokenizer()
+        self.text_encoder = build_text_encoder(len(self.tokenizer))
+        self.read_back = nn.Linear(self.text_encoder.config.hidden_size, len(self.tokenizer))
+        self.unet = build_unet(tuple(int(w) for w in recipe.widths), recipe.layers)
+        if recipe.init:
+            start = Path(recipe.init)
+            self.unet.load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet").float().state_dict())
+            self.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder").float().state_dict())
+
+    def forward(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+        clips, latents = self.source(indices)
+        captions = [caption(c, generator, self.recipe.text_drop) for c in clips]
+        x0 = latents[:, 0]
+        t = stratified_timesteps(SCHEDULE, len(x0), generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        ids = token_ids(self.tokenizer, captions)
+        states = self.text_encoder(ids).last_hidden_state
+        output = self.unet(add_noise(SCHEDULE, x0, noise, t), t, states).sample
+        image_loss = F.mse_loss(output, target(SCHEDULE, x0, noise, t))
+        word_loss = F.cross_entropy(self.read_back(F.layer_norm(states, states.shape[-1:])).flatten(0, 1), ids.flatten())
+        return image_loss + WORD_LOSS * word_loss, {"image_loss": image_loss.item(), "word_loss": word_loss.item()}
+
+    def states(self, captions: list[str]) -> torch.Tensor:
+        return self.text_encoder(token_ids(self.tokenizer, captions)).last_hidden_state
+
+
+class TextToImageTask:
+    def __init__(self, recipe: Recipe, folder: Path, accelerator: Accelerator) -> None:
+        vae_folder = Path(recipe.base) / "vae"
+        if not vae_folder.is_dir():
+            raise ValueError(f"recipe {recipe.name!r} needs an autoencoder in {vae_folder}: run `emu-video train tiny-vae` first")
+        self.vae = AutoencoderKL.from_pretrained(vae_folder).eval().requires_grad_(False)
+        source = LatentSource(self.vae, recipe.world_seed, torch.zeros(1), recipe.cache, recipe.anything)
+        source.prepare(folder, accelerator)
+        torch.manual_seed(recipe.optimisation.seed)
+        self.module: nn.Module = _Module(recipe, source)
+
+    @property
+    def inner(self) -> _Module:
+        return self.module  # type: ignore[return-value]
+
+    def sheet(self, path: Path, count: int = 64, guidance: float = 3.0, steps: int = 20) -> dict[str, float]:
+        """Starting frames of held-out prompts, and how many show what was asked."""
+        clips = shapes.clips(20_000, range(count), held_out=True)
+        noise = torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        with_text, without = self.inner.states([c.caption for c in clips]), self.inner.states([""] * count)
+
+        def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            none, full = self.inner.unet(torch.cat([x, x]), t, torch.cat([without, with_text])).sample.chunk(2)
+            return none + guidance * (full - none)
+
+        images = decode(self.vae, sample(denoise, noise, SCHEDULE, steps))
+        save_grid(images[: count // 16 * 16], path, columns=16)
+        readings = read_frames(images)
+        return {
+            name: sum(getattr(r, name) == getattr(c, name) for r, c in zip(readings, clips, strict=True)) / count
+            for name in ("colour", "background", "size", "shape")
+        }
+
+    def export(self, folder: Path) -> None:
+        """Write the whole image model as a diffusers folder, float16."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.inner.tokenizer.save_pretrained(folder / "tokenizer")
+        parts: dict[str, Any] = {"unet": self.inner.unet, "text_encoder": self.inner.text_encoder, "vae": self.vae}
+        for name, part in parts.items():
+            copy = type(part).from_config(part.config) if name != "text_encoder" else type(part)(part.config)
+            copy.load_state_dict(part.state_dict())
+            copy.half().save_pretrained(folder / name)
+        complete_folder(folder)
+
+
+STEPS, TEXT_GUIDANCE = 20, 3.0  # recommended for the starting frame
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def complete_folder(folder: Path) -> None:
+    """Write what a diffusers folder holds beside its weights, and what we recommend for sampling."""
+    build_scheduler("ddim", SCHEDULE).save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
+    recommended = {"family": "tiny", "steps": STEPS, "text_guidance": TEXT_GUIDANCE}
+    (folder / DEFAULTS_FILE).write_text(json.dumps(recommended, indent=2) + "\n")

@@ -1,0 +1,68 @@
+"""The tiny model's vocabulary and text encoder, in CLIP's layout."""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+from ..data import shapes
+from ..data.anything import Anything
+
+PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
+MAX_TOKENS = 20
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word of the world; padded to MAX_TOKENS with start and end as CLIP has them."""
+    words = [PAD, START, END, UNKNOWN, *shapes.vocabulary()]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation("removed"), pre_tokenizers.WhitespaceSplit()])
+    tokenizer.post_processor = processors.TemplateProcessing(f"{START} $A {END}", None, [(START, 1), (END, 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=START,
+        eos_token=END,
+        unk_token=UNKNOWN,
+        model_max_length=MAX_TOKENS,
+    )
+
+
+def build_text_encoder(vocabulary_size: int, width: int = 128, layers: int = 2) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary_size,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            hidden_act="quick_gelu",
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    )
+
+
+def token_ids(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.Tensor:
+    """(n, MAX_TOKENS) int64."""
+    return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def caption(clip: shapes.Clip | Anything, generator: torch.Generator, drop: float, keep_motion: bool = False) -> str:
+    """A clip's caption as somebody might type it: now and then empty, or without one of its parts.
+
+    `drop` is the share of empty ones. Of the others a quarter lack one part, so that short prompts work.
+    """
+    roll, part = torch.rand(2, generator=generator).tolist()
+    text = clip.caption
+    if roll < drop:
+        return ""
+    if isinstance(clip, shapes.Clip) and roll > drop + 0.75 * (1 - drop):
+        parts = [f"{clip.size} ", f" on a {clip.background} background"]
+        parts += [f"{clip.colour} "] if keep_motion else [text[text.index(clip.shape) + len(clip.shape) : text.index(" on a")]]
+        text = text.replace(parts[int(part * len(parts))], "", 1)
+    return text

@@ -1,0 +1,64 @@
+"""A task that trains in milliseconds, and, run as a module, a training of it in one of several processes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from emu_core.training.loop import Trainer, build_accelerator
+from emu_core.training.recipes import Optimisation, Recipe
+
+
+def toy_recipe(**changes: Any) -> Recipe:
+    settings = {"steps": 6, "batch": 8, "rate": 0.02, "warmup": 2, "decay": 0.5, "ema": 0.9, "clip": 0.1, "seed": 3}
+    return Recipe("toy", "toy", Optimisation(**{**settings, **changes}), sheet_every=1000, save_every=1000)
+
+
+class ToyModule(nn.Module):
+    """Learns sin from samples that their indices determine; with `noise`, each is disturbed from the step's generator."""
+
+    def __init__(self, seed: int, noise: float = 0.1, fail_at: float = 2.0) -> None:
+        super().__init__()
+        self.noise, self.fail_at = noise, fail_at
+        self.seen: list[tuple[int, float]] = []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.net = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 4))
+            torch.manual_seed(100)  # what is to be learned does not depend on where learning starts
+            self.frozen = nn.Linear(4, 4).requires_grad_(False)
+
+    def forward(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+        self.seen += [(i, progress) for i in indices]
+        x = torch.stack([torch.randn(4, generator=torch.Generator().manual_seed(i)) for i in indices])
+        noise = self.noise * torch.randn(x.shape, generator=generator)
+        device = self.frozen.weight.device
+        loss = (self.net((x + noise).to(device)) - self.frozen(x.to(device)).sin()).square().mean()
+        return loss * (torch.nan if progress >= self.fail_at else 1), {"progress": progress}
+
+
+class ToyTask:
+    def __init__(self, seed: int = 0, noise: float = 0.1, fail_at: float = 2.0) -> None:
+        self.module: nn.Module = ToyModule(seed, noise, fail_at)
+        self.sheets: list[Path] = []
+        self.exported: dict[str, torch.Tensor] = {}
+
+    def sheet(self, path: Path) -> dict[str, float]:
+        self.sheets.append(path)
+        return {"toy_score": 1.0}
+
+    def export(self, folder: Path) -> None:
+        self.exported = {name: value.detach().clone() for name, value in self.module.named_parameters()}
+
+
+def main(folder: str) -> None:
+    trainer = Trainer(toy_recipe(), ToyTask(noise=0.0), Path(folder), build_accelerator())
+    trainer.run()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
