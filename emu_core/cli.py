@@ -1,0 +1,184 @@
+"""The command line, `emu-video`: arguments, errors and exit codes. What the commands do is in `commands`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+
+EXIT_INPUT = 2  # what the user gave cannot be used; one sentence on standard error says why
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
+    try:
+        from . import commands
+
+        getattr(commands, options.run)(options)
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"emu-video: {_sentence(error)}", file=sys.stderr)
+        return EXIT_INPUT
+    except KeyboardInterrupt:
+        print("emu-video: stopped; nothing half-written is left", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="emu-video",
+        description="Text to video in three steps: a starting frame, a video from it, and more frames a second in between. "
+        "Without --model everything runs on the bundled tiny model, which knows coloured shapes that move.",
+    )
+    parser.add_argument("--version", action="version", version=f"emu-video {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_generate(commands)
+    _add_animate(commands)
+    _add_interpolate(commands)
+    _add_info(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    return parser
+
+
+def _command(commands: argparse._SubParsersAction, name: str, summary: str, run: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.set_defaults(run=run)
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more about what is being done")
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", help="image model: a diffusers folder, or one .safetensors file of SD 1.5, SD 2.1 or SDXL (default: bundled)"
+    )
+    group.add_argument("--stack", help="temporal stack F (video); default: stack_F.safetensors in the model's folder")
+    group.add_argument("--interpolation-stack", help="temporal stack I; default: stack_I.safetensors in the model's folder")
+    group.add_argument("--tokenizer", help="folder with the tokenizer that a single-file model lacks, or a ComfyUI installation")
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ...; auto takes an accelerator if there is one")
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        help="precision; auto: float32 on a CPU, else float16",
+    )
+    group.add_argument(
+        "--attention", default="auto", choices=("auto", "sdpa", "xformers"), help="attention kernels; auto: torch's own"
+    )
+
+
+def _add_sampling_options(parser: argparse.ArgumentParser, keyframes: bool) -> None:
+    group = parser.add_argument_group("sampling (what is left out is as the model's maker recommends)")
+    if not keyframes:
+        group.add_argument("--frames", type=int, help="frames of the video before interpolation")
+    group.add_argument("--fps", type=float, help="frames a second before interpolation, which multiplies them by 4")
+    group.add_argument(
+        "--size",
+        metavar="WxH",
+        help="width and height in pixels, multiples of 8; pictures are centre-cropped to fit, then resized (box, then bicubic)",
+    )
+    group.add_argument("--steps", type=int, help="sampling steps of each part")
+    group.add_argument("--sampler", default="ddim", help="ddim, dpmpp_2m, dpmpp_2m_sde, euler, euler_ancestral or unipc")
+    group.add_argument("--text-guidance", type=float, help="w_p of the paper: how much the text counts; more motion")
+    group.add_argument("--image-guidance", type=float, help="w_i of the paper: how much the starting frame counts; less motion")
+    group.add_argument("--seed", type=int, default=0, help="same seed, same video")
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--out",
+        required=True,
+        help=".mp4, .webm, .gif or .webp, or a folder for PNG frames; prompt, seed and settings are written into it",
+    )
+    group.add_argument("--sheet", metavar="OUT.png", help="also write a contact sheet")
+    group.add_argument("--json", action="store_true", help="print what was made as JSON")
+
+
+def _add_generate(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "generate", "text -> starting frame -> video -> four times the frame rate", "generate")
+    parser.add_argument("prompt", help='for the bundled model such as "a big red circle moves right on a white background"')
+    _add_output_options(parser)
+    parser.add_argument("--starting-frame", metavar="OUT.png", help="also write the starting frame")
+    parser.add_argument("--no-interpolate", action="store_true", help="leave out the third step")
+    parser.add_argument("--t2i-guidance", type=float, help="text guidance of the starting frame")
+    _add_sampling_options(parser, keyframes=False)
+    _add_model_options(parser)
+
+
+def _add_animate(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "animate", "picture and text -> video that starts with the picture", "animate")
+    parser.add_argument(
+        "image", help="any picture; it is turned upright, put on white if transparent, centre-cropped and resized"
+    )
+    parser.add_argument("prompt", help="what should happen")
+    _add_output_options(parser)
+    parser.add_argument("--no-interpolate", action="store_true", help="leave out the last step")
+    _add_sampling_options(parser, keyframes=False)
+    _add_model_options(parser)
+
+
+def _add_interpolate(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "interpolate", "video and text -> the video at four times the frame rate", "interpolate")
+    parser.add_argument("video", help="video file, animated picture, or folder of frames; at least 2 frames")
+    parser.add_argument("prompt", help="what the video shows")
+    _add_output_options(parser)
+    parser.add_argument(
+        "--stitch",
+        default="continuous",
+        choices=("continuous", "paper"),
+        help="how windows of 8 frames are joined; the paper's way drops frames at the joint",
+    )
+    _add_sampling_options(parser, keyframes=True)
+    _add_model_options(parser)
+
+
+def _add_info(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "info", "what a checkpoint is; or the size of an architecture", "info")
+    parser.add_argument("file", nargs="?", help="a temporal stack or an image model (default: the bundled model)")
+    parser.add_argument(
+        "--config", help="tiny, sd15, sd21, sdxl or emu (the paper's own U-Net): parameters and sites, nothing is loaded"
+    )
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "train", "train by a recipe; checkpoints, loss curve and sample sheets go to --out", "train")
+    parser.add_argument("recipe", help="tiny-vae, tiny-t2i, tiny-f or tiny-i (in this order they make the bundled model)")
+    parser.add_argument("--out", help="folder of the run (default: runs/RECIPE)")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint, exactly as if never stopped")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a setting, such as optimisation.steps=100; may be repeated",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes on this machine, one for each GPU; on a CPU one a core"
+    )
+    parser.add_argument("--max-minutes", type=float, help="stop after this time, with a checkpoint to resume from")
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "evaluate", "measure a model; toy: the tiny model on combinations that it never saw", "evaluate")
+    parser.add_argument("benchmark", choices=("toy",), help="what to measure")
+    parser.add_argument("--prompts", type=int, default=200, help="held-out prompts")
+    parser.add_argument("--out", metavar="FOLDER", help="also write contact sheets there")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    parser.add_argument("--no-interpolate", action="store_true", help="leave out the interpolation model")
+    _add_sampling_options(parser, keyframes=False)
+    _add_model_options(parser)

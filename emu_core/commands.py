@@ -1,0 +1,277 @@
+"""What the commands of `emu-video` do. Each takes the parsed options and raises ValueError for what the user can mend."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import media
+
+if TYPE_CHECKING:
+    from .pipeline import EmuVideoPipeline, Progress, Settings
+
+
+# -- options
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """`WxH` or one number for a square -> (height, width) in pixels."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    try:
+        width, height = (int(parts[0]), int(parts[-1])) if len(parts) <= 2 else (0, 0)
+    except ValueError:
+        width = height = 0
+    if min(width, height) <= 0:
+        raise ValueError(f"--size should be WIDTHxHEIGHT in pixels, such as 512x512, found {text!r}")
+    return height, width
+
+
+def read_settings(options: Namespace) -> Settings:
+    from .pipeline import Settings
+
+    settings = Settings(
+        size=parse_size(options.size),
+        frames=getattr(options, "frames", None),
+        fps=options.fps,
+        steps=options.steps,
+        sampler=options.sampler,
+        text_guidance=options.text_guidance,
+        image_guidance=options.image_guidance,
+        t2i_guidance=getattr(options, "t2i_guidance", None),
+        seed=options.seed,
+        stitch=getattr(options, "stitch", "continuous"),
+    )
+    settings.check()
+    return settings
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        return (
+            torch.accelerator.current_accelerator() or torch.device("cpu")
+            if torch.accelerator.is_available()
+            else torch.device("cpu")
+        )
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"--device {name} cannot be used here ({reason}): use auto or cpu") from error
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
+
+
+def load_pipeline(options: Namespace) -> EmuVideoPipeline:
+    from .pipeline import EmuVideoPipeline
+
+    device = choose_device(options.device)
+    return EmuVideoPipeline.from_files(
+        options.model,
+        options.stack,
+        options.interpolation_stack,
+        options.tokenizer,
+        device,
+        choose_dtype(options.dtype, device),
+        options.attention,
+    )
+
+
+def check_files(options: Namespace) -> None:
+    """Look at every file that is named before anything is loaded: models, stacks, places to write to."""
+    from .bases import inspect_base
+    from .checkpoint import read_config
+    from .pipeline import BUNDLED
+
+    media.check_output(options.out)
+    for picture in (options.sheet, getattr(options, "starting_frame", None)):
+        if picture:
+            media.check_output(picture, "image")
+    family = inspect_base(options.model or BUNDLED).family
+    for stack, role in ((options.stack, "F"), (options.interpolation_stack, "I")):
+        config = read_config(stack) if stack else None
+        if config is not None and config.base != family:
+            raise ValueError(f"{stack} is a temporal stack for {config.base!r}, the model is {family!r}: choose two that fit")
+        if config is not None and config.role != role:
+            raise ValueError(f"{stack} should be of role {role}, found {config.role}: exchange --stack and --interpolation-stack")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar for each stage, on standard error."""
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in bars:
+            bars[stage] = tqdm(total=total, desc=stage, leave=True)
+        bars[stage].update(done - bars[stage].n)
+
+    try:
+        yield report
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+# -- making videos
+
+
+def generate(options: Namespace) -> None:
+    from .pipeline import check_prompt
+
+    prompt = check_prompt(options.prompt)
+    settings = read_settings(options)
+    check_files(options)
+    pipeline = load_pipeline(options)
+    with progress_bar() as progress:
+        result = pipeline(prompt, settings, interpolate=_interpolates(options, settings), progress=progress)
+    if options.starting_frame:
+        media.write_image(options.starting_frame, result.starting_frame[0], _metadata(options, pipeline, settings))
+    _write(options, pipeline, settings, *result.final)
+
+
+def animate(options: Namespace) -> None:
+    from .pipeline import check_prompt
+
+    prompt = check_prompt(options.prompt)
+    settings = read_settings(options)
+    image = media.read_image(options.image)[None]
+    check_files(options)
+    pipeline = load_pipeline(options)
+    with progress_bar() as progress:
+        result = pipeline(prompt, settings, image, interpolate=_interpolates(options, settings), progress=progress)
+    _write(options, pipeline, settings, *result.final)
+
+
+def interpolate(options: Namespace) -> None:
+    from .conditioning import FACTOR
+    from .pipeline import MAX_FRAMES, check_prompt
+
+    prompt = check_prompt(options.prompt)
+    settings = read_settings(options)
+    video = media.read_video(options.video, settings.fps)
+    if len(video.frames) < 2:
+        raise ValueError(f"{options.video} should have 2 or more frames to interpolate between, found {len(video.frames)}")
+    if len(video.frames) > MAX_FRAMES:
+        raise ValueError(f"{options.video} should have at most {MAX_FRAMES} frames, found {len(video.frames)}: cut it into parts")
+    check_files(options)
+    pipeline = load_pipeline(options)
+    with progress_bar() as progress:
+        frames = pipeline.interpolate(video.frames, prompt, settings, progress)
+    _write(options, pipeline, settings, frames, FACTOR * (settings.fps or video.fps))
+
+
+def _interpolates(options: Namespace, settings: Settings) -> bool:
+    return not options.no_interpolate and settings.frames != 1
+
+
+def _metadata(options: Namespace, pipeline: EmuVideoPipeline, settings: Settings) -> dict[str, str]:
+    """What a person needs to make the video again."""
+    from . import __version__
+
+    stacks = {f"stack_{role}": model.stack.config.stage for role, model in pipeline.models.items() if model.stack.config.stage}
+    given = {name: value for name, value in vars(settings).items() if value is not None}
+    values = {
+        "software": f"ComfyUI-EmuVideo {__version__}",
+        "command": options.run,
+        "prompt": options.prompt,
+        "model": Path(options.model).name if options.model else "bundled tiny model",
+        "dtype": str(pipeline.base.dtype).removeprefix("torch."),
+        **stacks,
+        **given,
+    }
+    return {name: json.dumps(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
+
+
+def _write(options: Namespace, pipeline: EmuVideoPipeline, settings: Settings, frames: torch.Tensor, fps: float) -> None:
+    media.write_video(options.out, frames, fps, _metadata(options, pipeline, settings))
+    if options.sheet:
+        media.write_image(options.sheet, media.contact_sheet(frames), _metadata(options, pipeline, settings))
+    made = {
+        "output": str(options.out),
+        "frames": len(frames),
+        "fps": fps,
+        "seconds": round(len(frames) / fps, 4),
+        "height": frames.shape[1],
+        "width": frames.shape[2],
+        "seed": settings.seed,
+    }
+    if options.json:
+        print(json.dumps(made))
+    else:
+        print(
+            f"{options.out}: {len(frames)} frames of {frames.shape[2]} x {frames.shape[1]} at {fps:g} a second, "
+            f"seed {settings.seed}"
+        )
+
+
+# -- looking at things
+
+
+def info(options: Namespace) -> None:
+    from .description import as_text, describe_architecture, describe_file
+
+    if options.config and options.file:
+        raise ValueError("info takes a file or --config, found both: leave one out")
+    facts = describe_architecture(options.config) if options.config else describe_file(options.file)
+    print(json.dumps(facts, indent=2) if options.json else as_text(facts))
+
+
+# -- training and measuring
+
+
+def train(options: Namespace) -> None:
+    from .training.recipes import RECIPES, override
+    from .training.run import launch
+    from .training.run import train as run_recipe
+
+    if options.recipe not in RECIPES:
+        raise ValueError(f"unknown recipe {options.recipe!r}: expected one of {', '.join(RECIPES)}")
+    changes = dict(_pair(text) for text in options.set)
+    recipe = override(RECIPES[options.recipe](), changes)
+    if options.processes > 1:
+        launch(options.processes, sys.argv[1:])
+        return
+    folder = Path(options.out or f"runs/{recipe.name}")
+    run_recipe(recipe, folder, options.resume, math.inf if options.max_minutes is None else options.max_minutes)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise ValueError(f"--set takes NAME=VALUE, such as optimisation.steps=100, found {text!r}")
+    return name, value
+
+
+def evaluate(options: Namespace) -> None:
+    from .evaluation.toy import evaluate as evaluate_toy
+
+    if options.prompts < 1:
+        raise ValueError(f"--prompts must be 1 or more, found {options.prompts}")
+    settings = read_settings(options)
+    pipeline = load_pipeline(options)
+    out = Path(options.out) if options.out else None
+    figures = evaluate_toy(pipeline, options.prompts, settings, not options.no_interpolate, out)
+    print(json.dumps(figures, indent=2) if options.json else _table(figures))
+
+
+def _table(figures: dict[str, Any]) -> str:
+    width = max(map(len, figures))
+    return "\n".join(f"{name:<{width}}  {value:.4g}" for name, value in figures.items())

@@ -1,0 +1,122 @@
+"""What a file or an architecture is, as plain facts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .architectures import STACK_SETTINGS, build_unet
+from .checkpoint import FORMAT, read_config
+from .sites import find_sites
+from .stack import TemporalStack
+
+
+def describe_architecture(name: str) -> dict[str, Any]:
+    """Sites and parameter counts of an architecture and of a full stack on it, counted on the meta device."""
+    unet = build_unet(name)
+    with torch.device("meta"):
+        stack = TemporalStack.for_unet(unet, base=name, **STACK_SETTINGS.get(name, {}))
+    found = [site for site, _ in find_sites(unet).values()]
+    carried = {site.name for site in stack.config.sites}
+    counts = {kind: sum(site.kind == kind for site in found) for kind in ("conv", "resnet", "attention", "block")}
+    spatial, temporal = _parameters(unet), _parameters(stack)
+    by_kind = Counter[str]()
+    for site in stack.config.sites:
+        by_kind[site.kind] += _parameters(stack.layers[site.name.replace(".", "-")])
+    return {
+        "config": name,
+        "latent_channels": stack.config.latent_channels,
+        "extra_input_channels": stack.config.extra_channels,
+        "spatial_parameters": spatial,
+        "temporal_parameters": temporal,
+        "temporal_convolution_parameters": by_kind["conv"],
+        "temporal_attention_parameters": by_kind["attention"],
+        "input_channel_parameters": _parameters(stack.conv_in),
+        "video_model_parameters": spatial + temporal,
+        "sites": counts,
+        "site_list": [
+            {"name": s.name, "kind": s.kind, "channels": s.channels, "contexts": list(s.contexts), "layer": s.name in carried}
+            for s in found
+        ],
+    }
+
+
+def _parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def describe_file(path: str | None) -> dict[str, Any]:
+    """What a stack's file, an image model's file or folder is, read without its weights. None: the bundled model."""
+    from .bases import inspect_base
+    from .pipeline import BUNDLED
+
+    place = Path(path) if path is not None else BUNDLED
+    if place.is_file() and _is_stack(place):
+        return _describe_stack(place)
+    base = inspect_base(place)
+    facts: dict[str, Any] = {
+        "file": str(place),
+        "kind": f"image model ({'folder' if base.kind == 'folder' else 'single file'})",
+        "family": base.family,
+        "bytes": base.size_bytes,
+        "parts": base.parts,
+        "schedule": vars(base.schedule),
+    }
+    stacks = sorted(place.glob("stack_*.safetensors")) if place.is_dir() else []
+    return facts | {"stacks": [_describe_stack(s) for s in stacks]} if stacks else facts
+
+
+def _is_stack(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
+
+
+def _describe_stack(path: Path) -> dict[str, Any]:
+    config = read_config(path)
+    with torch.device("meta"):
+        parameters = _parameters(TemporalStack(config))
+    return {
+        "file": str(path),
+        "kind": "temporal stack",
+        "family": "emu",
+        "role": {"F": "F (video)", "I": "I (interpolation)"}[config.role],
+        "base": config.base,
+        "frames": config.frames,
+        "fps": config.fps,
+        "size": list(config.size),
+        "temporal_parameters": parameters,
+        "sites": len(config.sites),
+        "schedule": vars(config.schedule),
+        "channel_order": list(config.channel_order),
+        "attentions": list(config.attentions),
+        "image_noise": config.image_noise,
+        "recommended": {"text_guidance": config.text_guidance, "image_guidance": config.image_guidance, "steps": config.steps},
+        "stage": config.stage,
+        "source": config.source,
+    }
+
+
+def as_text(facts: dict[str, Any], indent: str = "") -> str:
+    """Facts as lines for a person; long lists of sites are counted, not listed."""
+    lines = []
+    for name, value in facts.items():
+        title = name.replace("_", " ")
+        if name == "site_list":
+            continue
+        if isinstance(value, dict):
+            lines += [f"{indent}{title}:", as_text(value, indent + "  ")]
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for entry in value:
+                lines += [f"{indent}{title}:", as_text(entry, indent + "  ")]
+        else:
+            shown = f"{value:,}" if type(value) is int else value
+            lines.append(f"{indent}{title}: {shown}")
+    return "\n".join(lines)

@@ -1,0 +1,212 @@
+"""The command line on the bundled model: what it makes, and what it says to bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import pytest
+import torch
+from PIL import Image
+
+from emu_core.checkpoint import load_stack
+from emu_core.cli import main
+from emu_core.media import read_image, read_video, write_video
+from emu_core.pipeline import BUNDLED
+
+PROMPT = "a big red circle moves right on a white background"
+QUICK = ["--steps", "2"]
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (90, 70), (200, 60, 30)).save(path)
+    return path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run, expect exit code 2 and one sentence; returns it."""
+    assert main([*arguments]) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("emu-video: ")
+    return message
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.webm", "out.gif", "out.webp", "frames"])
+def test_generate_writes_37_frames_at_16_a_second(tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
+    assert main(["generate", PROMPT, "--out", str(out), "--seed", "3", *QUICK]) == 0
+    video = read_video(out)
+    assert video.frames.shape == (37, 64, 64, 3)
+    assert video.fps == pytest.approx(16, rel=0.05)
+    assert (video.metadata["prompt"], video.metadata["seed"]) == (PROMPT, "3")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [name]
+
+
+def test_generate_writes_frame_and_sheet_and_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame, sheet, out = tmp_path / "first.png", tmp_path / "sheet.png", tmp_path / "video.mp4"
+    code = main(
+        ["generate", PROMPT, "--out", str(out), "--starting-frame", str(frame), "--sheet", str(sheet)]
+        + ["--no-interpolate", "--frames", "6", "--fps", "5", "--json", *QUICK]
+    )
+    assert code == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["frames"], made["fps"], made["height"]) == (6, 5, 64)
+    assert read_image(frame).shape == (64, 64, 3)
+    assert read_image(sheet).shape[1] > 128
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "CMYK", "1"])
+def test_animate_takes_any_kind_of_picture(tmp_path: Path, mode: str) -> None:
+    path, out = tmp_path / ("in.tif" if mode == "CMYK" else "in.png"), tmp_path / "out.mp4"
+    Image.new(mode, (100, 40)).save(path)
+    assert main(["animate", str(path), "moves left", "--out", str(out), "--no-interpolate", *QUICK]) == 0
+    assert read_video(out).frames.shape == (8, 64, 64, 3)
+
+
+def test_interpolate_a_video(tmp_path: Path) -> None:
+    source, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    write_video(source, torch.rand(3, 64, 64, 3), 5.0)
+    assert main(["interpolate", str(source), PROMPT, "--out", str(out), *QUICK]) == 0
+    video = read_video(out)
+    assert (len(video.frames), video.fps) == (17, 20)
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (["--frames", "0"], "frames must be"),
+        (["--frames", "10000"], "frames must be"),
+        (["--size", "60x64"], "multiples of 8"),
+        (["--size", "big"], "WIDTHxHEIGHT"),
+        (["--steps", "0"], "steps must be"),
+        (["--sampler", "magic"], "unknown sampler"),
+        (["--device", "nonsense"], "--device nonsense"),
+        (["--attention", "xformers"], "xformers does not run"),
+        (["--model", "/nowhere"], "/nowhere"),
+        (["--stack", "/nowhere.safetensors"], "/nowhere.safetensors"),
+    ],
+)
+def test_bad_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: list[str], said: str) -> None:
+    assert said in refused(capsys, "generate", PROMPT, "--out", str(tmp_path / "out.mp4"), *extra)
+    assert not list(tmp_path.iterdir())
+
+
+def test_empty_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "prompt is empty" in refused(capsys, "generate", "  ", "--out", str(tmp_path / "out.mp4"))
+
+
+def test_unknown_extension_and_missing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ".xyz" in refused(capsys, "generate", PROMPT, "--out", str(tmp_path / "out.xyz"))
+    missing = tmp_path / "none" / "out.mp4"
+    assert str(missing.parent) in refused(capsys, "generate", PROMPT, "--out", str(missing))
+
+
+def test_pictures_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, dot = tmp_path / "text.png", tmp_path / "dot.png"
+    text.write_text("no picture")
+    Image.new("RGB", (1, 1)).save(dot)
+    for path in (text, dot, tmp_path / "absent.png"):
+        assert str(path) in refused(capsys, "animate", str(path), "moves left", "--out", str(tmp_path / "out.mp4"))
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_video_without_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound = tmp_path / "sound.mp4"
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+        frame.rate = 44100
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert str(sound) in refused(capsys, "interpolate", str(sound), PROMPT, "--out", str(tmp_path / "out.mp4"))
+
+
+def test_one_frame_is_too_few_to_interpolate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in.mp4"
+    write_video(source, torch.rand(1, 64, 64, 3), 4.0)
+    assert "2 or more frames" in refused(capsys, "interpolate", str(source), PROMPT, "--out", str(tmp_path / "out.mp4"))
+
+
+def test_model_folder_without_its_parts_and_pickles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, pickle = tmp_path / "model", tmp_path / "model.ckpt"
+    folder.mkdir()
+    (folder / "model_index.json").write_text((BUNDLED / "model_index.json").read_text())
+    torch.save({"a": torch.zeros(1)}, pickle)
+    for path in (folder, pickle):
+        assert str(path) in refused(capsys, "generate", PROMPT, "--out", str(tmp_path / "out.mp4"), "--model", str(path))
+
+
+def test_info_of_the_paper_s_network(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--config", "emu", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert 2.6e9 < facts["spatial_parameters"] < 2.8e9
+    assert 1.65e9 < facts["temporal_parameters"] < 1.75e9
+    assert facts["sites"]["conv"] == 101
+    assert main(["info", "--config", "sdxl", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["spatial_parameters"] == 2_567_463_684
+
+
+def test_info_of_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["family"] == "tiny"
+    assert [s["role"][0] for s in facts["stacks"]] == ["F", "I"]
+    assert main(["info", str(BUNDLED / "stack_I.safetensors")]) == 0
+    assert "interpolation" in capsys.readouterr().out
+    (tmp_path / "x.safetensors").write_bytes(b"junk")
+    assert "x.safetensors" in refused(capsys, "info", str(tmp_path / "x.safetensors"))
+
+
+def test_train_refuses_what_it_does_not_know(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "tiny-f" in refused(capsys, "train", "nothing")
+    assert "NAME=VALUE" in refused(capsys, "train", "tiny-f", "--set", "steps")
+    assert "unknown setting" in refused(capsys, "train", "tiny-f", "--set", "colour=3")
+    assert "model_index.json" in refused(capsys, "train", "tiny-f", "--set", f"base={tmp_path}", "--out", str(tmp_path / "run"))
+
+
+def test_help_explains_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("generate", "animate", "interpolate", "info", "train", "evaluate"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0
+        assert len(capsys.readouterr().out) > 200
+
+
+def test_interrupting_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "emu_core", "generate", PROMPT, "--out", str(tmp_path / "out.mp4"), "--steps", "500"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    assert process.stderr is not None
+    seen = ""
+    while "starting frame" not in seen:  # the bar is up, so sampling has begun
+        seen += process.stderr.read(1)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_recipe_trains_resumes_and_writes_a_stack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stack F for a few steps: stopped, resumed, and the same to the bit as without the stop."""
+    common = ["train", "tiny-f", "--set", f"base={BUNDLED}", "--set", "cache=8", "--set", "optimisation.batch=2"]
+    common += ["--set", "optimisation.steps=4", "--set", "sheet_every=4", "--set", "save_every=1"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main([*common, "--out", str(whole)]) == 0
+    assert main([*common, "--out", str(parts), "--max-minutes", "0"]) == 0
+    assert torch.load(parts / "checkpoint.pt", weights_only=True)["step"] == 1
+    assert "--resume" in refused(capsys, *common, "--out", str(parts))
+    assert main([*common, "--out", str(parts), "--resume"]) == 0
+    one, other = (torch.load(p / "checkpoint.pt", weights_only=True) for p in (whole, parts))
+    assert all(torch.equal(one["weights"][k], other["weights"][k]) for k in one["weights"])
+    assert all(torch.equal(one["average"][k], other["average"][k]) for k in one["average"])
+    first, second = (load_stack(p / "model" / "stack_F.safetensors").state_dict() for p in (whole, parts))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert {"loss.png", "log.jsonl", "sheet_000004.png", "recipe.json"} <= {p.name for p in whole.iterdir()}

@@ -1,0 +1,171 @@
+"""The three steps on the bundled model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from emu_core.bases import load_base
+from emu_core.checkpoint import load_stack, save_stack
+from emu_core.data import shapes
+from emu_core.evaluation.detect import read_frames
+from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings, read_defaults
+from emu_core.stack import TemporalStack
+
+PROMPT = "a big red circle moves right on a white background"
+QUICK = Settings(steps=2, seed=5)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> EmuVideoPipeline:
+    return EmuVideoPipeline.from_files()
+
+
+def network(frames: torch.Tensor) -> torch.Tensor:
+    return frames.permute(0, 3, 1, 2) * 2 - 1
+
+
+def test_the_bundled_model_is_complete_and_small() -> None:
+    assert sum(f.stat().st_size for f in BUNDLED.rglob("*") if f.is_file()) <= 20_000_000
+    assert (load_stack(BUNDLED / "stack_F.safetensors").config.role, load_stack(BUNDLED / "stack_I.safetensors").config.role) == (
+        "F",
+        "I",
+    )
+
+
+def test_starting_frames_show_what_was_asked_and_videos_keep_it(pipeline: EmuVideoPipeline) -> None:
+    """Held-out combinations: never seen in training."""
+    for i, clip in enumerate(shapes.clips(31, range(4), held_out=True)):
+        result = pipeline(clip.caption, Settings(seed=i), interpolate=False)
+        start, first, last = read_frames(network(torch.cat([result.starting_frame, result.video[[0, -1]]])))
+        for seen in (start, first, last):
+            assert (seen.colour, seen.background, seen.size) == (clip.colour, clip.background, clip.size)
+        assert start.shape == clip.shape
+        assert (torch.tensor(first.centre) - torch.tensor(start.centre)).norm() < 2  # frame 0 is the given frame
+
+
+def test_shapes_and_rates_of_a_result(pipeline: EmuVideoPipeline) -> None:
+    result = pipeline(PROMPT, QUICK)
+    assert result.starting_frame.shape == (1, 64, 64, 3)
+    assert result.video.shape == (8, 64, 64, 3)
+    assert result.interpolated is not None
+    assert result.interpolated.shape == (37, 64, 64, 3)
+    assert (result.fps, result.final[1]) == (4.0, 16.0)
+    assert 0 <= result.interpolated.min() <= result.interpolated.max() <= 1
+
+
+def test_the_same_seed_is_the_same_video_and_another_is_not(pipeline: EmuVideoPipeline) -> None:
+    once, again = (pipeline(PROMPT, QUICK, interpolate=False).video for _ in range(2))
+    other = pipeline(PROMPT, replace(QUICK, seed=6), interpolate=False).video
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+
+
+def test_noise_is_one_draw_on_the_cpu(pipeline: EmuVideoPipeline) -> None:
+    expected = torch.randn((8, 4, 8, 8), generator=torch.manual_seed(9), device="cpu")
+    assert torch.equal(pipeline._noise(9, 8, 64, 64), expected)
+
+
+def test_the_starting_frame_is_made_without_the_temporal_layers(pipeline: EmuVideoPipeline) -> None:
+    bare = EmuVideoPipeline(load_base(BUNDLED), defaults=read_defaults(BUNDLED))
+    settings = replace(QUICK, size=(64, 64))
+    assert torch.equal(bare.starting_frame(PROMPT, settings), pipeline.starting_frame(PROMPT, settings))
+
+
+@pytest.mark.parametrize("positions", [(0,), (0, -1), (0, 1, 2), (5, 6, 7), (3,)])
+def test_given_frames_come_back_where_they_were_given(pipeline: EmuVideoPipeline, positions: tuple[int, ...]) -> None:
+    clip = shapes.clips(8, range(1), held_out=True)[0]
+    times = torch.tensor([p % 8 for p in positions]) / 4
+    images = (shapes.render([clip], times)[0].permute(0, 2, 3, 1) + 1) / 2
+    video = pipeline.video(images, clip.caption, Settings(seed=1), positions)
+    psnr = -10 * torch.log10((video[[p % 8 for p in positions]] - images).square().mean())
+    assert psnr > 22
+
+
+def test_no_given_frame_at_all_is_possible(pipeline: EmuVideoPipeline) -> None:
+    assert pipeline.video(None, PROMPT, QUICK).shape == (8, 64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("keyframes", "stitch", "frames"), [(2, "continuous", 13), (8, "continuous", 37), (11, "continuous", 49), (16, "paper", 65)]
+)
+def test_interpolation_of_any_number_of_frames(pipeline: EmuVideoPipeline, keyframes: int, stitch: str, frames: int) -> None:
+    images = torch.rand(keyframes, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    assert len(pipeline.interpolate(images, PROMPT, replace(QUICK, stitch=stitch))) == frames  # type: ignore[arg-type]
+
+
+def test_sixteen_frames_at_another_size(pipeline: EmuVideoPipeline) -> None:
+    settings = Settings(steps=2, frames=16, size=(48, 96))
+    assert pipeline(PROMPT, settings, interpolate=False).video.shape == (16, 48, 96, 3)
+
+
+def test_progress_is_told_and_may_stop_the_work(pipeline: EmuVideoPipeline) -> None:
+    told: list[tuple[str, int, int]] = []
+    pipeline(PROMPT, QUICK, progress=lambda *report: told.append(report))
+    assert told == [(stage, i, 2) for stage in ("starting frame", "video", "interpolation") for i in (1, 2)]
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "video":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline(PROMPT, QUICK, progress=stop)
+    assert pipeline.models["F"].attachment.current is None
+    assert torch.equal(pipeline(PROMPT, QUICK, interpolate=False).video, pipeline(PROMPT, QUICK, interpolate=False).video)
+
+
+def test_unknown_words_are_named(pipeline: EmuVideoPipeline, caplog: pytest.LogCaptureFixture) -> None:
+    pipeline.starting_frame("a purple elephant on a white background", QUICK)
+    assert '"elephant"' in caplog.text
+    assert "circle" in caplog.text
+
+
+def test_half_precision_is_close(pipeline: EmuVideoPipeline) -> None:
+    half = EmuVideoPipeline.from_files(dtype=torch.bfloat16)
+    full = pipeline.starting_frame(PROMPT, QUICK)
+    assert (half.starting_frame(PROMPT, QUICK) - full).abs().mean() < 0.05
+
+
+def test_stacks_in_the_wrong_role_are_refused() -> None:
+    with pytest.raises(ValueError, match="role F"):
+        EmuVideoPipeline.from_files(stack=BUNDLED / "stack_I.safetensors")
+
+
+def test_a_model_without_stacks_says_what_to_name() -> None:
+    bare = EmuVideoPipeline(load_base(BUNDLED))
+    with pytest.raises(ValueError, match="--stack"):
+        bare(PROMPT)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(frames=0),
+        Settings(frames=10_000),
+        Settings(size=(60, 64)),
+        Settings(size=(0, 0)),
+        Settings(steps=0),
+        Settings(fps=0.0),
+        Settings(sampler="magic"),
+        Settings(seed=-1),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: Settings) -> None:
+    with pytest.raises(ValueError, match="found|unknown"):
+        settings.check()
+
+
+def test_damaged_defaults_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "emu_video.json").write_text("{")
+    with pytest.raises(ValueError, match="emu_video.json"):
+        read_defaults(tmp_path)
+
+
+def test_a_stack_of_another_base_is_refused_by_its_name(tmp_path: Path, pipeline: EmuVideoPipeline) -> None:
+    stack = load_stack(BUNDLED / "stack_F.safetensors")
+    wider = tuple(replace(site, channels=2 * site.channels) for site in stack.config.sites)
+    other = TemporalStack(replace(stack.config, base="sd15", sites=wider))
+    save_stack(other, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"other\.safetensors.*'sd15'.*expects 128 channels.*has 64 channels"):
+        EmuVideoPipeline.from_files(stack=tmp_path / "other.safetensors")
