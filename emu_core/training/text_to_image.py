@@ -27,7 +27,7 @@ from .tiny_text import build_text_encoder, build_tokenizer, caption, token_ids
 SCHEDULE = ScheduleConfig()
 WORD_LOSS = 0.1
 """Weight of reading each word back from its text state. A starting frame does not show how it will move, so the image loss alone
-lets the text encoder drown the words of motion, and a stack on the frozen model can then hardly learn them."""
+leaves the words of motion faint in the text states, which are all that a stack on the frozen model has of them."""
 
 
 def build_unet(widths: tuple[int, ...] = (128, 128), layers: int = 1, context: int = 128) -> UNet2DConditionModel:
