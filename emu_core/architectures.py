@@ -69,7 +69,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 EMU_SECOND_CONTEXT = 2048
 STACK_SETTINGS: dict[str, dict[str, Any]] = {
     # small enough to ship: the whole model within 20 MB
-    "tiny": {"head_dim": 32, "mlp_ratio": 2, "without": ("shortcut",)},
+    "tiny": {"head_dim": 32, "mlp_ratio": 2, "positions": ("rotary", "sinusoidal"), "without": ("shortcut",)},
 }
 """Where an architecture's stack differs from the paper's form, which is `TemporalStack.for_unet`'s default."""
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from .schedule import ScheduleConfig
 from .sites import Site
-from .temporal import AttentionKind
+from .temporal import AttentionKind, PositionKind
 
 Role = Literal["F", "I"]
 Channel = Literal["image", "mask"]
@@ -34,6 +34,7 @@ class StackConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     channel_order: tuple[Channel, ...] = ("image", "mask")
     attentions: tuple[AttentionKind, ...] = ("self", "text")
+    positions: tuple[PositionKind, ...] = ("rotary",)
     head_dim: int = 64
     mlp_ratio: int = 4
     kernel: int = 3
@@ -51,6 +52,8 @@ class StackConfig:
             raise ValueError(f"channel_order must hold image and mask, found {self.channel_order}")
         if set(self.attentions) - {"self", "text"}:
             raise ValueError(f"attentions must be self or text, found {self.attentions}")
+        if set(self.positions) - {"rotary", "sinusoidal"}:
+            raise ValueError(f"positions must be rotary or sinusoidal, found {self.positions}")
         if self.kernel % 2 != 1 or self.kernel < 1:
             raise ValueError(f"the temporal kernel must be odd, found {self.kernel}")
         if self.frames < 1 or not self.fps > 0:
@@ -74,8 +77,9 @@ class StackConfig:
         try:
             values["sites"] = tuple(Site(s["name"], s["kind"], int(s["channels"]), tuple(s["contexts"])) for s in values["sites"])
             values["schedule"] = ScheduleConfig(**values["schedule"])
-            for name in ("channel_order", "attentions", "size"):
-                values[name] = tuple(values[name])
+            for name in ("channel_order", "attentions", "positions", "size"):
+                if name in values:
+                    values[name] = tuple(values[name])
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"missing or misshapen entry: {error}") from error

@@ -53,7 +53,14 @@ class TemporalStack(nn.Module):
             return TemporalConv(site.channels, config.kernel, types, **factory)
         if site.kind == "attention":
             return TemporalTransformer(
-                site.channels, config.head_dim, config.attentions, site.contexts, config.mlp_ratio, types, **factory
+                site.channels,
+                config.head_dim,
+                config.attentions,
+                site.contexts,
+                config.mlp_ratio,
+                types,
+                config.positions,
+                **factory,
             )
         raise ValueError(f"site {site.name} is of kind {site.kind!r}: this stack has layers for conv and attention sites only")
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from .attention import Attend, sdpa
 
 AttentionKind = Literal["self", "text"]
+PositionKind = Literal["rotary", "sinusoidal"]
 ROTARY_BASE = 100.0
 """Slowest rotation: one turn in 628 frames. Clips have 8 to 64, so the usual 10 000 would leave most pairs still."""
 
@@ -69,11 +70,13 @@ class TemporalAttention(nn.Module):
         self.to_out = types.linear(channels, channels, **factory)
         zero_(self.to_out)
 
-    def to_frames(self, x: torch.Tensor, angles: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """(b, p, f, c) for p pixels; `angles` (f, head_dim / 2) in radians."""
+    def to_frames(self, x: torch.Tensor, angles: torch.Tensor | None, attend: Attend) -> torch.Tensor:
+        """(b, p, f, c) for p pixels; `angles` (f, head_dim / 2) in radians, or None for no rotary positions."""
         pixels = x.shape[1]
         q, k, v = (rearrange(m(x), "b p f (n d) -> (b p) n f d", n=self.heads) for m in (self.to_q, self.to_k, self.to_v))
-        y = attend(rotate(q, angles), rotate(k, angles), v)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        y = attend(q, k, v)
         return self.to_out(rearrange(y, "(b p) n f d -> b p f (n d)", p=pixels))
 
     def to_text(self, x: torch.Tensor, text: torch.Tensor, attend: Attend) -> torch.Tensor:
@@ -98,6 +101,15 @@ class GEGLU(nn.Module):
         return self.out(value * F.gelu(gate))
 
 
+@dataclass(frozen=True)
+class Places:
+    """What tells frames apart: rotary `angles` (f, head_dim / 2) in radians, and a `code` (f, c) that is added to what the
+    attentions read. None for what a transformer does not use."""
+
+    angles: torch.Tensor | None = None
+    code: torch.Tensor | None = None
+
+
 class TemporalLayer(nn.Module):
     """One layer of a temporal transformer: attentions, then the MLP, each residual and zero at the start."""
 
@@ -119,22 +131,24 @@ class TemporalLayer(nn.Module):
         self.mlp_norm = types.layer_norm(channels, **factory)
         self.mlp = GEGLU(channels, mlp_ratio, types, **factory)
 
-    def forward(self, x: torch.Tensor, angles: torch.Tensor, text: torch.Tensor | None, attend: Attend) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, places: Places, text: torch.Tensor | None, attend: Attend) -> torch.Tensor:
         """(b, p, f, c) -> the same."""
         attention: Any
         for kind, norm, attention in zip(self.kinds, self.norms, self.attentions, strict=True):
+            y = norm(x) if places.code is None else norm(x) + places.code
             if kind == "self":
-                x = x + attention.to_frames(norm(x), angles, attend)
+                x = x + attention.to_frames(y, places.angles, attend)
             else:
                 assert text is not None, "a layer that attends to the text was run without it"
-                x = x + attention.to_text(norm(x), text, attend)
+                x = x + attention.to_text(y, text, attend)
         return x + self.mlp(self.mlp_norm(x))
 
 
 class TemporalTransformer(nn.Module):
     """Residual temporal transformer block: `len(contexts)` layers, one for each of the site's spatial transformer layers.
 
-    `contexts` are the widths of the text states that each layer may attend to.
+    `contexts` are the widths of the text states that each layer may attend to. `positions`: how a layer tells frames apart;
+    rotary positions say how far two frames are from each other, sinusoidal ones which frame it is, to both attentions.
     """
 
     def __init__(
@@ -145,10 +159,12 @@ class TemporalTransformer(nn.Module):
         contexts: Sequence[int],
         mlp_ratio: int = 4,
         types: LayerTypes = TORCH_LAYERS,
+        positions: Sequence[PositionKind] = ("rotary",),
         **factory: Any,
     ) -> None:
         super().__init__()
         self.head_dim = head_dim
+        self.positions = tuple(positions)
         self.layers = nn.ModuleList(
             TemporalLayer(channels, head_dim, attentions, c, mlp_ratio, types, **factory) for c in contexts
         )
@@ -156,11 +172,14 @@ class TemporalTransformer(nn.Module):
     def forward(self, x: torch.Tensor, frames: int, text: Sequence[torch.Tensor], attend: Attend = sdpa) -> torch.Tensor:
         """(b f) c h w -> the same. `text`: one (b, tokens, context) for all layers, or one for each; may be empty."""
         height = x.shape[2]
-        angles = rotary_angles(frames, self.head_dim, x.device)
+        places = Places(
+            angles=rotary_angles(frames, self.head_dim, x.device) if "rotary" in self.positions else None,
+            code=sinusoids(frames, x.shape[1], x.device).to(x.dtype) if "sinusoidal" in self.positions else None,
+        )
         y = rearrange(x, "(b f) c h w -> b (h w) f c", f=frames)
         for i, layer in enumerate(self.layers):
             states = text[min(i, len(text) - 1)] if text else None
-            y = layer(y, angles, states, attend)
+            y = layer(y, places, states, attend)
         return rearrange(y, "b (h w) f c -> (b f) c h w", h=height)
 
 
@@ -168,6 +187,13 @@ def rotary_angles(frames: int, head_dim: int, device: torch.device | str) -> tor
     """Angles (f, head_dim / 2) in radians of rotary positions (Su et al., arXiv 2104.09864), base ROTARY_BASE."""
     rates = ROTARY_BASE ** -(torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
     return torch.arange(frames, device=device, dtype=torch.float32)[:, None] * rates
+
+
+def sinusoids(frames: int, channels: int, device: torch.device | str) -> torch.Tensor:
+    """Codes (f, c) of the frames' numbers: sine and cosine in turn, as in Vaswani et al. (arXiv 1706.03762, section 3.5)."""
+    rates = 10_000.0 ** -(torch.arange(0, channels, 2, device=device, dtype=torch.float32) / channels)
+    angles = torch.arange(frames, device=device, dtype=torch.float32)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
 
 
 def rotate(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:

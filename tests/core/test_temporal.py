@@ -8,6 +8,7 @@ from typing import TypeVar
 import pytest
 import torch
 from diffusers.models.attention import BasicTransformerBlock, FeedForward
+from diffusers.models.embeddings import SinusoidalPositionalEmbedding
 from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
@@ -17,12 +18,15 @@ from emu_core.temporal import (
     GEGLU,
     ROTARY_BASE,
     AttentionKind,
+    Places,
+    PositionKind,
     TemporalAttention,
     TemporalConv,
     TemporalLayer,
     TemporalTransformer,
     rotary_angles,
     rotate,
+    sinusoids,
 )
 
 M = TypeVar("M", bound=nn.Module)
@@ -133,6 +137,31 @@ def test_attention_knows_the_order_of_the_frames() -> None:
     torch.testing.assert_close(layer.to_frames(x[:, :, order], still, sdpa), layer.to_frames(x, still, sdpa)[:, :, order])
 
 
+# -- sinusoidal positions
+
+
+@pytest.mark.parametrize("channels", [16, 320])
+def test_sinusoids_are_those_of_diffusers(channels: int) -> None:
+    """Its module holds the same table that AnimateDiff's motion modules keep as `pe`."""
+    table = SinusoidalPositionalEmbedding(channels, max_seq_length=40).pe[0]
+    torch.testing.assert_close(sinusoids(37, channels, "cpu"), table[:37], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["self", "text"])
+def test_sinusoids_enter_what_each_attention_reads(attention: AttentionKind) -> None:
+    """With one constant feature for all frames, only the code can tell them apart."""
+    x, text = normal(1, 16, 1, 1).float().expand(5, 16, 1, 1).contiguous(), normal(1, 4, 12).float()
+
+    def spread(positions: tuple[PositionKind, ...]) -> float:
+        block = shaken(TemporalTransformer(16, 8, (attention,), (12,), positions=positions))
+        return float(block(x, 5, (text,)).std(0).max().detach())
+
+    assert spread(("sinusoidal",)) > 1e-2
+    assert spread(("rotary",)) < 1e-5  # rotary positions turn queries and keys alike, and the values are all the same
+    assert spread(()) < 1e-5
+    assert spread(("rotary", "sinusoidal")) > 1e-2
+
+
 # -- attention and MLP
 
 
@@ -170,7 +199,7 @@ def test_layer_equals_diffusers_transformer_block_when_positions_stand_still() -
         module.load_state_dict(own.state_dict())
     x, text = normal(2, 6, 5, 16), normal(2, 4, 12, seed=5)
     y = theirs(rearrange(x, "b p f c -> (b p) f c"), encoder_hidden_states=text.repeat_interleave(6, 0))
-    torch.testing.assert_close(ours(x, torch.zeros(5, 4, dtype=DOUBLE), text, sdpa), rearrange(y, "(b p) f c -> b p f c", b=2))
+    torch.testing.assert_close(ours(x, Places(), text, sdpa), rearrange(y, "(b p) f c -> b p f c", b=2))
 
 
 # -- the whole block
@@ -213,9 +242,9 @@ def test_each_layer_reads_its_own_text() -> None:
     y = block(x, 4, (first, second))
     for texts in ((first + 1, second), (first, second + 1)):
         assert not torch.allclose(block(x, 4, texts), y)
-    angles = rotary_angles(4, 8, "cpu")
+    places = Places(rotary_angles(4, 8, "cpu"))
     inner = rearrange(x, "(b f) c h w -> b (h w) f c", f=4)
-    inner = block.layers[1](block.layers[0](inner, angles, first, sdpa), angles, second, sdpa)
+    inner = block.layers[1](block.layers[0](inner, places, first, sdpa), places, second, sdpa)
     torch.testing.assert_close(y, rearrange(inner, "b (h w) f c -> (b f) c h w", h=2))
 
 
