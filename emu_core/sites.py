@@ -15,7 +15,7 @@ The 1 x 1 convolutions that some attention blocks have at their entrance and exi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,17 +38,27 @@ Found = dict[str, tuple[Site, nn.Module]]
 
 
 def find_sites(unet: nn.Module) -> Found:
-    """Every site of a U-Net with the module whose output it is, block by block in the order of the computation."""
-    if not (hasattr(unet, "down_blocks") and hasattr(unet, "up_blocks") and hasattr(unet, "conv_in")):
-        raise _unreadable(unet, "with conv_in, down_blocks, mid_block and up_blocks")
+    """Every site of a U-Net with the module whose output it is, block by block in the order of the computation.
+
+    Both layouts are read: diffusers' UNet2DConditionModel, and the original one of latent diffusion, which ComfyUI uses.
+    """
+    if all(hasattr(unet, part) for part in ("down_blocks", "up_blocks", "conv_in")):
+        sites = _diffusers_sites
+    elif all(hasattr(unet, part) for part in ("input_blocks", "middle_block", "output_blocks", "out")):
+        sites = _ldm_sites
+    else:
+        raise _unreadable(unet, "with down_blocks or input_blocks")
     try:
-        return {site.name: (site, module) for site, module in _diffusers_sites(unet)}
-    except AttributeError as error:  # a relative of other parts, such as a U-Net without text or one for video
+        return {site.name: (site, module) for site, module in sites(unet)}
+    except (AttributeError, IndexError, TypeError) as error:  # a relative of other parts, such as a U-Net without text
         raise _unreadable(unet, f"found other parts: {error}") from error
 
 
 def _unreadable(unet: nn.Module, why: str) -> ValueError:
-    return ValueError(f"{type(unet).__name__} is no U-Net that can be read: expected diffusers' UNet2DConditionModel, {why}")
+    return ValueError(
+        f"{type(unet).__name__} is no U-Net that can be read: expected diffusers' UNet2DConditionModel or the U-Net of an "
+        f"SD 1.5, SD 2.1 or SDXL checkpoint, {why}"
+    )
 
 
 def _diffusers_sites(unet: Any) -> Iterator[tuple[Site, nn.Module]]:
@@ -78,6 +88,45 @@ def _block_sites(prefix: str, block: Any) -> Iterator[tuple[Site, nn.Module]]:
     for j, attention in enumerate(getattr(block, "attentions", None) or ()):
         contexts = tuple(layer.attn2.to_k.in_features for layer in attention.transformer_blocks)
         yield Site(f"{prefix}.attention.{j}", "attention", attention.norm.num_channels, contexts), attention
+
+
+def _ldm_sites(unet: Any) -> Iterator[tuple[Site, nn.Module]]:
+    """The original layout: one flat list of blocks on either way, each a residual block with what follows it."""
+    first, *down = unet.input_blocks
+    yield _conv("conv_in", first[0])
+    yield from _ldm_side("down", down)
+    if unet.middle_block is not None:
+        yield from _ldm_side("mid", [unet.middle_block])
+        yield Site("mid", "block", unet.middle_block[-1].out_layers[-1].out_channels), unet.middle_block
+    yield from _ldm_side("up", unet.output_blocks)
+    yield _conv("conv_out", unet.out[-1])
+
+
+def _ldm_side(side: str, blocks: Iterable[Any]) -> Iterator[tuple[Site, nn.Module]]:
+    """Residual blocks and attentions are counted within a resolution, which ends where the size changes."""
+    level = resnets = attentions = 0
+    for module in (module for block in blocks for module in block):
+        prefix = side if side == "mid" else f"{side}.{level}"
+        if hasattr(module, "transformer_blocks"):
+            contexts = tuple(layer.attn2.to_k.in_features for layer in module.transformer_blocks)
+            yield Site(f"{prefix}.attention.{attentions}", "attention", module.norm.num_channels, contexts), module
+            attentions += 1
+        elif hasattr(module, "in_layers"):
+            yield from _ldm_resnet(f"{prefix}.resnet.{resnets}", module)
+            resnets += 1
+        else:
+            name, sampler = ("downsample", module.op) if side == "down" else ("upsample", module.conv)
+            yield _conv(f"{prefix}.{name}", sampler)
+            level, resnets, attentions = level + 1, 0, 0
+
+
+def _ldm_resnet(name: str, module: Any) -> Iterator[tuple[Site, nn.Module]]:
+    first, second = module.in_layers[-1], module.out_layers[-1]
+    yield _conv(f"{name}.conv1", first)
+    yield _conv(f"{name}.conv2", second)
+    if not isinstance(module.skip_connection, nn.Identity):
+        yield _conv(f"{name}.shortcut", module.skip_connection)
+    yield Site(name, "resnet", second.out_channels), module
 
 
 def _conv(name: str, module: nn.Conv2d) -> tuple[Site, nn.Module]:
