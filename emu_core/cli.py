@@ -177,6 +177,12 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "evaluate", "measure a model; toy: the tiny model on combinations that it never saw", "evaluate")
     parser.add_argument("benchmark", choices=("toy",), help="what to measure")
     parser.add_argument("--prompts", type=int, default=200, help="held-out prompts")
+    parser.add_argument(
+        "--videos",
+        metavar="FOLDER",
+        help="measure the videos in this folder instead, wherever they were made; their prompts are in their metadata, or in a "
+        ".txt of the same name",
+    )
     parser.add_argument("--out", metavar="FOLDER", help="also write contact sheets there")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.add_argument("--no-interpolate", action="store_true", help="leave out the interpolation model")

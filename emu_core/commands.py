@@ -262,13 +262,16 @@ def _pair(text: str) -> tuple[str, str]:
 
 def evaluate(options: Namespace) -> None:
     from .evaluation.toy import evaluate as evaluate_toy
+    from .evaluation.toy import evaluate_folder
 
     if options.prompts < 1:
         raise ValueError(f"--prompts must be 1 or more, found {options.prompts}")
     settings = read_settings(options)
-    pipeline = load_pipeline(options)
     out = Path(options.out) if options.out else None
-    figures = evaluate_toy(pipeline, options.prompts, settings, not options.no_interpolate, out)
+    if options.videos:
+        figures = evaluate_folder(Path(options.videos), out)
+    else:
+        figures = evaluate_toy(load_pipeline(options), options.prompts, settings, not options.no_interpolate, out)
     print(json.dumps(figures, indent=2) if options.json else _table(figures))
 
 

@@ -9,7 +9,7 @@ Shapes: `n` clips, `f` frames, images `(n, f, 3, 64, 64)` float32 in -1..1. Leng
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Protocol
@@ -66,6 +66,22 @@ class Clip:
     def velocity(self) -> tuple[float, float]:
         """Pixels a second, (x, y); y grows downwards."""
         return velocity(self.direction, self.speed)
+
+
+def read_caption(text: str) -> Clip | None:
+    """The clip that a caption of this world describes, its start unknown (nan); None for any other text."""
+    words = set(text.lower().replace(".", " ").replace(",", " ").split())
+
+    def one(options: Iterable[str]) -> str | None:
+        found = [word for word in options if word in words]
+        return found[0] if len(found) == 1 else None
+
+    direction = one(DIRECTIONS)
+    shape, colour, background, size = one(SHAPES), one(PALETTE), one(BACKGROUNDS), one(RADIUS)
+    if shape is None or colour is None or background is None or size is None or direction is None:
+        return None
+    speed = "slowly" if "slowly" in words and direction != "still" else ""
+    return Clip(shape, colour, background, size, direction, speed, (float("nan"), float("nan")))
 
 
 def velocity(direction: str, speed: str) -> tuple[float, float]:
@@ -160,13 +176,13 @@ def rgb(colour: tuple[int, int, int]) -> torch.Tensor:
     return torch.tensor(colour, dtype=torch.float32) / 127.5 - 1
 
 
-def render(batch: Sequence[Clip], times: torch.Tensor) -> torch.Tensor:
-    """Draw clips at `times` (f,) seconds -> (n, f, 3, 64, 64) in -1..1."""
+def render(batch: Sequence[Clip], times: torch.Tensor, palette: Mapping[str, tuple[int, int, int]] = PALETTE) -> torch.Tensor:
+    """Draw clips at `times` (f,) seconds -> (n, f, 3, 64, 64) in -1..1. `palette`: what the names of colours mean."""
     centre = positions(batch, times)
     grid = pixel_grid()
     frames = torch.empty(len(batch), len(times), 3, SIZE, SIZE)
     for i, c in enumerate(batch):
         alpha = coverage(c.shape, grid - centre[i, :, None, None], RADIUS[c.size])[:, None]
-        ground, colour = rgb(BACKGROUNDS[c.background]).view(3, 1, 1), rgb(PALETTE[c.colour]).view(3, 1, 1)
+        ground, colour = rgb(BACKGROUNDS[c.background]).view(3, 1, 1), rgb(palette[c.colour]).view(3, 1, 1)
         frames[i] = ground + alpha * (colour - ground)
     return frames

@@ -5,7 +5,8 @@ Frames are read by the exact detectors of `detect`, which are first held against
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 
 from ..conditioning import slots
 from ..data import shapes
-from ..media import contact_sheet, write_image
+from ..media import VIDEO_EXTENSIONS, contact_sheet, read_video, write_image
 from ..pipeline import EmuVideoPipeline, Settings
 from .detect import Reading, direction_of, read_frames
 
@@ -23,12 +24,14 @@ PARTS = ("colour", "background", "shape", "size")
 
 @dataclass(frozen=True)
 class Sample:
-    """One held-out prompt and what the model made of it: images (f, 64, 64, 3) 0..1."""
+    """One prompt and what the model made of it: images (f, 64, 64, 3) 0..1, `fps` of the video. `first` is the given starting
+    frame, None where it is not known."""
 
     clip: shapes.Clip
-    first: torch.Tensor
     video: torch.Tensor
-    finer: torch.Tensor | None
+    fps: float
+    first: torch.Tensor | None = None
+    finer: torch.Tensor | None = None
 
 
 def _network(frames: torch.Tensor) -> torch.Tensor:
@@ -59,11 +62,12 @@ def _agreement(readings: Iterable[Reading], clips: Iterable[shapes.Clip], part: 
 
 
 def judge_starting_frames(samples: list[Sample]) -> dict[str, float]:
-    readings = read_frames(torch.cat([_network(s.first) for s in samples]))
+    """Of the starting frame, or of the video's first frame where that is not known."""
+    readings = read_frames(torch.cat([_network(s.video[:1] if s.first is None else s.first) for s in samples]))
     return {part: _agreement(readings, [s.clip for s in samples], part) for part in PARTS}
 
 
-def judge_videos(samples: list[Sample], fps: float) -> dict[str, float]:
+def judge_videos(samples: list[Sample]) -> dict[str, float]:
     """Direction, speed, drift of what should stay still, fidelity of frame 0, colour drift.
 
     `speed`: share of moving clips whose travel is nearer to that of the asked speed than to the other. `travel_ratio`: mean of
@@ -74,7 +78,7 @@ def judge_videos(samples: list[Sample], fps: float) -> dict[str, float]:
         ends = read_frames(_network(s.video[[0, -1]]))
         dx, dy = (b - a for a, b in zip(ends[0].centre, ends[1].centre, strict=True))
         directions.append(direction_of(dx, dy) == s.clip.direction)
-        travel, seconds = (dx * dx + dy * dy) ** 0.5, (len(s.video) - 1) / fps
+        travel, seconds = (dx * dx + dy * dy) ** 0.5, (len(s.video) - 1) / s.fps
         if s.clip.direction == "still":
             drifts.append(travel)
         else:
@@ -82,12 +86,13 @@ def judge_videos(samples: list[Sample], fps: float) -> dict[str, float]:
             speeds.append(nearest == s.clip.speed)
             ratios.append(travel / (shapes.SPEED[s.clip.speed] * seconds))
         drift_of_colour.append(_colour_drift(s.video))
+    given = [_psnr(s.first[0], s.video[0]) for s in samples if s.first is not None]
     return {
         "direction": _mean(directions),
         "speed": _mean(speeds),
         "travel_ratio": _mean(ratios),
         "still_drift_px": _mean(drifts),
-        "frame0_psnr_db": _mean(_psnr(s.first[0], s.video[0]) for s in samples),
+        **({"frame0_psnr_db": _mean(given)} if given else {}),
         "colour_drift": _mean(drift_of_colour),
         "last_frame_shape": _agreement(
             read_frames(torch.cat([_network(s.video[-1:]) for s in samples])), [s.clip for s in samples], "shape"
@@ -140,12 +145,56 @@ def evaluate(
     samples = []
     for i, clip in enumerate(tqdm(shapes.clips(SEED, range(prompts), held_out=True), desc="videos")):
         result = pipeline(clip.caption, _seeded(settings, i), interpolate=interpolate)
-        samples.append(Sample(clip, result.starting_frame, result.video, result.interpolated))
-    fps = settings.fps or pipeline.models["F"].stack.config.fps
-    figures |= judge_starting_frames(samples) | judge_videos(samples, fps) | judge_interpolation(samples)
+        samples.append(Sample(clip, result.video, result.fps, result.starting_frame, result.interpolated))
+    figures |= judge_starting_frames(samples) | judge_videos(samples) | judge_interpolation(samples)
     if out is not None:
         write_sheets(samples[:8], out)
     return figures
+
+
+def evaluate_folder(folder: Path, out: Path | None = None) -> dict[str, float]:
+    """Measure videos that were made elsewhere, by the same detectors. Each file's prompt is what its metadata says (of this
+    project or of ComfyUI), or the text of a file of the same name that ends in .txt. The given starting frame is not known, so
+    nothing is said of it; a video counts as it is, interpolated or not."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_EXTENSIONS) if folder.is_dir() else []
+    if not files:
+        raise ValueError(f"{folder} should be a folder with videos ({', '.join(VIDEO_EXTENSIONS)}), found none: check the path")
+    samples = [_read_sample(path) for path in files]
+    figures: dict[str, float] = {"videos": len(samples), **check_detectors(50)}
+    figures |= judge_starting_frames(samples) | judge_videos(samples)
+    if out is not None:
+        write_sheets(samples[:8], out)
+    return figures
+
+
+def _read_sample(path: Path) -> Sample:
+    video = read_video(path)
+    if video.frames.shape[1:3] != (shapes.SIZE, shapes.SIZE):
+        height, width = video.frames.shape[1:3]
+        raise ValueError(
+            f"{path} should be {shapes.SIZE} x {shapes.SIZE}, found {width} x {height}: the detectors read that size"
+        )
+    beside = path.with_suffix(".txt")
+    texts = [beside.read_text()] if beside.is_file() else list(_texts(video.metadata.get("prompt", "")))
+    for text in texts:
+        if (clip := shapes.read_caption(text)) is not None:
+            return Sample(clip, video.frames, video.fps)
+    raise ValueError(
+        f"{path} has no prompt of the tiny model's world in its metadata or in {beside.name}: write it there, such as 'a big red "
+        "circle moves right on a white background'"
+    )
+
+
+def _texts(prompt: str) -> Iterator[str]:
+    """The prompt itself, or every text in a ComfyUI graph."""
+    try:
+        graph = json.loads(prompt)
+        nodes = [node["inputs"] for node in graph.values()]
+    except (ValueError, AttributeError, KeyError, TypeError):
+        yield prompt
+        return
+    for inputs in nodes:
+        yield from (value for value in inputs.values() if isinstance(value, str))
 
 
 def _seeded(settings: Settings, number: int) -> Settings:
@@ -157,8 +206,9 @@ def _seeded(settings: Settings, number: int) -> Settings:
 def write_sheets(samples: list[Sample], out: Path) -> None:
     """`videos.png` (a row a prompt) and `interpolated.png` (every third frame)."""
     out.mkdir(parents=True, exist_ok=True)
-    rows = torch.cat([torch.cat([s.first, s.video]) for s in samples])
-    write_image(out / "videos.png", contact_sheet(rows, columns=1 + len(samples[0].video)))
+    longest = min(len(s.video) for s in samples)
+    rows = torch.cat([s.video[:longest] if s.first is None else torch.cat([s.first, s.video[:longest]]) for s in samples])
+    write_image(out / "videos.png", contact_sheet(rows, columns=len(rows) // len(samples)))
     finer = [s.finer[::3] for s in samples if s.finer is not None]
     if finer:
         write_image(out / "interpolated.png", contact_sheet(torch.cat(finer), columns=len(finer[0])))

@@ -8,15 +8,19 @@ from pathlib import Path
 
 
 def bundle(runs: Path, out: Path) -> None:
-    """Copy the image model of tiny-t2i-wide and the stacks of tiny-f and tiny-i to `out`, one diffusers folder."""
+    """Copy the image model of tiny-t2i-wide and the stacks of tiny-f-wide and tiny-i to `out`, one diffusers folder, and the
+    example LoRA of tiny-lora to `loras` beside it."""
     image_model = runs / "tiny-t2i-wide" / "model"
-    stacks = [runs / f"tiny-{role.lower()}" / "model" / f"stack_{role}.safetensors" for role in "FI"]
-    for needed in (image_model, *stacks):
+    stacks = [runs / name / "model" / f"stack_{role}.safetensors" for name, role in (("tiny-f-wide", "F"), ("tiny-i", "I"))]
+    lora = runs / "tiny-lora" / "model" / "emu_video_tiny_pastel.safetensors"
+    for needed in (image_model, *stacks, lora):
         if not needed.exists():
             raise ValueError(f"{needed} does not exist: run the tiny recipes in their order first")
     shutil.copytree(image_model, out, dirs_exist_ok=True)
     for stack in stacks:
         shutil.copy(stack, out / stack.name)
+    (out.parent / "loras").mkdir(exist_ok=True)
+    shutil.copy(lora, out.parent / "loras" / lora.name)
 
 
 if __name__ == "__main__":

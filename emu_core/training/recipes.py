@@ -100,12 +100,29 @@ def tiny_f() -> Recipe:
     return Recipe(
         name="tiny-f",
         task="video",
-        optimisation=Optimisation(steps=1400, batch=16, rate=2e-3, warmup=50, decay=0.35, ema=0.995),
+        optimisation=Optimisation(steps=2600, batch=16, rate=2e-3, warmup=50, decay=0.35, ema=0.995),
         base="runs/tiny-t2i-wide/model",
-        anything=0.3,
-        cache=5000,
+        anything=0.2,
+        cache=6000,
         t_power=0.75,
-        sheet_every=200,
+        sheet_every=250,
+        save_every=100,
+    )
+
+
+def tiny_f_wide() -> Recipe:
+    """Stack F again, half of its clips now of nameless figures, so that other pictures move too."""
+    return Recipe(
+        name="tiny-f-wide",
+        task="video",
+        optimisation=Optimisation(steps=700, batch=16, rate=1.2e-3, warmup=30, decay=0.6, ema=0.99),
+        base="runs/tiny-t2i-wide/model",
+        init="runs/tiny-f/model/stack_F.safetensors",
+        world_seed=2,
+        anything=0.5,
+        cache=4000,
+        t_power=0.75,
+        sheet_every=350,
         save_every=100,
     )
 
@@ -115,16 +132,28 @@ def tiny_i() -> Recipe:
     return Recipe(
         name="tiny-i",
         task="video",
-        optimisation=Optimisation(steps=220, batch=4, rate=1e-3, warmup=20, decay=0.5, ema=0.98),
+        optimisation=Optimisation(steps=1100, batch=4, rate=1.2e-3, warmup=30, decay=0.4, ema=0.99),
         base="runs/tiny-t2i-wide/model",
-        anything=0.3,
+        anything=0.25,
         init="runs/tiny-f/model/stack_F.safetensors",
         role="I",
         image_noise=100,
         image_noise_inference=20,
-        cache=500,
-        sheet_every=110,
-        save_every=50,
+        cache=800,
+        sheet_every=275,
+        save_every=100,
+    )
+
+
+def tiny_lora() -> Recipe:
+    """A LoRA on the tiny image model, the bundled example: pastel colours."""
+    return Recipe(
+        name="tiny-lora",
+        task="lora",
+        optimisation=Optimisation(steps=500, batch=32, rate=2e-3, warmup=20, decay=0.4, ema=0.98),
+        base="runs/tiny-t2i-wide/model",
+        cache=4000,
+        sheet_every=250,
     )
 
 
@@ -157,6 +186,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny-t2i": tiny_t2i,
     "tiny-t2i-wide": tiny_t2i_wide,
     "tiny-f": tiny_f,
+    "tiny-f-wide": tiny_f_wide,
     "tiny-i": tiny_i,
+    "tiny-lora": tiny_lora,
 }
 """In the order in which they make the bundled model."""

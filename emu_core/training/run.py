@@ -25,6 +25,10 @@ def build_task(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Task:
         from .video import VideoTask
 
         return VideoTask(recipe, folder, accelerator)
+    if recipe.task == "lora":
+        from .lora import LoraTask
+
+        return LoraTask(recipe, folder, accelerator)
     raise ValueError(f"recipe {recipe.name!r} names an unknown task {recipe.task!r}")
 
 

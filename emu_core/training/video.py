@@ -32,7 +32,7 @@ FPS = {"F": 4.0, "I": 16.0}
 KEYFRAMES = 8
 SHEET_STEPS = 10
 RECOMMENDED = {
-    "F": {"text_guidance": 2.0, "image_guidance": 1.0, "steps": 20},
+    "F": {"text_guidance": 3.0, "image_guidance": 1.0, "steps": 20},
     "I": {"text_guidance": 1.0, "image_guidance": 1.0, "steps": 10},  # between keyframes there is little left to decide
 }
 
@@ -48,13 +48,13 @@ def draw_positions(frames: int, generator: torch.Generator) -> list[int]:
     """Which frames of a training clip are given: mostly the first alone; else first and last, the first few, the last few,
     or any one. (None is the recipe's image_drop.)"""
     kind, size, place = torch.rand(3, generator=generator).tolist()
-    if kind < 0.6:
-        return [0]
     if kind < 0.7:
-        return [0, frames - 1]
+        return [0]
     if kind < 0.8:
+        return [0, frames - 1]
+    if kind < 0.87:
         return list(range(1 + int(size * (frames - 1))))
-    if kind < 0.9:
+    if kind < 0.94:
         return list(range(frames - 1 - int(size * (frames - 1)), frames))
     return [int(place * frames)]
 
@@ -132,7 +132,7 @@ class VideoTask:
     def model(self) -> VideoModel:
         return self.module.model  # type: ignore[return-value]
 
-    def sheet(self, path: Path, count: int = 16) -> dict[str, float]:
+    def sheet(self, path: Path, count: int = 32) -> dict[str, float]:
         """Videos of held-out prompts from their true given frames; how many move as asked, and how still the still are."""
         config = self.model.stack.config
         count = count if config.role == "F" else 4

@@ -1,9 +1,16 @@
 """The procedural world and the detectors that read it."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
 import torch
 
 from emu_core.data import shapes
 from emu_core.evaluation.detect import NOTHING, direction_of, read_frames
+from emu_core.evaluation.toy import evaluate_folder
+from emu_core.media import write_video
 
 
 def test_clips_are_the_same_for_a_seed_and_differ_between_seeds() -> None:
@@ -80,3 +87,41 @@ def test_direction_words() -> None:
     assert direction_of(1, -9) == "up"
     assert direction_of(1, 1) == "still"
     assert direction_of(float("nan"), 0) == "still"
+
+
+def test_captions_are_read_back() -> None:
+    for clip in shapes.clips(5, range(100)):
+        found = shapes.read_caption(clip.caption)
+        assert found is not None
+        assert replace(found, start=clip.start) == clip
+    for text in ("", "a dog", "a big red circle on a white background", "a big red blue circle moves up on a white background"):
+        assert shapes.read_caption(text) is None
+
+
+def test_a_folder_of_videos_is_measured_by_the_same_detectors(tmp_path: Path) -> None:
+    """Real clips, some with their motion reversed: the figures are what is known; prompts of three kinds are found."""
+    clips = [c for c in shapes.clips(6, range(40)) if c.direction != "still"][:10]
+    times = torch.arange(8) / 4
+    for i, clip in enumerate(clips):
+        frames = shapes.render([clip], times)[0].movedim(1, -1) / 2 + 0.5
+        graph = json.dumps({"1": {"inputs": {"seed": 3, "other": "no caption"}}, "2": {"inputs": {"text": clip.caption}}})
+        metadata = {} if i == 0 else {"prompt": graph if i % 2 else clip.caption}
+        write_video(tmp_path / f"{i}.mp4", frames if i else frames.flip(0), 4, metadata)
+    (tmp_path / "0.txt").write_text(clips[0].caption)
+    figures = evaluate_folder(tmp_path, tmp_path / "out")
+    assert figures["videos"] == 10
+    assert figures["direction"] == pytest.approx(0.9)
+    assert figures["travel_ratio"] == pytest.approx(1, abs=0.05)
+    assert all(figures[part] == 1 for part in ("colour", "background", "shape", "size", "speed"))
+    assert "frame0_psnr_db" not in figures
+    assert (tmp_path / "out" / "videos.png").is_file()
+
+
+def test_a_folder_without_videos_or_prompts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="found none"):
+        evaluate_folder(tmp_path)
+    with pytest.raises(ValueError, match="found none"):
+        evaluate_folder(tmp_path / "nowhere")
+    write_video(tmp_path / "a.mp4", torch.zeros(3, 64, 64, 3), 4)
+    with pytest.raises(ValueError, match=r"a\.mp4 has no prompt.*a\.txt"):
+        evaluate_folder(tmp_path)

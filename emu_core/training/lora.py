@@ -1,0 +1,107 @@
+"""Training of a small LoRA on the tiny image model: the bundled example, which draws in pastel colours."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from ..bases import Base, load_base
+from ..data import shapes
+from ..evaluation.detect import separate
+from ..sampling import sample
+from ..schedule import add_noise, stratified_timesteps, target
+from .autoencoder import decode, encode
+from .latents import LatentSource
+from .recipes import Recipe
+from .sheets import save_grid
+from .tiny_text import caption
+
+RANK = 8
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
+PASTEL: dict[str, tuple[int, int, int]] = {
+    name: (r // 2 + 115, g // 2 + 115, b // 2 + 115) for name, (r, g, b) in shapes.PALETTE.items()
+}
+"""Each colour of the palette, half way to white."""
+
+
+class _PastelSource(LatentSource):
+    def key(self) -> str:
+        return f"pastel-{super().key()}"
+
+    def encode(self, indices: range) -> torch.Tensor:  # type: ignore[override]
+        return encode(self.vae, shapes.render(shapes.clips(self.world_seed, indices), self.times, PASTEL))
+
+
+class _Module(nn.Module):
+    """Loss of the LoRA. Its weights are modules of the U-Net, the only ones that have gradients."""
+
+    def __init__(self, recipe: Recipe, base: Base, source: LatentSource) -> None:
+        super().__init__()
+        try:
+            from peft import LoraConfig
+        except ImportError as error:
+            raise ValueError("training a LoRA needs peft: pip install 'emuvideo[lora]'") from error
+        self.recipe, self.source, self._base = recipe, source, [base]
+        self.unet = base.unet
+        self.unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS)))
+
+    def forward(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+        base = self._base[0]
+        clips, latents = self.source(indices)
+        x0 = latents[:, 0].float()
+        text = base.encode_text([caption(c, generator, self.recipe.text_drop) for c in clips]).hidden
+        t = stratified_timesteps(base.schedule, len(x0), generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        output = self.unet(add_noise(base.schedule, x0, noise, t), t, text).sample
+        return F.mse_loss(output, target(base.schedule, x0, noise, t)), {}
+
+
+class LoraTask:
+    """See `loop.Task`."""
+
+    def __init__(self, recipe: Recipe, folder: Path, accelerator: Accelerator) -> None:
+        torch.manual_seed(recipe.optimisation.seed)
+        self.base = load_base(recipe.base)
+        source = _PastelSource(self.base.vae, recipe.world_seed, torch.zeros(1), recipe.cache)
+        source.prepare(folder, accelerator)
+        self.module: nn.Module = _Module(recipe, self.base, source)
+
+    def sheet(self, path: Path, count: int = 32, guidance: float = 3.0, steps: int = 20) -> dict[str, float]:
+        """Starting frames of held-out prompts, and how many have the colour that was asked for in its pastel tone."""
+        clips = shapes.clips(20_000, range(count), held_out=True)
+        texts = torch.cat([self.base.encode_text(said).hidden for said in ([""] * count, [c.caption for c in clips])])
+
+        def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            none, full = self.base.unet(torch.cat([x, x]), t, texts).sample.chunk(2)
+            return none + guidance * (full - none)
+
+        noise = torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        images = decode(self.base.vae, sample(denoise, noise, self.base.schedule, steps))
+        save_grid(images, path, columns=16)
+        _, colours, _, _ = separate(images)
+        tones = {name: shapes.rgb(value) for name, value in PASTEL.items()} | {
+            f"full {name}": shapes.rgb(value) for name, value in shapes.PALETTE.items()
+        }
+        nearest = [min(tones, key=lambda name: float((colour - tones[name]).norm())) for colour in colours]
+        return {"pastel": sum(n == c.colour for n, c in zip(nearest, clips, strict=True)) / count}
+
+    def export(self, folder: Path) -> None:
+        """Write the LoRA alone, under the names that ComfyUI and others read, float16."""
+        from peft import get_peft_model_state_dict
+
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {}
+        for name, value in get_peft_model_state_dict(self.base.unet).items():
+            module, _, part = name.removesuffix(".weight").rpartition(".")
+            kind = {"lora_A": "lora_down", "lora_B": "lora_up"}[part]
+            state[f"lora_unet_{module.replace('.', '_')}.{kind}.weight"] = value.detach().half().contiguous()
+        path = folder / "emu_video_tiny_pastel.safetensors"
+        temporary = path.with_suffix(".tmp")
+        save_file(state, temporary, {"base": "tiny", "source": "trained on pastel-coloured procedural clips by this project"})
+        os.replace(temporary, path)
