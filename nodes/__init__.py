@@ -1,0 +1,34 @@
+"""The ComfyUI nodes: schemas and a few lines each. All contact with ComfyUI's internals is in `adapter`."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .adapter.paths import register_folders
+from .conditioning import EmuVideoConditioning
+from .interpolation import EmuVideoInterpolate
+from .loaders import EmuVideoApplyStack, EmuVideoTinyModel
+from .pictures import EmuVideoContactSheet
+from .sampling import EmuVideoSampler, EmuVideoScheduler, EmuVideoStartingFrame
+
+NODES: list[type[io.ComfyNode]] = [
+    EmuVideoTinyModel,
+    EmuVideoStartingFrame,
+    EmuVideoApplyStack,
+    EmuVideoConditioning,
+    EmuVideoScheduler,
+    EmuVideoSampler,
+    EmuVideoInterpolate,
+    EmuVideoContactSheet,
+]
+
+
+class EmuVideoExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> EmuVideoExtension:
+    """What ComfyUI asks a pack for."""
+    register_folders()
+    return EmuVideoExtension()

@@ -1,0 +1,71 @@
+"""Where files are: the folder of temporal stacks, and what the pack brings itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import folder_paths
+
+from ...emu_core.checkpoint import read_config
+from ...emu_core.config import Role
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "emu_video"
+PACK = Path(__file__).parents[2]
+ASSETS = PACK / "emu_core" / "assets"
+EXAMPLE_PICTURES = PACK / "example_workflows" / "input"
+TINY = ASSETS / "tiny"
+BUNDLED: dict[str, Path] = {"tiny F (bundled)": TINY / "stack_F.safetensors", "tiny I (bundled)": TINY / "stack_I.safetensors"}
+"""Names of the bundled stacks in the node's list. They stand in saved workflows: never rename one."""
+
+
+def register_folders() -> None:
+    """Tell ComfyUI of models/emu_video, made if it is missing, and of the bundled LoRA; put the example workflows' pictures
+    where LoadImage finds them, unless files of their names are there."""
+    own = os.path.join(folder_paths.models_dir, FOLDER)
+    folder_paths.add_model_folder_path(FOLDER, own)
+    extensions = folder_paths.folder_names_and_paths[FOLDER][1]
+    extensions.add(".safetensors")
+    if (ASSETS / "loras").is_dir():
+        folder_paths.add_model_folder_path("loras", str(ASSETS / "loras"))
+    try:
+        os.makedirs(own, exist_ok=True)
+        inputs = Path(folder_paths.get_input_directory())
+        for picture in EXAMPLE_PICTURES.glob("*.png"):
+            if inputs.is_dir() and not (inputs / picture.name).exists():
+                shutil.copyfile(picture, inputs / picture.name)
+    except OSError as error:  # a read-only installation: extra_model_paths may name another place
+        logger.warning("ComfyUI-EmuVideo could not prepare its folders: %s", error)
+
+
+def stack_names() -> list[str]:
+    """What the node offers: the bundled stacks, then the files of models/emu_video."""
+    return [*BUNDLED, *folder_paths.get_filename_list(FOLDER)]
+
+
+def stack_path(name: str) -> Path:
+    """The file behind a name from `stack_names`; ValueError says where to put a missing one."""
+    if name in BUNDLED:
+        return BUNDLED[name]
+    found = folder_paths.get_full_path(FOLDER, name)
+    if found is None:
+        places = ", ".join(folder_paths.get_folder_paths(FOLDER))
+        raise ValueError(
+            f"temporal stack {name!r} was not found: put the .safetensors file into {places}, then press R to refresh"
+        )
+    return Path(found)
+
+
+def stack_trouble(name: str, role: Role | None = None) -> str | None:
+    """Why a stack cannot be used, read from its name and metadata alone; None when nothing speaks against it."""
+    try:
+        config = read_config(stack_path(name))
+    except ValueError as error:
+        return str(error)
+    if role is not None and config.role != role:
+        return f"{name} is a stack of role {config.role}, expected role {role}: choose another file"
+    return None

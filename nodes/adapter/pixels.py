@@ -1,0 +1,48 @@
+"""Pictures in and out of ComfyUI's VAE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.utils
+import torch
+
+from ...emu_core.media import fit
+
+RESIZE = ("center crop", "stretch", "none")
+
+
+def prepare(images: torch.Tensor, height: int, width: int, resize: str) -> torch.Tensor:
+    """Images (k, H', W', 3 or 4) 0..1 -> (k, height, width, 3), as `resize` says."""
+    images = images[..., :3]
+    if images.shape[1:3] == (height, width):
+        return images
+    if resize == "center crop":
+        return fit(images.cpu().float(), height, width)
+    if resize == "stretch":
+        return comfy.utils.common_upscale(images.movedim(-1, 1), width, height, "area", "disabled").movedim(1, -1)
+    raise ValueError(
+        f"the image is {images.shape[2]} x {images.shape[1]}, the video {width} x {height}: give one of that size, or set resize "
+        "to center crop or stretch"
+    )
+
+
+def latent_size(vae: Any, height: int, width: int) -> tuple[int, int, int]:
+    """Channels, height and width of the latents of a picture."""
+    ratio = getattr(vae, "downscale_ratio", 8)
+    if not isinstance(ratio, int) or getattr(vae, "latent_dim", 2) != 2:
+        raise ValueError("expected the VAE of a text-to-image model (SD 1.5, SD 2.1, SDXL), found one for video or sound")
+    if height % ratio or width % ratio:
+        raise ValueError(f"width and height should be multiples of {ratio}, found {width} x {height}")
+    return vae.latent_channels, height // ratio, width // ratio
+
+
+def encode(vae: Any, images: torch.Tensor) -> torch.Tensor:
+    """Images (k, H, W, 3) -> latents (k, C, h, w) as the VAE makes them, unscaled."""
+    return vae.encode(images)
+
+
+def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Latents (k, C, h, w) -> images (k, H, W, 3) 0..1."""
+    images = vae.decode(latents)
+    return images.reshape(-1, *images.shape[-3:])

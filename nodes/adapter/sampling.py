@@ -1,0 +1,155 @@
+"""The schedule of a stack as ComfyUI's model_sampling, trailing sigmas, guidance by image and text, and runs with preview."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+
+from ...emu_core.guidance import calls
+from ...emu_core.schedule import ScheduleConfig, abar, trailing_timesteps
+
+NEARLY_ZERO = 4.8973451890853435e-08
+"""ComfyUI's last alpha_bar at zero terminal SNR, where a true zero would be an infinite sigma."""
+
+
+class VideoModelSampling(comfy.model_sampling.ModelSamplingDiscrete):
+    """A ScheduleConfig in ComfyUI's terms. Its sigmas are plain attributes, no buffers of the model it is put on: the model's
+    own parts are moved and backed up between prompts, and these must not be among them."""
+
+    def __init__(self, schedule: ScheduleConfig) -> None:
+        self.predicts_v = schedule.prediction == "v_prediction"
+        self.schedule = schedule
+        super().__init__()
+
+    def _register_schedule(self, *_: Any, **__: Any) -> None:
+        power = abar(self.schedule)
+        power[-1] = power[-1].clamp(min=NEARLY_ZERO)
+        self.num_timesteps = self.schedule.steps
+        self.linear_start, self.linear_end = self.schedule.beta_start, self.schedule.beta_end
+        self.zsnr = self.schedule.zero_snr
+        self.set_sigmas(((1 - power) / power).sqrt())
+
+    def set_sigmas(self, sigmas: torch.Tensor) -> None:
+        self.sigmas = sigmas.float()
+        self.log_sigmas = sigmas.log().float()
+
+    calculate_input = comfy.model_sampling.EPS.calculate_input
+    noise_scaling = comfy.model_sampling.EPS.noise_scaling
+    inverse_noise_scaling = comfy.model_sampling.EPS.inverse_noise_scaling
+
+    def calculate_denoised(self, sigma: torch.Tensor, model_output: torch.Tensor, model_input: torch.Tensor) -> torch.Tensor:
+        kind = comfy.model_sampling.V_PREDICTION if self.predicts_v else comfy.model_sampling.EPS
+        return kind.calculate_denoised(self, sigma, model_output, model_input)
+
+
+def trailing_sigmas(patcher: comfy.model_patcher.ModelPatcher, steps: int, denoise: float = 1.0) -> torch.Tensor:
+    """Sigmas (steps + 1,) at timesteps evenly spaced from the last, and 0. `denoise` below 1 leaves out the noisiest part."""
+    if denoise <= 0:
+        return torch.zeros(0)
+    sampling = patcher.get_model_object("model_sampling")
+    sigmas = getattr(sampling, "sigmas", None)
+    if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete) or sigmas is None:
+        raise ValueError(
+            f"the trailing schedule needs a MODEL of discrete timesteps (SD 1.5, SD 2.1, SDXL), found {type(sampling).__name__}: "
+            "use ComfyUI's own schedulers with it"
+        )
+    whole = int(steps / denoise)
+    if whole > len(sigmas):
+        raise ValueError(
+            f"steps / denoise should be at most {len(sigmas)}, the timesteps of this MODEL, found {steps} / {denoise:g}: "
+            "take fewer steps or a higher denoise"
+        )
+    timesteps = trailing_timesteps(ScheduleConfig(steps=len(sigmas)), whole)
+    return torch.cat([sigmas[timesteps.to(sigmas.device)].cpu(), torch.zeros(1)])[-(steps + 1) :]
+
+
+class VideoGuider(comfy.samplers.CFGGuider):
+    """X(none) + w_i (X(I) - X(none)) + w_p (X(I,p) - X(I)), without the evaluations whose weight is zero.
+
+    With ComfyUI's nodes: DualCFGGuider, style regular, cond1 = positive, cond2 = image only.
+    """
+
+    def __init__(self, patcher: comfy.model_patcher.ModelPatcher, image_guidance: float, text_guidance: float) -> None:
+        super().__init__(patcher)
+        self.image_guidance, self.text_guidance = image_guidance, text_guidance
+
+    def set_conditionings(self, positive: list[Any], image_only: list[Any], negative: list[Any]) -> None:
+        self.inner_set_conds({"positive": positive, "middle": image_only, "negative": negative})
+
+    def predict_noise(
+        self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None
+    ) -> torch.Tensor:
+        options = model_options or {}
+        plan = {(call.image, call.text) for call in calls(self.image_guidance, self.text_guidance)}
+        names = {(False, False): "negative", (True, False): "middle", (True, True): "positive"}
+        needed = [key for key in names if key in plan]
+        outputs = comfy.samplers.calc_cond_batch(
+            self.inner_model, [self.conds[names[key]] for key in needed], x, timestep, options
+        )
+        found = dict(zip(needed, outputs, strict=True))
+        full, middle, none = found.get((True, True)), found.get((True, False)), found.get((False, False))
+        if middle is None:  # w_i = w_p: ordinary guidance from nothing to all
+            return self._guide(full, none, "positive", "negative", self.text_guidance, x, timestep, options)
+        if none is not None:
+            base = self._guide(middle, none, "middle", "negative", self.image_guidance, x, timestep, options)
+            return base if full is None else base + (full - middle) * self.text_guidance
+        if full is None:
+            return middle
+        return self._guide(full, middle, "positive", "middle", self.text_guidance, x, timestep, options)
+
+    def _guide(
+        self,
+        more: torch.Tensor | None,
+        less: torch.Tensor | None,
+        more_name: str,
+        less_name: str,
+        weight: float,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        options: dict[str, Any],
+    ) -> torch.Tensor:
+        """One step of guidance through ComfyUI's own function, where other nodes' patches of it act."""
+        if more is None or less is None:
+            alone = more if less is None else less
+            assert alone is not None
+            return alone
+        return comfy.samplers.cfg_function(
+            self.inner_model,
+            more,
+            less,
+            weight,
+            x,
+            timestep,
+            model_options=options,
+            cond=self.conds[more_name],
+            uncond=self.conds[less_name],
+        )
+
+
+def run_guider(
+    guider: comfy.samplers.CFGGuider, latent: dict[str, Any], sigmas: torch.Tensor, sampler: str, seed: int
+) -> torch.Tensor:
+    """Sample from noise drawn on the CPU in one call; preview, progress and Cancel as everywhere in ComfyUI."""
+    start = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
+    noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
+    callback = latent_preview.prepare_callback(guider.model_patcher, max(len(sigmas) - 1, 1))
+    quiet = not comfy.utils.PROGRESS_BAR_ENABLED
+    result = guider.sample(
+        noise,
+        start,
+        comfy.samplers.sampler_object(sampler),
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
+        callback=callback,
+        disable_pbar=quiet,
+        seed=seed,
+    )
+    return result.to(comfy.model_management.intermediate_device())

@@ -1,0 +1,203 @@
+"""A temporal stack on a MODEL: an ordinary ModelPatcher comes out, and the one that came in stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import torch
+from comfy.patcher_extension import PatcherInjection, WrappersMP
+
+from ...emu_core.checkpoint import load_stack, read_config
+from ...emu_core.config import Role, StackConfig
+from ...emu_core.sites import find_sites
+from ...emu_core.stack import Attachment, Run, TemporalStack, check_fit
+from ...emu_core.temporal import LayerTypes
+from .given import CONDITION, Given, channels
+from .sampling import VideoModelSampling
+
+KEY = "emu_video"
+SAMPLING = "model_sampling"
+_RECOMMENDED = "emu_video_recommended"
+
+COMFY_LAYERS = LayerTypes(
+    linear=comfy.ops.disable_weight_init.Linear,
+    conv2d=comfy.ops.disable_weight_init.Conv2d,
+    layer_norm=comfy.ops.disable_weight_init.LayerNorm,
+)
+"""Layers that ComfyUI's memory management can keep elsewhere and bring in as they are used."""
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """What the maker of an image model recommends for its starting frames."""
+
+    steps: int = 50
+    text_guidance: float = 7.5
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What `apply_stack` did to a patcher: the stack's settings, and the model_sampling that was there before, if any."""
+
+    config: StackConfig
+    sampling_before: Any
+
+
+def recommend(patcher: comfy.model_patcher.ModelPatcher, values: Recommended) -> None:
+    patcher.set_attachments(_RECOMMENDED, values)
+
+
+def recommended(patcher: comfy.model_patcher.ModelPatcher) -> Recommended:
+    """Of the image model; the paper's text guidance where nobody said otherwise."""
+    return patcher.get_attachment(_RECOMMENDED) or Recommended()
+
+
+def applied(patcher: comfy.model_patcher.ModelPatcher) -> StackConfig | None:
+    """The settings of the stack on this MODEL; None for a plain one."""
+    found = patcher.get_attachment(KEY)
+    return None if found is None else found.config
+
+
+def require_stack(patcher: comfy.model_patcher.ModelPatcher, role: Role) -> StackConfig:
+    """The settings of the stack on this MODEL, which must be of `role`."""
+    config = applied(patcher)
+    what = "video (F)" if role == "F" else "interpolation (I)"
+    if config is None:
+        raise ValueError(f"this MODEL has no temporal stack on it: connect Apply Temporal Stack with a stack for {what}")
+    if config.role != role:
+        raise ValueError(f"the stack on this MODEL is of role {config.role}, expected role {role}: choose a stack for {what}")
+    return config
+
+
+def apply_stack(
+    patcher: comfy.model_patcher.ModelPatcher, path: str | Path, strength: float = 1.0
+) -> comfy.model_patcher.ModelPatcher:
+    """A clone of `patcher` with the stack of `path` on its U-Net, sampling as that stack wants it. `strength` 0..1 and beyond
+    scales the temporal layers. ValueError when the stack does not fit, before its weights are read."""
+    unet = _unet(patcher)
+    config = read_config(path)
+    found = find_sites(unet)
+    latent_channels = found["conv_in"][1].in_channels
+    assert isinstance(latent_channels, int)
+    try:
+        check_fit(config, {name: site for name, (site, _) in found.items()}, latent_channels)
+    except ValueError as error:
+        raise ValueError(f"{Path(path).name} does not fit this MODEL: {error}") from error
+    result = without_stack(patcher)
+    dtype = patcher.model.manual_cast_dtype or patcher.model.get_dtype()
+    offload = comfy.model_management.unet_offload_device()
+    stack = load_stack(path, COMFY_LAYERS, dtype=dtype, device=offload)
+    injection = StackInjection(stack)
+    call = VideoCall(injection, patcher.model.latent_format, strength)
+    result.set_attachments(KEY, Applied(config, result.object_patches.get(SAMPLING)))
+    result.add_object_patch(SAMPLING, VideoModelSampling(config.schedule))
+    result.set_injections(KEY, [PatcherInjection(injection.inject, injection.eject)])
+    result.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, call)
+    own = comfy.model_patcher.ModelPatcher(stack, comfy.model_management.get_torch_device(), offload)
+    result.set_additional_models(KEY, [own])
+    return result
+
+
+def without_stack(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
+    """A clone without its temporal stack: the image model, with every other patch that is on it."""
+    result = patcher.clone()
+    found = result.get_attachment(KEY)
+    if found is None:
+        return result
+    result.remove_attachments(KEY)
+    result.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
+    result.remove_additional_models(KEY)
+    # the hooks of a loaded relative come off when this clone is loaded, by the relative's own injections
+    result.remove_injections(KEY)
+    result.is_injected = result.is_injected and bool(result.injections)
+    if isinstance(result.object_patches.get(SAMPLING), VideoModelSampling):
+        result.object_patches.pop(SAMPLING)
+        if found.sampling_before is not None:
+            result.add_object_patch(SAMPLING, found.sampling_before)
+    return result
+
+
+def _unet(patcher: comfy.model_patcher.ModelPatcher) -> torch.nn.Module:
+    unet = getattr(patcher.model, "diffusion_model", None)
+    if not (hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks")):
+        family = type(patcher.model).__name__
+        raise ValueError(
+            f"a temporal stack needs the U-Net of an SD 1.5, SD 2.1 or SDXL MODEL, found {family} ({type(unet).__name__}): "
+            "load a checkpoint of the family that the stack was made for"
+        )
+    return unet
+
+
+class StackInjection:
+    """Puts a stack's hooks on the U-Net and takes them off. ComfyUI calls both several times in a load, and for clones
+    that share this object, so both may find their work done."""
+
+    def __init__(self, stack: TemporalStack) -> None:
+        self.stack = stack
+        self.attachment: Attachment | None = None
+
+    def inject(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
+        if self.attachment is None:
+            self.attachment = self.stack.attach(patcher.model.diffusion_model)
+
+    def eject(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
+        if self.attachment is not None:
+            self.attachment.detach()
+            self.attachment = None
+
+
+class VideoCall:
+    """Around each call of the U-Net: makes it a call on whole videos, for the time of that call."""
+
+    def __init__(self, injection: StackInjection, latent_format: Any, strength: float) -> None:
+        self.injection, self.latent_format, self.strength = injection, latent_format, strength
+
+    def __call__(
+        self,
+        executor: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        context: torch.Tensor,
+        y: torch.Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **others: Any,
+    ) -> torch.Tensor:
+        """`x` (n v f, C, h, w): n conditionings, v videos, f frames, the last fastest."""
+        options = transformer_options or {}
+        given: tuple[Given, ...] | None = others.pop(CONDITION, None)
+        attachment = self.injection.attachment
+        assert attachment is not None, "the video MODEL is run without having been loaded"
+        conditionings = len(options.get("cond_or_uncond") or (0,))
+        window = options.get("context_window")
+        frames = _frames(len(x) // conditionings, given, None if window is None else window.index_list)
+        has_image = given is not None and any(len(one.positions) for one in given)
+        run = Run(
+            frames=frames,
+            text=attachment.texts(context[::frames]),
+            conditioning=channels(given, self.injection.stack.config, x, self.latent_format, window) if has_image else None,
+            strength=self.strength,
+        )
+        with attachment.run(run):
+            return executor(x, timesteps, context, y, control, transformer_options, **others)
+
+
+def _frames(batch: int, given: tuple[Given, ...] | None, window: list[int] | None) -> int:
+    """Frames of each video in a batch of latents. Without the pack's conditioning the whole batch is one video."""
+    if window is not None and len(window) == batch:
+        return batch
+    if given is None:
+        return batch
+    frames = given[0].frames
+    if batch % frames:
+        raise ValueError(
+            f"the latent holds {batch} frames, and the conditioning is for videos of {frames}: use the LATENT that the "
+            "conditioning node gives, or set its length to the number of frames of the latent"
+        )
+    return frames

@@ -1,0 +1,102 @@
+"""The node that puts given frames into the conditioning."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+
+from ..emu_core.conditioning import checked_positions
+from .adapter.given import Given, with_given
+from .adapter.pixels import RESIZE, encode, latent_size, prepare
+from .loaders import CATEGORY
+
+MAX_FRAMES = 512
+
+
+def parse_positions(text: str) -> list[int]:
+    """`0, -1` -> [0, -1]; nothing -> []."""
+    try:
+        return [int(part) for part in text.replace(";", ",").split(",") if part.strip()]
+    except ValueError:
+        raise ValueError(f"positions should be frame numbers with commas between, such as 0 or 0, -1, found {text!r}") from None
+
+
+class EmuVideoConditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EmuVideoConditioning",
+            display_name="Emu Video Conditioning",
+            category=CATEGORY,
+            description="Says which frames of the video are given, and makes the empty LATENT for it. Without an image the video "
+            "is made from the text alone.",
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="The prompt: what the video shows and how it moves."),
+                io.Conditioning.Input("negative", tooltip="The empty prompt, or what should not appear."),
+                io.Vae.Input("vae", tooltip="The VAE of the text-to-image model."),
+                io.Int.Input("width", default=512, min=8, max=8192, step=8, tooltip="Width of the video in pixels."),
+                io.Int.Input("height", default=512, min=8, max=8192, step=8, tooltip="Height of the video in pixels."),
+                io.Int.Input(
+                    "length", default=16, min=1, max=MAX_FRAMES, tooltip="Frames of the video. The tiny model was made for 8."
+                ),
+                io.Int.Input("videos", default=1, min=1, max=64, tooltip="How many videos, one after the other in the LATENT."),
+                io.String.Input(
+                    "positions",
+                    default="0",
+                    tooltip="Which frame each image is, with commas between: 0 is the first, -1 the last.",
+                ),
+                io.Combo.Input(
+                    "resize",
+                    options=list(RESIZE),
+                    default=RESIZE[0],
+                    tooltip="How an image of another size is made to fit: cut to the right shape around its "
+                    "centre, stretched, or refused.",
+                ),
+                io.Image.Input("image", optional=True, tooltip="The starting frame, or several given frames as a batch."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="Text and given frames. cond1 of DualCFGGuider."),
+                io.Conditioning.Output(
+                    display_name="image_only", tooltip="Given frames with the negative text. cond2 of DualCFGGuider."
+                ),
+                io.Conditioning.Output(display_name="negative", tooltip="The negative text without given frames."),
+                io.Latent.Output(display_name="latent", tooltip="Empty latents, one for each frame."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, positions: str | None = None, length: int | None = None) -> bool | str:
+        if length is not None and not 1 <= length <= MAX_FRAMES:  # ComfyUI leaves the range of an input named here to us
+            return f"length should be 1 to {MAX_FRAMES} frames, found {length}"
+        try:
+            places = [] if positions is None else parse_positions(positions)
+            if length is not None:  # None: linked, known when the node runs
+                checked_positions(places, len(places), length)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        positive: io.Conditioning.Type,
+        negative: io.Conditioning.Type,
+        vae: io.Vae.Type,
+        width: int,
+        height: int,
+        length: int,
+        videos: int,
+        positions: str,
+        resize: str,
+        image: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        if not 1 <= length <= MAX_FRAMES:
+            raise ValueError(f"length should be 1 to {MAX_FRAMES} frames, found {length}")
+        channels, h, w = latent_size(vae, height, width)
+        none = Given(torch.zeros(0, channels, h, w), (), length)
+        given = none
+        if image is not None:
+            places = checked_positions(parse_positions(positions), len(image), length)
+            given = Given(encode(vae, prepare(image, height, width, resize)), tuple(places), length)
+        latent = {"samples": torch.zeros(videos * length, channels, h, w)}
+        return io.NodeOutput(with_given(positive, given), with_given(negative, given), with_given(negative, none), latent)

@@ -1,0 +1,210 @@
+"""Nodes that sample: the starting frame, the trailing schedule, the video."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.samplers
+import node_helpers
+import torch
+from comfy_api.latest import io
+
+from ..emu_core.config import StackConfig
+from .adapter.given import find_given
+from .adapter.pixels import decode, latent_size
+from .adapter.sampling import VideoGuider, run_guider, trailing_sigmas
+from .adapter.video_model import recommended, require_stack, without_stack
+from .loaders import CATEGORY
+
+SEED_MAX = 0xFFFFFFFFFFFFFFFF
+STEPS_TIP = "Sampling steps; 0: as many as the model's maker recommends."
+SEED_TIP = "Same seed, same noise: the same as on the command line."
+SAMPLER_TIP = "Any of ComfyUI's samplers. ddim and euler are the paper's."
+
+
+def seed_input() -> io.Int.Input:
+    return io.Int.Input("seed", default=0, min=0, max=SEED_MAX, control_after_generate=True, tooltip=SEED_TIP)
+
+
+def sampler_inputs() -> list[io.Input]:
+    """Steps and sampler, for each node that samples."""
+    return [
+        io.Int.Input("steps", default=0, min=0, max=1000, tooltip=STEPS_TIP),
+        io.Combo.Input("sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="ddim", tooltip=SAMPLER_TIP),
+    ]
+
+
+def guidance_inputs() -> list[io.Input]:
+    return [
+        io.Float.Input(
+            "text_guidance",
+            default=-1.0,
+            min=-1.0,
+            max=100.0,
+            step=0.1,
+            tooltip="w_p of the paper (7.5): how much the text counts; more gives more motion. -1: as the "
+            "stack's maker recommends.",
+        ),
+        io.Float.Input(
+            "image_guidance",
+            default=-1.0,
+            min=-1.0,
+            max=100.0,
+            step=0.1,
+            tooltip="w_i of the paper (2.0): how much the given frames count; more gives less motion. -1: as the stack's maker "
+            "recommends.",
+        ),
+    ]
+
+
+def guider_for(model: io.Model.Type, config: StackConfig, image_guidance: float, text_guidance: float) -> VideoGuider:
+    """The guider of a video MODEL; a negative weight takes the stack's own recommendation."""
+    return VideoGuider(
+        model,
+        config.image_guidance if image_guidance < 0 else image_guidance,
+        config.text_guidance if text_guidance < 0 else text_guidance,
+    )
+
+
+class EmuVideoStartingFrame(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EmuVideoStartingFrame",
+            display_name="Make Starting Frame",
+            category=CATEGORY,
+            description="Step 1 of Emu Video: a picture from the prompt, by the text-to-image model alone. A video MODEL "
+            "may be given too: its temporal layers are left out.",
+            inputs=[
+                io.Model.Input("model", tooltip="The text-to-image MODEL, or a video MODEL made of it."),
+                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.Vae.Input("vae", tooltip="Its VAE."),
+                io.String.Input("prompt", multiline=True, dynamic_prompts=True, tooltip="What the picture shows."),
+                io.String.Input("negative_prompt", default="", multiline=True, tooltip="What should not appear; may stay empty."),
+                io.Int.Input("width", default=512, min=8, max=8192, step=8, tooltip="Width in pixels."),
+                io.Int.Input("height", default=512, min=8, max=8192, step=8, tooltip="Height in pixels."),
+                seed_input(),
+                *sampler_inputs(),
+                io.Float.Input(
+                    "text_guidance",
+                    default=-1.0,
+                    min=-1.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="How much the text counts. -1: as the model's maker recommends, else the paper's 7.5.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="IMAGE", tooltip="The starting frame.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, prompt: str | None = None) -> bool | str:
+        if prompt is not None and not prompt.strip():
+            return "the prompt is empty: say what the picture should show"
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        model: io.Model.Type,
+        clip: io.Clip.Type,
+        vae: io.Vae.Type,
+        prompt: str,
+        negative_prompt: str,
+        width: int,
+        height: int,
+        seed: int,
+        steps: int,
+        sampler_name: str,
+        text_guidance: float,
+    ) -> io.NodeOutput:
+        plain, known = without_stack(model), recommended(model)
+        positive, negative = (_encode(clip, text, width, height) for text in (prompt, negative_prompt))
+        guider = comfy.samplers.CFGGuider(plain)
+        guider.set_conds(positive, negative)
+        guider.set_cfg(known.text_guidance if text_guidance < 0 else text_guidance)
+        latent = {"samples": torch.zeros(1, *latent_size(vae, height, width))}
+        sigmas = trailing_sigmas(plain, steps or known.steps)
+        return io.NodeOutput(decode(vae, run_guider(guider, latent, sigmas, sampler_name, seed)))
+
+
+def _encode(clip: io.Clip.Type, text: str, width: int, height: int) -> list[Any]:
+    """CONDITIONING of a text, with the picture's size for SDXL, which reads it."""
+    sizes = {"width": width, "height": height, "target_width": width, "target_height": height, "crop_w": 0, "crop_h": 0}
+    return node_helpers.conditioning_set_values(clip.encode_from_tokens_scheduled(clip.tokenize(text)), sizes)
+
+
+class EmuVideoScheduler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EmuVideoScheduler",
+            display_name="Trailing Scheduler",
+            category=CATEGORY,
+            description="Sigmas at evenly spaced timesteps that begin at the last one, as zero terminal SNR needs. For "
+            "SamplerCustomAdvanced with any sampler.",
+            inputs=[
+                io.Model.Input("model", tooltip="The MODEL that will be sampled: its own schedule is used."),
+                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Sampling steps. The paper takes 250."),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Below 1 starts from a less noisy step, for video to video.",
+                ),
+            ],
+            outputs=[io.Sigmas.Output(display_name="SIGMAS", tooltip="steps + 1 noise levels, falling to 0.")],
+        )
+
+    @classmethod
+    def execute(cls, model: io.Model.Type, steps: int, denoise: float) -> io.NodeOutput:
+        return io.NodeOutput(trailing_sigmas(model, steps, denoise))
+
+
+class EmuVideoSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EmuVideoSampler",
+            display_name="Emu Video Sampler",
+            category=CATEGORY,
+            description="Step 2 of Emu Video: samples a video with guidance by text and by image. The same as DualCFGGuider with "
+            "SamplerCustomAdvanced and the trailing scheduler, in one node.",
+            inputs=[
+                io.Model.Input("model", tooltip="A video MODEL, from Apply Temporal Stack with a stack of role F."),
+                io.Conditioning.Input("positive", tooltip="Text and given frames."),
+                io.Conditioning.Input("image_only", tooltip="Given frames with the negative text."),
+                io.Conditioning.Input("negative", tooltip="The negative text without given frames."),
+                io.Latent.Input("latent", tooltip="The LATENT of the conditioning node."),
+                seed_input(),
+                *sampler_inputs(),
+                *guidance_inputs(),
+            ],
+            outputs=[io.Latent.Output(display_name="LATENT", tooltip="The video's frames as a batch, for VAE Decode.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: io.Model.Type,
+        positive: io.Conditioning.Type,
+        image_only: io.Conditioning.Type,
+        negative: io.Conditioning.Type,
+        latent: dict[str, Any],
+        seed: int,
+        steps: int,
+        sampler_name: str,
+        text_guidance: float,
+        image_guidance: float,
+    ) -> io.NodeOutput:
+        config = require_stack(model, "F")
+        for name, conditioning in (("positive", positive), ("image_only", image_only), ("negative", negative)):
+            if find_given(conditioning) is None:
+                raise ValueError(f"{name} comes from no Emu Video Conditioning node: connect that node's {name} here")
+        guider = guider_for(model, config, image_guidance, text_guidance)
+        guider.set_conditionings(positive, image_only, negative)
+        sigmas = trailing_sigmas(model, steps or config.steps)
+        samples = run_guider(guider, latent, sigmas, sampler_name, seed)
+        return io.NodeOutput({**{k: v for k, v in latent.items() if k != "noise_mask"}, "samples": samples})

@@ -1,0 +1,46 @@
+"""Fixtures for tests of every folder: real ComfyUI installations and servers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from .nodes.server import Server
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # a process a core: two that wait for each other's threads take many times as long
+
+
+def comfy_roots() -> list[Path]:
+    """COMFYUI_PATH (several with the system's path separator), else ~/comfy/ComfyUI and its siblings ~/comfy/ComfyUI-*."""
+    if named := os.environ.get("COMFYUI_PATH"):
+        return [Path(part).expanduser() for part in named.split(os.pathsep)]
+    home = Path("~/comfy").expanduser()
+    return [root for root in (home / "ComfyUI", *sorted(home.glob("ComfyUI-*"))) if (root / "main.py").is_file()]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "comfy_root" in metafunc.fixturenames:
+        roots = comfy_roots()
+        reason = "NO COMFYUI FOUND: the nodes were NOT tested. Set COMFYUI_PATH, or install it at ~/comfy/ComfyUI."
+        missing = pytest.param(None, marks=pytest.mark.skip(reason=reason), id="no-ComfyUI")
+        first = [pytest.param(root, id=root.name) for root in roots[:1]]
+        others = [pytest.param(root, id=root.name, marks=pytest.mark.slow) for root in roots[1:]]  # the same tests once more
+        metafunc.parametrize("comfy_root", [*first, *others] or [missing], scope="session", indirect=True)
+
+
+@pytest.fixture(scope="session")
+def comfy_root(request: pytest.FixtureRequest) -> Path:
+    assert (request.param / "main.py").is_file(), f"COMFYUI_PATH names {request.param}, where there is no ComfyUI"
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def server(comfy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """This ComfyUI, running, with the pack in it."""
+    with Server(comfy_root, tmp_path_factory.mktemp(f"server-{comfy_root.name}")) as running:
+        yield running

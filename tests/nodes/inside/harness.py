@@ -1,0 +1,98 @@
+"""Runs checks inside a real ComfyUI, by its own interpreter: `python harness.py COMFYUI PACK OUT MODULE`.
+
+pytest and diffusers live in another environment than ComfyUI, so a check is a plain function `check_*(comfy)` that asserts and
+may return a dict of tensors and JSON values; this script runs all of a module in one process and writes what came of them to OUT
+as results.json and one .safetensors file a check. What a check is to read lies in OUT too, at `pack.folder`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def load_pack(folder: Path) -> ModuleType:
+    """Import the pack as ComfyUI does."""
+    name = str(folder).replace(".", "_x_")
+    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Comfy:
+    """What a check works with: the pack's nodes and its inner modules."""
+
+    def __init__(self, pack: ModuleType, folder: Path) -> None:
+        self.pack, self.folder = pack, folder
+        extension = asyncio.run(pack.comfy_entrypoint())
+        self.nodes = {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
+
+    def run(self, node: str, **inputs: Any) -> tuple[Any, ...]:
+        """Execute a node of the pack and return its outputs."""
+        return self.nodes[node].execute(**inputs).result
+
+    def module(self, name: str) -> ModuleType:
+        return importlib.import_module(f"{self.pack.__name__}.{name}")
+
+
+class NotHere(Exception):
+    """Raised by a check that this version of ComfyUI cannot pass, with the reason."""
+
+
+def start(root: Path, pack: Path, out: Path) -> Comfy:
+    """Import ComfyUI from `root`, on the CPU with one thread and its models under `out`, and the pack."""
+    sys.argv = [sys.argv[0], "--cpu"]
+    sys.path.insert(0, str(root))
+    os.chdir(root)
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import folder_paths
+    import torch
+
+    torch.set_num_threads(1)
+    folder_paths.models_dir = str(out / "models")
+    return Comfy(load_pack(pack), out)
+
+
+def main() -> None:
+    root, pack, out, module_name = sys.argv[1:5]
+    only = sys.argv[5:]
+    comfy_side = start(Path(root), Path(pack), Path(out))
+    import torch
+
+    spec = importlib.util.spec_from_file_location("checks", Path(__file__).with_name(f"{module_name}.py"))
+    assert spec is not None and spec.loader is not None
+    checks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(checks)
+    from safetensors.torch import save_file
+
+    results: dict[str, dict[str, Any]] = {}
+    for name in [n for n in vars(checks) if n.startswith("check_") and n in (only or vars(checks))]:
+        started = time.monotonic()
+        try:
+            with torch.inference_mode():  # as the server runs nodes
+                made = getattr(checks, name)(comfy_side) or {}
+            tensors = {k: v.clone().contiguous() for k, v in made.items() if isinstance(v, torch.Tensor)}
+            save_file(tensors, Path(out) / f"{name}.safetensors")
+            results[name] = {"data": {k: v for k, v in made.items() if k not in tensors}}
+        except Exception as error:
+            kind = "skipped" if type(error).__name__ == "NotHere" else "failed"
+            results[name] = {kind: str(error) if kind == "skipped" else traceback.format_exc()}
+        results[name]["seconds"] = round(time.monotonic() - started, 2)
+        (Path(out) / "results.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The same numbers in ComfyUI as in the core: U-Nets of the real layouts with a stack, text states, and the three steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from emu_core.bases import load_base
+from emu_core.checkpoint import load_stack, save_stack
+from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings
+from emu_core.schedule import ScheduleConfig
+from emu_core.sites import find_sites
+from emu_core.stack import Run
+
+from ..core import helpers
+from .conftest import outcome
+
+PROMPT = "a big red circle moves right on a white background"
+LAYOUTS = ("sd15", "sd21", "sdxl")
+STANDARD = ScheduleConfig(zero_snr=False)
+NAMES = {"frame": "starting frame", "latents": "video latents", "finer": "interpolated frames"}
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Outputs of diffusers' U-Nets of small widths with random stacks, and what they were made of, in a folder."""
+    folder = tmp_path_factory.mktemp("layouts")
+    outputs = {}
+    for name in LAYOUTS:
+        unet = helpers.small_unet(name)
+        stack = helpers.random_stack(unet, name)
+        x = helpers.inputs(name, b=1, f=3)
+        conditioning = torch.randn(3, 5, *x.latents.shape[-2:], generator=torch.Generator().manual_seed(4))
+        attachment = stack.attach(unet)
+        with torch.no_grad(), attachment.run(Run(3, attachment.texts(x.text[:1]), conditioning)):
+            outputs[name] = unet(
+                x.latents, x.t[:1].repeat(3), x.text[:1].repeat(3, 1, 1), added_cond_kwargs=x.added, return_dict=False
+            )[0]
+        attachment.detach()
+        saved = {"x": x.latents, "t": x.t[:1].float(), "text": x.text[:1], "conditioning": conditioning}
+        if x.added:
+            times = unet.add_time_proj(x.added["time_ids"][:1].flatten()).reshape(1, -1)
+            saved["y"] = torch.cat([x.added["text_embeds"][:1], times], 1)
+        save_file({k: v.contiguous() for k, v in saved.items()}, folder / f"{name}_inputs.safetensors")
+        save_file({k: v.contiguous() for k, v in unet.state_dict().items()}, folder / f"{name}_unet.safetensors")
+        save_stack(stack, folder / f"{name}_stack.safetensors", torch.float32)
+    outputs["folder"] = folder  # type: ignore[assignment]
+    return outputs
+
+
+@pytest.fixture(scope="session")
+def ran(inside: Callable[..., Any], expected: dict[str, Any]) -> dict[str, Any]:
+    def prepare(out: Path) -> None:
+        for file in expected["folder"].iterdir():
+            (out / file.name).write_bytes(file.read_bytes())
+        for role in "FI":
+            stack = load_stack(BUNDLED / f"stack_{role}.safetensors")
+            stack.config = dataclasses.replace(stack.config, schedule=STANDARD)
+            save_stack(stack, out / "models" / "emu_video" / f"standard_{role}.safetensors")
+
+    return inside("figures", prepare)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_both_layouts_have_the_same_sites_and_the_same_output(name: str, ran: dict[str, Any], expected: dict[str, Any]) -> None:
+    data = outcome(ran, f"check_layout_{name}")["data"]
+    sites = [[s.name, s.kind, s.channels, list(s.contexts)] for s, _ in find_sites(helpers.small_unet(name)).values()]
+    assert sorted(data["sites"]) == sorted(sites)
+    output = load_file(ran["out"] / f"check_layout_{name}.safetensors")["output"]
+    assert (output - expected[name]).abs().max() < 2e-5 * expected[name].std().clamp(min=1)
+
+
+def test_text_states(ran: dict[str, Any]) -> None:
+    outcome(ran, "check_text_states")
+    found = load_file(ran["out"] / "check_text_states.safetensors")
+    base = load_base(BUNDLED)
+    for i, prompt in enumerate([PROMPT, "", "A Small cyan triangle, purple still"]):
+        torch.testing.assert_close(found[f"text{i}"], base.encode_text([prompt]).hidden, atol=2e-5, rtol=0)
+
+
+def core_steps(given: dict[str, torch.Tensor], schedule: ScheduleConfig, sampler: str) -> dict[str, torch.Tensor]:
+    """The same three steps by the pipeline; each starts from what the nodes made before it, so that errors do not add up."""
+    base = load_base(BUNDLED)
+    base.zero_snr = schedule.zero_snr
+    stacks = [load_stack(BUNDLED / f"stack_{role}.safetensors", dtype=torch.float32) for role in "FI"]
+    for stack in stacks:
+        stack.config = dataclasses.replace(stack.config, schedule=schedule)
+    pipeline = EmuVideoPipeline(base, *stacks)
+    latents: list[torch.Tensor] = []
+    decode = base.decode_latents
+
+    def remember(x: torch.Tensor) -> torch.Tensor:
+        latents.append(x.clone())
+        return decode(x)
+
+    base.decode_latents = remember  # type: ignore[method-assign]
+    settings = Settings(seed=11, steps=6, sampler=sampler, text_guidance=4.0, image_guidance=1.5, t2i_guidance=3.0)
+    frame = pipeline.starting_frame(PROMPT, settings)
+    video = pipeline.video(given["frame"], PROMPT, settings)
+    finer_settings = dataclasses.replace(settings, text_guidance=1.0, image_guidance=1.0)
+    finer = pipeline.interpolate(torch.cat([given["video"], given["video"][:1]]), PROMPT, finer_settings)
+    return {"frame": frame, "latents": latents[1], "video": video, "finer": finer}
+
+
+def test_three_steps_on_equal_sigmas(ran: dict[str, Any]) -> None:
+    """max difference <= 1e-4, frames and latents in float32."""
+    outcome(ran, "check_equal_sigmas")
+    found = load_file(ran["out"] / "check_equal_sigmas.safetensors")
+    wanted = core_steps(found, STANDARD, "ddim")
+    assert wanted["finer"].shape == found["finer"].shape == (41, 64, 64, 3)
+    for key, name in NAMES.items():
+        assert (found[key] - wanted[key]).abs().max() <= 1e-4, name
+
+
+def test_three_steps_at_zero_terminal_snr(ran: dict[str, Any]) -> None:
+    """ComfyUI's last alpha_bar is 4.9e-8 instead of 0: root mean square difference <= 2e-3 of the deviation."""
+    outcome(ran, "check_zero_snr")
+    found = load_file(ran["out"] / "check_zero_snr.safetensors")
+    wanted = core_steps(found, ScheduleConfig(), "ddim")
+    for key, name in NAMES.items():
+        difference = (found[key] - wanted[key]).square().mean().sqrt() / wanted[key].std()
+        assert difference <= 2e-3, (name, float(difference))

@@ -1,0 +1,28 @@
+"""The video MODEL inside real ComfyUI: every check of inside/video_model.py, in every installation that is found."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import INSIDE, outcome
+
+
+def checks(module: str) -> list[str]:
+    tree = ast.parse((INSIDE / f"{module}.py").read_text())
+    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")]
+
+
+@pytest.mark.parametrize("check", checks("video_model"))
+def test_video_model(check: str, inside: Callable[..., Any], comfy_root: Path) -> None:
+    outcome(inside("video_model"), check)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", checks("full_size"))
+def test_full_size(check: str, inside: Callable[..., Any], comfy_root: Path) -> None:
+    outcome(inside("full_size"), check)

@@ -1,0 +1,66 @@
+"""The page in real headless Chromium: template browser, dropped JSON and mp4, run from the page. See browser.mjs.
+
+Needs node, playwright-core in .browser/node_modules (npm install --prefix .browser playwright-core) and Chromium. The screenshots
+are kept in the folder that EMU_SCREENSHOTS names, for a person to look at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..nodes.server import PACK, Server
+from . import build
+
+MODULES = Path(os.environ.get("PLAYWRIGHT_CORE", PACK / ".browser" / "node_modules"))
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+LACKING = [
+    name
+    for name, found in (
+        ("node", shutil.which("node")),
+        ("Chromium", CHROMIUM),
+        ("playwright-core in .browser", (MODULES / "playwright-core").is_dir()),
+    )
+    if not found
+]
+NAME = "text_to_video"
+
+
+@pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}")
+def test_page(server: Server, tmp_path: Path) -> None:
+    api = json.loads((build.OUT / "api" / f"{NAME}.json").read_text())
+    page_form = build.OUT / f"{NAME}.json"
+    video = run_as_the_page_does(server, api, json.loads(page_form.read_text()))
+    screenshots = Path(os.environ.get("EMU_SCREENSHOTS", tmp_path)) / server.root.name
+    screenshots.mkdir(parents=True, exist_ok=True)
+    script = Path(__file__).with_name("browser.mjs")
+    environment = {**os.environ, "PLAYWRIGHT_CORE": str(MODULES), "CHROMIUM": str(CHROMIUM)}
+    process = subprocess.run(
+        ["node", str(script), server.address, str(page_form), str(video), str(screenshots)],
+        capture_output=True, text=True, timeout=600, check=False, env=environment,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr[-3000:]
+    result = json.loads(process.stdout.strip().splitlines()[-1])
+    assert "failed" not in result, result
+    assert result["template_found"]
+    assert result["nodes_from_json"] == result["nodes_from_mp4"] == len(api) + 1  # and the note
+    assert not result["missing"]
+    inputs = {number: (node["class_type"], node["inputs"]) for number, node in result["prompt"].items()}
+    assert inputs == {number: (node["class_type"], node["inputs"]) for number, node in api.items()}
+    assert [(v["width"], v["height"], v["seconds"]) for v in result["videos_on_page"]] == [(64, 64, pytest.approx(2, abs=0.3))]
+    for name in ("templates", "dropped_json", "finished", "dropped_mp4"):
+        assert (screenshots / f"{name}.png").stat().st_size > 20_000
+
+
+def run_as_the_page_does(server: Server, api: dict[str, Any], page: dict[str, Any]) -> Path:
+    """A video saved with its workflow inside, as from the page."""
+    body = {"prompt": api, "extra_data": {"extra_pnginfo": {"workflow": page}}}
+    entry = server.wait(server.post("/prompt", body)["prompt_id"])
+    assert entry["status"]["status_str"] == "success"
+    return server.files(entry["outputs"], ".mp4")[0]

@@ -1,0 +1,64 @@
+"""comfy-cli with the pack: a workflow run headless in both forms, the checks and the archive for the registry.
+
+comfy-cli lives in an environment of its own: COMFY_CLI names its `comfy`, or it is on PATH.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ..nodes.server import PACK, Server
+from . import build
+from .test_workflows import FRAMES, stream
+
+COMFY = os.environ.get("COMFY_CLI") or shutil.which("comfy")
+pytestmark = pytest.mark.skipif(COMFY is None, reason="COMFY-CLI WAS NOT TESTED: no `comfy` on PATH, and COMFY_CLI names none")
+
+
+def comfy(*arguments: str, cwd: Path) -> str:
+    command = [str(COMFY), "--skip-prompt", *arguments]
+    subprocess.run([str(COMFY), "--skip-prompt", "tracking", "disable"], capture_output=True, check=False)
+    process = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-2000:]
+    return process.stdout + process.stderr
+
+
+@pytest.mark.parametrize("form", ["api/text_to_video.json", *(f"{name}.json" for name in build.WORKFLOWS)])
+def test_run(form: str, server: Server) -> None:
+    before = set(server.folder.glob("output/video/*.mp4"))
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    workflow = str(PACK / "example_workflows" / form)
+    comfy("run", "--workflow", workflow, "--wait", "--port", str(server.port), "--timeout", "120", cwd=server.folder)
+    made = set(server.folder.glob("output/video/*.mp4")) - before
+    assert len(made) == 1
+    frames, rate = FRAMES[Path(form).stem]
+    assert stream(made.pop()) == (frames, rate, (64, 64))
+
+
+def test_validate_and_pack(tmp_path: Path) -> None:
+    copy = tmp_path / "ComfyUI-EmuVideo"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=PACK, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, tracked):
+        if (PACK / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(PACK / name, copy / name)
+    subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
+    subprocess.run(["git", "add", "-A"], cwd=copy, check=True)
+    assert "passed" in comfy("node", "validate", cwd=copy)
+    comfy("node", "pack", cwd=copy)
+    names = zipfile.ZipFile(copy / "node.zip").namelist()
+    for needed in (
+        "__init__.py",
+        "pyproject.toml",
+        "web/docs/EmuVideoSampler.md",
+        "locales/zh/nodeDefs.json",
+        "nodes/adapter/tiny.py",
+    ):
+        assert needed in names
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/", ".ci/"))]

@@ -1,0 +1,126 @@
+"""Every example workflow in real ComfyUI over HTTP: it runs as it is and writes a video of the right frames, rate and size."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from PIL import Image
+
+from ..nodes.server import Refused, Server
+from . import build
+
+OUT = build.OUT
+FRAMES = {name: (37, 16) if name.endswith("interpolated") else (8, 4) for name in build.WORKFLOWS}
+
+
+def stream(path: Path) -> tuple[int, float, tuple[int, int]]:
+    """Frames, rate and (height, width) of a video file."""
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        frames = [(frame.height, frame.width) for frame in container.decode(video)]
+        assert len(set(frames)) == 1
+        rate = video.average_rate
+        assert rate is not None
+        return len(frames), float(rate), frames[0]
+
+
+def saved_api(name: str) -> dict[str, Any]:
+    return json.loads((OUT / "api" / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", build.WORKFLOWS)
+def test_the_files_are_what_the_description_says(name: str) -> None:
+    assert saved_api(name) == build.WORKFLOWS[name]().api()
+    page = json.loads((OUT / f"{name}.json").read_text())
+    described = build.WORKFLOWS[name]()
+    assert [n["type"] for n in page["nodes"] if n["type"] != "MarkdownNote"] == [n["kind"] for n in described.nodes]
+    with Image.open(OUT / f"{name}.jpg") as picture:
+        assert picture.width > 500  # the contact sheet of its output
+
+
+def test_no_other_workflow_lies_there() -> None:
+    assert {p.stem for p in OUT.glob("*.json")} == {p.stem for p in (OUT / "api").glob("*.json")} == set(build.WORKFLOWS)
+
+
+@pytest.mark.parametrize("name", build.WORKFLOWS)
+def test_page_form_is_current(name: str, server: Server) -> None:
+    """Built again from this ComfyUI's own description of the nodes, the page's form has the same nodes, links and values."""
+    page = json.loads((OUT / f"{name}.json").read_text())
+    fresh = build.WORKFLOWS[name]().page(server.get("/object_info"))
+    for key in ("links", "last_node_id"):
+        assert page[key] == fresh[key]
+    own = [(n["type"], n["widgets_values"]) for n in page["nodes"] if n["type"].startswith("EmuVideo")]
+    assert own == [(n["type"], n["widgets_values"]) for n in fresh["nodes"] if n["type"].startswith("EmuVideo")]
+
+
+@pytest.mark.parametrize("name", build.WORKFLOWS)
+def test_api_form_runs(name: str, server: Server) -> None:
+    server.post("/free", {"unload_models": True, "free_memory": True})  # nothing may come from an earlier run's cache
+    outputs = server.run(saved_api(name))
+    videos = server.files(outputs, ".mp4")
+    assert len(videos) == 1
+    frames, rate = FRAMES[name]
+    assert stream(videos[0]) == (frames, rate, (64, 64))
+
+
+def test_same_seed_same_video(server: Server) -> None:
+    """Run again with another name for the file, after other prompts, every frame is the same."""
+    prompt = saved_api("text_to_video")
+    saver = next(node for node in prompt.values() if node["class_type"] == "SaveVideo")
+    first = server.files(server.run(prompt), ".mp4")[0]
+    server.run(saved_api("text_to_video_interpolated"))
+    saver["inputs"]["filename_prefix"] = "video/again"
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    second = server.files(server.run(prompt), ".mp4")[0]
+    assert second.name.startswith("again")
+    pictures = [[f.to_ndarray(format="rgb24") for f in av.open(str(p)).decode(video=0)] for p in (first, second)]
+    assert all((a == b).all() for a, b in zip(*pictures, strict=True))
+
+
+def change(prompt: dict[str, Any], kind: str, **inputs: Any) -> dict[str, Any]:
+    node = next(node for node in prompt.values() if node["class_type"] == kind)
+    node["inputs"].update(inputs)
+    return prompt
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "words"),
+    [
+        ("EmuVideoApplyStack", {"stack": "nowhere.safetensors"}, "models/emu_video"),
+        ("EmuVideoConditioning", {"positions": "8"}, "outside a video of 8"),
+        ("EmuVideoConditioning", {"positions": "one"}, "frame numbers"),
+        ("EmuVideoConditioning", {"length": 0}, "1 to 512 frames, found 0"),
+        ("EmuVideoSampler", {"steps": 5000}, "bigger than max"),
+    ],
+)
+def test_what_cannot_work_is_said_before_the_queue(server: Server, kind: str, inputs: dict[str, Any], words: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        server.queue(change(saved_api("text_to_video"), kind, **inputs))
+    assert words in json.dumps(refusal.value.errors).replace("\\\\", "/")
+
+
+def test_an_error_during_the_run_is_one_sentence(server: Server) -> None:
+    prompt = change(saved_api("first_and_last_frame"), "EmuVideoConditioning", positions="0")
+    with pytest.raises(RuntimeError, match="found 2 frames and 1 positions"):
+        server.run(prompt)
+    assert server.run(saved_api("text_to_video"))  # and the server goes on
+
+
+@pytest.mark.parametrize("kind", ["EmuVideoSampler", "EmuVideoInterpolate"])
+def test_cancel_then_run(server: Server, kind: str) -> None:
+    prompt = change(saved_api("text_to_video_interpolated"), kind, seed=99, steps=200)
+    prompt_id = server.queue(prompt)
+    while not server.get("/queue")["queue_running"]:
+        time.sleep(0.05)
+    time.sleep(3 if kind == "EmuVideoSampler" else 12)  # into the 200 steps
+    server.post("/interrupt", {})
+    entry = server.wait(prompt_id)
+    assert "interrupted" in json.dumps(entry["status"])
+    assert not server.files(entry["outputs"], ".mp4")
+    outputs = server.run(saved_api("image_to_video"))
+    assert stream(server.files(outputs, ".mp4")[0])[0] == 8
