@@ -78,8 +78,22 @@ def test_same_seed_same_video(server: Server) -> None:
     server.post("/free", {"unload_models": True, "free_memory": True})
     second = server.files(server.run(prompt), ".mp4")[0]
     assert second.name.startswith("again")
-    pictures = [[f.to_ndarray(format="rgb24") for f in av.open(str(p)).decode(video=0)] for p in (first, second)]
-    assert all((a == b).all() for a, b in zip(*pictures, strict=True))
+    assert same_pictures(first, second)
+
+
+def same_pictures(*paths: Path) -> bool:
+    pictures = [[frame.to_ndarray(format="rgb24") for frame in av.open(str(path)).decode(video=0)] for path in paths]
+    return all((a == b).all() for a, b in zip(*pictures, strict=True))
+
+
+def test_a_later_prompt_equals_a_fresh_servers(server: Server, comfy_root: Path, tmp_path: Path) -> None:
+    """After plain, video, interpolation and LoRA prompts in one server, a video is what a server makes that has run nothing."""
+    for name in ("text_to_video_lora", "text_to_video_interpolated", "first_and_last_frame"):
+        server.run(saved_api(name))
+    prompt = change(saved_api("image_to_video"), "EmuVideoSampler", seed=123)
+    later = server.files(server.run(prompt), ".mp4")[0]
+    with Server(comfy_root, tmp_path) as fresh:
+        assert same_pictures(later, fresh.files(fresh.run(prompt), ".mp4")[0])
 
 
 def change(prompt: dict[str, Any], kind: str, **inputs: Any) -> dict[str, Any]:
