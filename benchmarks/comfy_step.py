@@ -49,7 +49,7 @@ def main() -> None:
             measure(cases, options.frames, options.repeats)
 
 
-def tiny_cases(pack, frames: int) -> dict:  # noqa: ANN001
+def tiny_cases(pack, frames: int) -> dict:
     import parts
 
     model, clip, vae = pack.run("EmuVideoTinyModel")
@@ -64,7 +64,7 @@ def tiny_cases(pack, frames: int) -> dict:  # noqa: ANN001
     }
 
 
-def sd15_cases(pack, options: argparse.Namespace) -> dict:  # noqa: ANN001
+def sd15_cases(pack, options: argparse.Namespace) -> dict:
     import full_size
     import parts
     import torch
@@ -83,7 +83,7 @@ def sd15_cases(pack, options: argparse.Namespace) -> dict:  # noqa: ANN001
     return cases
 
 
-def evolved(pack, model, folder: Path):  # noqa: ANN001, ANN201
+def evolved(pack, model, folder: Path):
     """The MODEL with AnimateDiff-Evolved's motion module of random weights."""
     import harness
     from safetensors.torch import save_file

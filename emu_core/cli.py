@@ -157,7 +157,11 @@ def _add_info(commands: argparse._SubParsersAction) -> None:
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
     parser = _command(commands, "train", "train by a recipe; checkpoints, loss curve and sample sheets go to --out", "train")
-    parser.add_argument("recipe", help="tiny-vae, tiny-t2i, tiny-f or tiny-i (in this order they make the bundled model)")
+    parser.add_argument(
+        "recipe",
+        help="one of the recipes that make the bundled model, in order: tiny-vae, tiny-vae-wide, "
+        "tiny-t2i, tiny-t2i-wide, tiny-f, tiny-f-wide, tiny-i, and tiny-lora for the example LoRA",
+    )
     parser.add_argument("--out", help="folder of the run (default: runs/RECIPE)")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint, exactly as if never stopped")
     parser.add_argument(
