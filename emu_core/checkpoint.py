@@ -1,22 +1,21 @@
-"""One safetensors file holds one stack: its weights, and in the metadata everything needed to run it."""
+"""One safetensors file holds one stack: its weights, and in the metadata everything needed to run it. Public checkpoints of
+other programs are read as they are (see `interop`)."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from .config import StackConfig
+from .interop import WeightFile, import_plan, open_weights
+from .interop.files import save_tensors
 from .stack import TemporalStack
 from .temporal import TORCH_LAYERS, LayerTypes
 
 FORMAT, VERSION = "emu-video-stack", 1
-_PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
 
 
 def save_stack(stack: TemporalStack, path: str | Path, dtype: torch.dtype = torch.float16) -> None:
@@ -27,29 +26,22 @@ def save_stack(stack: TemporalStack, path: str | Path, dtype: torch.dtype = torc
     for name, value in weights.items():
         if not torch.isfinite(value).all():
             raise ValueError(f"{path} is not written: {name} holds NaN or infinite values in {dtype}; its training failed")
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        save_file(weights, temporary, metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_tensors(weights, path, metadata)
 
 
 def read_config(path: str | Path) -> StackConfig:
-    """The metadata of a stack's file alone. ValueError for what is no stack, is damaged, or is of another version."""
-    path = Path(path)
-    _check_file(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            first_keys = sorted(file.keys())[:3]
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error}): it may be cut short; copy it again") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} is no temporal stack: expected format {FORMAT!r} in its metadata, found {metadata.get('format')!r} "
-            f"and keys such as {', '.join(first_keys) or 'none'}; choose a file that `emu-video info` knows"
-        )
+    """What a stack is, from its file's metadata, or of a public checkpoint from its names and shapes. ValueError for what is
+    no stack, is damaged, or is of another version."""
+    file = open_weights(path)
+    return _own_config(file) if _is_own(file) else import_plan(file).config
+
+
+def _is_own(file: WeightFile) -> bool:
+    return "format" in file.metadata and file.metadata["format"] == FORMAT
+
+
+def _own_config(file: WeightFile) -> StackConfig:
+    path, metadata = file.path, file.metadata
     if metadata.get("version") != str(VERSION):
         raise ValueError(
             f"{path} has format version {metadata.get('version')!r}, and this program reads {VERSION}: update the program"
@@ -60,22 +52,12 @@ def read_config(path: str | Path) -> StackConfig:
         raise ValueError(f"{path} has damaged metadata ({error}): download or copy it again") from error
 
 
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise ValueError(f"{path} should be a temporal stack's .safetensors file, found {found}: check the path")
-    if path.suffix.lower() in _PICKLES:
-        raise ValueError(f"{path} is a pickle, which can run code when it is read: convert it to .safetensors first")
-
-
 def load_stack(path: str | Path, types: LayerTypes = TORCH_LAYERS, **factory: Any) -> TemporalStack:
     """Read a stack. Its weights keep the file's precision unless `factory` names a dtype; NaN or infinity is refused."""
-    config = read_config(path)
-    with safe_open(Path(path), framework="pt") as file:
-        try:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} cannot be read to its end ({error}): download or copy it again") from error
+    file = open_weights(path)
+    plan = None if _is_own(file) else import_plan(file)
+    config = _own_config(file) if plan is None else plan.config
+    weights = file.read() if plan is None else plan.weights(file.read())
     if not all(value.is_floating_point() for value in weights.values()) or not weights:
         raise ValueError(f"{path} should hold weights in floating point, found none or others: copy it again")
     factory.setdefault("dtype", next(iter(weights.values())).dtype)

@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_animate(commands)
     _add_interpolate(commands)
     _add_info(commands)
+    _add_convert(commands)
     _add_train(commands)
     _add_evaluate(commands)
     return parser
@@ -65,7 +66,11 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model", help="image model: a diffusers folder, or one .safetensors file of SD 1.5, SD 2.1 or SDXL (default: bundled)"
     )
-    group.add_argument("--stack", help="temporal stack F (video); default: stack_F.safetensors in the model's folder")
+    group.add_argument(
+        "--stack",
+        help="temporal stack F (video), or the original file of AnimateDiff, Hotshot-XL, PIA, FancyVideo or ModelScope; default: "
+        "stack_F.safetensors in the model's folder",
+    )
     group.add_argument("--interpolation-stack", help="temporal stack I; default: stack_I.safetensors in the model's folder")
     group.add_argument("--tokenizer", help="folder with the tokenizer that a single-file model lacks, or a ComfyUI installation")
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ...; auto takes an accelerator if there is one")
@@ -84,6 +89,15 @@ def _add_sampling_options(parser: argparse.ArgumentParser, keyframes: bool) -> N
     group = parser.add_argument_group("sampling (what is left out is as the model's maker recommends)")
     if not keyframes:
         group.add_argument("--frames", type=int, help="frames of the video before interpolation")
+        group.add_argument("--window", type=int, help="frames that the model sees at a time, for videos longer than it allows")
+        group.add_argument("--overlap", type=int, default=4, help="frames that a window shares with the next")
+        group.add_argument(
+            "--motion",
+            metavar="AMOUNT",
+            help='PIA: how far frames may go from the given one: small, moderate, large; "large, loop"; "large, style" ...',
+        )
+        group.add_argument("--cond-fps", type=float, help="FancyVideo: frames a second that the model is told")
+        group.add_argument("--motion-score", type=float, help="FancyVideo: amount of motion that the model is told")
     group.add_argument("--fps", type=float, help="frames a second before interpolation, which multiplies them by 4")
     group.add_argument(
         "--size",
@@ -125,6 +139,7 @@ def _add_animate(commands: argparse._SubParsersAction) -> None:
         "image", help="any picture; it is turned upright, put on white if transparent, centre-cropped and resized"
     )
     parser.add_argument("prompt", help="what should happen")
+    parser.add_argument("--position", type=int, default=0, help="which frame the picture is: 0 the first, -1 the last")
     _add_output_options(parser)
     parser.add_argument("--no-interpolate", action="store_true", help="leave out the last step")
     _add_sampling_options(parser, keyframes=False)
@@ -153,6 +168,23 @@ def _add_info(commands: argparse._SubParsersAction) -> None:
         "--config", help="tiny, sd15, sd21, sdxl or emu (the paper's own U-Net): parameters and sites, nothing is loaded"
     )
     parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "convert", "a public checkpoint -> a temporal stack in this program's format", "convert")
+    parser.add_argument(
+        "file", help="file of AnimateDiff, Hotshot-XL, PIA, FancyVideo or ModelScope (.safetensors, .ckpt, .pt ...)"
+    )
+    parser.add_argument("--out", required=True, metavar="STACK.safetensors", help="where to write the stack")
+    parser.add_argument(
+        "--image-model", metavar="UNET.safetensors", help="also write the image model's U-Net that is in the file (ModelScope)"
+    )
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        help="precision of the weights; auto: as in the file",
+    )
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:

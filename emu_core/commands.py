@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 from argparse import Namespace
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import media
+from .interop.files import save_tensors
 
 if TYPE_CHECKING:
     from .pipeline import EmuVideoPipeline, Progress, Settings
 
+
+logger = logging.getLogger(__name__)
 
 # -- options
 
@@ -49,6 +53,11 @@ def read_settings(options: Namespace) -> Settings:
         image_guidance=options.image_guidance,
         t2i_guidance=getattr(options, "t2i_guidance", None),
         seed=options.seed,
+        window=getattr(options, "window", None),
+        overlap=getattr(options, "overlap", 4),
+        motion=getattr(options, "motion", None),
+        cond_fps=getattr(options, "cond_fps", None),
+        motion_score=getattr(options, "motion_score", None),
         stitch=getattr(options, "stitch", "continuous"),
     )
     settings.check()
@@ -92,8 +101,9 @@ def load_pipeline(options: Namespace) -> EmuVideoPipeline:
     )
 
 
-def check_files(options: Namespace) -> None:
-    """Look at every file that is named before anything is loaded: models, stacks, places to write to."""
+def check_files(options: Namespace, settings: Settings | None = None) -> None:
+    """Look at every file that is named before anything is loaded: models, stacks, places to write to. `settings` of a video
+    are held against its stack."""
     from .bases import inspect_base
     from .checkpoint import read_config
     from .pipeline import BUNDLED
@@ -105,10 +115,14 @@ def check_files(options: Namespace) -> None:
     family = inspect_base(options.model or BUNDLED).family
     for stack, role in ((options.stack, "F"), (options.interpolation_stack, "I")):
         config = read_config(stack) if stack else None
-        if config is not None and config.base != family:
+        if config is not None and config.base not in (family, "custom"):
             raise ValueError(f"{stack} is a temporal stack for {config.base!r}, the model is {family!r}: choose two that fit")
         if config is not None and config.role != role:
             raise ValueError(f"{stack} should be of role {role}, found {config.role}: exchange --stack and --interpolation-stack")
+        if config is not None and role == "F" and settings is not None:
+            settings.check_stack(config)
+            if options.run == "animate" and not config.takes_image:
+                raise ValueError(f"{stack} is of family {config.family}, which knows no image: use it with `generate`")
 
 
 @contextmanager
@@ -138,10 +152,10 @@ def generate(options: Namespace) -> None:
 
     prompt = check_prompt(options.prompt)
     settings = read_settings(options)
-    check_files(options)
+    check_files(options, settings)
     pipeline = load_pipeline(options)
     with progress_bar() as progress:
-        result = pipeline(prompt, settings, interpolate=_interpolates(options, settings), progress=progress)
+        result = pipeline(prompt, settings, interpolate=_interpolates(options, settings, pipeline), progress=progress)
     if options.starting_frame:
         media.write_image(options.starting_frame, result.starting_frame[0], _metadata(options, pipeline, settings))
     _write(options, pipeline, settings, *result.final)
@@ -153,10 +167,11 @@ def animate(options: Namespace) -> None:
     prompt = check_prompt(options.prompt)
     settings = read_settings(options)
     image = media.read_image(options.image)[None]
-    check_files(options)
+    check_files(options, settings)
     pipeline = load_pipeline(options)
+    interpolates = _interpolates(options, settings, pipeline)
     with progress_bar() as progress:
-        result = pipeline(prompt, settings, image, interpolate=_interpolates(options, settings), progress=progress)
+        result = pipeline(prompt, settings, image, interpolate=interpolates, progress=progress, position=options.position)
     _write(options, pipeline, settings, *result.final)
 
 
@@ -178,8 +193,13 @@ def interpolate(options: Namespace) -> None:
     _write(options, pipeline, settings, frames, FACTOR * (settings.fps or video.fps))
 
 
-def _interpolates(options: Namespace, settings: Settings) -> bool:
-    return not options.no_interpolate and settings.frames != 1
+def _interpolates(options: Namespace, settings: Settings, pipeline: EmuVideoPipeline) -> bool:
+    """Whether to raise the frame rate: unless told not to, or a public checkpoint is used, for which there is no such stack."""
+    video = pipeline.models.get("F")
+    alone = video is not None and video.stack.config.family != "emu" and "I" not in pipeline.models
+    if alone and not options.no_interpolate:
+        logger.warning("the video keeps its frame rate, since no interpolation stack (--interpolation-stack) was named")
+    return not options.no_interpolate and not alone and settings.frames != 1
 
 
 def _metadata(options: Namespace, pipeline: EmuVideoPipeline, settings: Settings) -> dict[str, str]:
@@ -232,6 +252,31 @@ def info(options: Namespace) -> None:
         raise ValueError("info takes a file or --config, found both: leave one out")
     facts = describe_architecture(options.config) if options.config else describe_file(options.file)
     print(json.dumps(facts, indent=2) if options.json else as_text(facts))
+
+
+def convert(options: Namespace) -> None:
+    """A public checkpoint as a stack of our own format, and the image model that may be in the same file."""
+    from .checkpoint import load_stack, save_stack
+    from .interop import modelscope, open_weights
+
+    for target in filter(None, (options.out, options.image_model)):
+        if Path(target).suffix != ".safetensors":
+            raise ValueError(f"{target} should end in .safetensors: choose such a name")
+        if not Path(target).absolute().parent.is_dir():
+            raise ValueError(f"{target} cannot be written, since its folder does not exist: make the folder first")
+    dtype = None if options.dtype == "auto" else choose_dtype(options.dtype, torch.device("cpu"))
+    stack = load_stack(options.file) if dtype is None else load_stack(options.file, dtype=dtype)
+    weights = next(iter(stack.parameters())).dtype
+    spatial = {}
+    if options.image_model:
+        spatial = modelscope.spatial_weights(open_weights(options.file).read())
+        if not spatial:
+            raise ValueError(f"{options.file} holds no image model beside the temporal layers: leave --image-model out")
+    save_stack(stack, options.out, weights)
+    print(f"{options.out}: temporal stack of family {stack.config.family} for {stack.config.base}, {weights}")
+    if spatial:
+        save_tensors(spatial, Path(options.image_model))
+        print(f"{options.image_model}: its image model's U-Net, in diffusers' layout")
 
 
 # -- training and measuring

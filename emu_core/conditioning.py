@@ -1,4 +1,5 @@
-"""Given frames -> extra input channels: zero-padded latents, and a mask that is 1 where a frame is given."""
+"""Given frames -> extra input channels: zero-padded latents, and a mask that is 1 where a frame is given. For PIA: the one
+given frame in every place, and an affinity that says how much each frame is to resemble it."""
 
 from __future__ import annotations
 
@@ -15,19 +16,57 @@ FACTOR = 4
 """The interpolation model's output has this many times the rate of its keyframes."""
 
 
+MOTIONS: dict[str, tuple[float, ...]] = {
+    "small": (1.0, 0.9, 0.85, 0.85, 0.85, 0.8),
+    "moderate": (1.0, 0.8, 0.8, 0.8, 0.79, 0.78, 0.75),
+    "large": (1.0, 0.8, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.6, 0.5, 0.5),
+    "small, loop": (1.0, 0.9, 0.85, 0.85, 0.85, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.85, 0.85, 0.9, 1.0),
+    "moderate, loop": (1.0, 0.8, 0.8, 0.8, 0.79, 0.78, 0.75, 0.75, 0.75, 0.75, 0.75, 0.78, 0.79, 0.8, 0.8, 1.0),
+    "large, loop": (1.0, 0.8, 0.7, 0.7, 0.7, 0.7, 0.6, 0.5, 0.5, 0.6, 0.7, 0.7, 0.7, 0.7, 0.8, 1.0),
+    "small, style": (0.5, 0.4, 0.4, 0.4, 0.35, 0.3),
+    "moderate, style": (0.5, 0.4, 0.4, 0.4, 0.35, 0.35, 0.3, 0.25, 0.2),
+    "large, style": (0.5, 0.2),
+}
+"""PIA's affinity at distance 0, 1, 2, ... from the given frame; the last repeats (Zhang et al., arXiv 2312.13964, and the
+tables of its program). Loops come back after 16 frames; the style tables are for an image model of another style."""
+
+
 def condition(
-    given: torch.Tensor, positions: Sequence[int], frames: int, order: Sequence[Channel] = ("image", "mask")
+    given: torch.Tensor,
+    positions: Sequence[int],
+    frames: int,
+    order: Sequence[Channel] = ("image", "mask"),
+    motion: str = "moderate",
 ) -> torch.Tensor:
     """Channels (b, f, C+1, h, w) for clean latents `given` (b, k, C, h, w) at frames `positions` (k numbers, 0 to f-1).
 
-    A negative position counts from the end. No frame given: all zeros.
+    A negative position counts from the end. No frame given: all zeros. `motion` chooses the affinity, where `order` has one.
     """
     b, k, c, h, w = given.shape
     places = checked_positions(positions, k, frames)
+    if not order:
+        if k:
+            raise ValueError("this stack makes videos from text alone and takes no given frame: leave the image out")
+        return given.new_zeros(b, frames, 0, h, w)
     image = given.new_zeros(b, frames, c, h, w)
     mask = given.new_zeros(b, frames, 1, h, w)
-    image[:, places], mask[:, places] = given, 1
-    return torch.cat([{"image": image, "mask": mask}[name] for name in order], 2)
+    if "affinity" in order:
+        if k > 1:
+            raise ValueError(f"PIA takes one given frame, which it resembles throughout, found {k}: give one")
+        if k:
+            image[:] = given
+            mask[:] = mask.new_tensor(affinity(places[0], frames, motion)).view(frames, 1, 1, 1)
+    else:
+        image[:, places], mask[:, places] = given, 1
+    return torch.cat([image if name == "image" else mask for name in order], 2)
+
+
+def affinity(position: int, frames: int, motion: str = "moderate") -> list[float]:
+    """PIA's affinity of each frame to the one given at `position`, 0 to 1."""
+    if motion not in MOTIONS:
+        raise ValueError(f"motion should be one of {'; '.join(MOTIONS)}, found {motion!r}")
+    table = MOTIONS[motion]
+    return [table[min(abs(i - position), len(table) - 1)] for i in range(frames)]
 
 
 def checked_positions(positions: Sequence[int], given: int, frames: int) -> list[int]:

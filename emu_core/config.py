@@ -6,21 +6,30 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .motion_module import MotionModuleConfig
 from .schedule import ScheduleConfig
 from .sites import Site
 from .temporal import AttentionKind, PositionKind
 
 Role = Literal["F", "I"]
-Channel = Literal["image", "mask"]
+Channel = Literal["image", "mask", "affinity"]
+Family = Literal["emu", "animatediff", "hotshot-xl", "pia", "fancyvideo", "modelscope"]
+FAMILIES: tuple[Family, ...] = ("emu", "animatediff", "hotshot-xl", "pia", "fancyvideo", "modelscope")
+ORDERS: tuple[tuple[Channel, ...], ...] = (("image", "mask"), ("mask", "image"), ("affinity", "image"), ("image", "affinity"), ())
 
 
 @dataclass(frozen=True)
 class StackConfig:
     """The shape of a temporal stack and how it wants to be run.
 
-    `sites` are the conv and attention sites that carry a layer. `contexts` are the widths of the text states of a site's
-    spatial layers. `frames` and `fps` are what it was trained on; nothing in it depends on them. `channel_order` is that of
-    the extra input channels. `text_guidance`, `image_guidance` and `steps` are what its maker recommends.
+    `sites` are the sites that carry a layer. `contexts` are the widths of the text states of a site's spatial layers.
+    `frames` and `fps` are what it was trained on; nothing in it depends on them. `channel_order` is that of the extra input
+    channels: image and mask (given frames zero-padded), affinity and image (one given frame copied to all), or none for a
+    stack that knows no image. `text_guidance`, `image_guidance` and `steps` are what its maker recommends.
+
+    Of public checkpoints: `family` is which one; `motion` the shape of its layers, instead of `attentions`, `positions`,
+    `head_dim`, `mlp_ratio` and `kernel`; `values` the numbers that are added to the time embedding, with their defaults;
+    `text_width` that of the text states of the image model it was trained on, None for any.
     """
 
     base: str
@@ -44,12 +53,18 @@ class StackConfig:
     steps: int = 250
     stage: str = ""
     source: str = ""
+    family: Family = "emu"
+    motion: MotionModuleConfig | None = None
+    values: tuple[tuple[str, float], ...] = ()
+    text_width: int | None = None
 
     def __post_init__(self) -> None:
         if self.role not in ("F", "I"):
             raise ValueError(f"a stack's role must be F (video) or I (interpolation), found {self.role!r}")
-        if sorted(self.channel_order) != ["image", "mask"]:
-            raise ValueError(f"channel_order must hold image and mask, found {self.channel_order}")
+        if self.channel_order not in ORDERS:
+            raise ValueError(f"channel_order must be image and mask, affinity and image, or nothing, found {self.channel_order}")
+        if self.family not in FAMILIES:
+            raise ValueError(f"family must be one of {', '.join(FAMILIES)}, found {self.family!r}")
         if set(self.attentions) - {"self", "text"}:
             raise ValueError(f"attentions must be self or text, found {self.attentions}")
         if set(self.positions) - {"rotary", "sinusoidal"}:
@@ -61,8 +76,18 @@ class StackConfig:
 
     @property
     def extra_channels(self) -> int:
-        """Input channels beside the noisy latents: the image's and the mask."""
-        return self.latent_channels + 1
+        """Input channels beside the noisy latents: the image's and the mask or affinity; 0 for a stack that knows no image."""
+        return self.latent_channels + 1 if self.channel_order else 0
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether frames can be given."""
+        return bool(self.channel_order)
+
+    @property
+    def max_frames(self) -> int | None:
+        """The longest clip that its table of positions allows; None for no limit."""
+        return self.motion.positions or None if self.motion else None
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -80,6 +105,9 @@ class StackConfig:
             for name in ("channel_order", "attentions", "positions", "size"):
                 if name in values:
                     values[name] = tuple(values[name])
+            if values.get("motion") is not None:
+                values["motion"] = MotionModuleConfig(**values["motion"])
+            values["values"] = tuple((str(name), float(number)) for name, number in values.get("values", ()))
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"missing or misshapen entry: {error}") from error

@@ -9,7 +9,11 @@ from typing import Any
 import torch
 
 from .architectures import STACK_SETTINGS, build_unet
-from .checkpoint import FORMAT, read_config
+from .checkpoint import read_config
+from .conditioning import MOTIONS
+from .config import StackConfig
+from .interop import open_weights, recognise
+from .interop.files import PICKLES
 from .sites import find_sites
 from .stack import TemporalStack
 
@@ -44,8 +48,8 @@ def describe_architecture(name: str) -> dict[str, Any]:
     }
 
 
-def _parameters(module: torch.nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def _parameters(module: torch.nn.Module | None) -> int:
+    return sum(p.numel() for p in module.parameters()) if module is not None else 0
 
 
 def describe_file(path: str | None) -> dict[str, Any]:
@@ -70,13 +74,14 @@ def describe_file(path: str | None) -> dict[str, Any]:
 
 
 def _is_stack(path: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
+    """Whether a file is to be described as a stack: one of ours, a public one, or a pickle, which no image model is here."""
+    if path.suffix.lower() in PICKLES:
+        return True
     try:
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
-    except (SafetensorError, OSError):
+        file = open_weights(path)
+    except ValueError:
         return False
+    return "emu-video" in file.metadata.get("format", "") or recognise(file.shapes) is not None
 
 
 def _describe_stack(path: Path) -> dict[str, Any]:
@@ -86,22 +91,34 @@ def _describe_stack(path: Path) -> dict[str, Any]:
     return {
         "file": str(path),
         "kind": "temporal stack",
-        "family": "emu",
+        "family": config.family,
         "role": {"F": "F (video)", "I": "I (interpolation)"}[config.role],
         "base": config.base,
         "frames": config.frames,
+        "max_frames": config.max_frames,
         "fps": config.fps,
         "size": list(config.size),
+        "takes": _takes(config),
         "temporal_parameters": parameters,
         "sites": len(config.sites),
         "schedule": vars(config.schedule),
         "channel_order": list(config.channel_order),
-        "attentions": list(config.attentions),
+        "attentions": list(config.attentions) if config.motion is None else ["self"] * config.motion.attentions,
         "image_noise": config.image_noise,
         "recommended": {"text_guidance": config.text_guidance, "image_guidance": config.image_guidance, "steps": config.steps},
         "stage": config.stage,
         "source": config.source,
     }
+
+
+def _takes(config: StackConfig) -> list[str]:
+    """What a stack can be given, for a person to read."""
+    takes = ["text"] if config.motion is None else ["text (through the image model)"]
+    if "mask" in config.channel_order:
+        takes.append("any given frames")
+    if "affinity" in config.channel_order:
+        takes += ["one given frame", "motion: " + "; ".join(MOTIONS)]
+    return takes + [f"{name} ({default:g})" for name, default in config.values]
 
 
 def as_text(facts: dict[str, Any], indent: str = "") -> str:

@@ -18,7 +18,9 @@ from einops import rearrange
 from .attention import Backend, choose
 from .bases import Base, TextStates, load_base
 from .checkpoint import load_stack
-from .conditioning import FACTOR, Stitch, augment, condition, slot_count, slots, windows
+from .conditioning import FACTOR, MOTIONS, Stitch, augment, condition, slot_count, slots, windows
+from .config import StackConfig
+from .context import check_frames, over_windows
 from .guidance import calls, combine
 from .media import fit
 from .sampling import SAMPLERS, sample
@@ -42,6 +44,10 @@ class Settings:
 
     `size` is (height, width) in pixels. `image_guidance` is w_i and `text_guidance` w_p of the paper, `t2i_guidance` that of the
     starting frame. `rescale` 0..1 is guidance rescale, not the paper's. `strength` scales the temporal layers.
+
+    `window`: frames that the network sees at a time, for videos that are longer than it allows, `overlap` of which each window
+    shares with the next. What some stacks are told besides: `motion`, how far frames may go from the given one (PIA; a name from
+    `conditioning.MOTIONS`); `cond_fps` and `motion_score` (FancyVideo).
     """
 
     size: tuple[int, int] | None = None
@@ -56,6 +62,11 @@ class Settings:
     strength: float = 1.0
     seed: int = 0
     stitch: Stitch = "continuous"
+    window: int | None = None
+    overlap: int = 4
+    motion: str | None = None
+    cond_fps: float | None = None
+    motion_score: float | None = None
 
     def check(self, multiple: int = 8, max_steps: int = 1000) -> None:
         """Refuse, before any model is loaded, what no model can do."""
@@ -73,6 +84,31 @@ class Settings:
             raise ValueError(f"unknown sampler {self.sampler!r}: expected one of {', '.join(SAMPLERS)}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be 0 to {2**64 - 1}, found {self.seed}")
+        if self.window is not None and (self.window < 1 or not 0 <= self.overlap < self.window):
+            raise ValueError(
+                f"a window must have 1 or more frames and overlap the next by fewer, found {self.window} and {self.overlap}"
+            )
+        if self.motion is not None and self.motion not in MOTIONS:
+            raise ValueError(f"motion should be one of {'; '.join(MOTIONS)}, found {self.motion!r}")
+
+    def check_stack(self, config: StackConfig) -> None:
+        """Refuse what the video stack does not understand, or cannot do at this length."""
+        if self.motion is not None and "affinity" not in config.channel_order:
+            raise ValueError(f"motion is for stacks of family pia, found {config.family}: leave it out")
+        known = dict(config.values)
+        for name, value in (("fps", self.cond_fps), ("motion_score", self.motion_score)):
+            if value is not None and name not in known:
+                setting = {"fps": "cond_fps"}.get(name, name)
+                raise ValueError(f"{setting} is for stacks of family fancyvideo, found {config.family}: leave it out")
+        check_frames(
+            config, self.frames or config.frames, self.window, f"slide a window over the video (--window {config.frames})"
+        )
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Numbers for the time embedding that differ from the stack's own."""
+        told = {"fps": self.cond_fps, "motion_score": self.motion_score}
+        return {name: value for name, value in told.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -191,14 +227,17 @@ class EmuVideoPipeline:
         """Frames (f, H, W, 3) of a video in which `images` (k, H', W', 3) are the frames at `positions`; None gives none."""
         model = self._model("F")
         config = model.stack.config
+        settings.check_stack(config)
         frames = settings.frames or config.frames
         height, width = self._size(settings)
+        if images is not None and not config.takes_image:
+            raise ValueError(_no_image(config))
         if images is None:
             latents = torch.zeros(1, 0, config.latent_channels, *self._latent_size(height, width))
             positions = ()
         else:
             latents = self.base.encode_images(fit(images, height, width))[None].cpu()
-        given = condition(latents, positions, frames, config.channel_order)
+        given = condition(latents, positions, frames, config.channel_order, settings.motion or "moderate")
         output = self._run(model, prompt, given, settings, settings.seed, "video", images is not None, progress)
         return self.base.decode_latents(output)
 
@@ -235,15 +274,25 @@ class EmuVideoPipeline:
         image: torch.Tensor | None = None,
         interpolate: bool = True,
         progress: Progress | None = None,
+        position: int = 0,
     ) -> Result:
-        """All three steps; with `image` (1, H, W, 3) the first is left out."""
+        """All three steps; with `image` (1, H, W, 3), which becomes frame `position`, the first is left out. A stack that knows
+        no image makes the video from the text alone; its starting frame is then the video's first."""
         model = self._model("F")
+        config = model.stack.config
+        settings.check_stack(config)
         if interpolate:
             self._model("I")
         height, width = self._size(settings)
-        first = self.starting_frame(prompt, settings, progress) if image is None else fit(image, height, width)
-        video = self.video(first, prompt, settings, progress=progress)
-        fps = settings.fps or model.stack.config.fps
+        if config.takes_image:
+            first = self.starting_frame(prompt, settings, progress) if image is None else fit(image, height, width)
+            video = self.video(first, prompt, settings, (position,), progress)
+        elif image is not None:
+            raise ValueError(_no_image(config))
+        else:
+            video = self.video(None, prompt, settings, progress=progress)
+            first = video[:1]
+        fps = settings.fps or config.fps
         finer = self.interpolate(video, prompt, settings, progress) if interpolate and len(video) > 1 else None
         return Result(first, video, fps, finer)
 
@@ -269,15 +318,22 @@ class EmuVideoPipeline:
         texts = self._texts(self._prompt(prompt))
         given = given.to(base.device, base.dtype)
         steps = settings.steps or config.steps
+        window = min(settings.window or frames, frames) if config.role == "F" else frames
 
         def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             outputs = []
             for call in plan:  # one after the other: a single call already fills the device with its frames
                 text = texts[call.text]
                 added = base.added_conditions(text.pooled, height, width)
-                image = given if call.image else None
+                image = given if call.image and config.takes_image else None
                 video = x.to(base.dtype)[None]
-                outputs.append(model(video, t, text.hidden, image, added, settings.strength).float())
+
+                def part(window: list[int], text=text, image=image, added=added, video=video) -> torch.Tensor:  # type: ignore[no-untyped-def]
+                    seen = None if image is None else image[:, window]
+                    output = model(video[:, window], t, text.hidden, seen, added, settings.strength, settings.values)
+                    return output.float()
+
+                outputs.append(over_windows(part, frames, window, settings.overlap))
             guided = combine(outputs, [call.weight for call in plan], settings.rescale)
             return rearrange(guided, "1 f c h w -> f c h w")
 
@@ -318,6 +374,13 @@ class EmuVideoPipeline:
             known = self.base.known_words() or []
             logger.warning("the model does not know %s and passes over it; it knows: %s", _quoted(unknown), " ".join(known))
         return prompt
+
+
+def _no_image(config: StackConfig) -> str:
+    return (
+        f"a stack of family {config.family} makes videos from the text alone, found an image: leave it out, or choose a "
+        "stack of family emu, pia or fancyvideo"
+    )
 
 
 def _quoted(words: Sequence[str]) -> str:

@@ -8,7 +8,10 @@ A site's name does not depend on how an implementation lays out its modules. `{s
     {side}.{i}.downsample | upsample                    conv
     {side}.{i}.resnet.{j}                               resnet
     {side}.{i}.attention.{j}                            attention
+    {side}.{i}.layer.{j}                                layer     (the end of resnet j, or of the attention behind it)
+    {side}.{i}.resnet.{j}.norm1 | norm2  norm_out       norm
     mid                                                 block
+    time_embedding                                      embedding
 
 The 1 x 1 convolutions that some attention blocks have at their entrance and exit belong to the block and are no sites.
 """
@@ -21,7 +24,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-SiteKind = Literal["conv", "resnet", "attention", "block"]
+SiteKind = Literal["conv", "resnet", "attention", "layer", "norm", "block", "embedding"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def _unreadable(unet: nn.Module, why: str) -> ValueError:
 
 
 def _diffusers_sites(unet: Any) -> Iterator[tuple[Site, nn.Module]]:
+    yield Site("time_embedding", "embedding", unet.time_embedding.linear_2.out_features), unet.time_embedding
     yield _conv("conv_in", unet.conv_in)
     for i, block in enumerate(unet.down_blocks):
         yield from _block_sites(f"down.{i}", block)
@@ -74,54 +78,73 @@ def _diffusers_sites(unet: Any) -> Iterator[tuple[Site, nn.Module]]:
         yield from _block_sites(f"up.{i}", block)
         for sampler in getattr(block, "upsamplers", None) or ():
             yield _conv(f"up.{i}.upsample", sampler.conv)
+    yield _norm("norm_out", unet.conv_norm_out)
     yield _conv("conv_out", unet.conv_out)
 
 
 def _block_sites(prefix: str, block: Any) -> Iterator[tuple[Site, nn.Module]]:
+    attentions = tuple(getattr(block, "attentions", None) or ())
     for j, resnet in enumerate(block.resnets):
         name = f"{prefix}.resnet.{j}"
+        yield _norm(f"{name}.norm1", resnet.norm1)
+        yield _norm(f"{name}.norm2", resnet.norm2)
         yield _conv(f"{name}.conv1", resnet.conv1)
         yield _conv(f"{name}.conv2", resnet.conv2)
         if resnet.conv_shortcut is not None:
             yield _conv(f"{name}.shortcut", resnet.conv_shortcut)
         yield Site(name, "resnet", resnet.conv2.out_channels), resnet
-    for j, attention in enumerate(getattr(block, "attentions", None) or ()):
+    for j, attention in enumerate(attentions):
         contexts = tuple(layer.attn2.to_k.in_features for layer in attention.transformer_blocks)
         yield Site(f"{prefix}.attention.{j}", "attention", attention.norm.num_channels, contexts), attention
+    for j, resnet in enumerate(block.resnets):
+        last = attentions[j] if j < len(attentions) else resnet
+        yield Site(f"{prefix}.layer.{j}", "layer", resnet.conv2.out_channels), last
 
 
 def _ldm_sites(unet: Any) -> Iterator[tuple[Site, nn.Module]]:
     """The original layout: one flat list of blocks on either way, each a residual block with what follows it."""
     first, *down = unet.input_blocks
+    yield Site("time_embedding", "embedding", unet.time_embed[-1].out_features), unet.time_embed
     yield _conv("conv_in", first[0])
     yield from _ldm_side("down", down)
     if unet.middle_block is not None:
         yield from _ldm_side("mid", [unet.middle_block])
         yield Site("mid", "block", unet.middle_block[-1].out_layers[-1].out_channels), unet.middle_block
     yield from _ldm_side("up", unet.output_blocks)
+    yield _norm("norm_out", unet.out[0])
     yield _conv("conv_out", unet.out[-1])
 
 
 def _ldm_side(side: str, blocks: Iterable[Any]) -> Iterator[tuple[Site, nn.Module]]:
     """Residual blocks and attentions are counted within a resolution, which ends where the size changes."""
     level = resnets = attentions = 0
+    layers: dict[str, tuple[Site, nn.Module]] = {}
     for module in (module for block in blocks for module in block):
         prefix = side if side == "mid" else f"{side}.{level}"
         if hasattr(module, "transformer_blocks"):
             contexts = tuple(layer.attn2.to_k.in_features for layer in module.transformer_blocks)
             yield Site(f"{prefix}.attention.{attentions}", "attention", module.norm.num_channels, contexts), module
             attentions += 1
+            name = f"{prefix}.layer.{resnets - 1}"
+            layers[name] = (layers[name][0], module)
         elif hasattr(module, "in_layers"):
             yield from _ldm_resnet(f"{prefix}.resnet.{resnets}", module)
+            name = f"{prefix}.layer.{resnets}"
+            layers[name] = (Site(name, "layer", module.out_layers[-1].out_channels), module)
             resnets += 1
         else:
+            yield from layers.values()
+            layers.clear()
             name, sampler = ("downsample", module.op) if side == "down" else ("upsample", module.conv)
             yield _conv(f"{prefix}.{name}", sampler)
             level, resnets, attentions = level + 1, 0, 0
+    yield from layers.values()
 
 
 def _ldm_resnet(name: str, module: Any) -> Iterator[tuple[Site, nn.Module]]:
     first, second = module.in_layers[-1], module.out_layers[-1]
+    yield _norm(f"{name}.norm1", module.in_layers[0])
+    yield _norm(f"{name}.norm2", module.out_layers[0])
     yield _conv(f"{name}.conv1", first)
     yield _conv(f"{name}.conv2", second)
     if not isinstance(module.skip_connection, nn.Identity):
@@ -131,3 +154,7 @@ def _ldm_resnet(name: str, module: Any) -> Iterator[tuple[Site, nn.Module]]:
 
 def _conv(name: str, module: nn.Conv2d) -> tuple[Site, nn.Module]:
     return Site(name, "conv", module.out_channels), module
+
+
+def _norm(name: str, module: nn.GroupNorm) -> tuple[Site, nn.Module]:
+    return Site(name, "norm", module.num_channels), module

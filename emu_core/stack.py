@@ -6,17 +6,19 @@ No module of the U-Net is replaced, none of its keys moves, and no state stays o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import Attend, sdpa
 from .config import StackConfig
+from .motion_module import ConvStack, MotionModule, ValueEmbedding
 from .sites import Site, find_sites
 from .temporal import TORCH_LAYERS, LayerTypes, TemporalConv, TemporalTransformer, zero_
 
@@ -27,7 +29,7 @@ class Run:
 
     `conditioning` (b f, C+1, h, w) in the stack's channel order, or None for no image. `text`: states (b, tokens, width),
     one for all transformer layers or one for each. `strength` 0 switches the temporal layers off, 1 is as trained; the
-    image channels are not scaled by it.
+    image channels are not scaled by it. `values` are numbers for the time embedding, in place of the stack's own defaults.
     """
 
     frames: int
@@ -35,6 +37,7 @@ class Run:
     conditioning: torch.Tensor | None = None
     strength: float = 1.0
     attend: Attend = sdpa
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 class TemporalStack(nn.Module):
@@ -44,14 +47,24 @@ class TemporalStack(nn.Module):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleDict({_key(site): self._layer(site, types, factory) for site in config.sites})
-        self.conv_in = types.conv2d(config.extra_channels, config.input_width, 3, padding=1, bias=False, **factory)
-        zero_(self.conv_in)
+        self.conv_in: nn.Module | None = None
+        if config.takes_image:
+            self.conv_in = types.conv2d(config.extra_channels, config.input_width, 3, padding=1, bias=False, **factory)
+            zero_(self.conv_in)
+        width = config.input_width
+        self.embeddings = nn.ModuleDict({name: ValueEmbedding(width, 4 * width, types, **factory) for name, _ in config.values})
 
     def _layer(self, site: Site, types: LayerTypes, factory: dict[str, Any]) -> nn.Module:
         config = self.config
-        if site.kind == "conv":
+        if config.motion is not None:
+            if site.kind == "resnet":
+                return ConvStack(site.channels, types, **factory)
+            if site.kind in ("layer", "attention") or site.name == "conv_in":
+                inner = config.motion.entrance if site.name == "conv_in" else None
+                return MotionModule(site.channels, config.motion, types, inner, **factory)
+        elif site.kind == "conv":
             return TemporalConv(site.channels, config.kernel, types, **factory)
-        if site.kind == "attention":
+        elif site.kind == "attention":
             return TemporalTransformer(
                 site.channels,
                 config.head_dim,
@@ -62,7 +75,7 @@ class TemporalStack(nn.Module):
                 config.positions,
                 **factory,
             )
-        raise ValueError(f"site {site.name} is of kind {site.kind!r}: this stack has layers for conv and attention sites only")
+        raise ValueError(f"site {site.name} is of kind {site.kind!r}, for which this kind of stack has no layer")
 
     @classmethod
     def for_unet(cls, unet: nn.Module, without: tuple[str, ...] = (), **settings: Any) -> TemporalStack:
@@ -106,8 +119,15 @@ class Attachment:
             found[site.name][1].register_forward_hook(self._hook(site.name, stack.layers[_key(site)]))
             for site in stack.config.sites
         ]
-        if "conv_in" not in {site.name for site in stack.config.sites}:
+        if stack.conv_in is not None and "conv_in" not in {site.name for site in stack.config.sites}:
             self.handles.append(found["conv_in"][1].register_forward_hook(self._hook("conv_in", None)))
+        if stack.config.values:
+            self.handles.append(found["time_embedding"][1].register_forward_hook(self._add_values))
+        if stack.config.motion is not None and stack.config.motion.image_norms == "video":
+            for site, module in found.values():
+                if site.kind == "norm":
+                    self.handles.append(module.register_forward_pre_hook(self._frames_into_height))
+                    self.handles.append(module.register_forward_hook(self._frames_out_of_height))
 
     def detach(self) -> None:
         """Take every hook off, and end what gradient checkpointing began; the U-Net is what it was."""
@@ -133,6 +153,8 @@ class Attachment:
 
         One part when all layers see the same text; else they are joined along the width, as for the paper's two encoders.
         """
+        if self.stack.config.motion is not None:
+            return (text,)  # which its layers do not read
         widths = {site.contexts for site in self.stack.config.sites if site.kind == "attention"}
         own = max(widths, key=len, default=())
         if len(set(own)) <= 1:
@@ -166,8 +188,9 @@ class Attachment:
                 return None  # the output itself, not a copy: bits and memory layout stay
             x = output if isinstance(output, torch.Tensor) else output[0]
             y = x
-            if name == "conv_in" and run.conditioning is not None:
-                y = _add(y, self.stack.conv_in(_as_weights(run.conditioning, self.stack.conv_in.weight)))
+            entrance = self.stack.conv_in
+            if name == "conv_in" and run.conditioning is not None and entrance is not None:
+                y = _add(y, entrance(_as_weights(run.conditioning, next(entrance.parameters()))))
             if layer is not None and run.strength != 0:
                 y = _act(layer, y, run)
             if y is x:
@@ -176,12 +199,34 @@ class Attachment:
 
         return hook
 
+    def _add_values(self, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor | None:
+        """The numbers that a stack is told, added to the time embedding (b f, width)."""
+        run = self.current
+        if run is None or run.strength == 0:
+            return None
+        for name, default in self.stack.config.values:
+            output = output + run.strength * self.stack.embeddings[name](run.values.get(name, default), output).to(output.dtype)
+        return output
+
+    def _frames_into_height(self, module: nn.Module, args: Any) -> Any:
+        """Have a group norm of the image model see a whole video as one tall picture."""
+        run = self.current
+        if run is None or run.strength == 0:
+            return None
+        return (rearrange(args[0], "(b f) c h w -> b c (f h) w", f=run.frames),)
+
+    def _frames_out_of_height(self, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor | None:
+        run = self.current
+        if run is None or run.strength == 0:
+            return None
+        return rearrange(output, "b c (f h) w -> (b f) c h w", f=run.frames).contiguous()
+
 
 def _act(layer: nn.Module, x: torch.Tensor, run: Run) -> torch.Tensor:
     weight = next(layer.parameters())
     inner = _as_weights(x, weight)
-    if isinstance(layer, TemporalConv):
-        change = layer(inner, run.frames)
+    if not isinstance(layer, TemporalTransformer):
+        change = layer(inner, run.frames, run.attend) if isinstance(layer, MotionModule) else layer(inner, run.frames)
         return _add(x, change if run.strength == 1 else run.strength * change)
     y = layer(inner, run.frames, tuple(_as_weights(states, weight) for states in run.text), run.attend)
     if torch.promote_types(inner.dtype, x.dtype) != inner.dtype:  # the cast rounded x: keep its own bits, add the change
@@ -215,7 +260,8 @@ def check_fit(config: StackConfig, found: dict[str, Site], latent_channels: int)
                 f"this temporal stack is for {config.base!r} and has a layer at {site.name}, which the given U-Net lacks: "
                 f"load it on a {config.base!r} model"
             )
-        if (here.channels, here.contexts) != (site.channels, site.contexts):
+        expects = site.contexts if config.motion is None else here.contexts  # motion modules read no text
+        if (here.channels, here.contexts) != (site.channels, expects):
             raise ValueError(
                 f"this temporal stack is for {config.base!r}: at {site.name} it expects {_width(site)}, "
                 f"the given U-Net has {_width(here)}; load it on a {config.base!r} model"
@@ -225,6 +271,12 @@ def check_fit(config: StackConfig, found: dict[str, Site], latent_channels: int)
         raise ValueError(
             f"this temporal stack is for {config.base!r}: at conv_in it expects {expected[0]} latent channels and a width of "
             f"{expected[1]}, the given U-Net has {given[0]} and {given[1]}; load it on a {config.base!r} model"
+        )
+    texts = {width for site in found.values() for width in site.contexts}
+    if config.text_width is not None and texts - {config.text_width}:
+        raise ValueError(
+            f"this temporal stack is for {config.base!r}, whose text states have a width of {config.text_width}, the given U-Net "
+            f"reads {'/'.join(map(str, sorted(texts)))}; load it on a {config.base!r} model"
         )
 
 

@@ -29,6 +29,7 @@ class LayerTypes:
     linear: Any = nn.Linear
     conv2d: Any = nn.Conv2d
     layer_norm: Any = nn.LayerNorm
+    group_norm: Any = nn.GroupNorm
 
 
 TORCH_LAYERS = LayerTypes()

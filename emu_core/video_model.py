@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,9 +34,10 @@ class VideoModel(nn.Module):
         conditioning: torch.Tensor | None = None,
         added: dict[str, torch.Tensor] | None = None,
         strength: float = 1.0,
+        values: Mapping[str, float] | None = None,
     ) -> torch.Tensor:
         """`latents` (b, f, C, h, w), `t` (b,) or (), `text` (b, tokens, width), `conditioning` (b, f, C+1, h, w) or None,
-        `added` SDXL's further conditions (b, ...) -> (b, f, C, h, w)."""
+        `added` SDXL's further conditions (b, ...), `values` numbers for the time embedding -> (b, f, C, h, w)."""
         b, f = latents.shape[:2]
         run = Run(
             frames=f,
@@ -43,6 +45,7 @@ class VideoModel(nn.Module):
             conditioning=None if conditioning is None else conditioning.flatten(0, 1),
             strength=strength,
             attend=self.attend,
+            values=values or {},
         )
         each: dict[str, Any] = {name: _each_frame(value, f) for name, value in (added or {}).items()}
         with self.attachment.run(run):

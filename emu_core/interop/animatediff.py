@@ -1,0 +1,61 @@
+"""AnimateDiff v1, v2, v3 and its relatives of the same layout, for SD 1.5 and SDXL: motion modules, no image."""
+
+from __future__ import annotations
+
+from ..config import StackConfig
+from ..motion_module import MotionModuleConfig, NormOver
+from ..schedule import ScheduleConfig
+from .layout import DIFFUSERS, ORIGINAL, Naming, Plan, Shapes, base_of, read_modules
+
+LINEAR = ScheduleConfig(beta_schedule="linear", zero_snr=False, prediction="epsilon")
+
+
+def naming_of(shapes: Shapes) -> Naming | None:
+    """The layout of a file's motion modules, if it has any."""
+    return next((naming for naming in (ORIGINAL, DIFFUSERS) if naming.find(shapes)), None)
+
+
+def matches(shapes: Shapes) -> bool:
+    return naming_of(shapes) is not None and not has_image_channels(shapes)
+
+
+def has_image_channels(shapes: Shapes) -> bool:
+    """Whether a file's conv_in takes more than noisy latents."""
+    shape = shapes.get("conv_in.weight", ())
+    return len(shape) == 4 and shape[1] != 4
+
+
+def plan(shapes: Shapes) -> Plan:
+    naming = naming_of(shapes)
+    assert naming is not None
+    modules = read_modules(shapes, naming)
+    base, text_width = base_of(modules.widths)
+    original = naming is ORIGINAL
+    first = original and not modules.has_mid and modules.positions <= 24
+    # version 1's own program lets the image model's group norms run over all frames; later ones, and diffusers, do not
+    image_norms: NormOver = "video" if first else "frame"
+    config = StackConfig(
+        base=base,
+        text_width=text_width,
+        latent_channels=4,
+        input_width=modules.widths[0] if modules.widths else 0,
+        sites=modules.sites,
+        frames=16,
+        fps=8.0,
+        size=(1024, 1024) if base == "sdxl" else (512, 512),
+        schedule=LINEAR,
+        channel_order=(),
+        motion=MotionModuleConfig(
+            blocks=modules.blocks,
+            positions=modules.positions,
+            norm="frame" if original else "video",
+            image_norms=image_norms,
+        ),
+        text_guidance=7.5,
+        image_guidance=1.0,
+        steps=25,
+        family="animatediff",
+        stage="v1" if first else "v2" if modules.has_mid else "v3" if base != "sdxl" else "SDXL",
+        source="original layout" if original else "diffusers' layout",
+    )
+    return Plan(config, modules.sources, modules.changes)

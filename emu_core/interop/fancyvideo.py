@@ -1,0 +1,54 @@
+"""FancyVideo: AnimateDiff v2's modules, Emu Video's own conditioning, and embeddings of the rate and of a motion score.
+
+Its variants for extending and for backtracking a video have the same layout; they want the first or the last 16 of 32 frames
+given. Its own video autoencoder makes about four frames of each latent, so that 25 frames a second are 6.25 latents a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..schedule import ScheduleConfig
+from . import animatediff
+from .layout import ORIGINAL, Plan, Shapes, extra_channels
+
+SCHEDULE = ScheduleConfig(beta_schedule="linear", zero_snr=True, prediction="v_prediction")
+VALUES = (("fps", 25.0, "fps_embedding"), ("motion_score", 3.0, "motion_embedding"))
+MARKER = "FancyVideo"
+
+
+def matches(shapes: Shapes) -> bool:
+    """AnimateDiff's modules in the original layout with a conv_in, and either the embeddings, the marker or a middle module."""
+    if not ORIGINAL.find(shapes) or not animatediff.has_image_channels(shapes):
+        return False
+    told = MARKER in shapes or any(f"{name}.linear.weight" in shapes for _, _, name in VALUES)
+    return told or any(name.startswith("mid_block.motion_modules.") for name in shapes)
+
+
+def plan(shapes: Shapes) -> Plan:
+    if any(".ctm_" in name or "_text_modules." in name for name in shapes):
+        raise ValueError(
+            "is a FancyVideo checkpoint with cross-frame text modules, which this program does not have: take one of the "
+            "released checkpoints, which are without them"
+        )
+    result = animatediff.plan(shapes)
+    values = tuple((name, default) for name, default, theirs in VALUES if f"{theirs}.linear.weight" in shapes)
+    sources = {**result.sources, "conv_in.weight": "conv_in.weight"}
+    for name, _, theirs in VALUES:
+        if name in dict(values):
+            sources |= {f"embeddings.{name}.linear.{kind}": f"{theirs}.linear.{kind}" for kind in ("weight", "bias")}
+    motion = result.config.motion
+    assert motion is not None
+    config = replace(
+        result.config,
+        family="fancyvideo",
+        channel_order=("image", "mask"),
+        motion=replace(motion, image_norms="frame"),
+        values=values,
+        fps=6.25,
+        size=(768, 768),
+        schedule=SCHEDULE,
+        steps=50,
+        stage="",
+    )
+    return Plan(config, sources, {**result.changes, "conv_in.weight": extra_channels})

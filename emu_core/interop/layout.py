@@ -1,0 +1,173 @@
+"""How files name the weights of motion modules, and what follows from names and shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from ..config import StackConfig
+from ..sites import Site
+from ..temporal import sinusoids
+
+Shapes = Mapping[str, tuple[int, ...]]
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+_TABLE = "positions.table"
+_ATTENTION = (
+    ("to_q.weight", "attention.to_q.weight"),
+    ("to_k.weight", "attention.to_k.weight"),
+    ("to_v.weight", "attention.to_v.weight"),
+    ("to_out.0.weight", "attention.to_out.weight"),
+    ("to_out.0.bias", "attention.to_out.bias"),
+)
+_MLP = (("ff.net.0.proj", "mlp.proj"), ("ff.net.2", "mlp.out"))
+_SPATIAL = re.compile(
+    r"^(conv_in|conv_out|conv_norm_out|time_embedding|add_embedding|class_embedding)\.|"
+    r"^(down_blocks\.\d+|mid_block|up_blocks\.\d+)\.(resnets|attentions|downsamplers|upsamplers)\.\d+\."
+)
+
+
+@dataclass
+class Plan:
+    """A stack's settings, and from which tensor of the file each of its weights comes; `changes` are applied to single ones."""
+
+    config: StackConfig
+    sources: dict[str, str]
+    changes: dict[str, Change] = field(default_factory=dict)
+
+    def weights(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The stack's state dict. A position table that the file leaves out is made of sinusoids, as its program does."""
+        result = {}
+        for ours, theirs in self.sources.items():
+            if theirs in tensors:
+                value = tensors[theirs]
+                result[ours] = self.changes[ours](value) if ours in self.changes else value
+            else:
+                assert ours.endswith(_TABLE)
+                assert self.config.motion is not None
+                norm = ours.removesuffix(_TABLE) + "norm.weight"
+                channels = tensors[self.sources[norm]].shape[0]
+                result[ours] = sinusoids(self.config.motion.positions, channels, "cpu")
+        return result
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Where a layout keeps its modules: `{place}.{folder}.{j}{inside}`, the names in one of two styles."""
+
+    folder: str
+    inside: str
+    blocks_of_attentions: bool
+    table: str
+
+    def find(self, shapes: Shapes) -> list[tuple[str, str]]:
+        """(prefix, site name) of each module in a file."""
+        pattern = re.compile(rf"^((down_blocks|up_blocks)\.(\d+)|mid_block)\.{self.folder}\.(\d+){re.escape(self.inside)}\.")
+        found: dict[str, str] = {}
+        for name in shapes:
+            if match := pattern.match(name):
+                side, level, j = match.group(2), match.group(3), match.group(4)
+                place = "mid" if side is None else f"{side.removesuffix('_blocks')}.{level}"
+                found[match.group(0)] = f"{place}.layer.{j}"
+        return sorted(found.items(), key=lambda item: _order(item[1]))
+
+    def names(self, blocks: int, attentions: int, positions: bool) -> Iterator[tuple[str, str]]:
+        """(name in the file, name in our module), both after the prefix."""
+        for part in ("norm", "proj_in", "proj_out"):
+            yield from _both(part, part)
+        for k in range(blocks):
+            theirs, ours = f"transformer_blocks.{k}", f"blocks.{k}"
+            for n in range(attentions):
+                name = f"{theirs}.attention_blocks.{n}" if self.blocks_of_attentions else f"{theirs}.attn{n + 1}"
+                norm = f"{theirs}.norms.{n}" if self.blocks_of_attentions else f"{theirs}.norm{n + 1}"
+                for a, b in _ATTENTION:
+                    yield f"{name}.{a}", f"{ours}.attentions.{n}.{b}"
+                yield from _both(norm, f"{ours}.attentions.{n}.norm")
+                if positions:
+                    table = f"{name}.{self.table}" if self.blocks_of_attentions else f"{theirs}.{self.table}"
+                    yield table, f"{ours}.attentions.{n}.{_TABLE}"
+            for a, b in _MLP:
+                yield from _both(f"{theirs}.{a}", f"{ours}.{b}")
+            yield from _both(f"{theirs}.ff_norm" if self.blocks_of_attentions else f"{theirs}.norm3", f"{ours}.mlp_norm")
+
+
+ORIGINAL = Naming("motion_modules", ".temporal_transformer", True, "pos_encoder.pe")
+DIFFUSERS = Naming("motion_modules", "", False, "pos_embed.pe")
+HOTSHOT = Naming("temporal_attentions", "", True, "pos_encoder.positional_encoding")
+
+
+def _both(theirs: str, ours: str) -> Iterator[tuple[str, str]]:
+    for kind in ("weight", "bias"):
+        yield f"{theirs}.{kind}", f"{ours}.{kind}"
+
+
+def _order(site: str) -> tuple[int, ...]:
+    side, *rest = site.split(".")
+    return (("down", "mid", "up").index(side), *(int(part) for part in rest if part.isdigit()))
+
+
+@dataclass(frozen=True)
+class Modules:
+    """What the motion modules of a file are."""
+
+    sites: tuple[Site, ...]
+    sources: dict[str, str]
+    changes: dict[str, Change]
+    blocks: int
+    positions: int
+    widths: tuple[int, ...]
+
+    @property
+    def has_mid(self) -> bool:
+        return any(site.name.startswith("mid.") for site in self.sites)
+
+
+def read_modules(shapes: Shapes, naming: Naming, length: int = 32) -> Modules:
+    """The motion modules that a file has. `length`: rows of the table of positions where the file leaves it out."""
+    found = naming.find(shapes)
+    inside = [name[len(prefix) :] for prefix, _ in found[:1] for name in shapes if name.startswith(prefix)]
+    blocks = 1 + max((int(name.split(".")[1]) for name in inside if name.startswith("transformer_blocks.")), default=0)
+    tables = [shape for name, shape in shapes.items() if name.endswith(naming.table) and len(shape) == 3]
+    sources: dict[str, str] = {}
+    changes: dict[str, Change] = {}
+    sites: list[Site] = []
+    for prefix, place in found:
+        for theirs, ours in naming.names(blocks, 2, True):
+            name = f"layers.{place.replace('.', '-')}.{ours}"
+            sources[name] = prefix + theirs
+            if ours.endswith(_TABLE):
+                changes[name] = _table
+        width = next(iter(shapes.get(f"{prefix}norm.weight", ())), 0)
+        sites.append(Site(place, "layer", width))
+    if tables:
+        length = tables[0][1]
+    else:
+        assert not any(source in shapes for name, source in sources.items() if name.endswith(_TABLE))
+    levels: dict[str, int] = {}
+    for site in sites:
+        if site.name.startswith("down."):
+            levels.setdefault(site.name.split(".")[1], site.channels)
+    return Modules(tuple(sites), sources, changes, blocks, length, tuple(levels.values()))
+
+
+def _table(value: torch.Tensor) -> torch.Tensor:
+    return value[0]
+
+
+def base_of(widths: Iterable[int]) -> tuple[str, int | None]:
+    """Name and text width of the image model that has these widths on the way down."""
+    known = {(320, 640, 1280, 1280): ("sd15", 768), (320, 640, 1280): ("sdxl", 2048)}
+    return known.get(tuple(widths), ("custom", None))
+
+
+def is_spatial(name: str) -> bool:
+    """Whether a weight belongs to the image model, in diffusers' layout."""
+    return _SPATIAL.match(name) is not None
+
+
+def extra_channels(weight: torch.Tensor) -> torch.Tensor:
+    """Of a conv_in (width, 4 + extra, 3, 3), what reads the extra channels. The first four are the image model's own."""
+    return weight[:, 4:]

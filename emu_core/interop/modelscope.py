@@ -1,0 +1,95 @@
+"""ModelScope's text-to-video and ZeroScope, in diffusers' layout: convolutions and attentions over the frames.
+
+They were trained together with the image model in the same file, which is of SD 2.1's shape; on another one they make no
+sense. `spatial_weights` takes that image model out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from ..config import StackConfig
+from ..motion_module import MotionModuleConfig
+from ..schedule import ScheduleConfig
+from ..sites import Site
+from .layout import DIFFUSERS, Change, Plan, Shapes, is_spatial
+
+_MODULE = re.compile(r"^(?:(down_blocks|up_blocks)\.(\d+)|mid_block)\.(temp_attentions|temp_convs)\.(\d+)\.")
+HEAD = 64
+
+
+def matches(shapes: Shapes) -> bool:
+    return any(_MODULE.match(name) for name in shapes)
+
+
+def plan(shapes: Shapes) -> Plan:
+    sources: dict[str, str] = {}
+    changes: dict[str, Change] = {}
+    sites: dict[str, Site] = {}
+    for prefix, site in _modules(shapes):
+        sites[site.name] = site
+        key = f"layers.{site.name.replace('.', '-')}."
+        if site.kind == "resnet":
+            for theirs, ours in _convolution_names():
+                sources[key + ours] = prefix + theirs
+                if theirs.endswith("weight") and ours.startswith("convs"):
+                    changes[key + ours] = _flat
+        else:
+            sources |= {key + ours: prefix + theirs for theirs, ours in DIFFUSERS.names(1, 2, False)}
+    text = shapes.get("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight", (0, 0))[1]
+    width = shapes.get("conv_in.weight", (0,))[0]
+    config = StackConfig(
+        base="sd21" if (width, text) == (320, 1024) else "custom",
+        text_width=text or None,
+        latent_channels=4,
+        input_width=width,
+        sites=tuple(sites.values()),
+        frames=16,
+        fps=8.0,
+        size=(256, 256),
+        schedule=ScheduleConfig(zero_snr=False, prediction="epsilon"),
+        channel_order=(),
+        motion=MotionModuleConfig(
+            head_dim=HEAD, positions=0, norm="video", entrance=shapes.get("transformer_in.proj_in.weight", (0,))[0]
+        ),
+        text_guidance=9.0,
+        image_guidance=1.0,
+        steps=50,
+        family="modelscope",
+        source="with the image model of its own file",
+    )
+    return Plan(config, sources, changes)
+
+
+def spatial_weights(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The image model's part of a file, as weights of a UNet2DConditionModel."""
+    return {name: value for name, value in tensors.items() if is_spatial(name)}
+
+
+def _modules(shapes: Shapes) -> Iterator[tuple[str, Site]]:
+    if "transformer_in.norm.weight" in shapes:
+        yield "transformer_in.", Site("conv_in", "conv", shapes["transformer_in.norm.weight"][0])
+    for prefix in dict.fromkeys(match.group(0) for name in shapes if (match := _MODULE.match(name))):
+        match = _MODULE.match(prefix)
+        assert match is not None
+        side, level, folder, j = match.groups()
+        place = "mid" if side is None else f"{side.removesuffix('_blocks')}.{level}"
+        if folder == "temp_convs":
+            yield prefix, Site(f"{place}.resnet.{j}", "resnet", shapes.get(f"{prefix}conv1.0.weight", (0,))[0])
+        else:
+            yield prefix, Site(f"{place}.attention.{j}", "attention", shapes.get(f"{prefix}norm.weight", (0,))[0])
+
+
+def _convolution_names() -> Iterator[tuple[str, str]]:
+    for i in range(4):
+        for kind in ("weight", "bias"):
+            yield f"conv{i + 1}.0.{kind}", f"norms.{i}.{kind}"
+            yield f"conv{i + 1}.{2 if i == 0 else 3}.{kind}", f"convs.{i}.{kind}"
+
+
+def _flat(weight: torch.Tensor) -> torch.Tensor:
+    """A kernel (c, c, 3, 1, 1) as (c, c, 3, 1)."""
+    return weight[..., 0]

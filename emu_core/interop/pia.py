@@ -1,0 +1,21 @@
+"""PIA: AnimateDiff's modules and five input channels, an affinity to the given frame and that frame itself, for every frame."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from . import animatediff
+from .layout import Plan, Shapes, extra_channels, read_modules
+
+
+def matches(shapes: Shapes) -> bool:
+    """AnimateDiff's modules without one in the middle, and a conv_in. FancyVideo has one in the middle."""
+    naming = animatediff.naming_of(shapes)
+    return naming is not None and animatediff.has_image_channels(shapes) and not read_modules(shapes, naming).has_mid
+
+
+def plan(shapes: Shapes) -> Plan:
+    result = animatediff.plan(shapes)
+    config = replace(result.config, family="pia", channel_order=("affinity", "image"), stage="")
+    sources = {**result.sources, "conv_in.weight": "conv_in.weight"}
+    return Plan(config, sources, {**result.changes, "conv_in.weight": extra_channels})

@@ -1,0 +1,89 @@
+"""Public families at small and full width: image U-Nets, and checkpoints in their exact key layouts, made by diffusers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import MotionAdapter, UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel
+from safetensors.torch import save_file
+
+from tests.core.filled import fill
+
+SMALL_SD15: dict[str, Any] = {
+    "block_out_channels": (32, 64, 64, 64),
+    "layers_per_block": 2,
+    "cross_attention_dim": 32,
+    "attention_head_dim": 8,
+    "sample_size": 8,
+}
+FULL_SD15: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}
+SMALL_MODELSCOPE: dict[str, Any] = {
+    "block_out_channels": (64, 128, 128, 128),
+    "cross_attention_dim": 32,
+    "attention_head_dim": 64,
+    "sample_size": 8,
+}
+
+
+def filled(module: torch.nn.Module) -> torch.nn.Module:
+    """Every weight as `fill` gives it; tables of positions stay."""
+    state = {k: v if k.endswith(".pe") else fill(k, v.shape) for k, v in module.state_dict().items()}
+    module.load_state_dict(state)
+    return module.eval().requires_grad_(False)
+
+
+def image_unet(**settings: Any) -> Any:
+    return filled(UNet2DConditionModel(**settings))
+
+
+def motion_adapter(unet: Any, mid: bool, conv_in: bool = False, length: int = 32) -> Any:
+    """diffusers' MotionAdapter for a U-Net: AnimateDiff v2 (with a middle module), v3 (without), PIA (with conv_in)."""
+    config = unet.config
+    return filled(
+        MotionAdapter(
+            block_out_channels=config.block_out_channels,
+            motion_layers_per_block=config.layers_per_block,
+            motion_num_attention_heads=8,
+            motion_norm_num_groups=32,
+            motion_max_seq_length=length,
+            use_motion_mid_block=mid,
+            conv_in_channels=9 if conv_in else None,
+        )
+    )
+
+
+def motion_unet(unet: Any, adapter: Any) -> Any:
+    return UNetMotionModel.from_unet2d(unet, adapter).eval().requires_grad_(False)
+
+
+def save(module_or_state: Any, path: Path) -> Path:
+    state = module_or_state if isinstance(module_or_state, dict) else module_or_state.state_dict()
+    save_file({k: v.contiguous() for k, v in state.items()}, path)
+    return path
+
+
+def modelscope_unet(**settings: Any) -> Any:
+    return filled(UNet3DConditionModel(**settings))
+
+
+def modelscope_image_unet(whole: Any) -> Any:
+    """The image model inside a ModelScope U-Net."""
+    from emu_core.interop.modelscope import spatial_weights
+
+    config = whole.config
+    down = [name.replace("3D", "2D") for name in config.down_block_types]
+    up = [name.replace("3D", "2D") for name in config.up_block_types]
+    unet = UNet2DConditionModel(
+        block_out_channels=config.block_out_channels,
+        layers_per_block=config.layers_per_block,
+        down_block_types=down,
+        up_block_types=up,
+        cross_attention_dim=config.cross_attention_dim,
+        attention_head_dim=[width // config.attention_head_dim for width in config.block_out_channels],
+        use_linear_projection=True,
+        sample_size=config.sample_size,
+    )
+    unet.load_state_dict(spatial_weights(whole.state_dict()))
+    return unet.eval().requires_grad_(False)

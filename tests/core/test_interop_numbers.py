@@ -1,0 +1,106 @@
+"""Imported checkpoints against other implementations of the same weights: one call of the U-Net, then whole pipelines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from einops import rearrange
+
+from emu_core.checkpoint import load_stack
+from emu_core.conditioning import condition
+from emu_core.video_model import VideoModel
+from tests.core import reference
+from tests.core.filled import normal
+
+B, F, SIZE = 2, 5, 8
+AFFINITY = (1.0, 0.9, 0.85, 0.85, 0.85)
+STEPS = torch.tensor([951, 301])
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
+    """Equal but for rounding: the largest difference against the size of the output."""
+    difference = ((found - expected).abs().max() / expected.abs().max()).item()
+    assert difference <= tolerance, difference
+    assert expected.std() > 0.05
+
+
+def call(unet: Any, path: Path, width: int, conditioning: torch.Tensor | None = None, b: int = B, f: int = F) -> torch.Tensor:
+    x = rearrange(normal("x", b, 4, f, SIZE, SIZE), "b c f h w -> b f c h w")
+    model = VideoModel(unet, load_stack(path))
+    try:
+        with torch.inference_mode():
+            return model(x, STEPS[:b], normal("text", b, 7, width), conditioning)
+    finally:
+        model.detach_stack()
+
+
+def call_motion(unet: Any, width: int, extra: torch.Tensor | None = None, b: int = B, f: int = F) -> torch.Tensor:
+    x = normal("x", b, 4, f, SIZE, SIZE)
+    with torch.inference_mode():
+        text = normal("text", b, 7, width).repeat_interleave(f, 0)
+        y = unet(x if extra is None else torch.cat([x, extra], 1), STEPS[:b], text)[0]
+    return rearrange(y, "b c f h w -> b f c h w")
+
+
+def check_animatediff(tmp_path: Path, settings: dict[str, Any], mid: bool, b: int = B, f: int = F) -> None:
+    unet = reference.image_unet(**settings)
+    adapter = reference.motion_adapter(unet, mid)
+    path = reference.save(adapter, tmp_path / "adapter.safetensors")
+    width = settings["cross_attention_dim"]
+    found = call(unet, path, width, b=b, f=f)
+    close(found, call_motion(reference.motion_unet(unet, adapter), width, b=b, f=f))
+
+
+def check_pia(tmp_path: Path, settings: dict[str, Any], b: int = B, f: int = F) -> None:
+    unet = reference.image_unet(**settings)
+    adapter = reference.motion_adapter(unet, False, conv_in=True)
+    path = reference.save(adapter, tmp_path / "pia.safetensors")
+    image = normal("image", b, 4, SIZE, SIZE)
+    width = settings["cross_attention_dim"]
+    given = condition(image[:, None], (0,), f, ("affinity", "image"), "small")
+    found = call(unet, path, width, given, b=b, f=f)
+    affinity = torch.tensor(AFFINITY)[:f].view(1, 1, f, 1, 1).expand(b, 1, f, SIZE, SIZE)
+    extra = torch.cat([affinity, image[:, :, None].expand(b, 4, f, SIZE, SIZE)], 1)
+    close(found, call_motion(reference.motion_unet(unet, adapter), width, extra, b=b, f=f))
+
+
+def check_modelscope(tmp_path: Path, settings: dict[str, Any], b: int = B, f: int = F) -> None:
+    whole = reference.modelscope_unet(**settings)
+    path = reference.save(whole, tmp_path / "modelscope.safetensors")
+    width = settings["cross_attention_dim"]
+    found = call(reference.modelscope_image_unet(whole), path, width, b=b, f=f)
+    with torch.inference_mode():
+        y = whole(normal("x", b, 4, f, SIZE, SIZE), STEPS[:b], normal("text", b, 7, width))[0]
+    close(found, rearrange(y, "b c f h w -> b f c h w"))
+
+
+@pytest.mark.parametrize("mid", [True, False], ids=["v2", "v3"])
+def test_animatediff_equals_diffusers(tmp_path: Path, mid: bool) -> None:
+    check_animatediff(tmp_path, reference.SMALL_SD15, mid)
+
+
+def test_pia_equals_diffusers(tmp_path: Path) -> None:
+    check_pia(tmp_path, reference.SMALL_SD15)
+
+
+def test_modelscope_equals_diffusers(tmp_path: Path) -> None:
+    check_modelscope(tmp_path, reference.SMALL_MODELSCOPE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mid", [True, False], ids=["v2", "v3"])
+def test_animatediff_equals_diffusers_at_full_width(tmp_path: Path, mid: bool) -> None:
+    check_animatediff(tmp_path, reference.FULL_SD15, mid, b=1, f=4)
+
+
+@pytest.mark.slow
+def test_pia_equals_diffusers_at_full_width(tmp_path: Path) -> None:
+    check_pia(tmp_path, reference.FULL_SD15, b=1, f=4)
+
+
+@pytest.mark.slow
+def test_modelscope_equals_diffusers_at_full_width(tmp_path: Path) -> None:
+    check_modelscope(tmp_path, {"cross_attention_dim": 1024, "attention_head_dim": 64, "sample_size": 8}, b=1, f=4)
