@@ -270,7 +270,7 @@ def convert(options: Namespace) -> None:
     spatial = {}
     if options.image_model:
         spatial = modelscope.spatial_weights(open_weights(options.file).read())
-        if not spatial:
+        if "conv_out.weight" not in spatial:
             raise ValueError(f"{options.file} holds no image model beside the temporal layers: leave --image-model out")
     save_stack(stack, options.out, weights)
     print(f"{options.out}: temporal stack of family {stack.config.family} for {stack.config.base}, {weights}")

@@ -14,10 +14,12 @@ from .config import StackConfig
 
 def context_windows(frames: int, length: int, overlap: int) -> list[list[int]]:
     """Frame numbers of each window of `length`; neighbours share `overlap`, and the last is moved back to end with the video."""
-    if length < 1 or not 0 <= overlap < length:
-        raise ValueError(f"a window of 1 or more frames must overlap the next by less than its length, found {length}, {overlap}")
     if frames <= length:
         return [list(range(frames))]
+    if not 0 <= overlap < length:
+        raise ValueError(
+            f"windows must overlap by less than their length, found a length of {length} and an overlap of {overlap}"
+        )
     starts = [*range(0, frames - length, length - overlap), frames - length]
     return [list(range(start, start + length)) for start in starts]
 

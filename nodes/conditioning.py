@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from comfy_api.latest import io
 
-from ..emu_core.conditioning import checked_positions
+from ..emu_core.conditioning import MOTIONS, checked_positions
 from .adapter.given import Given, with_given
 from .adapter.pixels import RESIZE, encode, latent_size, prepare
 from .loaders import CATEGORY
@@ -14,11 +16,18 @@ MAX_FRAMES = 512
 
 
 def parse_positions(text: str) -> list[int]:
-    """`0, -1` -> [0, -1]; nothing -> []."""
+    """`0, -1` -> [0, -1]; `0..15` -> the first 16; nothing -> []."""
     try:
-        return [int(part) for part in text.replace(";", ",").split(",") if part.strip()]
+        return [place for part in text.replace(";", ",").split(",") if part.strip() for place in _places(part)]
     except ValueError:
-        raise ValueError(f"positions should be frame numbers with commas between, such as 0 or 0, -1, found {text!r}") from None
+        raise ValueError(
+            f"positions should be frame numbers with commas between, such as 0 or 0, -1 or 0..15, found {text!r}"
+        ) from None
+
+
+def _places(part: str) -> range:
+    first, dots, last = part.partition("..")
+    return range(int(first), int(last if dots else first) + 1)[:MAX_FRAMES]
 
 
 class EmuVideoConditioning(io.ComfyNode):
@@ -43,7 +52,7 @@ class EmuVideoConditioning(io.ComfyNode):
                 io.String.Input(
                     "positions",
                     default="0",
-                    tooltip="Which frame each image is, with commas between: 0 is the first, -1 the last.",
+                    tooltip="Which frame each image is, with commas between: 0 is the first, -1 the last, 0..15 the first 16.",
                 ),
                 io.Combo.Input(
                     "resize",
@@ -53,6 +62,32 @@ class EmuVideoConditioning(io.ComfyNode):
                     "centre, stretched, or refused.",
                 ),
                 io.Image.Input("image", optional=True, tooltip="The starting frame, or several given frames as a batch."),
+                io.Combo.Input(
+                    "motion",
+                    options=list(MOTIONS),
+                    default="moderate",
+                    optional=True,
+                    tooltip="For PIA: how far frames may go from the given one; loops come back after 16 frames, style is for an "
+                    "image of another style than the model's. Other stacks do not read it.",
+                ),
+                io.Float.Input(
+                    "cond_fps",
+                    default=-1.0,
+                    min=-1.0,
+                    max=120.0,
+                    step=1.0,
+                    optional=True,
+                    tooltip="For FancyVideo: frames a second that the model is told. -1: 25. Other stacks do not read it.",
+                ),
+                io.Float.Input(
+                    "motion_score",
+                    default=-1.0,
+                    min=-1.0,
+                    max=100.0,
+                    step=0.1,
+                    optional=True,
+                    tooltip="For FancyVideo: amount of motion that the model is told. -1: 3. Other stacks do not read it.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="Text and given frames. cond1 of DualCFGGuider."),
@@ -89,14 +124,18 @@ class EmuVideoConditioning(io.ComfyNode):
         positions: str,
         resize: str,
         image: torch.Tensor | None = None,
+        motion: str = "moderate",
+        cond_fps: float = -1.0,
+        motion_score: float = -1.0,
     ) -> io.NodeOutput:
         if not 1 <= length <= MAX_FRAMES:
             raise ValueError(f"length should be 1 to {MAX_FRAMES} frames, found {length}")
         channels, h, w = latent_size(vae, height, width)
-        none = Given(torch.zeros(0, channels, h, w), (), length)
+        values = tuple((name, value) for name, value in (("fps", cond_fps), ("motion_score", motion_score)) if value >= 0)
+        none = Given(torch.zeros(0, channels, h, w), (), length, motion=motion, values=values)
         given = none
         if image is not None:
             places = checked_positions(parse_positions(positions), len(image), length)
-            given = Given(encode(vae, prepare(image, height, width, resize)), tuple(places), length)
+            given = replace(none, latents=encode(vae, prepare(image, height, width, resize)), positions=tuple(places))
         latent = {"samples": torch.zeros(videos * length, channels, h, w)}
         return io.NodeOutput(with_given(positive, given), with_given(negative, given), with_given(negative, none), latent)

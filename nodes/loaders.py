@@ -48,7 +48,8 @@ class EmuVideoApplyStack(io.ComfyNode):
                 io.Combo.Input(
                     "stack",
                     options=paths.stack_names(),
-                    tooltip="A temporal stack: F makes videos, I interpolates. Put files into models/emu_video.",
+                    tooltip="A temporal stack: F makes videos, I interpolates. Also the original files of AnimateDiff, "
+                    "Hotshot-XL, PIA, FancyVideo and ModelScope. Put files into models/emu_video.",
                 ),
                 io.Float.Input(
                     "strength",

@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..emu_core.config import StackConfig
-from .adapter.given import find_given
+from .adapter.given import check_given, find_given
 from .adapter.pixels import decode, latent_size
 from .adapter.sampling import VideoGuider, run_guider, trailing_sigmas
 from .adapter.video_model import recommended, require_stack, without_stack
@@ -203,6 +203,7 @@ class EmuVideoSampler(io.ComfyNode):
         for name, conditioning in (("positive", positive), ("image_only", image_only), ("negative", negative)):
             if find_given(conditioning) is None:
                 raise ValueError(f"{name} comes from no Emu Video Conditioning node: connect that node's {name} here")
+        check_given(config, find_given(positive))
         guider = guider_for(model, config, image_guidance, text_guidance)
         guider.set_conditionings(positive, image_only, negative)
         sigmas = trailing_sigmas(model, steps or config.steps)

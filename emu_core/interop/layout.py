@@ -154,7 +154,7 @@ def read_modules(shapes: Shapes, naming: Naming, length: int = 32) -> Modules:
 
 
 def _table(value: torch.Tensor) -> torch.Tensor:
-    return value[0]
+    return value[0].clone()  # one table in the file may be that of two attentions
 
 
 def base_of(widths: Iterable[int]) -> tuple[str, int | None]:

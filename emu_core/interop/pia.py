@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from . import animatediff
-from .layout import Plan, Shapes, extra_channels, read_modules
+from .layout import ORIGINAL, Plan, Shapes, extra_channels, read_modules
 
 
 def matches(shapes: Shapes) -> bool:
@@ -16,6 +16,10 @@ def matches(shapes: Shapes) -> bool:
 
 def plan(shapes: Shapes) -> Plan:
     result = animatediff.plan(shapes)
-    config = replace(result.config, family="pia", channel_order=("affinity", "image"), stage="")
+    motion = result.config.motion
+    assert motion is not None
+    # PIA's own program lets the image model's group norms run over all frames, diffusers does not
+    motion = replace(motion, image_norms="video" if animatediff.naming_of(shapes) is ORIGINAL else "frame")
+    config = replace(result.config, family="pia", channel_order=("affinity", "image"), motion=motion, stage="")
     sources = {**result.sources, "conv_in.weight": "conv_in.weight"}
     return Plan(config, sources, {**result.changes, "conv_in.weight": extra_channels})

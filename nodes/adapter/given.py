@@ -25,7 +25,8 @@ class Given:
     """`latents` (k, C, h, w) as the VAE made them, at frames `positions` of a video of `frames`; k may be 0.
 
     `scaled`: the latents are already scaled as the U-Net wants them. `area`: (height, width, y, x) of the part of the picture
-    that this conditioning is for, in latent positions.
+    that this conditioning is for, in latent positions. `motion` is PIA's table of affinities; `values` are numbers for the time
+    embedding that differ from the stack's own.
     """
 
     latents: torch.Tensor
@@ -33,6 +34,8 @@ class Given:
     frames: int
     scaled: bool = False
     area: tuple[int, ...] | None = None
+    motion: str = "moderate"
+    values: tuple[tuple[str, float], ...] = ()
 
 
 class CondGiven(comfy.conds.CONDRegular):
@@ -45,7 +48,7 @@ class CondGiven(comfy.conds.CONDRegular):
 
     def can_concat(self, other: CondGiven) -> bool:
         mine, others = self.cond[0], other.cond[0]
-        return mine.frames == others.frames and mine.area == others.area
+        return (mine.frames, mine.area, mine.values) == (others.frames, others.area, others.values)
 
     def concat(self, others: Sequence[CondGiven]) -> tuple[Given, ...]:
         """What the U-Net's call gets: one Given for each conditioning of the batch."""
@@ -72,6 +75,12 @@ def find_given(conditioning: list[Any]) -> Given | None:
     return None
 
 
+def check_given(config: StackConfig, given: Given | None) -> None:
+    """Refuse, before anything is sampled, given frames that a stack does not take."""
+    if given is not None and len(given.positions):
+        condition(given.latents[None].float(), given.positions, given.frames, config.channel_order, given.motion)
+
+
 def channels(
     given: Sequence[Given], config: StackConfig, x: torch.Tensor, latent_format: Any, window: Any = None
 ) -> torch.Tensor:
@@ -93,7 +102,7 @@ def channels(
 
 def _channels_of_one(given: Given, config: StackConfig, latent_format: Any, window: Any) -> torch.Tensor:
     latents = given.latents if given.scaled else latent_format.process_in(given.latents)
-    result = condition(latents[None].float(), given.positions, given.frames, config.channel_order)[0]
+    result = condition(latents[None].float(), given.positions, given.frames, config.channel_order, given.motion)[0]
     if window is not None and max(window.index_list) < given.frames:
         result = result[window.index_list]
     if given.area is not None:

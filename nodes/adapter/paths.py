@@ -11,6 +11,7 @@ import folder_paths
 
 from ...emu_core.checkpoint import read_config
 from ...emu_core.config import Role
+from ...emu_core.interop.files import SUFFIXES
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def register_folders() -> None:
     own = os.path.join(folder_paths.models_dir, FOLDER)
     folder_paths.add_model_folder_path(FOLDER, own)
     extensions = folder_paths.folder_names_and_paths[FOLDER][1]
-    extensions.add(".safetensors")
+    extensions.update(SUFFIXES)
     if (ASSETS / "loras").is_dir():
         folder_paths.add_model_folder_path("loras", str(ASSETS / "loras"))
     try:
@@ -54,9 +55,7 @@ def stack_path(name: str) -> Path:
     found = folder_paths.get_full_path(FOLDER, name)
     if found is None:
         places = ", ".join(folder_paths.get_folder_paths(FOLDER))
-        raise ValueError(
-            f"temporal stack {name!r} was not found: put the .safetensors file into {places}, then press R to refresh"
-        )
+        raise ValueError(f"temporal stack {name!r} was not found: put its file into {places}, then press R to refresh")
     return Path(found)
 
 

@@ -15,6 +15,7 @@ from comfy.patcher_extension import PatcherInjection, WrappersMP
 
 from ...emu_core.checkpoint import load_stack, read_config
 from ...emu_core.config import Role, StackConfig
+from ...emu_core.context import check_frames
 from ...emu_core.sites import find_sites
 from ...emu_core.stack import Attachment, Run, TemporalStack, check_fit
 from ...emu_core.temporal import LayerTypes
@@ -22,6 +23,9 @@ from .given import CONDITION, Given, channels
 from .sampling import VideoModelSampling
 
 KEY = "emu_video"
+WINDOWS = (
+    "put ComfyUI's node Context Windows (Manual) on the MODEL, with dim 0 and a context_length of at most that (ComfyUI 0.8 on)"
+)
 SAMPLING = "model_sampling"
 _RECOMMENDED = "emu_video_recommended"
 
@@ -29,6 +33,7 @@ COMFY_LAYERS = LayerTypes(
     linear=comfy.ops.disable_weight_init.Linear,
     conv2d=comfy.ops.disable_weight_init.Conv2d,
     layer_norm=comfy.ops.disable_weight_init.LayerNorm,
+    group_norm=comfy.ops.disable_weight_init.GroupNorm,
 )
 """Layers that ComfyUI's memory management can keep elsewhere and bring in as they are used."""
 
@@ -73,6 +78,15 @@ def require_stack(patcher: comfy.model_patcher.ModelPatcher, role: Role) -> Stac
     if config.role != role:
         raise ValueError(f"the stack on this MODEL is of role {config.role}, expected role {role}: choose a stack for {what}")
     return config
+
+
+def require_image_channels(config: StackConfig) -> None:
+    """Refuse given frames for a stack that knows no image."""
+    if not config.takes_image:
+        raise ValueError(
+            f"the stack on this MODEL is of family {config.family}, which makes videos from the text alone: take the image off "
+            "the conditioning node, or choose a stack of family emu, pia or fancyvideo"
+        )
 
 
 def apply_stack(
@@ -177,12 +191,17 @@ class VideoCall:
         conditionings = len(options.get("cond_or_uncond") or (0,))
         window = options.get("context_window")
         frames = _frames(len(x) // conditionings, given, None if window is None else window.index_list)
+        config = self.injection.stack.config
+        check_frames(config, frames, None, WINDOWS)
         has_image = given is not None and any(len(one.positions) for one in given)
+        if has_image:
+            require_image_channels(config)
         run = Run(
             frames=frames,
             text=attachment.texts(context[::frames]),
-            conditioning=channels(given, self.injection.stack.config, x, self.latent_format, window) if has_image else None,
+            conditioning=channels(given, config, x, self.latent_format, window) if has_image else None,
             strength=self.strength,
+            values=dict(given[0].values) if given is not None else {},
         )
         with attachment.run(run):
             return executor(x, timesteps, context, y, control, transformer_options, **others)

@@ -60,7 +60,7 @@ def motion_unet(unet: Any, adapter: Any) -> Any:
 
 def save(module_or_state: Any, path: Path) -> Path:
     state = module_or_state if isinstance(module_or_state, dict) else module_or_state.state_dict()
-    save_file({k: v.contiguous() for k, v in state.items()}, path)
+    save_file({k: v.clone().contiguous() for k, v in state.items()}, path)
     return path
 
 
@@ -87,3 +87,49 @@ def modelscope_image_unet(whole: Any) -> Any:
     )
     unet.load_state_dict(spatial_weights(whole.state_dict()))
     return unet.eval().requires_grad_(False)
+
+
+def original_layout(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A MotionAdapter's weights under the names that AnimateDiff's own program gives them."""
+    result = {}
+    for name, value in state.items():
+        if ".motion_modules." not in name:
+            result[name] = value
+            continue
+        place, rest = name.split(".motion_modules.")
+        number, inside = rest.split(".", 1)
+        prefix = f"{place}.motion_modules.{number}.temporal_transformer."
+        if inside.endswith("pos_embed.pe"):
+            block = inside.removesuffix("pos_embed.pe")
+            for n in range(2):
+                result[f"{prefix}{block}attention_blocks.{n}.pos_encoder.pe"] = value
+            continue
+        for theirs, ours in (
+            ("attn1.", "attention_blocks.0."),
+            ("attn2.", "attention_blocks.1."),
+            ("norm1.", "norms.0."),
+            ("norm2.", "norms.1."),
+            ("norm3.", "ff_norm."),
+        ):
+            inside = inside.replace(theirs, ours)
+        result[prefix + inside] = value
+    return result
+
+
+def fancyvideo_state(unet: Any) -> dict[str, torch.Tensor]:
+    """A FancyVideo checkpoint with random weights."""
+    width = unet.config.block_out_channels[0]
+    state = original_layout(motion_adapter(unet, mid=True, conv_in=True).state_dict())
+    state.pop("conv_in.bias", None)
+    for name in ("fps_embedding", "motion_embedding"):
+        for kind, shape in (("weight", (4 * width, width)), ("bias", (4 * width,))):
+            state[f"{name}.linear.{kind}"] = fill(f"{name}.linear.{kind}", shape)
+    return state
+
+
+def hotshot_state(unet: Any) -> dict[str, torch.Tensor]:
+    """Hotshot-XL's temporal layers with random weights."""
+    state = original_layout(motion_adapter(unet, mid=False, length=24).state_dict())
+    renamed = {name.replace("motion_modules", "temporal_attentions"): value for name, value in state.items()}
+    renamed = {name.replace(".temporal_transformer.", "."): value for name, value in renamed.items()}
+    return {name.replace("pos_encoder.pe", "pos_encoder.positional_encoding"): value for name, value in renamed.items()}

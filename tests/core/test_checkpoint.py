@@ -213,6 +213,10 @@ NOT_READABLE: list[tuple[Callable[[Path], None], str]] = [
     (renamed_pickle, "cannot be read as safetensors"),
     (no_metadata, "is no temporal stack: it has the weights of one, but not its metadata"),
     (lambda path: rewrite(path, format="other"), "is no temporal stack"),
+    (
+        lambda path: rewrite(path, put("conv_in.weight", torch.zeros(32, 5, 3, 3, dtype=torch.int32))),
+        "found I32 in conv_in.weight",
+    ),
     (lambda path: rewrite(path, version="2"), "format version '2', and this program reads 1: update the program"),
     (lambda path: rewrite(path, version=None), "format version None"),
     (lambda path: rewrite(path, config=None), "damaged metadata"),
@@ -239,10 +243,6 @@ NOT_LOADABLE: list[tuple[Callable[[Path], None], str]] = [
     (lambda path: rewrite(path, put("conv_in.weight", torch.ones(32, 4, 3, 3))), r"\(32, 5, 3, 3\), found \(32, 4, 3, 3\)"),
     (lambda path: rewrite(path, one_value(float("nan"))), "conv_in.weight holds NaN or infinite"),
     (lambda path: rewrite(path, one_value(-float("inf"))), "conv_in.weight holds NaN or infinite"),
-    (
-        lambda path: rewrite(path, put("conv_in.weight", torch.zeros(32, 5, 3, 3, dtype=torch.int32))),
-        "found I32 in conv_in.weight",
-    ),
     (lambda path: rewrite(path, lambda w: w.clear()), "floating point"),
     (lambda path: with_config(path, head_dim=7), "metadata that no stack can be built of.*7"),
     (lambda path: with_config(path, head_dim=0), "metadata that no stack can be built of"),

@@ -1,0 +1,205 @@
+"""Public checkpoints as stacks on a MODEL. See harness.py; the files are put there by test_imported.py."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import comfy.cldm.cldm
+import comfy.context_windows
+import comfy.controlnet
+import comfy.lora
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import comfy.supported_models
+import parts
+import torch
+from harness import NotHere
+
+SMALL_SD15 = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [2] * 4,
+    "channel_mult": [1, 2, 2, 2], "transformer_depth": [1] * 6 + [0] * 2, "transformer_depth_output": [1] * 9 + [0] * 3,
+    "transformer_depth_middle": 1, "use_spatial_transformer": True, "context_dim": 32, "use_linear_in_transformer": False,
+    "legacy": False, "adm_in_channels": None, "use_temporal_attention": False, "use_temporal_resblock": False,
+}  # fmt: skip
+LINEAR = {"beta_schedule": "linear", "zero_snr": False, "prediction": "epsilon"}
+FANCY = {"beta_schedule": "linear"}
+STEPS = {"steps": 4, "sampler_name": "ddim"}
+
+
+def sd15() -> Any:
+    """A MODEL of SD 1.5's layout, narrow, with random weights."""
+    family = comfy.supported_models.SD15(SMALL_SD15)
+    family.set_inference_dtype(torch.float32, None)
+    model = family.get_model({}, "", device=torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
+        else:
+            parameter.data.fill_(1.0 if name.endswith("weight") else 0.0)
+    return comfy.model_patcher.ModelPatcher(model, comfy.model_management.get_torch_device(), torch.device("cpu"))
+
+
+def states(seed: int = 2) -> tuple[list[Any], list[Any]]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple([[torch.randn(1, 77, 32, generator=generator), {}]] for _ in range(2))  # type: ignore[return-value]
+
+
+def with_lora(model: Any) -> Any:
+    keys = {k: v for k, v in comfy.lora.model_lora_keys_unet(model.model).items() if k.startswith("lora_unet_")}
+    shapes = {name: value.shape for name, value in model.model.state_dict().items()}
+    generator, state = torch.Generator().manual_seed(7), {}
+    for name, target in keys.items():
+        shape = shapes.get(target, ())
+        if "attn" in name and len(shape) == 2:
+            state[f"{name}.lora_up.weight"] = 0.3 * torch.randn(shape[0], 2, generator=generator)
+            state[f"{name}.lora_down.weight"] = torch.randn(2, shape[1], generator=generator) / shape[1] ** 0.5
+    assert len(state) >= 2 * 8 * 16, len(state)
+    return comfy.sd.load_lora_for_models(model, None, state, 1.0, 0)[0]
+
+
+def with_control(model: Any, conditioning: list[Any], frames: int) -> list[Any]:
+    given = model.model.model_config.unet_config
+    config = {k: v for k, v in given.items() if k not in ("out_channels", "transformer_depth_output")}
+    config |= {"hint_channels": 3, "operations": comfy.ops.disable_weight_init, "device": "cpu", "dtype": torch.float32}
+    net = comfy.cldm.cldm.ControlNet(**config)
+    generator = torch.Generator().manual_seed(3)
+    for parameter in net.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) / max(parameter[0].numel(), 1) ** 0.5
+    control = comfy.controlnet.ControlNet(net, load_device=comfy.model_management.get_torch_device(), manual_cast_dtype=None)
+    hint = parts.picture(4, frames).movedim(-1, 1)
+    return [
+        [item[0], {**item[1], "control": control.copy().set_cond_hint(hint, 0.7), "control_apply_to_uncond": False}]
+        for item in conditioning
+    ]
+
+
+def sample(pack: Any, video: Any, conditionings: tuple[Any, ...], **changes: Any) -> torch.Tensor:
+    positive, image_only, negative, latent = conditionings
+    settings = {"seed": 11, "text_guidance": 4.0, "image_guidance": 1.0, **STEPS, **changes}
+    inputs = {"positive": positive, "image_only": image_only, "negative": negative, "latent": latent}
+    return pack.run("EmuVideoSampler", model=video, **inputs, **settings)[0]["samples"]
+
+
+def check_lora_controlnet_and_sampler_on_sd15(pack: Any) -> None:
+    """Each and all together under KSampler; with strength 0 equal to the plain MODEL bit for bit, with 1 not."""
+    plain_model, latent = sd15(), torch.zeros(4, 4, 8, 8)
+    plain_alone = parts.ksample(parts.on_the_same_schedule(pack, plain_model, **LINEAR), *states(), latent)
+    for lora in (False, True):
+        for control in (False, True):
+            model = with_lora(plain_model) if lora else plain_model
+            positive, negative = states()
+            if control:
+                positive = with_control(model, positive, 4)
+            plain = parts.ksample(parts.on_the_same_schedule(pack, model, **LINEAR), positive, negative, latent)
+            assert torch.equal(plain, plain_alone) is not (lora or control), "the patch does nothing"
+            off = parts.apply(pack, model, "animatediff_sd15.safetensors", strength=0.0)
+            assert torch.equal(parts.ksample(off, positive, negative, latent), plain), (lora, control)
+            on = parts.ksample(parts.apply(pack, model, "animatediff_sd15.safetensors"), positive, negative, latent)
+            assert torch.isfinite(on).all() and not torch.allclose(on, plain, atol=1e-2), (lora, control)
+
+
+def check_strength_zero_is_the_plain_model_for_every_family(pack: Any) -> None:
+    model, latent = sd15(), torch.zeros(4, 4, 8, 8)
+    for name, schedule in (("pia_sd15", LINEAR), ("fancyvideo_sd15", FANCY), ("animatediff_v1_sd15", LINEAR)):
+        plain = parts.ksample(parts.on_the_same_schedule(pack, model, **schedule), *states(), latent)
+        off = parts.apply(pack, model, f"{name}.safetensors", strength=0.0)
+        assert torch.equal(parts.ksample(off, *states(), latent), plain), name
+        on = parts.ksample(parts.apply(pack, model, f"{name}.safetensors"), *states(), latent)
+        assert torch.isfinite(on).all() and not torch.allclose(on, plain, atol=1e-2), name
+    assert torch.equal(parts.ksample(model, *states(), latent), parts.ksample(sd15(), *states(), latent)), "residue"
+    assert parts.hooks(model) == 0
+
+
+def check_a_call_of_the_unet(pack: Any) -> dict[str, Any]:
+    """The U-Net inside a MODEL with an imported file, from inputs that the core's U-Net got too."""
+    from safetensors.torch import load_file
+
+    model, result = sd15(), {}
+    unet = model.model.diffusion_model
+    unet.load_state_dict(load_file(pack.folder / "unet.safetensors"))
+    inputs = load_file(pack.folder / "inputs.safetensors")
+    stacks, run = pack.module("emu_core.checkpoint"), pack.module("emu_core.stack").Run
+    layers = pack.module("nodes.adapter.video_model").COMFY_LAYERS
+    for name in ("animatediff", "animatediff_v1", "pia", "fancyvideo"):
+        folder = pack.folder / "models" / "emu_video"
+        stack = stacks.load_stack(folder / f"{name}_sd15.safetensors", layers, dtype=torch.float32, device="cpu")
+        attachment = stack.attach(unet)
+        with attachment.run(run(4, (inputs["text"],), inputs["conditioning"] if stack.config.takes_image else None)):
+            result[name] = unet(inputs["x"], inputs["t"].repeat(4), context=inputs["text"].repeat(4, 1, 1))
+        attachment.detach()
+    return result
+
+
+def check_whole_loops(pack: Any) -> dict[str, Any]:
+    """The tiny model with each family's checkpoint, from prompt to latents."""
+    model, clip, vae = pack.run("EmuVideoTinyModel")
+    result = {"image": parts.picture()}
+    for name, changes in (
+        ("animatediff", {"image": None}),
+        ("animatediff_v1", {"image": None}),
+        ("hotshot", {"image": None}),
+        ("pia", {"motion": "large", "positions": "2"}),
+        ("fancyvideo", {"cond_fps": 8.0, "motion_score": 5.0}),
+    ):
+        video = parts.apply(pack, model, f"{name}_tiny.safetensors")
+        result[name] = sample(pack, video, parts.conditioning(pack, clip, vae, length=6, **changes))
+    return result
+
+
+def check_three_guidances(pack: Any) -> dict[str, Any]:
+    model, clip, vae = pack.run("EmuVideoTinyModel")
+    video = parts.apply(pack, model, "pia_tiny.safetensors")
+    return {"pia": sample(pack, video, parts.conditioning(pack, clip, vae, length=6), image_guidance=2.0)}
+
+
+def check_context_windows_equal_the_pipelines(pack: Any) -> dict[str, Any]:
+    handler = comfy.context_windows
+    if "timestep[0]" not in inspect.getsource(handler.IndexListContextHandler.set_step):
+        raise NotHere("context windows over the batch fail in this ComfyUI itself")
+    model, clip, vae = pack.run("EmuVideoTinyModel")
+    video = parts.apply(pack, model, "animatediff_tiny.safetensors").clone()
+    video.model_options["context_handler"] = handler.IndexListContextHandler(
+        context_schedule=handler.get_matching_context_schedule("standard_static"),
+        fuse_method=handler.get_matching_fuse_method("pyramid"),
+        context_length=16,
+        context_overlap=4,
+        dim=0,
+    )
+    return {"windowed": sample(pack, video, parts.conditioning(pack, clip, vae, length=40, image=None))}
+
+
+def check_refusals(pack: Any) -> None:
+    model, clip, vae = pack.run("EmuVideoTinyModel")
+    video = parts.apply(pack, model, "animatediff_tiny.safetensors")
+    words = parts.refusal(lambda: sample(pack, video, parts.conditioning(pack, clip, vae)))
+    assert "text alone" in words, words
+    ordinary = parts.conditioning(pack, clip, vae)
+    words = parts.refusal(lambda: parts.ksample(video, ordinary[0], ordinary[2], ordinary[3]["samples"]))
+    assert "family animatediff" in words and "take the image off" in words, words
+    words = parts.refusal(lambda: parts.ksample(video, *parts.texts(clip), torch.zeros(33, 4, 8, 8)))
+    assert "positions for 32 frames, found 33" in words and "Context Windows" in words, words
+    pia = parts.apply(pack, model, "pia_tiny.safetensors")
+    two = parts.conditioning(pack, clip, vae, image=parts.picture(0, 2), positions="0, 1")
+    assert "one given frame" in parts.refusal(lambda: sample(pack, pia, two))
+    words = parts.refusal(lambda: parts.apply(pack, model, "pia_sd15.safetensors"))
+    assert "pia_sd15.safetensors does not fit" in words, words
+    assert "found 8 frames" not in words
+    validate = pack.nodes["EmuVideoApplyStack"].validate_inputs
+    assert "is a LoRA" in validate(stack="lora.safetensors")
+    assert "was not opened" in validate(stack="bomb.ckpt")
+    assert not (pack.folder / "exploded").exists()
+    assert validate(stack="pia_tiny.ckpt") is True
+    ranges = pack.module("nodes.conditioning").parse_positions
+    assert ranges("0..3, -1") == [0, 1, 2, 3, -1]
+    assert "frame numbers" in parts.refusal(lambda: ranges("0..x"))
+
+
+def check_a_pickle_is_read_as_a_file_of_tensors(pack: Any) -> None:
+    model, clip, vae = pack.run("EmuVideoTinyModel")
+    conditionings = parts.conditioning(pack, clip, vae, length=6)
+    one = sample(pack, parts.apply(pack, model, "pia_tiny.ckpt"), conditionings)
+    assert torch.equal(one, sample(pack, parts.apply(pack, model, "pia_tiny.safetensors"), conditionings))
