@@ -75,15 +75,16 @@ def _check_names(file: WeightFile, family: Family, plan: Plan) -> None:
         missing = []
     if missing:
         raise ValueError(
-            f"{file.path} is a checkpoint of family {family} without {len(missing)} of its weights: {_few(missing)}; copy it again"
+            f"{file.path} is a checkpoint of family {family} without {len(missing)} of its weights: {_few(missing)}; "
+            "copy it again"
         )
     known = {fancyvideo.MARKER}
     # training programs store the image model as well; its weights are left out
     extra = sorted(k for k in file.shapes.keys() - expected - known if not is_spatial(k))
     if extra:
         raise ValueError(
-            f"{file.path} is a checkpoint of family {family} with {len(extra)} weights that this family does not have: {_few(extra)}; "
-            "it may be a newer or changed version, which would not run as it was meant"
+            f"{file.path} is a checkpoint of family {family} with {len(extra)} weights that this family does not have: "
+            f"{_few(extra)}; it may be a newer or changed version, which would not run as it was meant"
         )
 
 

@@ -1,13 +1,16 @@
 """Builds example_workflows/ from one description of each: the page's form (*.json), the API's (api/*.json), and, by running it
-in a real ComfyUI, the picture of its output (*.jpg): `python -m tests.workflows.build COMFYUI [NAME ...]`.
+in a real ComfyUI, the picture of its output (*.jpg): `python -m tests.workflows.build COMFYUI [NAME ...]`. Those that need a
+download get a picture of their graph.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +32,40 @@ class Ref:
     slot: int = 0
 
 
+@dataclass(frozen=True)
+class Download:
+    """A model that the page offers to download: `name` in the node's list, `directory` under ComfyUI's models."""
+
+    name: str
+    url: str
+    directory: str
+
+
 @dataclass
 class Workflow:
-    """A graph under construction. `add` places a node; inputs are values, or `Ref`s to other nodes' outputs."""
+    """A graph under construction. `add` places a node; inputs are values, or `Ref`s to other nodes' outputs; `needs` is the
+    model that it loads, if that has to be downloaded first."""
 
     name: str
     note: str
     nodes: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, kind: str, at: tuple[int, int], size: tuple[int, int] = (300, 120), title: str = "", **inputs: Any) -> Ref:
-        self.nodes.append({"kind": kind, "at": at, "size": size, "title": title, "inputs": inputs})
+    def add(
+        self,
+        kind: str,
+        at: tuple[int, int],
+        size: tuple[int, int] = (300, 120),
+        title: str = "",
+        needs: Download | None = None,
+        **inputs: Any,
+    ) -> Ref:
+        self.nodes.append({"kind": kind, "at": at, "size": size, "title": title, "inputs": inputs, "needs": needs})
         return Ref(len(self.nodes))
+
+    @property
+    def downloads(self) -> list[Download]:
+        """Models that have to be there before it runs."""
+        return [node["needs"] for node in self.nodes if node["needs"] is not None]
 
     def api(self) -> dict[str, Any]:
         """The form that `/prompt` takes."""
@@ -100,18 +126,21 @@ class Workflow:
                     entry["widget"] = {"name": name}
                 inputs.append(entry)
             if is_widget:
-                first = kind[0] if isinstance(kind, list) else (options.get("options") or [None])[0]
+                first = next(iter(kind if isinstance(kind, list) else options.get("options") or ()), None)
                 values.append(options.get("default", first) if given is None or isinstance(given, Ref) else given)
                 if options.get("control_after_generate"):
                     values.append("fixed")
                 if options.get("image_upload"):
                     values.append("image")
+        properties: dict[str, Any] = {"Node name for S&R": node["kind"]}
+        if node["needs"] is not None:
+            properties["models"] = [asdict(node["needs"])]
         outputs = [
             {"name": label, "type": kind, "links": []} for label, kind in zip(known["output_name"], known["output"], strict=True)
         ]
         return {
             "id": number, "type": node["kind"], "pos": list(node["at"]), "size": list(node["size"]), "flags": {}, "order": number,
-            "mode": 0, "inputs": inputs, "outputs": outputs, "properties": {"Node name for S&R": node["kind"]},
+            "mode": 0, "inputs": inputs, "outputs": outputs, "properties": properties,
             "widgets_values": values, **({"title": node["title"]} if node["title"] else {}),
         }  # fmt: skip
 
@@ -172,13 +201,13 @@ def decoded(w: Workflow, models: Models, latents: Ref, at: tuple[int, int] = (10
     return w.add("VAEDecode", at, (220, 60), samples=latents, vae=models.vae)
 
 
-def saved(w: Workflow, images: Ref, fps: float, at: tuple[int, int], sheet: bool = True, every: int = 1) -> None:
+def saved(w: Workflow, images: Ref, fps: float, at: tuple[int, int], sheet: bool = True, every: int = 1, scale: int = 2) -> None:
     x, y = at
     video = w.add("CreateVideo", (x, y), (260, 90), images=images, fps=fps)
     w.add("SaveVideo", (x, y + 140), (320, 400), video=video, filename_prefix=f"video/emu_{w.name}", format="mp4", codec="h264")
     if sheet:
         picture = w.add(
-            "EmuVideoContactSheet", (x + 370, y), (280, 150), images=images, columns=4, every=every, scale=2, numbers=False
+            "EmuVideoContactSheet", (x + 370, y), (280, 150), images=images, columns=4, every=every, scale=scale, numbers=False
         )
         w.add("PreviewImage", (x + 370, y + 200), (420, 340), images=picture)
 
@@ -325,16 +354,129 @@ def text_to_video_lora() -> Workflow:
     return w
 
 
+# -- with public checkpoints on SD 1.5
+
+HUB = "https://huggingface.co"
+SD15 = Download(
+    "v1-5-pruned-emaonly-fp16.safetensors",
+    f"{HUB}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors",
+    "checkpoints",
+)
+ANIMATEDIFF = Download(
+    "mm_sd15_v3.safetensors",
+    f"{HUB}/conrevo/AnimateDiff-A1111/resolve/main/motion_module/mm_sd15_v3.safetensors",
+    "emu_video",
+)
+PIA = Download(
+    "diffusion_pytorch_model.safetensors",
+    f"{HUB}/openmmlab/PIA-condition-adapter/resolve/main/diffusion_pytorch_model.safetensors",
+    "emu_video",
+)
+FANCYVIDEO = Download(
+    "mp_rank_00_model_states.pt",
+    f"{HUB}/qihoo360/FancyVideo/resolve/main/fancyvideo_ckpts/vae_3d_61_frames/mp_rank_00_model_states.pt",
+    "emu_video",
+)
+LARGE = {"width": 512, "height": 512}
+NEGATIVE = "low quality, blurry, deformed, watermark, text"
+
+
+def sd15(w: Workflow) -> Models:
+    loader = w.add("CheckpointLoaderSimple", (0, 0), (280, 110), needs=SD15, ckpt_name=SD15.name)
+    return Models(loader, Ref(loader.node, 1), Ref(loader.node, 2))
+
+
+def public_stack(w: Workflow, models: Models, file: Download) -> Ref:
+    return w.add("EmuVideoApplyStack", (690, 0), (300, 110), needs=file, model=models.model, stack=file.name, strength=1.0)
+
+
+def with_negative(w: Workflow, models: Models, words: Ref) -> tuple[Ref, Ref]:
+    positive = w.add("CLIPTextEncode", (340, 460), (280, 90), "Positive", clip=models.clip, text=words)
+    return positive, w.add("CLIPTextEncode", (340, 600), (280, 110), "Negative", clip=models.clip, text=NEGATIVE)
+
+
+def told(w: Workflow, models: Models, texts: tuple[Ref, Ref], image: Ref, **changes: Any) -> tuple[Ref, ...]:
+    node = w.add(
+        "EmuVideoConditioning", (690, 170), (300, 370), positive=texts[0], negative=texts[1], vae=models.vae, image=image,
+        **LARGE, length=16, videos=1, positions="0", resize="center crop", **changes,
+    )  # fmt: skip
+    return tuple(Ref(node.node, slot) for slot in range(4))
+
+
+def animatediff() -> Workflow:
+    w = Workflow(
+        "animatediff",
+        "## AnimateDiff on SD 1.5\nThe stack is AnimateDiff's original file; the MODEL that comes out is sampled by the ordinary "
+        "**KSampler**, whose batch of 16 latents is one video of 16 frames (up to 32; beyond that, put *Context Windows "
+        "(Manual)* on the MODEL). AnimateDiff knows no image.\n\nFiles: an SD 1.5 checkpoint in models/checkpoints, "
+        f"**{ANIMATEDIFF.name}** (or mm_sd_v15_v2.ckpt, v3_sd15_mm.ckpt ...) in models/emu_video.",
+    )
+    models, words = sd15(w), prompt(w, "a sailing boat on a stormy sea, waves, cinematic light, highly detailed")
+    positive, negative = with_negative(w, models, words)
+    latent = w.add("EmptyLatentImage", (690, 170), (300, 110), **LARGE, batch_size=16)
+    latents = w.add(
+        "KSampler", (1040, 0), (300, 270), model=public_stack(w, models, ANIMATEDIFF), positive=positive, negative=negative,
+        latent_image=latent, seed=8, steps=25, cfg=7.5, sampler_name="euler", scheduler="sgm_uniform", denoise=1.0,
+    )  # fmt: skip
+    saved(w, decoded(w, models, latents), 8.0, (1390, 0), scale=1)
+    return w
+
+
+def pia_image_to_video() -> Workflow:
+    w = Workflow(
+        "pia_image_to_video",
+        "## PIA: your picture moves\nPIA is given one picture, which every frame resembles by an *affinity*; **motion** says how "
+        "far frames may go from it (small, moderate, large; loops; style for a picture of another style than the checkpoint's). "
+        "**positions** may be any frame. Best with a checkpoint of the picture's own style.\n\nFiles: an SD 1.5 checkpoint in "
+        f"models/checkpoints, PIA's **{PIA.name}** (or pia.ckpt) in models/emu_video.",
+    )
+    models, words = sd15(w), prompt(w, "a lighthouse, clouds drifting, waves, best quality")
+    image = w.add("LoadImage", (340, 0), (300, 290), image="emu_video_example.png")
+    conditions = told(w, models, with_negative(w, models, words), image, motion="moderate")
+    latents = sampled(w, public_stack(w, models, PIA), conditions, 7)
+    saved(w, decoded(w, models, latents), 8.0, (1390, 0), scale=1)
+    return w
+
+
+def fancyvideo_text_to_video() -> Workflow:
+    w = Workflow(
+        "fancyvideo_text_to_video",
+        "## FancyVideo: text to video on SD 1.5\nEmu Video's own conditioning: the checkpoint makes a **starting frame**, "
+        "FancyVideo makes the video from it. **cond_fps** and **motion_score** are numbers that it is told (-1: 25 and 3). With "
+        "the ordinary VAE each latent is one frame, about 6 a second.\n\nFiles: an SD 1.5 checkpoint in models/checkpoints, and "
+        f"FancyVideo's **{FANCYVIDEO.name}** (61 frames) in models/emu_video.",
+    )
+    models, words = sd15(w), prompt(w, "a panda eating bamboo in a forest, photo, highly detailed")
+    frame = w.add(
+        "EmuVideoStartingFrame", (340, 0), (300, 400), model=models.model, clip=models.clip, vae=models.vae, prompt=words,
+        negative_prompt=NEGATIVE, **LARGE, seed=8, steps=30, sampler_name="dpmpp_2m", text_guidance=-1.0,
+    )  # fmt: skip
+    conditions = told(w, models, with_negative(w, models, words), frame, cond_fps=-1.0, motion_score=-1.0)
+    latents = sampled(w, public_stack(w, models, FANCYVIDEO), conditions, 8)
+    saved(w, decoded(w, models, latents), 6.0, (1390, 0), scale=1)
+    return w
+
+
 WORKFLOWS = {
     make.__name__: make
     for make in (
         text_to_video, image_to_video, text_to_video_interpolated, text_to_video_wired, first_and_last_frame, text_to_video_lora,
+        animatediff, pia_image_to_video, fancyvideo_text_to_video,
     )
 }  # fmt: skip
 
 
 def as_text(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def graph_picture(server: Server, workflow: Path) -> Image.Image:
+    """The workflow as the page draws it. Needs Chromium and playwright-core (PLAYWRIGHT_CORE, or .browser)."""
+    script, out = Path(__file__).with_name("graph.mjs"), temporary_folder() / "graph.png"
+    places = {"PLAYWRIGHT_CORE": str(Path(__file__).parents[2] / ".browser"), **os.environ}
+    subprocess.run(["node", str(script), server.address, str(workflow), str(out)], env=places, check=True, timeout=240)
+    picture = Image.open(out).convert("RGB")
+    return picture.resize((1000, round(1000 * picture.height / picture.width)), Image.Resampling.LANCZOS)
 
 
 def main() -> None:
@@ -346,9 +488,12 @@ def main() -> None:
             workflow = WORKFLOWS[name]()
             (OUT / f"{name}.json").write_text(as_text(workflow.page(info)))
             (OUT / "api" / f"{name}.json").write_text(as_text(workflow.api()))
-            pictures = [Image.open(path) for path in server.files(server.run(workflow.api()), ".png")]
-            sheet = max(pictures, key=lambda picture: picture.width)  # a starting frame may be shown as well
-            sheet.convert("RGB").save(OUT / f"{name}.jpg", quality=90)
+            if workflow.downloads:  # the graph itself, since its models are not here
+                graph_picture(server, OUT / f"{name}.json").save(OUT / f"{name}.jpg", quality=88)
+            else:
+                pictures = [Image.open(path) for path in server.files(server.run(workflow.api()), ".png")]
+                sheet = max(pictures, key=lambda picture: picture.width)  # a starting frame may be shown as well
+                sheet.convert("RGB").save(OUT / f"{name}.jpg", quality=90)
             sys.stdout.write(f"{name}: written\n")
 
 

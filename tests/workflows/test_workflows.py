@@ -9,13 +9,20 @@ from typing import Any
 
 import av
 import pytest
+import torch
 from PIL import Image
 
+from emu_core.bases import load_base
+from emu_core.pipeline import BUNDLED
+
+from ..core import reference
 from ..nodes.server import Refused, Server
 from . import build
 
 OUT = build.OUT
 FRAMES = {name: (37, 16) if name.endswith("interpolated") else (8, 4) for name in build.WORKFLOWS}
+PUBLIC = {name: make().downloads for name, make in build.WORKFLOWS.items() if make().downloads}
+RATES = {"animatediff": 8, "pia_image_to_video": 8, "fancyvideo_text_to_video": 6}
 
 
 def stream(path: Path) -> tuple[int, float, tuple[int, int]]:
@@ -58,7 +65,44 @@ def test_page_form_is_current(name: str, server: Server) -> None:
     assert own == [(n["type"], n["widgets_values"]) for n in fresh["nodes"] if n["type"].startswith("EmuVideo")]
 
 
-@pytest.mark.parametrize("name", build.WORKFLOWS)
+@pytest.mark.parametrize("name", PUBLIC)
+def test_nodes_that_load_carry_the_download(name: str) -> None:
+    """Each model's name stands in its node's widget, and in the property that the page reads to offer the download."""
+    page = json.loads((OUT / f"{name}.json").read_text())
+    offered = [(node, model) for node in page["nodes"] for model in node["properties"].get("models", [])]
+    assert [model["name"] for _, model in offered] == [download.name for download in PUBLIC[name]]
+    for node, model in offered:
+        assert model["name"] in node["widgets_values"]
+        assert model["url"].startswith("https://huggingface.co/")
+        assert model["url"].endswith(model["name"])
+        assert model["directory"] == ("checkpoints" if node["type"] == "CheckpointLoaderSimple" else "emu_video")
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_checkpoints_run_at_small_size(name: str, server: Server) -> None:
+    """With the tiny model in place of SD 1.5, and a file of the family's layout with random weights that fits it."""
+    tiny = load_base(BUNDLED).unet
+    state = {
+        "animatediff": lambda: reference.original_layout(reference.motion_adapter(tiny, mid=False).state_dict()),
+        "pia_image_to_video": lambda: reference.motion_adapter(tiny, mid=False, conv_in=True).state_dict(),
+        "fancyvideo_text_to_video": lambda: reference.fancyvideo_state(tiny),
+    }[name]()
+    stack = server.folder / "models" / "emu_video" / PUBLIC[name][1].name
+    if stack.suffix == ".pt":
+        torch.save({"module": {f"module.{k}": v for k, v in state.items()}}, stack)
+    else:
+        reference.save(state, stack)
+    prompt = saved_api(name)
+    for node in prompt.values():
+        if node["class_type"] == "CheckpointLoaderSimple":
+            node["class_type"], node["inputs"] = "EmuVideoTinyModel", {}
+        small = {"width": 64, "height": 64, "steps": 2}
+        node["inputs"].update({k: v for k, v in small.items() if k in node["inputs"]})
+    videos = server.files(server.run(prompt), ".mp4")
+    assert stream(videos[0]) == (16, RATES[name], (64, 64))
+
+
+@pytest.mark.parametrize("name", [name for name in build.WORKFLOWS if name not in PUBLIC])
 def test_api_form_runs(name: str, server: Server) -> None:
     server.post("/free", {"unload_models": True, "free_memory": True})  # nothing may come from an earlier run's cache
     outputs = server.run(saved_api(name))
