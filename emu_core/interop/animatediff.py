@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..config import StackConfig
 from ..motion_module import MotionModuleConfig, NormOver
 from ..schedule import ScheduleConfig
-from .layout import DIFFUSERS, ORIGINAL, Naming, Plan, Shapes, base_of, read_modules
+from .layout import DIFFUSERS, ORIGINAL, Modules, Naming, Plan, Shapes, base_of, read_modules
 
 LINEAR = ScheduleConfig(beta_schedule="linear", zero_snr=False, prediction="epsilon")
 
@@ -29,33 +31,36 @@ def plan(shapes: Shapes) -> Plan:
     naming = naming_of(shapes)
     assert naming is not None
     modules = read_modules(shapes, naming)
-    base, text_width = base_of(modules.widths)
     original = naming is ORIGINAL
     first = original and not modules.has_mid and modules.positions <= 24
     # version 1's own program lets the image model's group norms run over all frames; later ones, and diffusers, do not
-    image_norms: NormOver = "video" if first else "frame"
-    config = StackConfig(
+    config = text_to_video(modules, norm="frame" if original else "video", image_norms="video" if first else "frame")
+    sdxl = config.base == "sdxl"
+    config = replace(
+        config,
+        frames=16,
+        size=(1024, 1024) if sdxl else (512, 512),
+        stage="v1" if first else "v2" if modules.has_mid else "SDXL" if sdxl else "v3",
+        source="original layout" if original else "diffusers' layout",
+    )
+    return Plan(config, modules.sources, modules.changes)
+
+
+def text_to_video(modules: Modules, norm: NormOver, image_norms: NormOver) -> StackConfig:
+    """The settings that AnimateDiff and Hotshot-XL share."""
+    base, text_width = base_of(modules.widths)
+    return StackConfig(
         base=base,
         text_width=text_width,
         latent_channels=4,
         input_width=modules.widths[0] if modules.widths else 0,
         sites=modules.sites,
-        frames=16,
         fps=8.0,
-        size=(1024, 1024) if base == "sdxl" else (512, 512),
         schedule=LINEAR,
         channel_order=(),
-        motion=MotionModuleConfig(
-            blocks=modules.blocks,
-            positions=modules.positions,
-            norm="frame" if original else "video",
-            image_norms=image_norms,
-        ),
+        motion=MotionModuleConfig(blocks=modules.blocks, positions=modules.positions, norm=norm, image_norms=image_norms),
         text_guidance=7.5,
         image_guidance=1.0,
         steps=25,
         family="animatediff",
-        stage="v1" if first else "v2" if modules.has_mid else "v3" if base != "sdxl" else "SDXL",
-        source="original layout" if original else "diffusers' layout",
     )
-    return Plan(config, modules.sources, modules.changes)

@@ -25,7 +25,7 @@ _WRAPPERS = ("state_dict", "module", "model", "ema", "model_state_dict")  # unde
 
 @dataclass(frozen=True)
 class WeightFile:
-    """The tensors of a file by name: `shapes`, and `read` for one. `metadata` is that of safetensors."""
+    """The tensors of a file by name: `shapes` at once, the values by `read`. `metadata` is that of safetensors."""
 
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
