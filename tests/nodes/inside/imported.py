@@ -48,35 +48,6 @@ def states(seed: int = 2) -> tuple[list[Any], list[Any]]:
     return tuple([[torch.randn(1, 77, 32, generator=generator), {}]] for _ in range(2))  # type: ignore[return-value]
 
 
-def with_lora(model: Any) -> Any:
-    keys = {k: v for k, v in comfy.lora.model_lora_keys_unet(model.model).items() if k.startswith("lora_unet_")}
-    shapes = {name: value.shape for name, value in model.model.state_dict().items()}
-    generator, state = torch.Generator().manual_seed(7), {}
-    for name, target in keys.items():
-        shape = shapes.get(target, ())
-        if "attn" in name and len(shape) == 2:
-            state[f"{name}.lora_up.weight"] = 0.3 * torch.randn(shape[0], 2, generator=generator)
-            state[f"{name}.lora_down.weight"] = torch.randn(2, shape[1], generator=generator) / shape[1] ** 0.5
-    assert len(state) >= 2 * 8 * 16, len(state)
-    return comfy.sd.load_lora_for_models(model, None, state, 1.0, 0)[0]
-
-
-def with_control(model: Any, conditioning: list[Any], frames: int) -> list[Any]:
-    given = model.model.model_config.unet_config
-    config = {k: v for k, v in given.items() if k not in ("out_channels", "transformer_depth_output")}
-    config |= {"hint_channels": 3, "operations": comfy.ops.disable_weight_init, "device": "cpu", "dtype": torch.float32}
-    net = comfy.cldm.cldm.ControlNet(**config)
-    generator = torch.Generator().manual_seed(3)
-    for parameter in net.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) / max(parameter[0].numel(), 1) ** 0.5
-    control = comfy.controlnet.ControlNet(net, load_device=comfy.model_management.get_torch_device(), manual_cast_dtype=None)
-    hint = parts.picture(4, frames).movedim(-1, 1)
-    return [
-        [item[0], {**item[1], "control": control.copy().set_cond_hint(hint, 0.7), "control_apply_to_uncond": False}]
-        for item in conditioning
-    ]
-
-
 def sample(pack: Any, video: Any, conditionings: tuple[Any, ...], **changes: Any) -> torch.Tensor:
     positive, image_only, negative, latent = conditionings
     settings = {"seed": 11, "text_guidance": 4.0, "image_guidance": 1.0, **STEPS, **changes}
@@ -90,10 +61,10 @@ def check_lora_controlnet_and_sampler_on_sd15(pack: Any) -> None:
     plain_alone = parts.ksample(parts.on_the_same_schedule(pack, plain_model, **LINEAR), *states(), latent)
     for lora in (False, True):
         for control in (False, True):
-            model = with_lora(plain_model) if lora else plain_model
+            model = parts.random_lora(plain_model, None) if lora else plain_model
             positive, negative = states()
             if control:
-                positive = with_control(model, positive, 4)
+                positive = parts.with_control(positive, parts.random_controlnet(model), 4)
             plain = parts.ksample(parts.on_the_same_schedule(pack, model, **LINEAR), positive, negative, latent)
             assert torch.equal(plain, plain_alone) is not (lora or control), "the patch does nothing"
             off = parts.apply(pack, model, "animatediff_sd15.safetensors", strength=0.0)

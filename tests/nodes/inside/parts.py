@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.lora
 import comfy.model_management
+import comfy.ops
 import comfy.sample
 import comfy.samplers
+import comfy.sd
 import folder_paths
 import torch
 
@@ -86,3 +91,38 @@ def refusal(action: Any) -> str:
 
 def forget() -> None:
     comfy.model_management.unload_all_models()
+
+
+def random_lora(model: Any, clip: Any, strength: float = 1.0) -> Any:
+    """The MODEL with a random LoRA on every attention, in the names that LoRA files use."""
+    keys = {k: v for k, v in comfy.lora.model_lora_keys_unet(model.model).items() if k.startswith("lora_unet_")}
+    shapes = {name: value.shape for name, value in model.model.state_dict().items()}
+    generator, state = torch.Generator().manual_seed(7), {}
+    for name, target in keys.items():
+        shape = shapes.get(target, ())
+        if "attn" in name and len(shape) == 2:
+            state[f"{name}.lora_up.weight"] = 0.3 * torch.randn(shape[0], 2, generator=generator)
+            state[f"{name}.lora_down.weight"] = torch.randn(2, shape[1], generator=generator) / shape[1] ** 0.5
+    assert len(state) >= 2 * 4 * 7
+    return comfy.sd.load_lora_for_models(model, clip, state, strength, 0)[0]
+
+
+def random_controlnet(model: Any) -> Any:
+    """A ControlNet of the tiny U-Net's shape with random weights."""
+    config = {
+        k: v for k, v in model.model.model_config.unet_config.items() if k not in ("out_channels", "transformer_depth_output")
+    }
+    config |= {"hint_channels": 3, "operations": comfy.ops.disable_weight_init, "device": "cpu", "dtype": torch.float32}
+    net = comfy.cldm.cldm.ControlNet(**config)
+    generator = torch.Generator().manual_seed(3)
+    for parameter in net.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) / max(parameter[0].numel(), 1) ** 0.5
+    return comfy.controlnet.ControlNet(net, load_device=comfy.model_management.get_torch_device(), manual_cast_dtype=None)
+
+
+def with_control(conditioning: list[Any], control: Any, frames: int) -> list[Any]:
+    hint = picture(4, frames).movedim(-1, 1)
+    return [
+        [item[0], {**item[1], "control": control.copy().set_cond_hint(hint, 0.7), "control_apply_to_uncond": False}]
+        for item in conditioning
+    ]

@@ -28,41 +28,6 @@ def tiny(pack: Any) -> tuple[Any, Any, Any]:
     return pack.run("EmuVideoTinyModel")
 
 
-def random_lora(model: Any, clip: Any, strength: float = 1.0) -> Any:
-    """The MODEL with a random LoRA on every attention, in the names that LoRA files use."""
-    keys = {k: v for k, v in comfy.lora.model_lora_keys_unet(model.model).items() if k.startswith("lora_unet_")}
-    shapes = {name: value.shape for name, value in model.model.state_dict().items()}
-    generator, state = torch.Generator().manual_seed(7), {}
-    for name, target in keys.items():
-        shape = shapes.get(target, ())
-        if "attn" in name and len(shape) == 2:
-            state[f"{name}.lora_up.weight"] = 0.3 * torch.randn(shape[0], 2, generator=generator)
-            state[f"{name}.lora_down.weight"] = torch.randn(2, shape[1], generator=generator) / shape[1] ** 0.5
-    assert len(state) >= 2 * 4 * 7
-    return comfy.sd.load_lora_for_models(model, clip, state, strength, 0)[0]
-
-
-def random_controlnet(model: Any) -> Any:
-    """A ControlNet of the tiny U-Net's shape with random weights."""
-    config = {
-        k: v for k, v in model.model.model_config.unet_config.items() if k not in ("out_channels", "transformer_depth_output")
-    }
-    config |= {"hint_channels": 3, "operations": comfy.ops.disable_weight_init, "device": "cpu", "dtype": torch.float32}
-    net = comfy.cldm.cldm.ControlNet(**config)
-    generator = torch.Generator().manual_seed(3)
-    for parameter in net.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) / max(parameter[0].numel(), 1) ** 0.5
-    return comfy.controlnet.ControlNet(net, load_device=comfy.model_management.get_torch_device(), manual_cast_dtype=None)
-
-
-def with_control(conditioning: list[Any], control: Any, frames: int) -> list[Any]:
-    hint = parts.picture(4, frames).movedim(-1, 1)
-    return [
-        [item[0], {**item[1], "control": control.copy().set_cond_hint(hint, 0.7), "control_apply_to_uncond": False}]
-        for item in conditioning
-    ]
-
-
 def identity_check(pack: Any, change: Any = None, control: bool = False) -> None:
     model, clip, vae = tiny(pack)
     if change is not None:
@@ -76,9 +41,9 @@ def identity_check(pack: Any, change: Any = None, control: bool = False) -> None
     positive, negative = parts.texts(clip)
     given_positive, _, given_negative, latent = parts.conditioning(pack, clip, vae)
     if control:
-        net = random_controlnet(model)
+        net = parts.random_controlnet(model)
         unguided = parts.ksample(plain, positive, negative, latent["samples"])
-        positive, given_positive = (with_control(c, net, 8) for c in (positive, given_positive))
+        positive, given_positive = (parts.with_control(c, net, 8) for c in (positive, given_positive))
     expected = parts.ksample(plain, positive, negative, latent["samples"])
     found = parts.ksample(video, given_positive, given_negative, latent["samples"])
     if control:
@@ -93,7 +58,7 @@ def check_identity(pack: Any) -> None:
 
 
 def check_identity_with_lora(pack: Any) -> None:
-    identity_check(pack, change=random_lora)
+    identity_check(pack, change=parts.random_lora)
 
 
 def check_identity_with_controlnet(pack: Any) -> None:
@@ -174,10 +139,10 @@ def check_clones_share_the_stack_and_take_further_patches(pack: Any) -> None:
     """A LoRA after the stack is the same as before it."""
     model, clip, vae = tiny(pack)
     positive, _, negative, latent = parts.conditioning(pack, clip, vae)
-    before = parts.ksample(parts.apply(pack, random_lora(model, clip)), positive, negative, latent["samples"])
+    before = parts.ksample(parts.apply(pack, parts.random_lora(model, clip)), positive, negative, latent["samples"])
     video = parts.apply(pack, model)
     first = parts.ksample(video, positive, negative, latent["samples"])
-    after = parts.ksample(random_lora(video, clip), positive, negative, latent["samples"])
+    after = parts.ksample(parts.random_lora(video, clip), positive, negative, latent["samples"])
     assert torch.equal(before, after) and not torch.equal(first, after)
     assert torch.equal(parts.ksample(video, positive, negative, latent["samples"]), first)
 
