@@ -5,6 +5,7 @@ comfy-cli lives in an environment of its own: COMFY_CLI names its `comfy`, or it
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ import pytest
 
 from ..nodes.server import PACK, Server
 from . import build
-from .test_workflows import FRAMES, stream
+from .small import small
+from .test_workflows import FRAMES, PUBLIC, RATES, stream
 
 COMFY = os.environ.get("COMFY_CLI") or shutil.which("comfy")
 pytestmark = pytest.mark.skipif(COMFY is None, reason="COMFY-CLI WAS NOT TESTED: no `comfy` on PATH, and COMFY_CLI names none")
@@ -29,16 +31,29 @@ def comfy(*arguments: str, cwd: Path) -> str:
     return process.stdout + process.stderr
 
 
-@pytest.mark.parametrize("form", ["api/text_to_video.json", *(f"{name}.json" for name in build.WORKFLOWS)])
-def test_run(form: str, server: Server) -> None:
+FORMS = {"api/text_to_video.json": (8, 4), **{f"{name}.json": FRAMES[name] for name in build.WORKFLOWS if name not in PUBLIC}}
+
+
+def run(workflow: Path, server: Server) -> Path:
+    """The one video that a run of the file writes."""
     before = set(server.folder.glob("output/video/*.mp4"))
     server.post("/free", {"unload_models": True, "free_memory": True})
-    workflow = str(PACK / "example_workflows" / form)
-    comfy("run", "--workflow", workflow, "--wait", "--port", str(server.port), "--timeout", "120", cwd=server.folder)
+    comfy("run", "--workflow", str(workflow), "--wait", "--port", str(server.port), "--timeout", "120", cwd=server.folder)
     made = set(server.folder.glob("output/video/*.mp4")) - before
     assert len(made) == 1
-    frames, rate = FRAMES[Path(form).stem]
-    assert stream(made.pop()) == (frames, rate, (64, 64))
+    return made.pop()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_run(form: str, server: Server) -> None:
+    assert stream(run(PACK / "example_workflows" / form, server)) == (*FORMS[form], (64, 64))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_checkpoints_run_at_small_size(name: str, server: Server, tmp_path: Path) -> None:
+    page = tmp_path / f"{name}.json"
+    page.write_text(json.dumps(small(name, server).page(server.get("/object_info"))))
+    assert stream(run(page, server)) == (16, RATES[name], (64, 64))
 
 
 def test_validate_and_pack(tmp_path: Path) -> None:

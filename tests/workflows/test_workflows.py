@@ -9,15 +9,11 @@ from typing import Any
 
 import av
 import pytest
-import torch
 from PIL import Image
 
-from emu_core.bases import load_base
-from emu_core.pipeline import BUNDLED
-
-from ..core import reference
 from ..nodes.server import Refused, Server
 from . import build
+from .small import small
 
 OUT = build.OUT
 FRAMES = {name: (37, 16) if name.endswith("interpolated") else (8, 4) for name in build.WORKFLOWS}
@@ -80,25 +76,7 @@ def test_nodes_that_load_carry_the_download(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_checkpoints_run_at_small_size(name: str, server: Server) -> None:
-    """With the tiny model in place of SD 1.5, and a file of the family's layout with random weights that fits it."""
-    tiny = load_base(BUNDLED).unet
-    state = {
-        "animatediff": lambda: reference.original_layout(reference.motion_adapter(tiny, mid=False).state_dict()),
-        "pia_image_to_video": lambda: reference.motion_adapter(tiny, mid=False, conv_in=True).state_dict(),
-        "fancyvideo_text_to_video": lambda: reference.fancyvideo_state(tiny),
-    }[name]()
-    stack = server.folder / "models" / "emu_video" / PUBLIC[name][1].name
-    if stack.suffix == ".pt":
-        torch.save({"module": {f"module.{k}": v for k, v in state.items()}}, stack)
-    else:
-        reference.save(state, stack)
-    prompt = saved_api(name)
-    for node in prompt.values():
-        if node["class_type"] == "CheckpointLoaderSimple":
-            node["class_type"], node["inputs"] = "EmuVideoTinyModel", {}
-        small = {"width": 64, "height": 64, "steps": 2}
-        node["inputs"].update({k: v for k, v in small.items() if k in node["inputs"]})
-    videos = server.files(server.run(prompt), ".mp4")
+    videos = server.files(server.run(small(name, server).api()), ".mp4")
     assert stream(videos[0]) == (16, RATES[name], (64, 64))
 
 
