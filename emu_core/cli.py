@@ -7,8 +7,10 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from . import __version__
+from .arguments import add_command
 
 EXIT_INPUT = 2  # what the user gave cannot be used; one sentence on standard error says why
 EXIT_INTERRUPTED = 130
@@ -20,9 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
     try:
-        from . import commands
-
-        getattr(commands, options.run)(options)
+        module, _, function = options.run.partition(":")
+        getattr(import_module(module), function)(options)
     except (ValueError, OSError, MemoryError) as error:
         print(f"emu-video: {_sentence(error)}", file=sys.stderr)
         return EXIT_INPUT
@@ -51,13 +52,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     _add_train(commands)
     _add_evaluate(commands)
-    return parser
-
-
-def _command(commands: argparse._SubParsersAction, name: str, summary: str, run: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.set_defaults(run=run)
-    parser.add_argument("-v", "--verbose", action="store_true", help="say more about what is being done")
     return parser
 
 
@@ -123,7 +117,9 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_generate(commands: argparse._SubParsersAction) -> None:
-    parser = _command(commands, "generate", "text -> starting frame -> video -> four times the frame rate", "generate")
+    parser = add_command(
+        commands, "generate", "text -> starting frame -> video -> four times the frame rate", "emu_core.commands:generate"
+    )
     parser.add_argument("prompt", help='for the bundled model such as "a big red circle moves right on a white background"')
     _add_output_options(parser)
     parser.add_argument("--starting-frame", metavar="OUT.png", help="also write the starting frame")
@@ -134,7 +130,9 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_animate(commands: argparse._SubParsersAction) -> None:
-    parser = _command(commands, "animate", "picture and text -> video that starts with the picture", "animate")
+    parser = add_command(
+        commands, "animate", "picture and text -> video that starts with the picture", "emu_core.commands:animate"
+    )
     parser.add_argument(
         "image", help="any picture; it is turned upright, put on white if transparent, centre-cropped and resized"
     )
@@ -147,7 +145,9 @@ def _add_animate(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_interpolate(commands: argparse._SubParsersAction) -> None:
-    parser = _command(commands, "interpolate", "video and text -> the video at four times the frame rate", "interpolate")
+    parser = add_command(
+        commands, "interpolate", "video and text -> the video at four times the frame rate", "emu_core.commands:interpolate"
+    )
     parser.add_argument("video", help="video file, animated picture, or folder of frames; at least 2 frames")
     parser.add_argument("prompt", help="what the video shows")
     _add_output_options(parser)
@@ -162,7 +162,7 @@ def _add_interpolate(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_info(commands: argparse._SubParsersAction) -> None:
-    parser = _command(commands, "info", "what a checkpoint is; or the size of an architecture", "info")
+    parser = add_command(commands, "info", "what a checkpoint is; or the size of an architecture", "emu_core.commands:info")
     parser.add_argument("file", nargs="?", help="a temporal stack or an image model (default: the bundled model)")
     parser.add_argument(
         "--config", help="tiny, sd15, sd21, sdxl or emu (the paper's own U-Net): parameters and sites, nothing is loaded"
@@ -171,7 +171,9 @@ def _add_info(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:
-    parser = _command(commands, "convert", "a public checkpoint -> a temporal stack in this program's format", "convert")
+    parser = add_command(
+        commands, "convert", "a public checkpoint -> a temporal stack in this program's format", "emu_core.commands:convert"
+    )
     parser.add_argument(
         "file", help="file of AnimateDiff, Hotshot-XL, PIA, FancyVideo or ModelScope (.safetensors, .ckpt, .pt ...)"
     )
@@ -188,7 +190,9 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
-    parser = _command(commands, "train", "train by a recipe; checkpoints, loss curve and sample sheets go to --out", "train")
+    parser = add_command(
+        commands, "train", "train by a recipe; checkpoints, loss curve and sample sheets go to --out", "emu_core.commands:train"
+    )
     parser.add_argument(
         "recipe",
         help="one of the recipes that make the bundled model, in order: tiny-vae, tiny-vae-wide, "
@@ -210,7 +214,12 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
-    parser = _command(commands, "evaluate", "measure a model; toy: the tiny model on combinations that it never saw", "evaluate")
+    parser = add_command(
+        commands,
+        "evaluate",
+        "measure a model; toy: the tiny model on combinations that it never saw",
+        "emu_core.commands:evaluate",
+    )
     parser.add_argument("benchmark", choices=("toy",), help="what to measure")
     parser.add_argument("--prompts", type=int, default=200, help="held-out prompts")
     parser.add_argument(

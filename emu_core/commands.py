@@ -121,7 +121,7 @@ def check_files(options: Namespace, settings: Settings | None = None) -> None:
             raise ValueError(f"{stack} should be of role {role}, found {config.role}: exchange --stack and --interpolation-stack")
         if config is not None and role == "F" and settings is not None:
             settings.check_stack(config)
-            if options.run == "animate" and not config.takes_image:
+            if options.command == "animate" and not config.takes_image:
                 raise ValueError(f"{stack} is of family {config.family}, which knows no image: use it with `generate`")
 
 
@@ -210,7 +210,7 @@ def _metadata(options: Namespace, pipeline: EmuVideoPipeline, settings: Settings
     given = {name: value for name, value in vars(settings).items() if value is not None}
     values = {
         "software": f"ComfyUI-EmuVideo {__version__}",
-        "command": options.run,
+        "command": options.command,
         "prompt": options.prompt,
         "model": Path(options.model).name if options.model else "bundled tiny model",
         "dtype": str(pipeline.base.dtype).removeprefix("torch."),
