@@ -1,0 +1,232 @@
+"""Clips for training: at a given rate, length and size, from shards, in an order that is a function of a position."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..media import fit
+from .motion import Rgb, opened
+from .order import ClipOrder, fraction
+from .shards import Shards
+
+SLACK = 1e-6
+"""Seconds by which a duration may fall short through rounding."""
+_START, _CHOICE = 0x53544152, 0x43484F49
+logger = logging.getLogger(__name__)
+
+
+def eligible(shards: Shards, fps: float, frames: int) -> np.ndarray:
+    """The selected rows whose videos last at least (frames - 1) / fps seconds, ascending."""
+    rows = shards.rows
+    return rows[shards.column("duration")[rows] >= (frames - 1) / fps - SLACK]
+
+
+class ClipDataset(Dataset[dict[str, Any]]):
+    """`dataset[position]` -> dict(position, row, key, caption, start in seconds, frames uint8 (frames, 3, H, W)).
+
+    Frames lie 1 / fps apart in time, whatever the video's rate. The start is uniform over what the video's length allows and a
+    function of (seed, position). fixed_starts: at most so many different starts for each clip, so that what is computed from
+    them can be kept, by (row, start). order: videos that are too short are taken out of it, with a warning; None makes one with
+    `seed`. len() is the number of clips in an epoch; positions go on beyond it.
+
+    Raises ValueError where nothing is left, or the numbers make no clip.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        order: ClipOrder | None,
+        fps: float,
+        frames: int,
+        size: tuple[int, int],
+        seed: int,
+        fixed_starts: int | None = None,
+    ) -> None:
+        if not (math.isfinite(fps) and fps > 0) or frames < 1 or min(size) < 1 or (fixed_starts is not None and fixed_starts < 1):
+            raise ValueError(
+                f"clips: expected fps above 0, at least 1 frame, 1 px and 1 start, found fps {fps}, frames {frames}, "
+                f"size {size}, fixed_starts {fixed_starts}."
+            )
+        self.shards, self.fps, self.frames, self.size = shards, fps, frames, size
+        self.seed, self.fixed_starts = seed, fixed_starts
+        rows = eligible(shards, fps, frames)
+        if not len(rows):
+            longest = float(np.nanmax(shards.column("duration")[shards.rows]))
+            raise ValueError(
+                f"{shards.address}: expected videos of at least {self.span:.2f} s for {frames} frames at {fps:g} a second, "
+                f"found none, the longest of {len(shards)} lasts {longest:.2f} s; take fewer frames or a higher rate."
+            )
+        if len(rows) < len(shards):
+            logger.warning(
+                "%d of %d clips are left out: shorter than the %.2f s of %d frames at %g a second.",
+                *(len(shards) - len(rows), len(shards), self.span, frames, fps),
+            )
+        self.order = ClipOrder(shards.counts(rows), seed, rows=rows) if order is None else order.keep(rows)
+
+    @property
+    def span(self) -> float:
+        """Seconds from the first frame to the last."""
+        return (self.frames - 1) / self.fps
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def choice(self, position: int) -> int:
+        """Which of the fixed starts the clip of this position has."""
+        return int(fraction(position, self.seed, _CHOICE) * (self.fixed_starts or 1))
+
+    def start(self, position: int, row: int, duration: float) -> float:
+        """Where the clip of this position begins, in seconds from the video's first frame."""
+        if self.fixed_starts is None:
+            return fraction(position, self.seed, _START) * self._room(duration)
+        return self.fixed_start(row, self.choice(position), duration)
+
+    def fixed_start(self, row: int, choice: int, duration: float) -> float:
+        """The start number `choice` of a row's video, in seconds."""
+        return fraction(row, self.seed, choice, _START) * self._room(duration)
+
+    def _room(self, duration: float) -> float:
+        return max(0.0, duration - self.span)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        row = self.order[position]
+        facts = self.shards.facts(row)
+        return {"position": int(position), **self._clip(row, facts, self.start(position, row, facts["duration"]))}
+
+    def clip(self, row: int, choice: int) -> dict[str, Any]:
+        """A row's clip at one of its fixed starts, whatever the order: as dataset[position], without the position."""
+        facts = self.shards.facts(row)
+        return self._clip(row, facts, self.fixed_start(row, choice, facts["duration"]))
+
+    def _clip(self, row: int, facts: dict[str, Any], start: float) -> dict[str, Any]:
+        times = [start + index / self.fps for index in range(self.frames)]
+        with self.shards.open_video(row) as file:
+            pictures = read_at_times(file, times, facts["key"])
+        return {
+            "row": row,
+            "key": facts["key"],
+            "caption": facts["caption"],
+            "start": start,
+            "frames": fitted(pictures, self.size),
+        }
+
+
+def read_at_times(file: Any, times: Sequence[float], name: str) -> list[np.ndarray]:
+    """The frames (h, w, 3) uint8 in view at ascending times, in seconds from the first frame; only what is needed is decoded.
+
+    Raises ValueError for a video that cannot be decoded.
+    """
+    with opened(file, name) as (container, stream):
+        base = stream.time_base or Fraction(1, 90_000)
+        begin = stream.start_time or 0
+        wanted = [begin + int((time + SLACK) / base) for time in times]
+        rgb = Rgb(stream.sample_aspect_ratio)
+        if wanted[0] > begin:
+            container.seek(wanted[0], stream=stream, backward=True)
+            found = _pick(container, stream, wanted, rgb, strict=True)
+            if found:
+                return found
+            container.seek(begin, stream=stream, backward=True)  # the key frame was said to lie earlier than it does
+        found = _pick(container, stream, wanted, rgb, strict=False)
+    if not found:
+        raise ValueError(f"{name}: expected frames to decode, found none; curate the source again.")
+    return found
+
+
+def _pick(container: Any, stream: Any, wanted: Sequence[int], rgb: Rgb, strict: bool) -> list[np.ndarray]:
+    """For each wanted time the last frame that began by then. strict: nothing if the first frame comes later than that."""
+    pictures: list[np.ndarray] = []
+    shown: Any = None
+    for frame in container.decode(stream):
+        if frame.pts is None:
+            continue
+        if shown is None and strict and frame.pts > wanted[0]:
+            return []
+        if shown is not None and wanted[len(pictures)] < frame.pts:
+            picture = rgb(shown)
+            while len(pictures) < len(wanted) and wanted[len(pictures)] < frame.pts:
+                pictures.append(picture)
+            if len(pictures) == len(wanted):
+                return pictures
+        shown = frame
+    if shown is not None:
+        pictures += [rgb(shown)] * (len(wanted) - len(pictures))
+    return pictures
+
+
+def fitted(pictures: Sequence[np.ndarray], size: tuple[int, int]) -> Tensor:
+    """Frames (h, w, 3) uint8 -> (f, 3, H, W) uint8: centre crop, box filter, bicubic, as `media.fit` does."""
+    planes = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    if tuple(planes.shape[2:]) == tuple(size):
+        return planes
+    # Planes in memory, pixels in shape: pooling is several times faster so.
+    frames = fit(planes.float().div_(255).permute(0, 2, 3, 1), *size)
+    return frames.permute(0, 3, 1, 2).mul(255).round_().byte().contiguous()
+
+
+# -- loading
+
+
+class _Guarded(Dataset[Any]):
+    """Gives the sentence of an error in a worker instead of its traceback."""
+
+    def __init__(self, dataset: ClipDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, position: int) -> Any:
+        try:
+            return self.dataset[position]
+        except (ValueError, OSError) as problem:
+            return f"clip at position {position}: {problem}"
+
+
+def collate(clips: Sequence[Any]) -> Any:
+    """Clips of one batch: frames (b, f, 3, H, W) uint8, position and row (b,) int64, start (b,) float64, lists of strings."""
+    failed = next((clip for clip in clips if isinstance(clip, str)), None)
+    if failed is not None:
+        return failed
+    return {
+        "position": torch.tensor([clip["position"] for clip in clips]),
+        "row": torch.tensor([clip["row"] for clip in clips]),
+        "start": torch.tensor([clip["start"] for clip in clips], dtype=torch.float64),
+        "key": [clip["key"] for clip in clips],
+        "caption": [clip["caption"] for clip in clips],
+        "frames": torch.stack([clip["frames"] for clip in clips]),
+    }
+
+
+def loader(dataset: ClipDataset, positions: Iterable[Sequence[int]], workers: int) -> Iterator[dict[str, Any]]:
+    """One collated batch for each sequence of positions, in order, read ahead by `workers` processes (0: by this one).
+
+    positions may be endless. Raises ValueError for a clip that cannot be read, ChildProcessError if a worker dies.
+    """
+    batches: Any = DataLoader(_Guarded(dataset), batch_sampler=_Positions(positions), num_workers=workers, collate_fn=collate)
+    try:
+        for batch in batches:
+            if isinstance(batch, str):
+                raise ValueError(batch)
+            yield batch
+    except RuntimeError as problem:
+        if "exited unexpectedly" not in str(problem) and "killed by signal" not in str(problem):
+            raise
+        raise ChildProcessError(
+            f"a process that reads clips died ({str(problem).splitlines()[0]}), often for want of memory; "
+            f"use fewer workers than {workers} or smaller clips, and resume."
+        ) from problem
+
+
+class _Positions:
+    def __init__(self, positions: Iterable[Sequence[int]]) -> None:
+        self._positions = positions
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (list(batch) for batch in self._positions)

@@ -1,0 +1,79 @@
+"""Real video files of the procedural world, some of them damaged, for the training demo and for tests."""
+
+from __future__ import annotations
+
+import os
+import wave
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ..media import write_video
+from . import shapes
+
+SECONDS, FPS = 4.0, 16.0
+ODD_RATES = (29.97, 12.5)
+SEED = 77
+
+
+def write_videos(folder: Path, count: int, fps: float = FPS) -> None:
+    """`count` clips of 4 s as mp4 with captions beside them, from combinations that are trained on. Some have odd rates."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, clip in enumerate(tqdm(shapes.clips(SEED, range(count)), desc="drawing videos")):
+        path = folder / f"clip-{i:05d}.mp4"
+        if path.with_suffix(".txt").exists():  # written last
+            continue
+        rate = ODD_RATES[i % 20 // 10] if i % 10 == 9 else fps
+        times = torch.arange(round(SECONDS * rate)) / rate
+        frames = shapes.render([clip], times)[0].permute(0, 2, 3, 1) / 2 + 0.5
+        write_video(path, frames, rate)
+        _write(path.with_suffix(".txt"), clip.caption.encode())
+
+
+def write_damaged(folder: Path) -> list[str]:
+    """Files that curation has to leave out: broken, empty, cut off, sound alone, and a video without a caption; their names."""
+    whole = next(iter(sorted(folder.glob("clip-*.mp4")))).read_bytes()
+    files = {
+        "broken.mp4": bytes(range(256)) * 20,
+        "empty.mp4": b"",
+        "cut_off.mp4": whole[: len(whole) // 3],
+        "no_caption.mp4": whole,
+    }
+    for name, content in files.items():
+        _write(folder / name, content)
+        if name != "no_caption.mp4":
+            _write((folder / name).with_suffix(".txt"), b"a big red circle moves right on a white background")
+    with wave.open(str(folder / "sound.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(16000))
+    os.replace(folder / "sound.wav", folder / "sound_only.mp4")  # whatever its name says
+    _write(folder / "sound_only.txt", b"a sound")
+    return [*files, "sound_only.mp4"]
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def make_shards(videos: Path, shards: Path, count: int) -> Path:
+    """Draw `count` clips and the damaged files, curate them, and select as `hq` those that move enough: there is no CLIP for the
+    paper's rule here. What is there already is kept."""
+    from .command import draw_report
+    from .curate import ProcessEngine, Settings, curate
+    from .select import select
+
+    write_videos(videos, count)
+    write_damaged(videos)
+    engine = ProcessEngine(max(1, min(os.cpu_count() or 1, 4)))
+    try:
+        curate([str(videos)], shards, Settings(motion_fps=8.0, motion_height=64, shard_clips=50), engine)
+    finally:
+        engine.close()
+    draw_report(shards)
+    select(shards, "hq", "motion_min > 0.3")
+    return shards
