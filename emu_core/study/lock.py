@@ -1,0 +1,73 @@
+"""One server a study: a lock of the operating system on a file beside the store.
+
+It goes with the process, however that ends. It keeps a second *server* away; adding pairs, importing and reading need no lock of
+their own: each is one transaction, and SQLite lets one writer in at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+LOCK_NAME = "study.lock"
+FAR = 1 << 30
+"""Windows locks bytes and then nobody else can read them: this one lies behind the text."""
+
+
+class ServerLock:
+    """Held from `take` to `release`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOCK_NAME
+        self._file: IO[str] | None = None
+
+    def take(self, address: str) -> None:
+        """ValueError, naming the owner, if another server holds it. address: where this one is reached, for that sentence."""
+        if self._file is not None:
+            return
+        file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the lock is held
+        try:
+            _lock(file)
+        except OSError as problem:
+            owner = self._owner(file)
+            file.close()
+            raise ValueError(
+                f"{self.path.parent}: expected a study that no other server has open, found it served by {owner}; "
+                f"stop that one first, or use its page."
+            ) from problem
+        file.truncate(0)
+        json.dump({"process": os.getpid(), "computer": socket.gethostname(), "address": address}, file)
+        file.flush()
+        self._file = file
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.truncate(0)
+            self._file.close()
+            self._file = None
+
+    def _owner(self, file: IO[str]) -> str:
+        try:
+            file.seek(0)
+            found: dict[str, Any] = json.loads(file.read())
+            return f"process {found['process']} on {found['computer']} at {found['address']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: IO[str]) -> None:
+        file.seek(FAR)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        file.seek(0)
+else:
+    import fcntl
+
+    def _lock(file: IO[str]) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,357 @@
+"""Making a study: prompts, matching of files, videos as browsers play them; and the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emu_core.media import read_video, write_video
+from emu_core.study.create import create_study, named_systems
+from emu_core.study.prompts import Prompt, find_videos, read_prompts, slug
+from emu_core.study.store import Study
+from emu_core.study.videos import FIXED_TIME, prepare_video
+
+from ..study import worlds
+from ..study.serving import Serving
+
+
+def clip(frames: int = 6, height: int = 48, width: int = 64) -> torch.Tensor:
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    return torch.stack([torch.stack([x * 0.8 + t / 40, y, 0 * x + 0.4], -1) for t in range(frames)]).clamp(0, 1)
+
+
+def decoded(file: Path) -> list[np.ndarray]:
+    with av.open(str(file)) as container:
+        return [frame.to_ndarray() for frame in container.decode(video=0)]
+
+
+def encode(file: Path, frames: torch.Tensor, pixels: str = "yuv420p", codec: str = "libx264", **settings: object) -> None:
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream(codec, rate=8)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
+        for name, value in settings.items():
+            setattr(stream.codec_context, name, value)
+        for frame in (frames * 255).byte().numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+# -- videos
+
+
+def test_a_playable_video_keeps_its_pictures_and_loses_its_traces(tmp_path: Path) -> None:
+    source = tmp_path / "source.mp4"
+    write_video(source, clip(), 8, {"prompt": "SECRET", "model": "SECRET"})
+    made = prepare_video(source, tmp_path / "made.mp4")
+    assert not made.reencoded
+    assert (made.width, made.height, made.frames, made.seconds) == (64, 48, 6, 0.75)
+    assert all(np.array_equal(a, b) for a, b in zip(decoded(source), decoded(made.path), strict=True))
+    content = made.path.read_bytes()
+    assert b"x264" in source.read_bytes()
+    assert not any(trace in content for trace in (b"SECRET", b"x264", b"Lavf", b"Lavc"))
+    assert content.index(b"moov") < content.index(b"mdat")  # playing starts before all of it is there
+    assert made.path.stat().st_mtime == FIXED_TIME
+
+
+@pytest.mark.parametrize("name", ["a.webm", "a.mkv", "a.gif", "a.webp", "frames"])
+def test_other_formats_are_encoded(tmp_path: Path, name: str) -> None:
+    write_video(tmp_path / name, clip(), 8)
+    made = prepare_video(tmp_path / name, tmp_path / "made.mp4")
+    video = read_video(made.path)
+    assert made.reencoded
+    assert (video.frames.shape, video.fps) == ((6, 48, 64, 3), 8)
+    assert (video.frames - clip()).abs().mean() < 0.02
+    with av.open(str(made.path)) as container:
+        assert (container.streams.video[0].codec_context.name, container.streams.video[0].codec_context.pix_fmt) == (
+            "h264",
+            "yuv420p",
+        )
+
+
+@pytest.mark.parametrize(
+    ("pixels", "codec", "size", "wanted"),
+    [
+        ("yuv444p", "libx264", (48, 64), (48, 64)),
+        ("yuv444p", "libx264", (47, 63), (46, 62)),
+        ("yuv420p", "libx265", (48, 64), (48, 64)),
+    ],
+)
+def test_what_browsers_do_not_play_is_encoded(
+    tmp_path: Path, pixels: str, codec: str, size: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    encode(tmp_path / "a.mp4", clip(6, *size), pixels, codec)
+    made = prepare_video(tmp_path / "a.mp4", tmp_path / "made.mp4")
+    assert made.reencoded
+    assert (made.height, made.width, made.frames) == (*wanted, 6)
+
+
+def test_oblong_pixels_become_square(tmp_path: Path) -> None:
+    encode(tmp_path / "a.mp4", clip(), sample_aspect_ratio=Fraction(2))
+    made = prepare_video(tmp_path / "a.mp4", tmp_path / "made.mp4")
+    assert (made.width, made.height) == (128, 48)
+
+
+def test_sound_is_left_out(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream, sound = container.add_stream("libx264", rate=8), container.add_stream("aac", rate=8000)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for frame in (clip() * 255).byte().numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 6000), np.float32), format="fltp", layout="mono")
+        samples.sample_rate = 8000
+        container.mux(sound.encode(samples))
+        container.mux(sound.encode())
+    made = prepare_video(tmp_path / "a.mp4", tmp_path / "made.mp4")
+    with av.open(str(made.path)) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+
+
+@pytest.mark.parametrize("kind", ["text", "cut", "empty", "picture", "missing"])
+def test_what_is_no_video_is_refused_and_leaves_nothing(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "a.mp4"
+    write_video(file, clip(), 8)
+    if kind == "picture":
+        Image.new("RGB", (32, 32)).save(file, "PNG")
+    elif kind == "missing":
+        file.unlink()
+    else:
+        file.write_bytes({"text": b"hello" * 99, "cut": file.read_bytes()[:-400], "empty": b""}[kind])
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match=r"a\.mp4: expected a video"):
+        prepare_video(file, tmp_path / "out" / "made.mp4")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+# -- prompts
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "keys"),
+    [
+        ("p.txt", "\ufeffa cat\n\n  a dog \n", ["0", "1"]),
+        ("p.json", '["a cat", {"prompt": "a dog", "id": 7}]', ["0", "7"]),
+        ("p.json", '{"prompts": [{"text": "a cat", "id": "x"}, "a dog"]}', ["x", "1"]),
+        ("p.json", '{"k": "a cat", "l": "a dog"}', ["k", "l"]),
+        ("p.jsonl", '{"id": "k", "prompt": "a cat"}\n"a dog"\n', ["k", "1"]),
+        ("p.csv", 'prompt,id\na cat,k\n"a dog",\n', ["k", "1"]),
+    ],
+)
+def test_files_of_prompts(tmp_path: Path, name: str, text: str, keys: list[str]) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    found = read_prompts(tmp_path / name)
+    assert [prompt.text for prompt in found] == ["a cat", "a dog"]
+    assert [prompt.key for prompt in found] == keys
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("p.txt", "\n", "at least one prompt"),
+        ("p.json", "{", "expected JSON"),
+        ("p.json", "3", "a list of prompts"),
+        ("p.json", '[{"id": "x"}]', "a text for prompt number 0"),
+        ("p.jsonl", '{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}', "each id once"),
+        ("p.csv", "id,words\n1,a", "a text for prompt number 0"),
+        ("p.pdf", "a", "expected prompts as"),
+    ],
+)
+def test_prompts_that_cannot_be_read(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read_prompts(tmp_path / name)
+    with pytest.raises(ValueError, match="found No such file"):
+        read_prompts(tmp_path / "none.txt")
+
+
+PROMPTS = [Prompt("0", "A red cat, running!", False), Prompt("1", "Ein größerer Hund", False), Prompt("2", "../up", False)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["0.mp4", "1.webm", "2.gif"],
+        ["1.mp4", "2.mp4", "3.mp4"],
+        ["0000.mp4", "0001.mp4", "00002.mp4"],
+        ["a_red_cat_running.mp4", "ein_größerer_hund.mp4", "up.mp4"],
+        ["A red cat, running!.mp4", "Ein größerer Hund.mp4", "02.mp4"],
+        ["a-red-cat-running.MP4", "1.mp4", "2.mp4"],
+    ],
+)
+def test_videos_are_found_by_number_text_or_slug(tmp_path: Path, names: list[str]) -> None:
+    for name in [*names, "notes.txt", ".hidden.mp4", "unrelated.mp4"]:
+        (tmp_path / name).touch()
+    assert [file.name for file in find_videos(tmp_path, PROMPTS)] == names
+
+
+def test_ids_win_over_numbers(tmp_path: Path) -> None:
+    for name in ("1.mp4", "x.mp4"):
+        (tmp_path / name).touch()
+    assert [file.name for file in find_videos(tmp_path, [Prompt("x", "a", True), Prompt("1", "b", True)])] == ["x.mp4", "1.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["0.mp4", "1.mp4"], r"exactly one video of the prompt '\.\./up' .*found none"),
+        (["0.mp4", "00.mp4", "1.mp4", "2.mp4"], r"'A red cat, running!' .*found 0\.mp4 and 00\.mp4"),
+        (["0.mp4", "0.webm", "1.mp4", "2.mp4"], "found 0.mp4 and 0.webm"),
+        ([], "found none"),
+    ],
+)
+def test_a_prompt_without_its_one_video(tmp_path: Path, names: list[str], words: str) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=words) as refused:
+        find_videos(tmp_path, PROMPTS)
+    assert str(tmp_path) in str(refused.value)
+
+
+def test_slug() -> None:
+    assert slug("../../A b--C,  ünï/..") == "a_b_c_ünï"
+    assert len(slug("word " * 40)) <= 60
+
+
+# -- studies
+
+
+@pytest.fixture(scope="module")
+def systems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("systems")
+    return dict(zip(worlds.SYSTEMS, worlds.make_systems(folder, worlds.captions(2), seconds=0.5), strict=True))
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(worlds.captions(2)))
+    return file
+
+
+def test_every_two_systems_or_one_against_the_others(tmp_path: Path, systems: dict[str, Path], prompts: Path) -> None:
+    made = create_study(tmp_path / "all", systems, prompts)
+    assert (made["pairs"], made["prompts"], made["systems"], made["playable"]) == (6, 2, 3, 6)
+    made = create_study(tmp_path / "one", systems, prompts, against="frozen")
+    with Study(tmp_path / "one") as study:
+        assert {(pair.first, pair.second) for pair in study.results().pairs} == {("ours", "frozen"), ("blurred", "frozen")}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["all", "one", "prompts.txt"]
+    (tmp_path / "all").rename(tmp_path / "moved")
+    with Study(tmp_path / "moved") as study:
+        rater = study.join("r")[0]
+        task = study.next_task(rater)
+        assert task is not None
+        assert study.video_file(rater, task.left).is_file()
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path, systems: dict[str, Path], prompts: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in systems["ours"].iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    (broken / "001.mp4").write_bytes(b"no video")
+    with pytest.raises(ValueError, match="001.mp4: expected a video"):
+        create_study(tmp_path / "out", {**systems, "broken": broken}, prompts)
+    with pytest.raises(ValueError, match="--against"):
+        create_study(tmp_path / "out", systems, prompts, against="other")
+    with pytest.raises(ValueError, match="new or empty folder"):
+        create_study(broken, systems, prompts)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["broken", "prompts.txt"]
+
+
+def test_names_of_systems(tmp_path: Path) -> None:
+    for name in ("a/videos", "b/videos", "x=y"):
+        (tmp_path / name).mkdir(parents=True)
+    here = os.fspath(tmp_path)
+    assert list(named_systems([f"{here}/a/videos", f"other={here}/b/videos", f"{here}/x=y"])) == ["videos", "other", "x=y"]
+    with pytest.raises(ValueError, match="'videos' twice"):
+        named_systems([f"{here}/a/videos", f"{here}/b/videos/"])
+    with pytest.raises(ValueError, match="at least two"):
+        named_systems([here])
+
+
+def test_pairs_are_added_while_a_server_has_the_study(tmp_path: Path, systems: dict[str, Path], prompts: Path) -> None:
+    create_study(tmp_path / "study", systems, prompts)
+    with Serving(tmp_path / "study") as serving, Study(tmp_path / "study") as study:
+        assert "this computer only" in serving.first_line
+        with pytest.raises(RuntimeError, match=rf"served by process {serving.process.pid} on .*; stop that one first"):
+            Serving(tmp_path / "study")
+        one, other = systems["ours"] / "000.mp4", systems["frozen"] / "000.mp4"
+        assert study.add_pair("<b>new</b> ../x", {"ours": one, "new system": other}) == 1
+        assert study.add_pair("again", {"new system": other, "ours": one, "blurred": one}, key="mine") == 3
+        for videos, words in (
+            ({"ours": one}, "at least two"),
+            ({"ours": one, "b": prompts}, "prompts.txt: expected a video"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                study.add_pair("x", videos)
+        with pytest.raises(ValueError, match="'mine': expected a key that is new"):
+            study.add_pair("x", {"ours": one, "b": other}, key="mine")
+        assert study.counts()["pairs"] == 10
+        assert study.counts()["prompts"] == 4
+        assert len(list((study.folder / "videos").iterdir())) == 6 + 2 + 3  # nothing is left of the failures
+        code, out, errors = serving.stop()
+    assert (code, errors) == (0, "")
+    assert out.endswith("Stopped.\n")
+
+
+def test_commands(tmp_path: Path, systems: dict[str, Path], prompts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study, folders = str(tmp_path / "study"), [str(folder) for folder in systems.values()]
+    worlds.run("create", study, *folders, "--prompts", str(prompts), "--raters", "3", "--title", "T", "--against", "ours")
+    assert "4 pairs of 2 prompts and 3 systems, 12 votes to give." in capsys.readouterr().out
+    with Study(study) as opened:
+        worlds.vote_all(opened, 3, 0.8)
+    worlds.run("report", study, "--json")
+    report = capsys.readouterr().out
+    assert json.loads(report)["study"]["complete_pairs"] == 4
+    worlds.run("report", study)
+    assert capsys.readouterr().out.startswith("# T\n")
+    worlds.run("report", study, "--out", str(tmp_path / "report"), "--json")
+    assert capsys.readouterr().out == report == (tmp_path / "report" / "report.json").read_text()
+    for kind in ("csv", "json"):
+        file = str(tmp_path / f"export.{kind}")
+        worlds.run("export", study, file)
+        worlds.run("import", file, str(tmp_path / kind))
+        worlds.run("import", file, study)
+        assert "0 new votes, 12 that were there already" in capsys.readouterr().out
+        for source in (file, str(tmp_path / kind)):
+            worlds.run("report", source, "--json")
+            assert capsys.readouterr().out == report
+    with pytest.raises(ValueError, match="expected a study with videos"):
+        worlds.run("serve", str(tmp_path / "csv"))
+
+
+def test_serve_says_who_can_reach_it_and_gives_links(tmp_path: Path, systems: dict[str, Path], prompts: Path) -> None:
+    create_study(tmp_path / "study", systems, prompts)
+    with Serving(tmp_path / "study", "--host", "0.0.0.0", "--tokens", "2") as serving:
+        out = serving.stop()[1]
+    assert "listens on 0.0.0.0; open to only raters with a token" in out
+    assert out.count("#token=") == 2
+    create_study(tmp_path / "other", systems, prompts)
+    with Serving(tmp_path / "study") as serving:
+        port = int(serving.address.rstrip("/").rsplit(":", 1)[1])
+        with pytest.raises(RuntimeError, match="expected an address that is free"):
+            Serving(tmp_path / "other", port=port)
+
+
+def test_progress_is_reported(tmp_path: Path, systems: dict[str, Path], prompts: Path) -> None:
+    seen: list[tuple[int, str]] = []
+
+    def progress(work: object) -> object:
+        assert isinstance(work, list)
+        seen.extend(work)
+        return work
+
+    watched: Callable[..., object] = progress
+    create_study(tmp_path / "study", systems, prompts, progress=watched)  # type: ignore[arg-type]
+    assert seen == [(index, name) for index in range(2) for name in worlds.SYSTEMS]
