@@ -11,6 +11,11 @@ from importlib import import_module
 
 from . import __version__
 from .arguments import add_command
+from .data.command import add_commands as add_data
+from .evaluation.command import add_commands as add_evaluation
+from .evaluation.command import add_folder_options
+from .study.command import add_commands as add_study
+from .training.command import add_commands as add_training
 
 EXIT_INPUT = 2  # what the user gave cannot be used; one sentence on standard error says why
 EXIT_INTERRUPTED = 130
@@ -50,8 +55,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_interpolate(commands)
     _add_info(commands)
     _add_convert(commands)
-    _add_train(commands)
+    add_data(commands)
+    add_training(commands)
     _add_evaluate(commands)
+    add_evaluation(commands)
+    add_study(commands)
     return parser
 
 
@@ -123,6 +131,8 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("prompt", help='for the bundled model such as "a big red circle moves right on a white background"')
     _add_output_options(parser)
     parser.add_argument("--starting-frame", metavar="OUT.png", help="also write the starting frame")
+    parser.add_argument("--candidates", type=int, default=1, help="starting frames to make, of which CLIP takes the best")
+    parser.add_argument("--clip", metavar="FOLDER", help="CLIP that judges the candidates: a local folder of transformers")
     parser.add_argument("--no-interpolate", action="store_true", help="leave out the third step")
     parser.add_argument("--t2i-guidance", type=float, help="text guidance of the starting frame")
     _add_sampling_options(parser, keyframes=False)
@@ -189,47 +199,27 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     )
 
 
-def _add_train(commands: argparse._SubParsersAction) -> None:
-    parser = add_command(
-        commands, "train", "train by a recipe; checkpoints, loss curve and sample sheets go to --out", "emu_core.commands:train"
-    )
-    parser.add_argument(
-        "recipe",
-        help="one of the recipes that make the bundled model, in order: tiny-vae, tiny-vae-wide, "
-        "tiny-t2i, tiny-t2i-wide, tiny-f, tiny-f-wide, tiny-i, and tiny-lora for the example LoRA",
-    )
-    parser.add_argument("--out", help="folder of the run (default: runs/RECIPE)")
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint, exactly as if never stopped")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="change a setting, such as optimisation.steps=100; may be repeated",
-    )
-    parser.add_argument(
-        "--processes", type=int, default=1, help="processes on this machine, one for each GPU; on a CPU one a core"
-    )
-    parser.add_argument("--max-minutes", type=float, help="stop after this time, with a checkpoint to resume from")
-
-
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser = add_command(
         commands,
         "evaluate",
-        "measure a model; toy: the tiny model on combinations that it never saw",
-        "emu_core.commands:evaluate",
+        "measure folders of videos, one for each system; or, with the word toy, the tiny model on combinations it never saw",
+        "emu_core.evaluation.command:evaluate",
     )
-    parser.add_argument("benchmark", choices=("toy",), help="what to measure")
-    parser.add_argument("--prompts", type=int, default=200, help="held-out prompts")
+    parser.add_argument("sets", nargs="+", metavar="VIDEOS", help="folder of videos or NAME=FOLDER, of any system; or toy")
+    parser.add_argument(
+        "--prompts",
+        help="folders: file or name of a set of prompts; toy: how many held-out prompts (default 200)",
+    )
     parser.add_argument(
         "--videos",
         metavar="FOLDER",
-        help="measure the videos in this folder instead, wherever they were made; their prompts are in their metadata, or in a "
-        ".txt of the same name",
+        help="toy: measure the videos in this folder instead, wherever they were made; their prompts are in their metadata, or "
+        "in a .txt of the same name",
     )
-    parser.add_argument("--out", metavar="FOLDER", help="also write contact sheets there")
+    parser.add_argument("--out", metavar="FOLDER", help="where JSON, table and plots go; toy: also write contact sheets there")
     parser.add_argument("--json", action="store_true", help="print as JSON")
-    parser.add_argument("--no-interpolate", action="store_true", help="leave out the interpolation model")
+    parser.add_argument("--no-interpolate", action="store_true", help="toy: leave out the interpolation model")
+    add_folder_options(parser)
     _add_sampling_options(parser, keyframes=False)
     _add_model_options(parser)

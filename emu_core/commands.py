@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,12 @@ from . import media
 from .interop.files import save_tensors
 
 if TYPE_CHECKING:
+    from .evaluation.features import Clip
     from .pipeline import EmuVideoPipeline, Progress, Settings
 
 
 logger = logging.getLogger(__name__)
+MOST_CANDIDATES = 64
 
 # -- options
 
@@ -152,13 +153,51 @@ def generate(options: Namespace) -> None:
 
     prompt = check_prompt(options.prompt)
     settings = read_settings(options)
+    _check_candidates(options)
     check_files(options, settings)
+    clip = open_clip(options) if options.candidates > 1 else None
     pipeline = load_pipeline(options)
+    interpolates = _interpolates(options, settings, pipeline)
+    scores: list[float] = []
     with progress_bar() as progress:
-        result = pipeline(prompt, settings, interpolate=_interpolates(options, settings, pipeline), progress=progress)
+        image = None
+        if clip is not None:
+            image, scores = best_starting_frame(pipeline, prompt, settings, options.candidates, clip, progress)
+        result = pipeline(prompt, settings, image, interpolate=interpolates, progress=progress)
     if options.starting_frame:
         media.write_image(options.starting_frame, result.starting_frame[0], _metadata(options, pipeline, settings))
-    _write(options, pipeline, settings, *result.final)
+    _write(options, pipeline, settings, *result.final, candidates=scores)
+
+
+def _check_candidates(options: Namespace) -> None:
+    if not 1 <= options.candidates <= MOST_CANDIDATES:
+        raise ValueError(f"--candidates must be 1 to {MOST_CANDIDATES}, found {options.candidates}")
+    if options.candidates > 1 and not options.clip:
+        raise ValueError("--candidates needs a CLIP that judges them: name its folder with --clip")
+    if options.candidates == 1 and options.clip:
+        raise ValueError("--clip judges several starting frames, and there is one: say how many with --candidates")
+
+
+def open_clip(options: Namespace) -> Clip:
+    from .evaluation.features import Clip
+
+    return Clip(options.clip, choose_device(options.device))
+
+
+def best_starting_frame(
+    pipeline: EmuVideoPipeline, prompt: str, settings: Settings, count: int, clip: Clip, progress: Progress | None = None
+) -> tuple[torch.Tensor, list[float]]:
+    """The best (1, H, W, 3) of `count` starting frames by CLIP, and the score of each; they are made from the seeds that follow
+    the given one."""
+    from .evaluation.candidates import best, rank
+
+    if not pipeline.models["F"].stack.config.takes_image:
+        raise ValueError(
+            "--candidates chooses a starting frame, and this stack takes none: leave it out, or choose another stack"
+        )
+    frames = [pipeline.starting_frame(prompt, replace(settings, seed=settings.seed + i), progress) for i in range(count)]
+    scores = rank(torch.cat(frames), prompt, clip)
+    return frames[best(scores)], scores
 
 
 def animate(options: Namespace) -> None:
@@ -220,7 +259,14 @@ def _metadata(options: Namespace, pipeline: EmuVideoPipeline, settings: Settings
     return {name: json.dumps(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
 
 
-def _write(options: Namespace, pipeline: EmuVideoPipeline, settings: Settings, frames: torch.Tensor, fps: float) -> None:
+def _write(
+    options: Namespace,
+    pipeline: EmuVideoPipeline,
+    settings: Settings,
+    frames: torch.Tensor,
+    fps: float,
+    candidates: Sequence[float] = (),
+) -> None:
     media.write_video(options.out, frames, fps, _metadata(options, pipeline, settings))
     if options.sheet:
         media.write_image(options.sheet, media.contact_sheet(frames), _metadata(options, pipeline, settings))
@@ -234,8 +280,11 @@ def _write(options: Namespace, pipeline: EmuVideoPipeline, settings: Settings, f
         "seed": settings.seed,
     }
     if options.json:
-        print(json.dumps(made))
+        print(json.dumps(made | ({"candidates": list(candidates)} if candidates else {})))
     else:
+        if candidates:
+            marked = [f"{score:.4f}{' (taken)' if score == max(candidates) else ''}" for score in candidates]
+            print(f"starting frames by CLIP, from seed {settings.seed}: {', '.join(marked)}")
         print(
             f"{options.out}: {len(frames)} frames of {frames.shape[2]} x {frames.shape[1]} at {fps:g} a second, "
             f"seed {settings.seed}"
@@ -280,29 +329,6 @@ def convert(options: Namespace) -> None:
 
 
 # -- training and measuring
-
-
-def train(options: Namespace) -> None:
-    from .training.recipes import RECIPES, override
-    from .training.run import launch
-    from .training.run import train as run_recipe
-
-    if options.recipe not in RECIPES:
-        raise ValueError(f"unknown recipe {options.recipe!r}: expected one of {', '.join(RECIPES)}")
-    changes = dict(_pair(text) for text in options.set)
-    recipe = override(RECIPES[options.recipe](), changes)
-    if options.processes > 1:
-        launch(options.processes, sys.argv[1:])
-        return
-    folder = Path(options.out or f"runs/{recipe.name}")
-    run_recipe(recipe, folder, options.resume, math.inf if options.max_minutes is None else options.max_minutes)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not sign:
-        raise ValueError(f"--set takes NAME=VALUE, such as optimisation.steps=100, found {text!r}")
-    return name, value
 
 
 def evaluate(options: Namespace) -> None:

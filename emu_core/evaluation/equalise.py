@@ -1,0 +1,318 @@
+"""Like against like: sets of videos made comparable before anything is compared, as the paper did.
+
+Emu Video, human evaluation: centre crop to 1:1, bilinear resize, temporal centre crop, the same frame rate, each dimension to
+the smaller. All videos of a prompt (or of all prompts) get the same side, frame rate and number of frames. Frames pass one by
+one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from ..media import conversion
+from ..media.files import check_output, whole_file
+from ..media.tags import COMMENT_KEY, Clip, pack, plain_tags
+from .prompts import Prompt, file_stem
+from .videos import BrokenVideo, Facts, VideoFile, VideoSet, match, open_video
+
+logger = logging.getLogger(__name__)
+
+Pixels = NDArray[np.uint8]
+LOSSLESS = "libx264rgb"
+PLAYABLE_CRF = 12
+REPORT = "equalised.json"
+MAX_RATE_DENOMINATOR = 1001
+
+
+@dataclass(frozen=True)
+class Target:
+    """What videos are brought to: a square of `side` pixels, `frames` at `fps` a second."""
+
+    side: int
+    frames: int
+    fps: float
+
+
+@dataclass(frozen=True)
+class Equalised:
+    """One written video. loss_db: PSNR in dB of what a player shows against the frames before encoding; None: lossless."""
+
+    system: str
+    prompt: str
+    source: str
+    file: str
+    before: str
+    after: str
+    loss_db: float | None
+
+
+def common_target(videos: Sequence[Facts], even: bool = False) -> Target:
+    """The smaller of each dimension: side of the centred square (`even`: a pixel less if it is odd), frame rate, length in time.
+    Raises ValueError for none."""
+    if not videos:
+        raise ValueError("equalise: expected one or more videos, found none; check the folders")
+    side = min(min(facts.width, facts.height) for facts in videos)
+    side -= side % 2 if even else 0
+    fps = min(facts.fps for facts in videos)
+    seconds = min(facts.seconds for facts in videos)
+    return Target(side, max(1, math.floor(seconds * fps + 1e-6)), fps)
+
+
+def chosen_frames(facts: Facts, target: Target) -> list[int]:
+    """Which frames are taken: those in view in the middle of each of the target's frames, around the middle of the video."""
+    start = (facts.seconds - target.frames / target.fps) / 2
+    moments = start + (np.arange(target.frames) + 0.5) / target.fps
+    # An exact edge belongs to the later frame, whatever the rounding.
+    return [int(index) for index in np.clip(np.floor(moments * facts.fps + 1e-6), 0, facts.frames - 1)]
+
+
+def square(frame: Pixels, side: int) -> Pixels:
+    """(H, W, 3) uint8 -> (side, side, 3): the centred square, then bilinear, widened to the scale where it gets smaller (as in
+    Pillow and torch's antialias)."""
+    height, width = frame.shape[:2]
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    part = np.ascontiguousarray(frame[top : top + edge, left : left + edge])
+    if edge == side:
+        return part
+    planes = torch.tensor(part).permute(2, 0, 1)[None].float()
+    resized = F.interpolate(planes, (side, side), mode="bilinear", antialias=True, align_corners=False)
+    return resized[0].permute(1, 2, 0).round().clamp(0, 255).byte().contiguous().numpy()
+
+
+def equal_frames(video: VideoFile, target: Target) -> Iterator[Pixels]:
+    """The frames (side, side, 3) of the equalised video."""
+    wanted = chosen_frames(video.facts, target)
+    place = 0
+    for number, frame in enumerate(video):
+        if place < len(wanted) and wanted[place] == number:
+            made = square(frame, target.side)
+            while place < len(wanted) and wanted[place] == number:
+                yield made
+                place += 1
+
+
+class Writer:
+    """Writes (H, W, 3) uint8 frames as mp4, one by one, inside a `with`. Lossless: H.264 in RGB, qp 0. Playable: 4:2:0, crf 12;
+    its sides must be even."""
+
+    def __init__(
+        self, file: Path, height: int, width: int, frames: int, fps: float, metadata: dict[str, str], playable: bool
+    ) -> None:
+        rate = Fraction(fps).limit_denominator(MAX_RATE_DENOMINATOR)
+        self._rate, self._count = rate, 0
+        self._container = av.open(str(file), "w", format="mp4", options={"movflags": "+faststart+use_metadata_tags"})
+        for key, value in {**plain_tags(metadata), COMMENT_KEY: pack(metadata, Clip(frames, fps))}.items():
+            self._container.metadata[key] = value
+        options = {"crf": str(PLAYABLE_CRF), "preset": "medium"} if playable else {"qp": "0", "preset": "veryfast"}
+        codec = "libx264" if playable else LOSSLESS
+        self._stream = cast(Any, self._container.add_stream(codec, rate=rate, options=options))
+        self._stream.width, self._stream.height = width, height
+        self._stream.pix_fmt = "yuv420p" if playable else "rgb24"
+        self._graph: av.filter.Graph | None = None
+        if playable:
+            context = self._stream.codec_context
+            context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
+            context.color_range = 1  # limited
+            scale = f"out_color_matrix=bt709:out_range=tv:{conversion.SCALE_QUALITY}"
+            self._graph = conversion.conversion(width, height, "rgb24", scale, "yuv420p", 1 / rate)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def add(self, pixels: Pixels) -> None:
+        frame: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        if self._graph is not None:
+            self._graph.push(frame)
+            frame = self._graph.pull()
+        frame.pts, frame.time_base = self._count, 1 / self._rate
+        self._count += 1
+        self._container.mux(self._stream.encode(frame))
+
+    def __exit__(self, kind: object, *others: object) -> None:
+        if kind is None:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+
+def equalise_video(video: VideoFile, out: Path, target: Target, playable: bool = False) -> float | None:
+    """Write one video as the target wants it, whole or not at all; returns the loss as PSNR in dB, None if lossless.
+
+    playable: the side has to be even. Raises BrokenVideo for a source that breaks off, ValueError where it cannot be written.
+    """
+    check_output(out)
+    with whole_file(out) as part:
+        sizes = (target.side, target.side, target.frames, target.fps)
+        with Writer(part, *sizes, _told(video.facts), playable) as writer:
+            for frame in equal_frames(video, target):
+                writer.add(frame)
+        return _loss(open_video(part), equal_frames(video, target)) if playable else None
+
+
+def _told(facts: Facts) -> dict[str, str]:
+    """What the file said of itself, so that prompt and seed stay with the video."""
+    return {key: value for key, value in facts.metadata.items() if key.isidentifier()}
+
+
+def _loss(shown: VideoFile, made: Iterator[Pixels]) -> float:
+    """PSNR over all frames of a video, in dB, at most 100."""
+    error, count = 0.0, 0
+    for a, b in zip(shown, made, strict=True):
+        error += float(np.square(a.astype(np.float32) - b).mean(dtype=np.float64))
+        count += 1
+    return 100.0 if error == 0 else min(100.0, 10 * math.log10(255**2 * count / error))
+
+
+# -- sets
+
+
+def equalise_sets(
+    sets: Sequence[VideoSet],
+    out: Path,
+    prompts: Sequence[Prompt] | None = None,
+    across: str = "prompt",
+    playable: bool = False,
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Write OUT/SYSTEM/NNN-slug.mp4 for every prompt of which all sets have a readable video, and OUT/equalised.json.
+
+    prompts: as in evaluate; None: videos belong together by their place in the sorted folders, and all must have as many.
+    across: `prompt` (each prompt's videos are brought to what is the smallest among them) or `all` (the smallest of all).
+    Returns what is written into the JSON. Raises ValueError for a single set, a target that is a source, or nothing in common.
+    """
+    if len(sets) < 2:
+        raise ValueError(f"equalise: expected two or more sets of videos, found {len(sets)}; give another folder")
+    if across not in ("prompt", "all"):
+        raise ValueError(f"across: expected prompt or all, found {across!r}; choose one")
+    _check_out(sets, out)
+    groups, left_out = _groups(sets, prompts)
+    if not groups:
+        raise ValueError(f"expected prompts of which all sets have a readable video, found none ({len(left_out)} left out)")
+    smallest = common_target([video.facts for _, group in groups for video in group], playable) if across == "all" else None
+    written: list[Equalised] = []
+    for each in sets:
+        (out / each.name).mkdir(parents=True, exist_ok=True)
+    for stem, group in groups:
+        target = smallest or common_target([video.facts for video in group], playable)
+        written += _write_group(sets, out, stem, group, target, playable, left_out)
+        for _ in group:
+            progress()
+    result = {
+        "format": 1,
+        "rule": "centre crop to 1:1, bilinear resize, temporal centre crop, frame rate; each to the smaller",
+        "smallest_of": "the videos of a prompt" if across == "prompt" else "all videos",
+        "encoding": f"H.264 4:2:0, crf {PLAYABLE_CRF}" if playable else "H.264 RGB, lossless",
+        "videos": [asdict(each) for each in written],
+        "left_out": [{"file": name, "why": why} for name, why in left_out],
+    }
+    with whole_file(out / REPORT) as part:
+        part.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+    return result
+
+
+def _check_out(sets: Sequence[VideoSet], out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: expected a folder to write into, found a file; choose another name")
+    for each in sets:
+        if (out / each.name).resolve() == each.folder.resolve():
+            raise ValueError(
+                f"{out}: expected a place other than the videos', found that {each.name} would be overwritten; choose another"
+            )
+
+
+Groups = list[tuple[str, list[VideoFile]]]
+
+
+def _groups(sets: Sequence[VideoSet], prompts: Sequence[Prompt] | None) -> tuple[Groups, list[tuple[str, str]]]:
+    """Videos that belong together, one a set in the order of the sets, under the name of their file; and what is left out."""
+    left_out: list[tuple[str, str]] = []
+    groups: Groups = []
+    for stem, files in _named(sets, prompts, left_out):
+        opened: list[VideoFile] = []
+        for file in files:
+            try:
+                opened.append(open_video(file))
+            except BrokenVideo as problem:
+                left_out.append((str(file), str(problem)))
+        if len(opened) == len(sets):
+            groups.append((stem, opened))
+    return groups, left_out
+
+
+def _named(
+    sets: Sequence[VideoSet], prompts: Sequence[Prompt] | None, left_out: list[tuple[str, str]]
+) -> list[tuple[str, list[Path]]]:
+    if prompts is None:
+        counts = {each.name: len(each.files) for each in sets}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"expected as many videos in each set, found {counts}; give --prompts, so that they can be matched")
+        pairs = list(zip(*(each.files for each in sets), strict=True))
+        stems = [files[0].stem for files in pairs]
+        if len(set(stems)) < len(stems):  # a.mp4 and a.webm
+            stems = [f"{number:03d}-{stem}" for number, stem in enumerate(stems)]
+        return [(stem, list(files)) for stem, files in zip(stems, pairs, strict=True)]
+    found = [match(each, prompts) for each in sets]
+    by_id = [{prompt.id: files[0] for prompt, files in each.found} for each in found]
+    named: list[tuple[str, list[Path]]] = []
+    for number, prompt in enumerate(prompts):
+        files = [table[prompt.id] for table in by_id if prompt.id in table]
+        if len(files) == len(sets):
+            named.append((file_stem(number, prompt.text), files))
+        else:
+            left_out.append((prompt.id, f"{len(files)} of {len(sets)} sets have a video of this prompt"))
+    return named
+
+
+def _write_group(
+    sets: Sequence[VideoSet],
+    out: Path,
+    stem: str,
+    group: Sequence[VideoFile],
+    target: Target,
+    playable: bool,
+    left_out: list[tuple[str, str]],
+) -> list[Equalised]:
+    """All videos of a prompt, or none of them where one turns out to break off."""
+    written: list[Equalised] = []
+    after = f"{target.side} x {target.side}, {target.frames} frames at {target.fps:.6g} a second"
+    for each, video in zip(sets, group, strict=True):
+        file = out / each.name / f"{stem}.mp4"
+        try:
+            loss = equalise_video(video, file, target, playable)
+        except BrokenVideo as problem:
+            left_out.append((str(video.path), str(problem)))
+            for done in written:
+                (out / done.file).unlink()
+            return []
+        facts = video.facts
+        before = f"{facts.width} x {facts.height}, {facts.frames} frames at {facts.fps:.6g} a second"
+        written.append(Equalised(each.name, stem, video.path.name, str(file.relative_to(out)), before, after, loss))
+    return written
+
+
+def copy_video(source: Path, target: Path) -> None:
+    """A video's file as it is, under another name; a folder of frames becomes a playable mp4, its sides even."""
+    with whole_file(target) as part:
+        if not source.is_dir():
+            shutil.copyfile(source, part)
+            return
+        video = open_video(source)
+        facts = video.facts
+        height, width = facts.height // 2 * 2, facts.width // 2 * 2
+        with Writer(part, height, width, facts.frames, facts.fps, _told(facts), playable=True) as writer:
+            for frame in video:
+                writer.add(frame[:height, :width])

@@ -1,0 +1,164 @@
+"""Prompt sets: one prompt with its id and, where there is one, the image that the video was made from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+BUNDLED = Path(__file__).with_name("prompt_sets")
+SLUG_LENGTH = 60
+ID_KEYS, TEXT_KEYS, IMAGE_KEYS = ("id", "index"), ("prompt", "text", "caption"), ("image", "conditioning_image")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """id: unique in its set. text: what was asked for. image: the conditioning image (starting frame), if it is known."""
+
+    id: str
+    text: str
+    image: Path | None = None
+
+
+def bundled_sets() -> dict[str, Path]:
+    """The sets that come with this package, by name."""
+    return {path.stem: path for path in sorted(BUNDLED.iterdir()) if path.suffix in (".txt", ".csv")}
+
+
+def slug(text: str) -> str:
+    """A prompt as part of a file name: lower-case ASCII letters, digits and hyphens, at most 60 characters; may be empty."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:SLUG_LENGTH].rstrip("-")
+
+
+def file_stem(number: int, text: str) -> str:
+    """`NNN-slug`, the name under which this program writes the video of a prompt; number counts from 0."""
+    return f"{number:03d}-{slug(text)}".rstrip("-")
+
+
+def find_set(name: str | os.PathLike[str]) -> Path:
+    """The file of a prompt set: a path, or the name of a bundled one."""
+    path, sets = Path(name), bundled_sets()
+    if path.is_file():
+        return path
+    if os.fspath(name) in sets:
+        return sets[os.fspath(name)]
+    raise ValueError(
+        f"{name}: expected a file of prompts (.txt, .csv, .json, .jsonl) or a bundled set ({', '.join(sets)}), found neither; "
+        "check the path"
+    )
+
+
+def read_prompts(name: str | os.PathLike[str]) -> list[Prompt]:
+    """Read a prompt set.
+
+    .txt: one prompt a line; empty lines and lines that begin with # are left out. .csv: a heading with `prompt` and, if wanted,
+    `id` and `image`. .json: a list of prompts (text, or objects with those names), or an object id -> prompt. .jsonl: one
+    object a line. Images are relative to the file. Without ids they are 000, 001, ...
+    Raises ValueError for a file that is none of these, without prompts, with an empty prompt, an id twice, or a missing image.
+    """
+    path = find_set(name)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = list(_rows(path, text))
+    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as problem:
+        raise ValueError(
+            f"{path}: expected prompts as {path.suffix or 'text'} in UTF-8, found something else ({problem}); mend the file"
+        ) from problem
+    if not rows:
+        raise ValueError(f"{path}: expected one or more prompts, found none; write one a line")
+    return _checked(path, rows)
+
+
+def _rows(path: Path, text: str) -> Iterator[Mapping[str, object]]:
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
+        lines = (line.strip() for line in text.splitlines())
+        yield from ({"prompt": line} for line in lines if line and not line.startswith("#"))
+    elif suffix == ".csv":
+        yield from csv.DictReader(io.StringIO(text))
+    elif suffix == ".jsonl":
+        yield from (_object(path, json.loads(line)) for line in text.splitlines() if line.strip())
+    elif suffix == ".json":
+        content = json.loads(text)
+        if isinstance(content, dict) and isinstance(content.get("prompts"), list):
+            content = content["prompts"]
+        if isinstance(content, dict):
+            yield from ({**_object(path, value), "id": name} for name, value in content.items())
+        elif isinstance(content, list):
+            yield from (_object(path, value) for value in content)
+    else:
+        raise ValueError(f"{path}: expected prompts in .txt, .csv, .json or .jsonl, found {suffix or 'no extension'}; rename it")
+
+
+def _object(path: Path, value: object) -> dict[str, object]:
+    if isinstance(value, str):
+        return {"prompt": value}
+    if isinstance(value, dict):
+        return {str(name): content for name, content in value.items()}
+    raise ValueError(f"{path}: expected each prompt as text or as an object, found {str(value)[:60]!r}; mend that entry")
+
+
+def _checked(path: Path, rows: Sequence[Mapping[str, object]]) -> list[Prompt]:
+    prompts: list[Prompt] = []
+    width = max(3, len(str(len(rows) - 1)))
+    seen: set[str] = set()
+    for number, row in enumerate(rows):
+        text = " ".join(_first(row, TEXT_KEYS).split())
+        if not text:
+            raise ValueError(
+                f"{path}: expected a prompt in entry {number + 1} ({' or '.join(TEXT_KEYS)}), found none; write or drop it"
+            )
+        name = _first(row, ID_KEYS).strip() or f"{number:0{width}d}"
+        if name in seen:
+            raise ValueError(f"{path}: expected every id once, found {name!r} again in entry {number + 1}; rename one")
+        seen.add(name)
+        image = _first(row, IMAGE_KEYS).strip()
+        prompts.append(Prompt(name, text, _image(path, image) if image else None))
+    return prompts
+
+
+def _first(row: Mapping[str, object], keys: Sequence[str]) -> str:
+    return next((str(row[key]) for key in keys if row.get(key) not in (None, "")), "")
+
+
+def _image(path: Path, name: str) -> Path:
+    image = path.parent / Path(name).expanduser()
+    if not image.is_file():
+        raise ValueError(f"{path}: expected the conditioning image {image}, found no such file; check its path in the prompts")
+    return image
+
+
+def with_images(prompts: Sequence[Prompt], folder: str | os.PathLike[str]) -> list[Prompt]:
+    """The prompts with conditioning images from a folder: ID.png, NNN.png, or NNN-slug.png (also .jpg, .jpeg, .webp).
+
+    Raises ValueError for a folder in which no prompt has an image. A prompt without one keeps what it had.
+    """
+    from ..media import IMAGE_EXTENSIONS
+
+    place = Path(folder)
+    found = (
+        {path.stem: path for path in sorted(place.iterdir()) if path.suffix.lower() in IMAGE_EXTENSIONS} if place.is_dir() else {}
+    )
+    names = [(prompt.id, f"{number:03d}", file_stem(number, prompt.text)) for number, prompt in enumerate(prompts)]
+    images = [next((found[name] for name in choices if name in found), None) for choices in names]
+    if not any(images):
+        raise ValueError(
+            f"{folder}: expected conditioning images named after prompts (such as {names[0][2]}.png), found none; check it"
+        )
+    return [Prompt(p.id, p.text, image or p.image) for p, image in zip(prompts, images, strict=True)]
+
+
+def check_images(prompts: Sequence[Prompt]) -> None:
+    """Read every conditioning image once, before long work. Raises ValueError for the first that cannot be read."""
+    from ..media import read_image
+
+    for prompt in prompts:
+        if prompt.image is not None:
+            read_image(prompt.image)

@@ -1,0 +1,355 @@
+"""The retrieval baseline: for each prompt the training clip whose caption is nearest to it.
+
+Emu Video uses the CLIP similarity of texts. Captions come from the table beside the shards, a batch at a time; their vectors go
+into a memory-mapped float16 file, and every prompt is compared with every one of them (exact, in blocks). Nothing that is held
+grows with the number of captions, so that 10^7 of them need disk, not memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .features import Source, _check_folder, _pretrained, _units, sha256
+from .prompts import Prompt, file_stem
+
+logger = logging.getLogger(__name__)
+
+BATCH = 4096  # captions read at a time
+TEXTS = 64  # of which so many go through the network at once
+BLOCK = 16_384  # vectors compared at a time
+BUCKETS = 1 << 20  # of hashed words
+TABLE = "clips.parquet"
+REPORT = "retrieval.json"
+LEXICAL = "lexical: cosine of TF-IDF words, since no text network was given"
+
+Captions = Callable[[], Iterable[Sequence[str]]]
+"""Gives all captions in the order of their rows, in batches, each time it is called."""
+
+
+class TextVectors(Protocol):
+    """What turns texts into vectors of length 1: `features.Clip`, `Sentences`, or anything with these."""
+
+    @property
+    def source(self) -> Source: ...
+
+    def texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """(n, d)."""
+        ...
+
+
+class Clips(Protocol):
+    """Where the clips' bytes come from: `data.shards.Shards`."""
+
+    def read(self, row: int) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The row whose caption is nearest to a prompt, and the cosine of the two."""
+
+    row: int
+    score: float
+
+
+class Sentences:
+    """A sentence-embedding network from a transformers folder: mean of the last hidden states over the words."""
+
+    def __init__(self, folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        place = _check_folder(folder, "a text network", ("config.json", "tokenizer_config.json"))
+        self._device = torch.device(device)
+        self._model = _pretrained(AutoModel, place, "a text network").to(self._device)
+        self._tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+        self._length = int(getattr(self._model.config, "max_position_embeddings", 512))
+        self.source = Source(
+            place.resolve().name,
+            sha256(place),
+            f"mean of the last hidden states; text cut at {self._length} tokens; vectors of length 1",
+        )
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        tokens = self._tokenizer(list(texts), padding=True, truncation=True, max_length=self._length, return_tensors="pt")
+        states = self._model(**tokens.to(self._device)).last_hidden_state
+        counts = tokens["attention_mask"].to(self._device)[..., None].to(states.dtype)
+        return _units((states * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1))
+
+
+def open_text_network(folder: str, device: str | torch.device = "cpu") -> TextVectors:
+    """CLIP or a sentence-embedding network, by the folder's config.json."""
+    from .features import Clip
+
+    try:
+        kind = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    except (OSError, ValueError, AttributeError) as problem:
+        raise ValueError(
+            f"{folder}: expected a transformers folder with config.json, found none ({problem}); check it"
+        ) from problem
+    return Clip(folder, device) if kind == "clip" else Sentences(folder, device)
+
+
+# -- captions
+
+
+def captions_of(address: str) -> Captions:
+    """The captions of curated shards, from their table. Raises ValueError where there is none."""
+    try:
+        from pyarrow import parquet
+    except ImportError as problem:
+        raise ValueError(f"{address}: expected the package pyarrow to read {TABLE}, found none; pip install pyarrow") from problem
+
+    def batches() -> Iterator[Sequence[str]]:
+        with _table(address) as file:
+            for batch in parquet.ParquetFile(file).iter_batches(BATCH, columns=["caption"]):
+                yield [text or "" for text in batch.column(0).to_pylist()]
+
+    with _table(address) as file:
+        names = parquet.read_schema(file).names
+    if "caption" not in names:
+        raise ValueError(f"{address}/{TABLE}: expected a column `caption`, found {', '.join(names)}; run curate again")
+    return batches
+
+
+def _table(address: str) -> Any:
+    if "://" in address:
+        from fsspec.core import open as open_remote
+
+        return open_remote(f"{address.rstrip('/')}/{TABLE}", "rb")
+    path = Path(address) / TABLE
+    if not path.is_file():
+        raise ValueError(f"{address}: expected a folder that emu-video curate made, found no {TABLE} in it; check the address")
+    return open(path, "rb")
+
+
+# -- by vectors
+
+
+def write_vectors(captions: Captions, network: TextVectors, file: Path, progress: Callable[[int], None] = lambda n: None) -> int:
+    """Vectors of all captions, (n, d) float16, as .npy; returns n. An empty caption gets zeros. Whole or not at all.
+
+    Beside it FILE.json says which network they are of. `progress` is told how many captions were done.
+    """
+    from ..media.files import whole_file
+
+    size = network.texts(["a"]).shape[1]
+    total, digest = 0, hashlib.sha256()
+    with whole_file(file) as part:
+        with open(part, "wb") as out:
+            header = {"descr": "<f2", "fortran_order": False, "shape": (10**12, size)}  # room for the count, filled in below
+            np.lib.format.write_array_header_1_0(out, header)
+            start = out.tell()
+            for batch in captions():
+                for first in range(0, len(batch), TEXTS):
+                    texts = batch[first : first + TEXTS]
+                    vectors = network.texts([text or " " for text in texts]).astype("<f2")
+                    vectors[[not text.strip() for text in texts]] = 0
+                    out.write(vectors.tobytes())
+                _take(digest, batch)
+                total += len(batch)
+                progress(len(batch))
+            out.seek(0)
+            np.lib.format.write_array_header_1_0(out, {**header, "shape": (total, size)})
+            if out.tell() != start:
+                raise AssertionError("the header of a .npy file changed its length")
+        with whole_file(_facts_file(file)) as facts:
+            facts.write_text(
+                json.dumps({"captions": total, "captions_sha256": digest.hexdigest(), **network.source.facts()}), encoding="utf-8"
+            )
+    return total
+
+
+def _facts_file(file: Path) -> Path:
+    return file.with_name(f"{file.name}.json")
+
+
+def _take(digest: Any, batch: Sequence[str]) -> None:
+    digest.update("".join(f"{caption}\n" for caption in batch).encode())
+
+
+def read_vectors(file: Path, network: TextVectors, captions: Captions) -> NDArray[np.float16] | None:
+    """Memory-mapped (n, d); None if there are none yet. Raises ValueError for vectors of another network or other captions."""
+    if not file.is_file():
+        return None
+    try:
+        facts = json.loads(_facts_file(file).read_text(encoding="utf-8"))
+        vectors = np.load(file, mmap_mode="r")
+    except (OSError, ValueError) as problem:
+        raise ValueError(
+            f"{file}: expected vectors that `emu-video retrieve` wrote, found others ({problem}); delete it"
+        ) from problem
+    if facts.get("sha256") != network.source.sha256:
+        raise ValueError(
+            f"{file}: expected the vectors of {network.source.name}, found those of {facts.get('name')}; delete or rename it"
+        )
+    digest = hashlib.sha256()
+    for batch in captions():
+        _take(digest, batch)
+    if facts.get("captions") != len(vectors) or facts.get("captions_sha256") != digest.hexdigest():
+        raise ValueError(f"{file}: expected the vectors of these captions, found those of others; delete it or name another")
+    return vectors
+
+
+def search(queries: NDArray[np.floating[Any]], vectors: NDArray[np.float16], block: int = BLOCK) -> tuple[list[Nearest], str]:
+    """For each query (q, d) the vector (n, d) with the greatest inner product, and by what it was found.
+
+    Exact. With faiss, its brute-force search of each block; else matrix products. One block is in memory at a time.
+    """
+    wanted = np.ascontiguousarray(queries, dtype=np.float32)
+    rows, scores = np.full(len(wanted), -1, dtype=np.int64), np.full(len(wanted), -np.inf, dtype=np.float32)
+    try:
+        import faiss
+    except ImportError:
+        faiss = None
+    for start in range(0, len(vectors), block):
+        part = np.asarray(vectors[start : start + block], dtype=np.float32)
+        if faiss is not None:
+            found = faiss.knn(wanted, part, 1, metric=faiss.METRIC_INNER_PRODUCT)
+            values, places = found[0][:, 0], found[1][:, 0]
+        else:
+            products = wanted @ part.T
+            places = products.argmax(axis=1)
+            values = products[np.arange(len(wanted)), places]
+        better = values > scores
+        rows[better], scores[better] = start + places[better], values[better]
+    how = "faiss, exact, in blocks" if faiss is not None else "matrix products, exact, in blocks"
+    return [Nearest(int(row), float(score)) for row, score in zip(rows, scores, strict=True)], how
+
+
+# -- by words
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def _buckets(text: str) -> NDArray[np.int64]:
+    return np.fromiter((zlib.crc32(word.encode()) % BUCKETS for word in words(text)), dtype=np.int64)
+
+
+def lexical_search(texts: Sequence[str], captions: Captions, progress: Callable[[int], None] = lambda n: None) -> list[Nearest]:
+    """By cosine of TF-IDF: counts of words times ln((1 + n) / (1 + captions with the word)) + 1. Reads all captions twice."""
+    seen, total = np.zeros(BUCKETS, dtype=np.int64), 0
+    for batch in captions():
+        for caption in batch:
+            seen[np.unique(_buckets(caption))] += 1
+        total += len(batch)
+        progress(len(batch))
+    weights = np.log((1 + total) / (1 + seen)) + 1
+    queries = _tf_idf(texts, weights)
+    rows, scores = np.full(len(texts), -1, dtype=np.int64), np.full(len(texts), -1.0)
+    start = 0
+    for batch in captions():
+        products = (queries @ _tf_idf(batch, weights).T).toarray()
+        places = products.argmax(axis=1)
+        values = products[np.arange(len(texts)), places]
+        better = values > scores
+        rows[better], scores[better] = start + places[better], values[better]
+        start += len(batch)
+        progress(len(batch))
+    return [Nearest(int(row), float(score)) for row, score in zip(rows, scores, strict=True)]
+
+
+def _tf_idf(texts: Sequence[str], weights: NDArray[np.float64]) -> Any:
+    """(n, BUCKETS) sparse, rows of length 1 (0 for a text without words)."""
+    from scipy.sparse import csr_matrix
+
+    columns = [_buckets(text) for text in texts]
+    pointers = np.concatenate([[0], np.cumsum([len(each) for each in columns])])
+    places = np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
+    matrix = csr_matrix((weights[places], places, pointers), shape=(len(texts), BUCKETS))
+    matrix.sum_duplicates()
+    lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+    matrix.data /= np.repeat(np.where(lengths > 0, lengths, 1.0), np.diff(matrix.indptr))
+    return matrix
+
+
+# -- the baseline
+
+
+def retrieve(
+    prompts: Sequence[Prompt],
+    captions: Captions,
+    clips: Clips,
+    out: Path,
+    network: TextVectors | None = None,
+    vectors: Path | None = None,
+    progress: Callable[[int], None] = lambda n: None,
+) -> dict[str, Any]:
+    """Write OUT/NNN-slug.mp4, the nearest clip of each prompt, and OUT/retrieval.json; returns what that says.
+
+    network: None for the lexical way, which is named as such. vectors: .npy in which the captions' vectors are kept for the next
+    time. Raises ValueError for an OUT that is a file, vectors of other data, or no captions at all.
+    """
+    from ..media.files import whole_file
+
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: expected a folder for the videos, found a file; choose another name")
+    out.mkdir(parents=True, exist_ok=True)
+    texts = [prompt.text for prompt in prompts]
+    if network is None:
+        found, method = lexical_search(texts, captions, progress), {"name": LEXICAL}
+        if alone := [prompt.id for prompt, each in zip(prompts, found, strict=True) if each.score <= 0]:
+            logger.warning("%d prompts share no word with any caption (score 0), such as %s", len(alone), alone[0])
+    else:
+        found, how = _by_vectors(texts, captions, network, out, vectors, progress)
+        method = {"name": f"cosine of text vectors of {network.source.name}", "search": how, **network.source.facts()}
+    if any(each.row < 0 for each in found):
+        raise ValueError("expected clips with captions, found none; caption the clips first")
+    told = _captions_at({each.row for each in found}, captions)
+    entries = []
+    for number, (prompt, each) in enumerate(zip(prompts, found, strict=True)):
+        name = f"{file_stem(number, prompt.text)}.mp4"
+        with whole_file(out / name) as part:
+            part.write_bytes(clips.read(each.row))
+        entries.append({"id": prompt.id, "prompt": prompt.text, "file": name, "caption": told[each.row], **asdict(each)})
+    result: dict[str, Any] = {"format": 1, "method": method, "videos": entries}
+    with whole_file(out / REPORT) as part:
+        part.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+    return result
+
+
+def _by_vectors(
+    texts: Sequence[str],
+    captions: Captions,
+    network: TextVectors,
+    out: Path,
+    vectors: Path | None,
+    progress: Callable[[int], None],
+) -> tuple[list[Nearest], str]:
+    queries = np.concatenate([network.texts(texts[i : i + TEXTS]) for i in range(0, len(texts), TEXTS)])
+    known = read_vectors(vectors, network, captions) if vectors is not None else None
+    if known is not None:
+        return search(queries, known)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".vectors-") as folder:
+        file = vectors or Path(folder) / "captions.npy"
+        write_vectors(captions, network, file, progress)
+        made = np.load(file, mmap_mode="r")
+        found = search(queries, made)
+        del made  # closed before the file goes
+        return found
+
+
+def _captions_at(rows: set[int], captions: Captions) -> dict[int, str]:
+    told: dict[int, str] = {}
+    start = 0
+    for batch in captions():
+        told |= {row: batch[row - start] for row in rows if start <= row < start + len(batch)}
+        start += len(batch)
+        if len(told) == len(rows):
+            break
+    return told
