@@ -72,6 +72,8 @@ STACK_SETTINGS: dict[str, dict[str, Any]] = {
     "tiny": {"head_dim": 32, "mlp_ratio": 2, "positions": ("rotary", "sinusoidal"), "without": ("shortcut",)},
 }
 """Where an architecture's stack differs from the paper's form, which is `TemporalStack.for_unet`'s default."""
+SLIM: dict[str, Any] = {"attentions": ("self",), "mlp_ratio": 1, "without": ("shortcut", "conv2")}
+"""A stack of less than half the parameters: no attention to the text, no wide MLPs, one convolution a residual block."""
 
 
 def build_unet(name: str, device: str = "meta", **changes: Any) -> nn.Module:

@@ -27,6 +27,8 @@ class StackConfig:
     channels: image and mask (given frames zero-padded), affinity and image (one given frame copied to all), or none for a
     stack that knows no image. `text_guidance`, `image_guidance` and `steps` are what its maker recommends.
 
+    `mixing`: learned gives every layer a weight of what it adds; `shared_noise` is PYoCo's alpha, for the noise to start from.
+
     Of public checkpoints: `family` is which one; `motion` the shape of its layers, instead of `attentions`, `positions`,
     `head_dim`, `mlp_ratio` and `kernel`; `values` the numbers that are added to the time embedding, with their defaults;
     `text_width` that of the text states of the image model it was trained on, None for any.
@@ -47,6 +49,8 @@ class StackConfig:
     head_dim: int = 64
     mlp_ratio: int = 4
     kernel: int = 3
+    mixing: Literal["residual", "learned"] = "residual"
+    shared_noise: float = 0.0
     image_noise: int = 0
     text_guidance: float = 7.5
     image_guidance: float = 2.0
@@ -71,6 +75,10 @@ class StackConfig:
             raise ValueError(f"positions must be rotary or sinusoidal, found {self.positions}")
         if self.kernel % 2 != 1 or self.kernel < 1:
             raise ValueError(f"the temporal kernel must be odd, found {self.kernel}")
+        if self.mixing not in ("residual", "learned") or not self.shared_noise >= 0:
+            raise ValueError(
+                f"mixing must be residual or learned and shared_noise not negative, found {self.mixing!r} and {self.shared_noise}"
+            )
         if self.frames < 1 or not self.fps > 0:
             raise ValueError(f"frames and fps must be positive, found {self.frames} and {self.fps}")
 

@@ -24,6 +24,7 @@ from .context import check_frames, over_windows
 from .guidance import calls, combine
 from .media import fit
 from .sampling import SAMPLERS, sample
+from .schedule import frame_noise
 from .sites import find_sites
 from .stack import TemporalStack, check_fit
 from .video_model import VideoModel
@@ -337,7 +338,7 @@ class EmuVideoPipeline:
             guided = combine(outputs, [call.weight for call in plan], settings.rescale)
             return rearrange(guided, "1 f c h w -> f c h w")
 
-        noise = self._noise(seed, frames, height, width)
+        noise = self._noise(seed, frames, height, width, config.shared_noise)
         step = _step(name, steps, progress)
         return sample(denoise, noise, config.schedule, steps, settings.sampler, _generator(seed + 1), step)
 
@@ -359,10 +360,10 @@ class EmuVideoPipeline:
     def _latent_size(self, height: int, width: int) -> tuple[int, int]:
         return height // self.base.pixels_per_latent, width // self.base.pixels_per_latent
 
-    def _noise(self, seed: int, frames: int, height: int, width: int) -> torch.Tensor:
+    def _noise(self, seed: int, frames: int, height: int, width: int, shared: float = 0.0) -> torch.Tensor:
         """Unit noise (f, C, h, w), drawn on the CPU in one call, as ComfyUI draws it."""
         shape = (frames, self.base.latent_channels, *self._latent_size(height, width))
-        return torch.randn(shape, generator=_generator(seed)).to(self.base.device)
+        return frame_noise(shape, _generator(seed), shared).to(self.base.device)
 
     def _texts(self, prompt: str) -> dict[bool, TextStates]:
         """Text states of the prompt (True) and of no text (False)."""

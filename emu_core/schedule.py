@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,6 +73,16 @@ def add_noise(config: ScheduleConfig, x0: torch.Tensor, noise: torch.Tensor, t: 
     """x_t = sqrt(abar) x0 + sqrt(1 - abar) noise; x0 and noise (n, ...), t (n,)."""
     signal, sigma = signal_noise(config, t, x0.dim())
     return signal * x0 + sigma * noise
+
+
+def frame_noise(shape: Sequence[int], generator: torch.Generator, shared: float = 0.0) -> torch.Tensor:
+    """Unit noise (f, ...) of one clip. With `shared` > 0, PYoCo's alpha, a part of it is the same in all frames:
+    eps_i = (alpha eps + eps'_i) / sqrt(1 + alpha^2) (Ge et al., arXiv 2305.10474, mixed noise model)."""
+    noise = torch.randn(*shape, generator=generator)
+    if not shared:
+        return noise
+    same = torch.randn(1, *shape[1:], generator=generator)
+    return (noise + shared * same) / (1 + shared**2) ** 0.5
 
 
 def target(config: ScheduleConfig, x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

@@ -51,6 +51,10 @@ class TemporalStack(nn.Module):
         if config.takes_image:
             self.conv_in = types.conv2d(config.extra_channels, config.input_width, 3, padding=1, bias=False, **factory)
             zero_(self.conv_in)
+        self.mixes = nn.ParameterDict()  # logits of the weight of what a layer adds
+        if config.mixing == "learned":
+            dtype, device = factory.get("dtype"), factory.get("device")
+            self.mixes = nn.ParameterDict({key: nn.Parameter(torch.zeros(1, dtype=dtype, device=device)) for key in self.layers})
         width = config.input_width
         self.embeddings = nn.ModuleDict({name: ValueEmbedding(width, 4 * width, types, **factory) for name, _ in config.values})
 
@@ -91,9 +95,25 @@ class TemporalStack(nn.Module):
         config = StackConfig(latent_channels=latent_channels, input_width=width, sites=sites, **settings)
         return cls(config)
 
+    def randomise(self) -> None:
+        """Give the layers that begin at zero torch's ordinary random weights: the stack is then not the identity."""
+        for layer in self.layers.values():
+            for module in layer.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d) and not module.weight.any():
+                    module.reset_parameters()
+
     def attach(self, unet: nn.Module) -> Attachment:
         """Put hooks on a U-Net. Refuses, with a sentence, one that lacks a site or has it in another width."""
         return Attachment(self, unet)
+
+
+Recompute = Callable[..., Any]
+"""(function, *arguments) -> what the function returns; what it needs for the backward pass it may forget and make again."""
+
+
+def recompute_later(function: Callable[..., Any], *args: Any) -> Any:
+    """torch's own gradient checkpointing."""
+    return checkpoint(function, *args, use_reentrant=False)
 
 
 _CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")  # what diffusers sets on a module
@@ -111,12 +131,15 @@ class Attachment:
         self.unet: Any = unet
         self.current: Run | None = None
         self.untouched: list[tuple[nn.Module, dict[str, Any]]] = []
+        self.recompute: Recompute | None = None
+        self.autocast: torch.dtype | None = None
+        """Precision of the stack's matrix products where its weights are kept in another: that of training's frozen U-Net."""
         found = find_sites(unet)
         latent_channels = found["conv_in"][1].in_channels
         assert isinstance(latent_channels, int)
         check_fit(stack.config, {name: site for name, (site, _) in found.items()}, latent_channels)
         self.handles = [
-            found[site.name][1].register_forward_hook(self._hook(site.name, stack.layers[_key(site)]))
+            found[site.name][1].register_forward_hook(self._hook(site.name, stack.layers[_key(site)], _key(site)))
             for site in stack.config.sites
         ]
         if stack.conv_in is not None and "conv_in" not in {site.name for site in stack.config.sites}:
@@ -138,6 +161,7 @@ class Attachment:
                 module.__dict__.pop(name, None)
             module.__dict__.update(settings)
         self.handles, self.untouched = [], []
+        self.recompute = None
 
     @contextmanager
     def run(self, run: Run) -> Iterator[None]:
@@ -161,9 +185,10 @@ class Attachment:
             return (text,)
         return text.split(own, -1)
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Have diffusers' U-Net recompute its blocks in the backward pass, which happens after the run is over:
-        each block takes its run along. It lasts until `detach`."""
+    def enable_gradient_checkpointing(self, recompute: Recompute = recompute_later) -> None:
+        """Have diffusers' U-Net recompute its blocks, and the stack its transformers, in the backward pass, which happens after
+        the run is over: each block takes its run along. It lasts until `detach`."""
+        self.recompute = recompute
 
         def with_run(module: Callable[..., Any], *args: Any) -> Any:
             run = self.current
@@ -174,14 +199,16 @@ class Attachment:
                 with self.run(run):
                     return module(*inner)
 
-            return checkpoint(again, *args, use_reentrant=False)
+            return recompute(again, *args)
 
         if not self.untouched:
             able = [module for module in self.unet.modules() if hasattr(module, _CHECKPOINTING[0])]
             self.untouched = [(m, {name: m.__dict__[name] for name in _CHECKPOINTING if name in m.__dict__}) for m in able]
         self.unet.enable_gradient_checkpointing(gradient_checkpointing_func=with_run)
 
-    def _hook(self, name: str, layer: nn.Module | None) -> Callable[..., Any]:
+    def _hook(self, name: str, layer: nn.Module | None, key: str = "") -> Callable[..., Any]:
+        learned = self.stack.config.mixing == "learned"
+
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             run = self.current
             if run is None:
@@ -192,12 +219,19 @@ class Attachment:
             if name == "conv_in" and run.conditioning is not None and entrance is not None:
                 y = _add(y, entrance(_as_weights(run.conditioning, next(entrance.parameters()))))
             if layer is not None and run.strength != 0:
-                y = _act(layer, y, run)
+                strength = run.strength * torch.sigmoid(self.stack.mixes[key]) if learned else run.strength
+                y = self._act(layer, y, run, strength)
             if y is x:
                 return None
             return y if isinstance(output, torch.Tensor) else (y, *output[1:])
 
         return hook
+
+    def _act(self, layer: nn.Module, x: torch.Tensor, run: Run, strength: float | torch.Tensor) -> torch.Tensor:
+        if self.autocast is None:
+            return _apply(layer, x, run, strength, self.recompute)
+        with torch.autocast(x.device.type, self.autocast):
+            return _apply(layer, x, run, strength, self.recompute)
 
     def _add_values(self, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor | None:
         """The numbers that a stack is told, added to the time embedding (b f, width)."""
@@ -222,17 +256,30 @@ class Attachment:
         return rearrange(output, "b c (f h) w -> (b f) c h w", f=run.frames).contiguous()
 
 
-def _act(layer: nn.Module, x: torch.Tensor, run: Run) -> torch.Tensor:
+def _apply(
+    layer: nn.Module, x: torch.Tensor, run: Run, strength: float | torch.Tensor, recompute: Recompute | None
+) -> torch.Tensor:
     weight = next(layer.parameters())
     inner = _as_weights(x, weight)
     if not isinstance(layer, TemporalTransformer):
         change = layer(inner, run.frames, run.attend) if isinstance(layer, MotionModule) else layer(inner, run.frames)
-        return _add(x, change if run.strength == 1 else run.strength * change)
-    y = layer(inner, run.frames, tuple(_as_weights(states, weight) for states in run.text), run.attend)
+        return _add(x, change if _is_one(strength) else strength * change)
+    texts = tuple(_as_weights(states, weight) for states in run.text)
+    if recompute is not None and torch.is_grad_enabled():
+        y = recompute(layer, inner, run.frames, texts, run.attend)
+    else:
+        y = layer(inner, run.frames, texts, run.attend)
     if torch.promote_types(inner.dtype, x.dtype) != inner.dtype:  # the cast rounded x: keep its own bits, add the change
         y = _add(x, y - inner)
     y = _like(y, x)
-    return y if run.strength == 1 else _like(torch.lerp(x, y, run.strength), x)
+    if _is_one(strength):
+        return y
+    weight_of_new = strength.to(x.dtype) if isinstance(strength, torch.Tensor) else strength
+    return _like(torch.lerp(x, y, weight_of_new), x)
+
+
+def _is_one(strength: float | torch.Tensor) -> bool:
+    return not isinstance(strength, torch.Tensor) and strength == 1
 
 
 def _as_weights(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -78,7 +78,9 @@ class EmuVideoInterpolate(io.ComfyNode):
             given = _given(known, window, size, config, seed + number)
             _set(guider, positive, negative, given, Given(torch.zeros(0, channels, h, w), (), given.frames))
             latent = {"samples": torch.zeros(given.frames, channels, h, w)}
-            frames = run_guider(guider, latent, sigmas, sampler_name, seed + number)[window.start : window.stop]
+            frames = run_guider(guider, latent, sigmas, sampler_name, seed + number, config.shared_noise)[
+                window.start : window.stop
+            ]
             result[filled : filled + len(frames)] = decode(vae, frames)
             filled += len(frames)
         return io.NodeOutput(result)

@@ -207,5 +207,5 @@ class EmuVideoSampler(io.ComfyNode):
         guider = guider_for(model, config, image_guidance, text_guidance)
         guider.set_conditionings(positive, image_only, negative)
         sigmas = trailing_sigmas(model, steps or config.steps)
-        samples = run_guider(guider, latent, sigmas, sampler_name, seed)
+        samples = run_guider(guider, latent, sigmas, sampler_name, seed, config.shared_noise)
         return io.NodeOutput({**{k: v for k, v in latent.items() if k != "noise_mask"}, "samples": samples})

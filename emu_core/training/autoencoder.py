@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..data import anything, shapes
+from .loop import TaskDefaults
 from .recipes import Recipe
 from .sheets import save_grid
 
@@ -157,7 +158,7 @@ def principal_components(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return vectors[:4] / scale[:, None], mean[:, None, None]
 
 
-class AutoencoderTask:
+class AutoencoderTask(TaskDefaults):
     def __init__(self, recipe: Recipe) -> None:
         torch.manual_seed(recipe.optimisation.seed)
         self.module: nn.Module = _Module(recipe)
@@ -166,7 +167,7 @@ class AutoencoderTask:
     def inner(self) -> _Module:
         return self.module  # type: ignore[return-value]
 
-    def sheet(self, path: Path) -> dict[str, float]:
+    def sheet(self, path: Path | None) -> dict[str, float]:
         """Originals above, reconstructions below, then decodings of latents with noise; whole-frame error."""
         batch = anything.mixed(10_000, range(24), self.inner.recipe.anything)
         images = anything.render_mixed(batch, torch.tensor([0.5]))[:, 0]
@@ -177,8 +178,10 @@ class AutoencoderTask:
         save_grid(torch.cat([images[:12], output[:12], noisy[:12]]), path, columns=12)
         return {"sheet_mse": F.mse_loss(output, images).item()}
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path | None) -> None:
         """Write the VAE with latents of zero mean and unit variance per channel, folded into its 1 x 1 convolutions."""
+        if folder is None:
+            return
         vae = build_vae()
         vae.load_state_dict(self.inner.vae.state_dict())
         images = shapes.render(shapes.clips(self.inner.recipe.world_seed, range(2000)), torch.tensor([0.5]))[:, 0]

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from diffusers.models import AutoencoderKL
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from ..data import anything, shapes
 from .autoencoder import encode
+from .processes import Processes
 
 
 class LatentSource:
@@ -32,23 +32,23 @@ class LatentSource:
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:24]
 
-    def prepare(self, folder: Path, accelerator: Accelerator) -> None:
+    def prepare(self, folder: Path, processes: Processes) -> None:
         """Encode the cache, each process its share, or read it when its key fits."""
         if not self.count:
             return
         path = folder / f"latents-{self.key()}.safetensors"
-        accelerator.wait_for_everyone()
+        processes.barrier()
         if not path.is_file():
-            rank, ranks = accelerator.process_index, accelerator.num_processes
+            rank, ranks = processes.rank, processes.world
             own = torch.cat([self.encode(part) for part in _progress(range(rank, self.count, ranks), rank)])
             own = torch.nn.functional.pad(own, [0] * (2 * own.dim() - 1) + [-(-self.count // ranks) - len(own)])
-            together = accelerator.gather(own.to(accelerator.device)).cpu().unflatten(0, (ranks, -1))
-            if accelerator.is_main_process:
+            together = processes.gather(own.to(processes.device)).cpu().unflatten(0, (ranks, -1))
+            if processes.main:
                 folder.mkdir(parents=True, exist_ok=True)
                 whole = together.transpose(0, 1).flatten(0, 1)[: self.count].contiguous()
                 save_file({"latents": whole}, path.with_suffix(".tmp"))
                 os.replace(path.with_suffix(".tmp"), path)
-            accelerator.wait_for_everyone()
+            processes.barrier()
         with safe_open(path, framework="pt") as file:
             self.cached = file.get_tensor("latents")
 

@@ -1,43 +1,76 @@
-"""The training loop: steps, schedule, averaging, checkpoints that resume to the bit, pictures along the way.
+"""The training loop: steps, schedule, averaging, checkpoints that resume to the bit, measurements and pictures along the way.
 
-Every random draw is a function of (seed, step, rank), so a resumed run continues exactly as if it had never
-stopped, and no generator state has to be stored.
+Every random draw is a function of the seed and of a sample's place in the run, or of (seed, step, rank), so a resumed run
+continues exactly as if it had never stopped, and no generator state has to be stored.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import itertools
 import json
 import logging
 import math
-import os
+import shutil
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
+from . import checkpoints
+from .parallel import Parallel, local
+from .processes import Processes
 from .recipes import Optimisation, Recipe
 
 logger = logging.getLogger(__name__)
 
-
-CHECKPOINT = "checkpoint.pt"
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+RECIPE_FILE, LOG_FILE, BAD_BATCH = "recipe.json", "log.jsonl", "bad_batch.pt"
 
 
 class Task(Protocol):
-    """What a recipe trains. `module` holds every trainable parameter and, called with (indices, generator, progress),
-    returns the loss and further figures. `progress` is the share of the run that is done, 0..1."""
+    """What a recipe trains. `module` holds every trainable parameter and, called with (sample, generator, progress), returns the
+    loss and further figures. `progress` is the share of the run that is done, 0..1."""
 
     module: nn.Module
 
-    def sheet(self, path: Path) -> dict[str, float]: ...
+    def stream(self, positions: Iterable[range]) -> Iterator[Any]:
+        """For each range of positions in the endless sequence of samples, what `module` takes."""
+        ...
 
-    def export(self, folder: Path) -> None: ...
+    def frozen(self) -> list[nn.Module]:
+        """What must be the same, to the bit, before and after."""
+        ...
+
+    def validate(self) -> dict[str, float]: ...
+
+    def sheet(self, path: Path | None) -> dict[str, float]:
+        """Pictures as a PNG, and figures read from them. Of a sharded model every process has to draw; one names a path."""
+        ...
+
+    def export(self, folder: Path | None) -> None:
+        """Write what was trained; `folder` is None in the processes that only help to gather it."""
+        ...
+
+
+class TaskDefaults:
+    """What most tasks have no need to say."""
+
+    def stream(self, positions: Iterable[range]) -> Iterator[Any]:
+        return iter(positions)
+
+    def frozen(self) -> list[nn.Module]:
+        return []
+
+    def validate(self) -> dict[str, float]:
+        return {}
 
 
 def rate_factor(step: int, config: Optimisation) -> float:
@@ -52,142 +85,263 @@ def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
 
 
 class Trainer:
-    """Runs one recipe in `folder`; `resume` continues from its newest checkpoint."""
+    """Runs one recipe in `folder`; `load` continues from its newest checkpoint."""
 
-    def __init__(self, recipe: Recipe, task: Task, folder: Path, accelerator: Accelerator) -> None:
-        self.recipe, self.task, self.folder, self.accelerator = recipe, task, folder, accelerator
-        self.config = recipe.optimisation
-        if self.config.batch % accelerator.num_processes:
-            raise ValueError(f"batch {self.config.batch} does not divide over {accelerator.num_processes} processes")
+    def __init__(self, recipe: Recipe, task: Task, folder: Path, processes: Processes = Processes()) -> None:
+        self.recipe, self.task, self.folder, self.processes = recipe, task, folder, processes
+        self.config, self.compute = recipe.optimisation, recipe.compute
+        self.share = _shares(self.config.batch, processes.world, self.compute.micro)
+        task.module.to(processes.device)
+        self.parallel = Parallel(task.module, self.compute.parallel, processes)
         self.trained = {n: p for n, p in task.module.named_parameters() if p.requires_grad}
-        self.module = accelerator.prepare(task.module)
         self.optimiser = torch.optim.AdamW(
             list(self.trained.values()), lr=self.config.rate, betas=self.config.betas, weight_decay=self.config.weight_decay
         )
         self.average = {n: p.detach().clone() for n, p in self.trained.items()}
+        if self.compute.ema_on_cpu:
+            self.average = {n: value.to("cpu") for n, value in self.average.items()}
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.compute.precision == "float16")
         self.step = 0
         self.started = time.monotonic()
         self.elapsed = 0.0
+        self.samples: Iterator[Any] | None = None
 
     # -- checkpoints
 
-    @property
-    def checkpoint_path(self) -> Path:
-        return self.folder / CHECKPOINT
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that a resumed run needs, by name; the tensors are the live ones."""
+        for p in self.trained.values():
+            if not self.optimiser.state[p]:  # before the first step: what AdamW would begin with
+                self.optimiser.state[p] = {
+                    "step": torch.tensor(0.0), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)
+                }  # fmt: skip
+        state = {"step": torch.tensor(self.step), "elapsed": torch.tensor(self.elapsed + time.monotonic() - self.started)}
+        state["scale"] = torch.tensor(self.scaler.get_scale() if self.scaler.is_enabled() else 1.0)
+        for name, p in self.trained.items():
+            state[f"weights.{name}"], state[f"average.{name}"] = p.detach(), self.average[name]
+            state |= {f"optimiser.{name}.{key}": value for key, value in self.optimiser.state[p].items()}
+        return state
 
     def save(self) -> None:
         """Write everything that a resumed run needs; the old checkpoint stays until the new one is whole."""
-        if self.accelerator.is_main_process:
-            state = {
-                "step": self.step,
-                "elapsed": self.elapsed + time.monotonic() - self.started,
-                "weights": {n: p.detach() for n, p in self.trained.items()},
-                "average": self.average,
-                "optimiser": self.optimiser.state_dict(),
-            }
-            temporary = self.checkpoint_path.with_suffix(".tmp")
-            torch.save(state, temporary)
-            os.replace(temporary, self.checkpoint_path)
-        self.accelerator.wait_for_everyone()
+        checkpoints.save(self.state(), self.folder, self.step, self.processes)
 
     def load(self) -> None:
-        if not self.checkpoint_path.is_file():
-            raise ValueError(f"nothing to resume: {self.checkpoint_path} does not exist; start without --resume")
-        state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
-        if state["weights"].keys() != self.trained.keys():
-            raise ValueError(f"{self.checkpoint_path} holds other parameters than recipe {self.recipe.name!r} trains")
-        with torch.no_grad():
-            for name, parameter in self.trained.items():
-                parameter.copy_(state["weights"][name])
-                self.average[name].copy_(state["average"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.elapsed = state["step"], state["elapsed"]
+        """Go on from the newest checkpoint of the folder."""
+        state = self.state()
+        checkpoints.load(state, checkpoints.newest(self.folder), self.processes)
+        self.step, self.elapsed = int(state["step"]), float(state["elapsed"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": float(state["scale"])})
+        if self.processes.main:
+            _forget_rows_after(self.step, self.folder / LOG_FILE)
 
-    def averaged(self) -> _Swap:
-        """Context in which the module holds the averaged weights."""
-        return _Swap(self.trained, self.average)
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Meanwhile the module holds the averaged weights."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for name, p in self.trained.items():
+            live = p.detach().clone()
+            p.copy_(self.average[name])
+            self.average[name].copy_(live)
 
     # -- the loop
 
     def run(self, max_minutes: float = math.inf) -> None:
         """Train to the end, or stop after `max_minutes` with a checkpoint to resume from."""
         self.started = time.monotonic()
-        if self.accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "recipe.json").write_text(json.dumps(asdict(self.recipe), indent=2))
-        self.accelerator.wait_for_everyone()
-        bar = tqdm(total=self.config.steps, initial=self.step, disable=not self.accelerator.is_main_process, mininterval=2)
-        with open(self.folder / "log.jsonl", "a") as log:
+        self.begin()
+        before = fingerprint(self.task.frozen())
+        bar = tqdm(
+            total=self.config.steps, initial=self.step, desc=self.recipe.name, disable=not self.processes.main, mininterval=2
+        )
+        with open(self.folder / LOG_FILE, "a") if self.processes.main else contextlib.nullcontext() as log:
             for figures in self.steps(max_minutes):
                 bar.update(1)
-                if self.accelerator.is_main_process and 0 in (self.step % 20, self.step % self.recipe.sheet_every):
+                if log is not None:
                     bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
                     log.write(json.dumps({"step": self.step, **figures}) + "\n")
                     log.flush()
         bar.close()
         self.save()
-        if self.accelerator.is_main_process:
-            with self.averaged():
-                self.task.export(self.folder / "model")
+        if fingerprint(self.task.frozen()) != before:
+            raise RuntimeError(f"the frozen parts changed while {self.recipe.name} trained; its result is not to be used")
+        with self.averaged():
+            self.task.export(self.folder / "model" if self.processes.main else None)
+        if self.processes.main:
             plot_losses(self.folder)
-        self.accelerator.wait_for_everyone()
+            _write(self.folder / "frozen.json", {"sha256_before": before, "sha256_after": before, "step": self.step})
+        self.processes.barrier()
 
-    def steps(self, max_minutes: float) -> Iterator[dict[str, float]]:
+    def begin(self) -> None:
+        """Make the folder, look for room, write down the recipe, and say what is trained."""
+        sizes = {"weights": 0, "gradients": 0, "AdamW": 0, "average": 0}
+        for p in self.trained.values():
+            size = local(p).numel() * p.element_size()
+            sizes = {name: old + size * (2 if name == "AdamW" else 1) for name, old in sizes.items()}
+        if self.processes.main:
+            needed = (checkpoints.KEPT + 1) * sum(v for k, v in sizes.items() if k != "gradients")
+            check_folder(self.folder, needed if not checkpoints.checkpoints(self.folder) else 0)
+            _write(self.folder / RECIPE_FILE, asdict(self.recipe))
+            parts = ", ".join(f"{name} {size / 2**20:.0f} MB" for name, size in sizes.items())
+            logger.info("%s trains %d parameters: %s", self.recipe.name, sum(p.numel() for p in self.trained.values()), parts)
+        self.processes.barrier()
+
+    def steps(self, max_minutes: float = math.inf) -> Iterator[dict[str, float]]:
         end = self.started + 60 * max_minutes
+        recipe = self.recipe
         while self.step < self.config.steps:
             figures = self.one_step()
-            if self.step % self.recipe.save_every == 0:
+            if recipe.validate_every and (self.step % recipe.validate_every == 0 or self.step == self.config.steps):
+                with torch.no_grad(), self.autocast():
+                    figures |= self.task.validate()
+            if self.step % recipe.sheet_every == 0 and (self.processes.main or self.parallel.sharded):
+                with self.averaged(), torch.no_grad(), self.autocast():
+                    figures |= self.task.sheet(self.folder / f"sheet_{self.step:06d}.png" if self.processes.main else None)
+                if self.processes.main and self.step < self.config.steps:
+                    plot_losses(self.folder)
+            if self.step % recipe.save_every == 0 and self.step < self.config.steps:
+                yield figures  # its row is written before the checkpoint that follows it
                 self.save()
-            if self.step % self.recipe.sheet_every == 0 and self.accelerator.is_main_process:
-                with self.averaged(), torch.no_grad():
-                    figures |= self.task.sheet(self.folder / f"sheet_{self.step:06d}.png")
-                plot_losses(self.folder)
-            yield figures
-            if self.all_agree_to_stop(time.monotonic() > end):
+            else:
+                yield figures
+            if self.processes.main_says(time.monotonic() > end):
                 return
 
-    def all_agree_to_stop(self, mine: bool) -> bool:
-        """One process decides for all: clocks differ, and a rank that stops alone leaves the others waiting."""
-        if self.accelerator.num_processes == 1:
-            return mine
-        flag = torch.tensor([float(mine)], device=self.accelerator.device)
-        torch.distributed.broadcast(flag, 0)
-        return bool(flag.item())
+    def autocast(self) -> Any:
+        """For what keeps its weights in float32. A frozen U-Net is in the precision already, and its stack sees to itself."""
+        precision = PRECISIONS[self.compute.precision]
+        frozen = self.recipe.task == "video" and self.recipe.method.trained == "stack"
+        return torch.autocast(self.processes.device.type, precision, enabled=precision != torch.float32 and not frozen)
+
+    def _positions(self) -> Iterator[range]:
+        """This process's samples, one range for each forward pass, from the current step to the end."""
+        micro = self.compute.micro or self.share
+        for step in range(self.step, self.config.steps):
+            first = step * self.config.batch + self.processes.rank * self.share
+            yield from (range(i, min(i + micro, first + self.share)) for i in range(first, first + self.share, micro))
 
     def one_step(self) -> dict[str, float]:
-        config, accelerator = self.config, self.accelerator
-        share = config.batch // accelerator.num_processes
-        first = self.step * config.batch + accelerator.process_index * share
-        generator = step_generator(config.seed, self.step, accelerator.process_index)
+        config = self.config
+        if self.samples is None:
+            self.samples = self.task.stream(self._positions())
+        generator = step_generator(config.seed, self.step, self.processes.rank)
         for group in self.optimiser.param_groups:
             group["lr"] = config.rate * rate_factor(self.step, config)
-        loss, figures = self.module(range(first, first + share), generator, self.step / config.steps)
-        if not torch.isfinite(loss):
-            torch.save({"step": self.step, "indices": list(range(first, first + share))}, self.folder / "bad_batch.pt")
-            raise RuntimeError(f"loss is {loss.item()} at step {self.step}; the batch is in {self.folder / 'bad_batch.pt'}")
         self.optimiser.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
-        norm = nn.utils.clip_grad_norm_(list(self.trained.values()), config.clip)
-        self.optimiser.step()
+        passes = -(-self.share // (self.compute.micro or self.share))
+        together: dict[str, list[torch.Tensor]] = {}
+        samples = []
+        for i in range(passes):
+            sample = next(self.samples)
+            samples.append(sample)
+            with self.parallel.accumulating(last=i == passes - 1):
+                with self.autocast():
+                    loss, figures = self.parallel.module(sample, generator, self.step / config.steps)
+                self.scaler.scale(loss / passes).backward()
+            for name, value in {"loss": loss.detach(), **figures}.items():
+                together.setdefault(name, []).append(torch.as_tensor(value, dtype=torch.float64).cpu())
+        self._stop_unless_finite(float(torch.stack(together["loss"]).mean()), "loss", samples)
+        norm = self._update(samples)
         self.step += 1
-        decay = min(config.ema, self.step / (self.step + 10))
-        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.trained.values()], 1 - decay)
-        return {"loss": loss.item(), "grad_norm": norm.item(), **figures}
+        self._average()
+        means = {name: torch.stack(values).nanmean() for name, values in together.items()}
+        loss = self.processes.mean(means.pop("loss").to(self.processes.device))
+        return {"loss": float(loss), "grad_norm": norm, **{k: float(v) for k, v in means.items() if not v.isnan()}}
+
+    def _update(self, samples: list[Any]) -> float:
+        """Clip the gradients and move the weights; returns the gradients' norm before."""
+        self.scaler.unscale_(self.optimiser)
+        norm = nn.utils.clip_grad_norm_(list(self.trained.values()), self.config.clip)
+        value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        if not self.scaler.is_enabled():  # else a step with infinite gradients is left out and the scale lowered
+            self._stop_unless_finite(value, "gradient norm", samples)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return value
+
+    def _average(self) -> None:
+        keep = min(self.config.ema, self.step / (self.step + 10))
+        averages, live = list(self.average.values()), [p.detach() for p in self.trained.values()]
+        if self.compute.ema_on_cpu:
+            live = [p.to("cpu") for p in live]
+        torch._foreach_lerp_(averages, live, 1 - keep)
+
+    def _stop_unless_finite(self, value: float, what: str, samples: list[Any]) -> None:
+        """One process that stops alone would leave the others waiting: all stop, and those concerned save their batch."""
+        bad = not math.isfinite(value)
+        if not self.processes.any(bad):
+            return
+        path = self.folder / BAD_BATCH
+        if bad:
+            path = path.with_stem(f"{path.stem}_{self.processes.rank}") if self.processes.world > 1 else path
+            torch.save({"step": self.step, "samples": [getattr(s, "to_save", lambda s=s: list(s))() for s in samples]}, path)
+        raise RuntimeError(f"{what} is {value} at step {self.step}; the batch is in {path}")
 
 
-class _Swap:
-    def __init__(self, live: dict[str, nn.Parameter], other: dict[str, torch.Tensor]) -> None:
-        self.live, self.other = live, other
+def _shares(batch: int, world: int, micro: int) -> int:
+    """Samples of one process in a step."""
+    if batch % world:
+        raise ValueError(f"batch {batch} does not divide over {world} processes: choose another optimisation.batch")
+    share = batch // world
+    if micro and share % micro:
+        raise ValueError(
+            f"a process's {share} of the batch of {batch} do not divide into compute.micro={micro}: choose a divisor of {share}"
+        )
+    return share
 
-    def exchange(self) -> None:
-        for name, parameter in self.live.items():
-            parameter.data, self.other[name] = self.other[name], parameter.data
 
-    def __enter__(self) -> None:
-        self.exchange()
+def check_folder(folder: Path, needed: int) -> None:
+    """Refuse, before anything long begins, a folder that cannot be written or has no room for `needed` bytes."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written ({error.strerror}): name another folder with --out") from error
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(
+            f"{folder} has {free / 2**30:.1f} GB of free space, and the checkpoints of this run need {needed / 2**30:.1f} GB: "
+            "make room, or name another folder with --out"
+        )
 
-    def __exit__(self, *_: Any) -> None:
-        self.exchange()
+
+def fingerprint(modules: Sequence[nn.Module]) -> str:
+    """sha256 over every weight and buffer, names and bits (of a sharded model, this process's share)."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, value in sorted(module.state_dict().items()):
+            flat = local(value).detach().cpu().contiguous().flatten()
+            digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _forget_rows_after(step: int, path: Path) -> None:
+    """After a crash, rows of steps that will be made again."""
+    if not path.is_file():
+        return
+    rows = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(ValueError, KeyError):  # the last row may be cut off
+            if json.loads(line)["step"] <= step:
+                rows.append(line)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(row + "\n" for row in rows))
+    temporary.replace(path)
+
+
+def _write(path: Path, value: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2))
+    temporary.replace(path)
 
 
 def plot_losses(folder: Path) -> None:
@@ -197,7 +351,7 @@ def plot_losses(folder: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()]
     names = sorted({k for row in rows for k in row} - {"step", "grad_norm"})
     if not names:
         return
@@ -205,9 +359,10 @@ def plot_losses(folder: Path) -> None:
     for axis, name in zip(axes[:, 0], names, strict=True):
         points = [(row["step"], row[name]) for row in rows if name in row]
         steps, values = zip(*points, strict=True)
-        axis.plot(steps, values, lw=0.5, alpha=0.4)
+        axis.plot(steps, values, lw=0.5, alpha=0.4, marker="." if len(points) < 50 else "")
         window = max(1, len(values) // 50)
-        smooth = [sum(values[max(0, i - window) : i + 1]) / len(values[max(0, i - window) : i + 1]) for i in range(len(values))]
+        sums = [0.0, *itertools.accumulate(values)]
+        smooth = [(sums[i + 1] - sums[max(0, i - window)]) / (i + 1 - max(0, i - window)) for i in range(len(values))]
         axis.plot(steps, smooth, lw=1.5)
         axis.set_ylabel(name)
         if "loss" in name:
@@ -216,11 +371,6 @@ def plot_losses(folder: Path) -> None:
     figure.tight_layout()
     figure.savefig(folder / "loss.png", dpi=80)
     pyplot.close(figure)
-
-
-def build_accelerator(precision: str = "no") -> Accelerator:
-    # without `cpu`, accelerate passes over a torchrun launch on a machine that has no accelerator
-    return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=precision)
 
 
 def with_steps(recipe: Recipe, steps: int) -> Recipe:

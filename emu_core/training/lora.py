@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
@@ -18,6 +17,8 @@ from ..sampling import sample
 from ..schedule import add_noise, stratified_timesteps, target
 from .autoencoder import decode, encode
 from .latents import LatentSource
+from .loop import TaskDefaults
+from .processes import Processes
 from .recipes import Recipe
 from .sheets import save_grid
 from .tiny_text import caption
@@ -62,17 +63,17 @@ class _Module(nn.Module):
         return F.mse_loss(output, target(base.schedule, x0, noise, t)), {}
 
 
-class LoraTask:
+class LoraTask(TaskDefaults):
     """See `loop.Task`."""
 
-    def __init__(self, recipe: Recipe, folder: Path, accelerator: Accelerator) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, processes: Processes) -> None:
         torch.manual_seed(recipe.optimisation.seed)
         self.base = load_base(recipe.base)
         source = _PastelSource(self.base.vae, recipe.world_seed, torch.zeros(1), recipe.cache)
-        source.prepare(folder, accelerator)
+        source.prepare(folder, processes)
         self.module: nn.Module = _Module(recipe, self.base, source)
 
-    def sheet(self, path: Path, count: int = 32, guidance: float = 3.0, steps: int = 20) -> dict[str, float]:
+    def sheet(self, path: Path | None, count: int = 32, guidance: float = 3.0, steps: int = 20) -> dict[str, float]:
         """Starting frames of held-out prompts, and how many have the colour that was asked for in its pastel tone."""
         clips = shapes.clips(20_000, range(count), held_out=True)
         texts = torch.cat([self.base.encode_text(said).hidden for said in ([""] * count, [c.caption for c in clips])])
@@ -91,8 +92,10 @@ class LoraTask:
         nearest = [min(tones, key=lambda name: float((colour - tones[name]).norm())) for colour in colours]
         return {"pastel": sum(n == c.colour for n, c in zip(nearest, clips, strict=True)) / count}
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path | None) -> None:
         """Write the LoRA alone, under the names that ComfyUI and others read, float16."""
+        if folder is None:
+            return
         from peft import get_peft_model_state_dict
 
         folder.mkdir(parents=True, exist_ok=True)

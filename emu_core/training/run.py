@@ -6,13 +6,15 @@ import math
 import os
 from pathlib import Path
 
-from accelerate import Accelerator
+import torch
 
-from .loop import CHECKPOINT, Task, Trainer, build_accelerator
+from .checks import check_output, check_recipe
+from .loop import Task, Trainer, check_folder
+from .processes import Processes, processes
 from .recipes import Recipe
 
 
-def build_task(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Task:
+def build_task(recipe: Recipe, folder: Path, here: Processes) -> Task:
     if recipe.task == "autoencoder":
         from .autoencoder import AutoencoderTask
 
@@ -20,30 +22,32 @@ def build_task(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Task:
     if recipe.task == "text_to_image":
         from .text_to_image import TextToImageTask
 
-        return TextToImageTask(recipe, folder, accelerator)
+        return TextToImageTask(recipe, folder, here)
     if recipe.task == "video":
         from .video import VideoTask
 
-        return VideoTask(recipe, folder, accelerator)
+        return VideoTask(recipe, folder, here)
     if recipe.task == "lora":
         from .lora import LoraTask
 
-        return LoraTask(recipe, folder, accelerator)
+        return LoraTask(recipe, folder, here)
     raise ValueError(f"recipe {recipe.name!r} names an unknown task {recipe.task!r}")
 
 
-def train(recipe: Recipe, folder: Path, resume: bool = False, max_minutes: float = math.inf) -> None:
-    """Run a recipe in `folder`, from the start or from its checkpoint, to its end or for `max_minutes`."""
-    checkpoint = folder / CHECKPOINT
-    if resume and not checkpoint.is_file():
-        raise ValueError(f"nothing to resume: {checkpoint} does not exist; start without --resume")
-    if not resume and checkpoint.exists():
-        raise ValueError(f"{checkpoint} exists: continue with --resume, or name another folder with --out")
-    accelerator = build_accelerator()
-    trainer = Trainer(recipe, build_task(recipe, folder, accelerator), folder, accelerator)
-    if resume:
-        trainer.load()
-    trainer.run(max_minutes)
+def train(recipe: Recipe, folder: Path, resume: bool = False, max_minutes: float = math.inf) -> bool:
+    """Run a recipe in `folder`, from the start or from its newest checkpoint, to its end or for `max_minutes`. Returns whether
+    it came to its end."""
+    check_output(folder, resume)
+    check_recipe(recipe)
+    check_folder(folder, 0)
+    with processes(need_group=recipe.compute.parallel == "fsdp") as here:
+        if recipe.task != "video":  # made for the tiny model, on a CPU
+            here = Processes(here.rank, here.world, torch.device("cpu"))
+        trainer = Trainer(recipe, build_task(recipe, folder, here), folder, here)
+        if resume:
+            trainer.load()
+        trainer.run(max_minutes)
+    return trainer.step >= recipe.optimisation.steps
 
 
 def launch(processes: int, arguments: list[str]) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from torch.nn import functional as F
@@ -20,6 +19,8 @@ from ..sampling import build_scheduler, sample
 from ..schedule import ScheduleConfig, add_noise, stratified_timesteps, target
 from .autoencoder import decode
 from .latents import LatentSource
+from .loop import TaskDefaults
+from .processes import Processes
 from .recipes import Recipe
 from .sheets import save_grid
 from .tiny_text import build_text_encoder, build_tokenizer, caption, token_ids
@@ -74,14 +75,14 @@ class _Module(nn.Module):
         return self.text_encoder(token_ids(self.tokenizer, captions)).last_hidden_state
 
 
-class TextToImageTask:
-    def __init__(self, recipe: Recipe, folder: Path, accelerator: Accelerator) -> None:
+class TextToImageTask(TaskDefaults):
+    def __init__(self, recipe: Recipe, folder: Path, processes: Processes) -> None:
         vae_folder = Path(recipe.base) / "vae"
         if not vae_folder.is_dir():
             raise ValueError(f"recipe {recipe.name!r} needs an autoencoder in {vae_folder}: run `emu-video train tiny-vae` first")
         self.vae = AutoencoderKL.from_pretrained(vae_folder).eval().requires_grad_(False)
         source = LatentSource(self.vae, recipe.world_seed, torch.zeros(1), recipe.cache, recipe.anything)
-        source.prepare(folder, accelerator)
+        source.prepare(folder, processes)
         torch.manual_seed(recipe.optimisation.seed)
         self.module: nn.Module = _Module(recipe, source)
 
@@ -89,7 +90,7 @@ class TextToImageTask:
     def inner(self) -> _Module:
         return self.module  # type: ignore[return-value]
 
-    def sheet(self, path: Path, count: int = 64, guidance: float = 3.0, steps: int = 20) -> dict[str, float]:
+    def sheet(self, path: Path | None, count: int = 64, guidance: float = 3.0, steps: int = 20) -> dict[str, float]:
         """Starting frames of held-out prompts, and how many show what was asked."""
         clips = shapes.clips(20_000, range(count), held_out=True)
         noise = torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -107,8 +108,10 @@ class TextToImageTask:
             for name in ("colour", "background", "size", "shape")
         }
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path | None) -> None:
         """Write the whole image model as a diffusers folder, float16."""
+        if folder is None:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         self.inner.tokenizer.save_pretrained(folder / "tokenizer")
         parts: dict[str, Any] = {"unet": self.inner.unet, "text_encoder": self.inner.text_encoder, "vae": self.vae}

@@ -14,7 +14,7 @@ import latent_preview
 import torch
 
 from ...emu_core.guidance import calls
-from ...emu_core.schedule import ScheduleConfig, abar, trailing_timesteps
+from ...emu_core.schedule import ScheduleConfig, abar, frame_noise, trailing_timesteps
 
 NEARLY_ZERO = 4.8973451890853435e-08
 """ComfyUI's last alpha_bar at zero terminal SNR, where a true zero would be an infinite sigma."""
@@ -135,11 +135,19 @@ class VideoGuider(comfy.samplers.CFGGuider):
 
 
 def run_guider(
-    guider: comfy.samplers.CFGGuider, latent: dict[str, Any], sigmas: torch.Tensor, sampler: str, seed: int
+    guider: comfy.samplers.CFGGuider,
+    latent: dict[str, Any],
+    sigmas: torch.Tensor,
+    sampler: str,
+    seed: int,
+    shared_noise: float = 0.0,
 ) -> torch.Tensor:
-    """Sample from noise drawn on the CPU in one call; preview, progress and Cancel as everywhere in ComfyUI."""
+    """Sample from noise drawn on the CPU in one call; preview, progress and Cancel as everywhere in ComfyUI. `shared_noise` is
+    the stack's."""
     start = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
     noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
+    if shared_noise:
+        noise = frame_noise(start.shape, torch.Generator().manual_seed(seed), shared_noise).to(noise)
     callback = latent_preview.prepare_callback(guider.model_patcher, max(len(sigmas) - 1, 1))
     quiet = not comfy.utils.PROGRESS_BAR_ENABLED
     result = guider.sample(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from emu_core.training.loop import Trainer, build_accelerator
+from emu_core.training.loop import TaskDefaults, Trainer
+from emu_core.training.processes import processes
 from emu_core.training.recipes import Optimisation, Recipe
 
 
@@ -40,25 +42,31 @@ class ToyModule(nn.Module):
         return loss * (torch.nan if progress >= self.fail_at else 1), {"progress": progress}
 
 
-class ToyTask:
+class ToyTask(TaskDefaults):
     def __init__(self, seed: int = 0, noise: float = 0.1, fail_at: float = 2.0) -> None:
         self.module: nn.Module = ToyModule(seed, noise, fail_at)
         self.sheets: list[Path] = []
         self.exported: dict[str, torch.Tensor] = {}
 
-    def sheet(self, path: Path) -> dict[str, float]:
+    def frozen(self) -> list[nn.Module]:
+        return [self.module.frozen]  # type: ignore[list-item]
+
+    def sheet(self, path: Path | None) -> dict[str, float]:
+        assert path is not None
         self.sheets.append(path)
         return {"toy_score": 1.0}
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path | None) -> None:
         self.exported = {name: value.detach().clone() for name, value in self.module.named_parameters()}
 
 
-def main(folder: str) -> None:
-    trainer = Trainer(toy_recipe(), ToyTask(noise=0.0), Path(folder), build_accelerator())
-    trainer.run()
-    torch.distributed.destroy_process_group()
+def main(folder: str, mode: str) -> None:
+    recipe = toy_recipe()
+    recipe = replace(recipe, compute=replace(recipe.compute, parallel=mode))
+    with processes(need_group=mode == "fsdp") as here:
+        trainer = Trainer(recipe, ToyTask(noise=0.0), Path(folder), here)
+        trainer.run()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -1,0 +1,98 @@
+"""Checkpoints of a run: torch's distributed format, which loads in any number of processes, sharded or not.
+
+A checkpoint is a folder `checkpoint-<step>` in the run's. It is written under another name and renamed when it is whole, so what
+has its name can be used, whatever happened meanwhile.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+
+from .processes import Processes
+
+KEPT = 2  # the newest, and one before
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints of a run, oldest first."""
+    found = [
+        p for p in folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit() and (p / ".metadata").is_file()
+    ]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
+
+
+def newest(folder: Path) -> Path:
+    found = checkpoints(folder)
+    if not found:
+        raise ValueError(f"nothing to resume: {folder} holds no checkpoint; start without --resume")
+    return found[-1]
+
+
+def save(state: dict[str, Any], folder: Path, step: int, processes: Processes) -> None:
+    """Write `state` (tensors, plain or sharded, by name) as the checkpoint of `step`, each process its share."""
+    target = folder / f"checkpoint-{step:08d}"
+    part = folder / f".{target.name}.part"
+    if processes.main:
+        for stale in folder.glob(".checkpoint-*.part"):
+            shutil.rmtree(stale, ignore_errors=True)
+        part.mkdir(parents=True)
+    processes.barrier()
+    try:
+        with _quiet():
+            dcp.save(state, checkpoint_id=part, no_dist=processes.world == 1)
+    except (CheckpointException, OSError, RuntimeError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise OSError(
+            f"{target} could not be written ({_cause(error)}): make room on the disk, then go on with --resume; "
+            "the checkpoint before is untouched"
+        ) from error
+    processes.barrier()  # all shares are written
+    if processes.main:
+        if target.exists():
+            shutil.rmtree(target)
+        part.rename(target)
+        for old in checkpoints(folder)[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+    processes.barrier()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch warns that one process is one process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what went wrong, of a process's own error rather than of the list that torch makes of them."""
+    inner = next(iter(getattr(error, "failures", {}).values()), error)
+    inner = inner[0] if isinstance(inner, tuple) else inner
+    return str(inner).strip().splitlines()[0] if str(inner).strip() else type(inner).__name__
+
+
+def load(state: dict[str, Any], path: Path, processes: Processes) -> None:
+    """Read a checkpoint into the tensors of `state`, in place; ValueError if it holds others."""
+    saved = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    if saved.keys() != state.keys():
+        strange = sorted(saved.keys() ^ state.keys())
+        raise ValueError(
+            f"{path} holds other parameters than this recipe trains, such as {strange[0]}: resume with the same recipe"
+        )
+    shapes = {name: tuple(getattr(entry, "size", ())) for name, entry in saved.items()}
+    for name, tensor in state.items():
+        if shapes[name] != tuple(tensor.shape):
+            raise ValueError(
+                f"{path} holds {name} of shape {shapes[name]}, this recipe trains {tuple(tensor.shape)}: "
+                "resume with the same recipe"
+            )
+    with _quiet():
+        dcp.load(state, checkpoint_id=path, no_dist=processes.world == 1)

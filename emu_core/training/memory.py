@@ -1,0 +1,234 @@
+"""How much memory a training run needs, and settings that fit a given size.
+
+Weights, gradients and optimiser states are counted exactly. Activations are counted by running the U-Net with its stack on
+torch's meta device, where tensors have shapes and no data, and adding up what autograd keeps for the backward pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from ..architectures import CONFIGS, SLIM, STACK_SETTINGS, build_unet
+from ..stack import TemporalStack
+from ..video_model import VideoModel
+from .recipes import Recipe
+
+GB = 2**30
+OVERHEAD = 1.0 * GB  # the driver's context, work space of the matrix products, kernels
+FRAGMENTS = 1.10  # activations do not pack without gaps
+VAE_PARAMETERS = 84_000_000  # Stable Diffusion's, both directions
+TEXT_PARAMETERS = {"sd15": 123_000_000, "sd21": 340_000_000, "sdxl": 818_000_000, "tiny": 270_000}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+HOME_BATCH = 32  # of a single GPU, where the paper's 512 would take a minute and more a step
+MOST_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that one process needs on its device."""
+
+    frozen: int
+    weights: int
+    gradients: int
+    optimiser: int
+    average: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return round(sum(asdict(self).values()) + OVERHEAD)
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {size / GB:.2f} GB" for name, size in asdict(self).items())
+        return f"{self.total / GB:.1f} GB in all: {parts}, other {OVERHEAD / GB:.1f} GB"
+
+
+class _Kept:
+    """Adds up what autograd keeps: each storage once, parameters not at all. Recomputed parts count by their inputs, and by the
+    largest of them, which is made again while the backward pass is in it."""
+
+    def __init__(self, parameters: Iterator[nn.Parameter]) -> None:
+        self.known = {p.untyped_storage()._cdata for p in parameters}
+        self.alive: list[torch.Tensor] = []  # a freed storage's address would be used again
+        self.total, self.largest = 0, 0
+
+    def add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.known:
+            self.known.add(storage._cdata)
+            self.alive.append(tensor)
+            self.total += storage.nbytes()
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.add(tensor)
+        return tensor
+
+    def recompute(self, function: Callable[..., Any], *args: Any) -> Any:
+        for argument in args:
+            if isinstance(argument, torch.Tensor):
+                self.add(argument)
+        before, largest = self.total, self.largest
+        self.largest = 0
+        output = function(*args)
+        inner = self.total - before + self.largest
+        self.total, self.largest = before, max(largest, inner)
+        return output
+
+
+class _Fused(torch.autograd.Function):
+    """Attention as fused kernels keep it: query, key, value and output, not the matrix of all pairs."""
+
+    @staticmethod
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        output = torch.empty_like(q)
+        ctx.save_for_backward(q, k, v, output)
+        return output
+
+
+class _FusedAttention(TorchFunctionMode):
+    """On the meta device torch would choose the form that writes the matrix out."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is nn.functional.scaled_dot_product_attention:
+            values = {**dict(zip(("query", "key", "value"), args, strict=False)), **(kwargs or {})}
+            return _Fused.apply(values["query"], values["key"], values["value"])
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _on_meta() -> Iterator[None]:
+    with torch.device("meta"):
+        yield
+
+
+@lru_cache(maxsize=64)
+def _counted(
+    family: str, slim: bool, frames: int, size: tuple[int, int], recompute: bool, every: bool, mixed: bool
+) -> tuple[int, int, int]:
+    """(parameters of the U-Net, of the stack, bytes of one clip that autograd keeps in 16 bits). `mixed`: the stack's layer norms
+    are in float32, as under autocast."""
+    config = CONFIGS[family]
+    shape = dict(STACK_SETTINGS.get(family, {})) | (SLIM if slim else {})
+    with _on_meta():
+        unet: Any = nn.Module.to(build_unet(family).requires_grad_(every), torch.bfloat16)  # diffusers' own `to` warns
+        stack = TemporalStack.for_unet(unet, base=family, **shape).to(torch.bfloat16).requires_grad_(True).train()
+    model = VideoModel(unet, stack)
+    kept = _Kept(iter([*unet.parameters(), *stack.parameters()]))
+    if recompute:
+        unet.train()
+        model.attachment.enable_gradient_checkpointing(kept.recompute)
+
+    def norm_in_full(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        kept.total += 2 * 4 * output.numel()  # its input and output once more
+
+    for module in stack.modules() if mixed else ():
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_hook(norm_in_full)
+    height, width = (side // 8 for side in size)
+    channels = unet.config["in_channels"]
+    with _on_meta(), _FusedAttention(), torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+        x = torch.empty(1, frames, channels, height, width, dtype=torch.bfloat16)
+        text = torch.empty(1, 77, config["cross_attention_dim"], dtype=torch.bfloat16)
+        given = torch.empty(1, frames, channels + 1, height, width, dtype=torch.bfloat16)
+        added = None
+        if config.get("addition_embed_type"):
+            added = {"text_embeds": torch.empty(1, 1280, dtype=torch.bfloat16), "time_ids": torch.empty(1, 6)}
+        model(x, torch.zeros(1, dtype=torch.long), text, given, added)
+    spatial, temporal = (sum(p.numel() for p in m.parameters()) for m in (unet, stack))
+    return spatial, temporal, kept.total + kept.largest
+
+
+def needs(recipe: Recipe, micro: int) -> Needs:
+    """What a process needs that handles `micro` clips at a time."""
+    compute, every = recipe.compute, recipe.method.trained == "all"
+    spatial, temporal, activations = _counted(
+        recipe.family,
+        recipe.method.stack == "slim",
+        recipe.clips.frames,
+        recipe.clips.size,
+        compute.checkpointing,
+        every,
+        BYTES[compute.precision] < 4,
+    )
+    size = BYTES[compute.precision]
+    trained = temporal + (spatial if every else 0)
+    frozen = 0 if every else spatial * size
+    if not compute.cache:
+        frozen += (VAE_PARAMETERS + TEXT_PARAMETERS[recipe.family]) * size
+    copies = trained * size if size < 4 else 0  # autocast keeps the weights in 16 bits meanwhile
+    return Needs(
+        frozen=frozen,
+        weights=4 * trained + copies,
+        gradients=4 * trained,
+        optimiser=8 * trained,
+        average=0 if compute.ema_on_cpu else 4 * trained,
+        activations=round(micro * activations * size / 2 * FRAGMENTS),
+    )
+
+
+def read_size(text: str) -> int:
+    """Bytes of a size such as 8GB, 24 GB or 80GiB."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GB|GiB|G)?\s*", text, re.IGNORECASE)
+    if not match or not float(match[1]) > 0:
+        raise ValueError(f"--fit takes the memory of a GPU such as 8GB, 16GB or 24GB, found {text!r}")
+    return round(float(match[1]) * GB)
+
+
+def fit(recipe: Recipe, size: str) -> tuple[Recipe, str]:
+    """The recipe with a batch, accumulation, precision, checkpointing, cache and place of the average for a GPU of `size`, and a
+    sentence that says what was chosen. ValueError if nothing fits."""
+    limit = read_size(size)
+    if recipe.task != "video" or recipe.family not in CONFIGS:
+        raise ValueError(f"--fit is for the training of stacks, and recipe {recipe.name!r} needs little memory: leave it out")
+    recipe = replace(recipe, optimisation=replace(recipe.optimisation, batch=min(recipe.optimisation.batch, HOME_BATCH)))
+    if recipe.clips.shards or recipe.family != "tiny":
+        recipe = replace(recipe, clips=replace(recipe.clips, starts=recipe.clips.starts or 4))
+    smallest: tuple[Recipe, Needs] | None = None
+    for checkpointing, ema_on_cpu in ((False, False), (False, True), (True, False), (True, True)):
+        compute = replace(
+            recipe.compute, precision="bfloat16", cache=True, checkpointing=checkpointing, ema_on_cpu=ema_on_cpu, micro=1
+        )
+        here = replace(recipe, compute=compute)
+        least = needs(here, 1)
+        if smallest is None or least.total < smallest[1].total:
+            smallest = here, least
+        if least.total > limit:
+            continue
+        micro = _most(here, limit)
+        here = replace(here, compute=replace(compute, micro=micro))
+        return here, _said(here, needs(here, micro), size)
+    assert smallest is not None
+    advice = "" if recipe.method.stack == "slim" else "; --ablation slim has fewer temporal layers"
+    raise ValueError(
+        f"recipe {recipe.name!r} for {recipe.family} does not fit {size}: at its smallest (one clip at a time, bfloat16, "
+        f"gradient checkpointing, latents kept on disk, average in main memory) it needs {smallest[1]}{advice}"
+    )
+
+
+def _most(recipe: Recipe, limit: int) -> int:
+    """The most clips at a time, a divisor of the batch, that stay within the limit."""
+    batch, micro = recipe.optimisation.batch, 1
+    while batch % (2 * micro) == 0 and 2 * micro <= MOST_AT_ONCE and needs(recipe, 2 * micro).total <= limit:
+        micro *= 2
+    return micro
+
+
+def _said(recipe: Recipe, need: Needs, size: str) -> str:
+    compute, batch = recipe.compute, recipe.optimisation.batch
+    parts = [
+        f"batch {batch} as {batch // compute.micro} x {compute.micro}",
+        compute.precision,
+        "gradient checkpointing" if compute.checkpointing else "no gradient checkpointing",
+        f"latents and texts kept on disk ({recipe.clips.starts or 'all'} cuts a video)",
+        "average in main memory" if compute.ema_on_cpu else "average on the GPU",
+    ]
+    return f"--fit {size} chose: {', '.join(parts)}. It needs {need}."

@@ -1,0 +1,469 @@
+"""Training of stacks on the bundled image model: what it must not change, what it must give again, each arm of the recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from emu_core.checkpoint import load_stack, read_config
+from emu_core.data import demo
+from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings
+from emu_core.training import loop, memory, paper
+from emu_core.training.checks import check_recipe
+from emu_core.training.loop import Trainer
+from emu_core.training.recipes import RECIPES, Recipe, from_dict, override
+from emu_core.training.run import train
+from emu_core.training.sources import Batch
+from emu_core.training.video import VideoTask, draw_positions
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "plot_losses", lambda folder: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """24 clips of 4 s, curated from mp4 files with damaged ones among them."""
+    folder = tmp_path_factory.mktemp("data")
+    return str(demo.make_shards(folder / "videos", folder / "shards", 24))
+
+
+def small(name: str = "stage1_256px", steps: int = 3, **changes: str) -> Recipe:
+    """A stage of the tiny family on 32 x 32 pixels: 4 frames, 4 clips a step."""
+    settings = {
+        "optimisation.steps": str(steps), "optimisation.batch": "4", "optimisation.warmup": "1", "clips.size": "32,32",
+        "clips.validation": "4", "clips.workers": "0", "validate_every": "0", "sheet_every": "1000", "save_every": "1000",
+    }  # fmt: skip
+    if name != "interpolation":
+        settings["clips.frames"] = "4"
+    dotted = {key.replace("__", "."): value for key, value in changes.items()}
+    return override(replace(paper.STAGES[name]("tiny"), base=str(BUNDLED)), {**settings, **dotted})
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+# -- the numbers of a run
+
+
+def test_frozen_parts_are_the_same_before_and_after_and_only_the_stack_moves(tmp_path: Path) -> None:
+    base_file = BUNDLED / "unet" / "diffusion_pytorch_model.safetensors"
+    before = base_file.read_bytes()
+    task = VideoTask(small(), tmp_path)
+    trainer = Trainer(small(), task, tmp_path)
+    assert {name.split(".")[1] for name in trainer.trained} == {"stack"}
+    start = loop.fingerprint(task.frozen())
+    trainer.run()
+    assert loop.fingerprint(task.frozen()) == start
+    assert json.loads((tmp_path / "frozen.json").read_text())["sha256_after"] == start
+    assert base_file.read_bytes() == before
+    assert any(value.any() for name, value in trainer.trained.items() if name.endswith("conv.weight"))
+    config = read_config(tmp_path / "model" / "stack_F.safetensors")
+    assert (config.stage, config.fps, config.frames, config.schedule.prediction) == ("stage1_256px", 8.0, 4, "epsilon")
+
+
+def test_first_loss_is_that_of_the_image_model_alone(tmp_path: Path) -> None:
+    """An identity stack changes nothing, so the loss of step 1 can be had from the plain U-Net."""
+    recipe = small(text_drop="0", image_drop="0.9")
+    task = VideoTask(recipe, tmp_path)
+    batch: Batch = next(task.stream([range(4)]))
+    loss, _ = task.module(batch, None, 0.0)
+    from emu_core.schedule import add_noise, frame_noise, target
+    from emu_core.training.video import sample_generator
+
+    errors = []
+    for i, position in enumerate(batch.positions):
+        generator = sample_generator(recipe.optimisation.seed, position)
+        said = batch.says(i, generator, 0.0)
+        task.inner.given(batch.latents[i], generator)  # draws as many numbers as in training
+        noise = frame_noise(batch.latents[i].shape, generator)
+        t = task.inner.timestep(position).expand(len(noise))
+        x = add_noise(recipe.schedule, batch.latents[i], noise, t)
+        text = task.base.encode_text([said]).hidden.expand(len(noise), -1, -1)
+        with torch.no_grad():
+            output = task.base.unet(x, t, text).sample
+        errors.append((output - target(recipe.schedule, batch.latents[i], noise, t)).square().mean())
+    assert loss.item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)
+
+
+def test_timesteps_of_a_step_are_spread_over_the_schedule_whoever_asks(tmp_path: Path) -> None:
+    task = VideoTask(small(optimisation__batch="8"), tmp_path)
+    for step in range(3):
+        t = sorted(int(task.inner.timestep(8 * step + i)) for i in range(8))
+        assert [value // 125 for value in t] == list(range(8))
+
+
+def test_sheet_and_validation_of_the_procedural_world(tmp_path: Path) -> None:
+    recipe = small("stage2_512px", clips__size="64,64", clips__validation="4")
+    task = VideoTask(recipe, tmp_path)
+    with torch.no_grad():
+        first, again = task.validate(), task.validate()
+        figures = task.sheet(tmp_path / "sheet.png", count=8)
+    assert first == again  # fixed clips, words and noise
+    assert set(first) == {"val_loss", "val_loss_1", "val_loss_2", "val_loss_3", "val_loss_4"}
+    assert first["val_loss"] == pytest.approx(np.mean([first[f"val_loss_{i}"] for i in range(1, 5)]))
+    assert {"direction", "path_error_px"} <= set(figures)
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_recomputed_activations_give_the_same_gradients(tmp_path: Path) -> None:
+    gradients = []
+    for flag in ("false", "true"):
+        task = VideoTask(small(compute__checkpointing=flag, method__start="random"), tmp_path)
+        batch = next(task.stream([range(2)]))
+        kept = 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss, _ = task.module(batch, None, 0.0)
+        loss.backward()
+        gradients.append((kept, {n: p.grad.clone() for n, p in task.module.named_parameters()}))
+    (much, plain), (little, recomputed) = gradients
+    assert little < much / 5
+    for name, value in plain.items():
+        torch.testing.assert_close(recomputed[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in paper.ABLATIONS if n != "single_stage"])
+def test_every_ablation_trains_and_its_stack_makes_a_video(name: str, tmp_path: Path) -> None:
+    recipe = paper.ablate(small("stage2_512px", steps=2), [name])
+    train(recipe, tmp_path)
+    assert all(np.isfinite(losses(tmp_path)))
+    model = tmp_path / "model"
+    stack = load_stack(model / "stack_F.safetensors")
+    expected: dict[str, Callable[[], bool]] = {
+        "direct": lambda: not stack.config.takes_image and stack.conv_in is None,
+        "standard_snr": lambda: not stack.config.schedule.zero_snr and stack.config.schedule.prediction == "v_prediction",
+        "all_trained": lambda: (model / "unet" / "config.json").is_file() and (model / "vae").is_dir(),
+        "learned_mixing": lambda: len(stack.mixes) == len(stack.layers),
+        "correlated_noise": lambda: stack.config.shared_noise == 1.0,
+        "random_start": lambda: all(p.any() for n, p in stack.named_parameters() if n.endswith("weight") and "conv_in" not in n),
+        "slim": lambda: sum(p.numel() for p in stack.parameters()) < 950_000,
+    }
+    assert expected[name]()
+    base = str(model) if name == "all_trained" else None
+    pipeline = EmuVideoPipeline.from_files(base, str(model / "stack_F.safetensors"), None)
+    video = pipeline("a big red circle moves right", Settings(frames=4, size=(32, 32), steps=2), interpolate=False).video
+    assert video.shape == (4, 32, 32, 3)
+    if name == "all_trained":
+        loaded = pipeline.base.unet.state_dict()
+        original = EmuVideoPipeline.from_files(None, None, None).base.unet.state_dict()
+        assert any(not torch.equal(value, original[key]) for key, value in loaded.items())
+
+
+def test_correlated_noise_shares_half_of_its_power() -> None:
+    from emu_core.schedule import frame_noise
+
+    noise = frame_noise((4, 50_000), torch.Generator().manual_seed(0), 1.0)
+    covariance = noise @ noise.T / noise.shape[1]
+    torch.testing.assert_close(covariance, 0.5 + 0.5 * torch.eye(4), atol=0.02, rtol=0)
+
+
+def test_given_frames_are_the_first_alone_where_the_recipe_says_so() -> None:
+    generator = torch.Generator().manual_seed(0)
+    assert all(draw_positions(8, generator, first=1.0) == [0] for _ in range(200))
+    drawn = [tuple(draw_positions(8, generator, 0.7)) for _ in range(2000)]
+    assert 0.67 < sum(d == (0,) for d in drawn) / 2000 < 0.76  # a few more come from the other sets
+    assert 0.08 < sum(d == (0, 7) for d in drawn) / 2000 < 0.13
+
+
+# -- real videos
+
+
+def test_shards_train_with_and_without_kept_latents(shards: str, tmp_path: Path) -> None:
+    live, kept = (
+        small(clips__shards=shards, clips__starts="2"),
+        small(clips__shards=shards, clips__starts="2", compute__cache="true"),
+    )
+    train(live, tmp_path / "live")
+    train(kept, tmp_path / "kept")
+    assert losses(tmp_path / "kept") == pytest.approx(losses(tmp_path / "live"), rel=2e-3)  # kept in 16 bits
+    assert losses(tmp_path / "kept") != losses(tmp_path / "live")
+    assert len(list((tmp_path / "kept").glob("cache-*"))) == 1
+
+
+def test_stale_latents_cannot_be_used(shards: str, tmp_path: Path) -> None:
+    recipe = small(clips__shards=shards, clips__starts="1", compute__cache="true")
+    first = VideoTask(recipe, tmp_path).source.kept  # type: ignore[attr-defined]
+    assert first.arrays["done"].all()
+    first.arrays["latents"][0] += 1  # what is there is used again, and not made anew
+    first.arrays["latents"].flush()
+    again = VideoTask(recipe, tmp_path).source.kept  # type: ignore[attr-defined]
+    assert again.folder == first.folder
+    assert np.array_equal(again.arrays["latents"], first.arrays["latents"])
+    for change in ({"clips.fps": "4"}, {"clips.frames": "5"}, {"clips.starts": "2"}, {"optimisation.seed": "1"}):
+        assert VideoTask(override(recipe, change), tmp_path).source.kept.folder != first.folder  # type: ignore[attr-defined]
+
+
+def test_clips_that_measure_are_never_trained_on(shards: str, tmp_path: Path) -> None:
+    task = VideoTask(small(clips__shards=shards, clips__validation="3"), tmp_path)
+    source: Any = task.source
+    epoch = {source.dataset.order[p] for p in range(len(source.dataset))}
+    out = set(source.out_rows.tolist())
+    assert out
+    assert not out & epoch
+    assert len(out) + len(epoch) == len(source.shards)
+    later: Any = VideoTask(small("stage2_512px", clips__shards=shards, clips__validation="3"), tmp_path).source
+    assert set(later.out_rows.tolist()) == out
+
+
+# -- stopping, resuming, several processes
+
+
+def run_cli(*arguments: str, wait: bool = True) -> Any:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "emu_core", *arguments]
+    if not wait:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+
+
+def write(recipe: Recipe, path: Path) -> str:
+    path.write_text(json.dumps(dataclasses.asdict(recipe)))
+    return str(path)
+
+
+def wait_for(condition: Callable[[], bool], process: Any) -> None:
+    end = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < end
+        assert process.poll() is None, "the run was over before it could be killed"
+        time.sleep(0.001)
+
+
+@pytest.mark.slow
+def test_killed_runs_end_as_if_they_had_not_been(shards: str, tmp_path: Path) -> None:
+    """kill -9 in the middle of a step, of a checkpoint, and of an epoch of 22 clips; losses and weights to the bit."""
+    recipe = small(steps=24, clips__shards=shards, save_every="3", clips__workers="1")
+    file = write(recipe, tmp_path / "recipe.json")
+    assert run_cli("train", file, "--out", str(tmp_path / "whole")).returncode == 0
+    killed = tmp_path / "killed"
+
+    def rows() -> int:
+        path = killed / "log.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def half_a_checkpoint() -> bool:
+        return rows() > 9 and any(any(part.iterdir()) for part in killed.glob(".checkpoint-*.part"))
+
+    for condition in (lambda: rows() >= 5, half_a_checkpoint, lambda: rows() >= 17):
+        resume = ["--resume"] if killed.exists() else []
+        process = run_cli("train", file, "--out", str(killed), *resume, wait=False)
+        wait_for(condition, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (killed / "model").exists()
+    assert run_cli("train", file, "--out", str(killed), "--resume").returncode == 0
+    assert (killed / "log.jsonl").read_text() == (tmp_path / "whole" / "log.jsonl").read_text()
+    stack = Path("model") / "stack_F.safetensors"
+    assert (killed / stack).read_bytes() == (tmp_path / "whole" / stack).read_bytes()
+    assert not list(killed.glob(".checkpoint*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_two_processes_have_the_losses_of_one(mode: str, shards: str, tmp_path: Path) -> None:
+    recipe = small(steps=4, clips__shards=shards, validate_every="4", clips__validation="2")
+    train(recipe, tmp_path / "one")
+    several = replace(recipe, compute=replace(recipe.compute, parallel=mode))
+    done = run_cli("train", write(several, tmp_path / "recipe.json"), "--out", str(tmp_path / "two"), "--processes", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    last = [json.loads((tmp_path / run / "log.jsonl").read_text().splitlines()[-1])["val_loss"] for run in ("one", "two")]
+    assert last[1] == pytest.approx(last[0], rel=1e-4)
+    one, two = (load_stack(tmp_path / run / "model" / "stack_F.safetensors").state_dict() for run in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=5e-2, atol=2e-4)
+    longer = override(recipe, {"optimisation.steps": "5"})  # what two wrote, one goes on with
+    train(longer, tmp_path / "two", resume=True)
+    assert len(losses(tmp_path / "two")) == 5
+
+
+# -- memory
+
+
+def test_activations_are_counted_as_autograd_keeps_them(tmp_path: Path) -> None:
+    """The count on shapes alone against a real pass of the same model in 16 bits' worth of bytes."""
+    for frames in (4, 8):
+        task = VideoTask(small(method__start="random", clips__frames=str(frames), clips__size="64,64"), tmp_path)
+        known = {p.untyped_storage()._cdata for p in [*task.base.unet.parameters(), *task.model.stack.parameters()]}
+        kept: dict[int, torch.Tensor] = {}
+
+        def pack(tensor: torch.Tensor, known: Any = known, kept: Any = kept) -> torch.Tensor:
+            if tensor.untyped_storage()._cdata not in known:
+                kept[tensor.untyped_storage()._cdata] = tensor
+            return tensor
+
+        x = torch.randn(2, frames, 4, 8, 8)
+        text = task.base.encode_text(["a big red circle"] * 2).hidden
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            task.model(x, torch.tensor([5, 6]), text, torch.randn(2, frames, 5, 8, 8))
+        real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+        counted = memory._counted("tiny", False, frames, (64, 64), False, False, False)[2] * 4  # two clips, 4 bytes a number
+        assert counted == pytest.approx(real, rel=0.1)
+
+
+def test_fit_chooses_what_fits_and_refuses_what_cannot() -> None:
+    for size in ("12GB", "24GB", "80GB"):
+        recipe, said = memory.fit(paper.stage1_256px("sd15"), size)
+        assert memory.needs(recipe, recipe.compute.micro).total <= memory.read_size(size)
+        assert recipe.optimisation.batch % recipe.compute.micro == 0
+        assert f"--fit {size} chose: batch 32 as {32 // recipe.compute.micro} x {recipe.compute.micro}, bfloat16" in said
+    with pytest.raises(
+        ValueError, match=r"'stage2_512px' for sd15 does not fit 8GB: .*needs 1\d\.\d GB in all: .*--ablation slim"
+    ):
+        memory.fit(paper.stage2_512px("sd15"), "8GB")
+    recipe, said = memory.fit(paper.ablate(paper.stage2_512px("sd15"), ["slim"]), "8GB")
+    assert recipe.compute.checkpointing
+    assert "gradient checkpointing" in said
+    for wrong in ("much", "0GB", "-3GB"):
+        with pytest.raises(ValueError, match="--fit takes the memory of a GPU such as 8GB"):
+            memory.fit(paper.stage1_256px("sd15"), wrong)
+
+
+def test_training_the_stack_alone_needs_less_than_six_tenths_of_training_all() -> None:
+    recipe = override(paper.stage2_512px("sd15"), {"clips.size": "64,64", "compute.cache": "true"})
+    alone, everything = memory.needs(recipe, 1), memory.needs(paper.ablate(recipe, ["all_trained"]), 1)
+    assert alone.total <= 0.6 * everything.total
+
+
+# -- recipes
+
+
+def test_stages_have_the_papers_figures() -> None:
+    """Emu Video, arXiv 2311.10709, section 4 and the appendix's table of training."""
+    stages = {name: make("sd15") for name, make in paper.STAGES.items()}
+    table = {
+        "stage1_256px": (70_000, 512, 1e-4, 1000, 0.0, 8, 8.0, 256, "epsilon", False),
+        "stage2_512px": (15_000, 512, 1e-4, 1000, 0.0, 8, 4.0, 512, "v_prediction", True),
+        "stage3_16frames": (25_000, 512, 1e-4, 1000, 0.0, 16, 4.0, 512, "v_prediction", True),
+        "hq_finetune": (20_000, 64, 2.5e-5, 10_000, 1e-4, 8, 4.0, 512, "v_prediction", True),
+        "interpolation": (15_000, 384, 1.5e-4, 1500, 0.0, 37, 16.0, 512, "v_prediction", True),
+    }
+    for name, recipe in stages.items():
+        o, c, s = recipe.optimisation, recipe.clips, recipe.schedule
+        found = (o.steps, o.batch, o.rate, o.warmup, o.weight_decay, c.frames, c.fps, c.size[0], s.prediction, s.zero_snr)
+        assert found == table[name]
+        assert (o.betas, o.decay) == ((0.9, 0.999), 0.0)  # a constant rate after the warm-up
+    i = stages["interpolation"]
+    assert (i.role, i.image_noise, i.image_noise_inference) == ("I", 250, 100)
+    assert (stages["stage2_512px"].text_guidance, stages["stage2_512px"].image_guidance) == (7.5, 2.0)
+
+
+@pytest.mark.parametrize("family", paper.SCALES)
+def test_recipes_survive_their_files(family: str) -> None:
+    for recipe in [*(make(family) for make in paper.STAGES.values()), *(make() for make in RECIPES.values())]:
+        assert from_dict(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
+
+
+def test_chain_hands_on_the_length_of_the_clips() -> None:
+    names = {chain: [r.name for r in paper.CHAINS[chain].recipes("sd15", [])] for chain in ("paper", "short")}
+    assert names["paper"] == list(paper.STAGES)
+    hq = {chain: paper.CHAINS[chain].recipes("sd15", [])[-2].clips.frames for chain in names}
+    assert hq == {"paper": 16, "short": 8}
+    single = paper.CHAINS["paper"].recipes("sd15", ["single_stage", "direct"])
+    assert [r.name for r in single] == list(paper.STAGES)[1:]
+    assert all(not r.method.image for r in single)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"schedule.zero_snr": "true"}, "epsilon prediction is undefined at zero terminal SNR"),
+        ({"optimisation.steps": "0"}, "optimisation.steps must be 1 or more, found 0"),
+        ({"optimisation.rate": "0"}, r"optimisation.rate must be above 0, found 0.0: change it with --set"),
+        ({"clips.size": "30,30"}, "clips.size must be multiples of 8, found 30,30"),
+        ({"clips.frames": "1"}, "2 or more frames"),
+        ({"role": "I"}, "an interpolation model is trained on 37 frames, of which 8 are given, found clips.frames=4"),
+        ({"image_noise": "1000"}, "image_noise must be a timestep, 0 to 999, found 1000"),
+        ({"compute.cache": "true", "clips.shards": "somewhere"}, "choose how many clips of each video to keep"),
+        ({"compute.precision": "float16", "compute.parallel": "fsdp"}, "use compute.precision=bfloat16"),
+        ({"family": "sdxl"}, "is for a base of family sdxl, and .*tiny is of family tiny"),
+        ({"base": ""}, "needs an image model to build on: name its folder or file with --base"),
+        ({"base": "/nowhere"}, "/nowhere"),
+        ({"init": "/nowhere.safetensors"}, "starts from /nowhere.safetensors, which does not exist"),
+    ],
+)
+def test_what_cannot_work_is_said_before_the_first_step(changes: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        check_recipe(override(small(), changes))
+
+
+def test_other_faults_are_said_before_the_first_step(shards: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected videos of at least 15\.00 s .*the longest of 24 lasts"):
+        VideoTask(small(clips__shards=shards, clips__fps="0.2"), tmp_path)
+    with pytest.raises(ValueError, match="/nowhere: expected a folder that emu-video curate finished"):
+        VideoTask(small(clips__shards="/nowhere"), tmp_path)
+    with pytest.raises(ValueError, match="expected the selection 'best'"):
+        VideoTask(small(clips__shards=shards, clips__selection="best"), tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written"):
+        train(small(), tmp_path / "file" / "run")
+    with pytest.raises(ValueError, match="and the checkpoints of this run need 1048576.0 GB: make room"):
+        loop.check_folder(tmp_path, 2**50)
+    train(small(steps=1), tmp_path / "run")
+    with pytest.raises(ValueError, match="continue with --resume, or name another folder"):
+        train(small(steps=1), tmp_path / "run")
+    learned = small(init=str(tmp_path / "run" / "model"), method__mixing="learned")
+    with pytest.raises(ValueError, match="was trained with method.mixing=residual, the recipe asks for learned"):
+        VideoTask(learned, tmp_path)
+    with pytest.raises(ValueError, match="takes a starting frame, and the recipe has method.image=false"):
+        VideoTask(small(init=str(tmp_path / "run" / "model"), method__image="false"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "stage9"], "unknown recipe 'stage9': expected one of stage1_256px"),
+        (["train", "chain"], "expected the name of a chain, paper, short, tiny-demo"),
+        (["train", "chain", "tiny-demo", "--family", "sd15"], "is for the family tiny alone"),
+        (["train", "stage1_256px"], "needs an image model to build on: name its folder or file with --base"),
+        (["train", "tiny-f", "--family", "sd15"], "recipe 'tiny-f' is for the tiny model alone"),
+        (["train", "stage1_256px", "--ablation", "none"], "unknown ablation 'none': expected one of direct"),
+        (["train", "stage1_256px", "--fit", "8GB"], "does not fit 8GB"),
+        (["train", "stage1_256px", "--family", "flux"], "recipes for the families tiny, sd15, sd21, sdxl, found 'flux'"),
+        (["train", "nowhere.json"], "nowhere.json is no recipe"),
+        (["train", "stage1_256px", "--processes", "0"], "--processes must be 1 or more"),
+    ],
+)
+def test_command_line_says_what_is_wrong(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from emu_core.cli import main
+
+    assert main(arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    from emu_core.cli import main
+
+    assert main(["recipes"]) == 0
+    listing = capsys.readouterr().out
+    assert all(name in listing for name in (*paper.STAGES, *paper.ABLATIONS, *paper.CHAINS, *RECIPES))
+    assert main(["recipes", "stage2_512px", "--family", "sdxl", "--ablation", "direct", "--set", "optimisation.steps=5"]) == 0
+    shown = from_dict(json.loads(capsys.readouterr().out))
+    assert (shown.family, shown.method.image, shown.optimisation.steps) == ("sdxl", False, 5)
+    assert main(["recipes", "chain", "tiny-demo"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == list(paper.STAGES)
