@@ -23,12 +23,14 @@ class Parallel:
         self.inner: Any = module
         self.module: Any = module
         if mode == "fsdp":
-            from torch.distributed.fsdp import fully_shard
+            from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
             for part in module.modules():
                 if type(part).__name__ in SHARDED_BLOCKS:
                     fully_shard(part)
             fully_shard(module)
+            for name in getattr(module, "forward_methods", ()):
+                register_fsdp_forward_method(module, name)
         elif processes.world > 1:
             devices = None if processes.device.type == "cpu" else [processes.device]
             self.module = nn.parallel.DistributedDataParallel(module, device_ids=devices)

@@ -119,6 +119,19 @@ class _Module(nn.Module):
         added = base.added_conditions(pooled, height, width)
         return self.model(x.to(dtype), t, hidden, given, added)
 
+    forward_methods = ("measure", "draw")
+    """What else is called from outside: a sharded module has to gather its weights for these as for `forward`."""
+
+    def measure(
+        self, x0: torch.Tensor, text: TextStates, t: torch.Tensor, noise: torch.Tensor, given: torch.Tensor | None
+    ) -> torch.Tensor:
+        """`errors`, outside of training."""
+        return self.errors(x0, text, t, noise, given)
+
+    def draw(self, x: torch.Tensor, t: torch.Tensor, text: TextStates, given: torch.Tensor | None) -> torch.Tensor:
+        """`predict`, outside of training."""
+        return self.predict(x, t, text, given)
+
     def given(self, video: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Conditioning channels (f, C+1, h, w) of one training clip (f, C, h, w)."""
         config, recipe = self.model.stack.config, self.recipe
@@ -253,7 +266,7 @@ class VideoTask(TaskDefaults):
             within = torch.tensor([torch.rand(1, generator=g).item() for g in generators])
             t = ((band + within) / BANDS * config.schedule.steps).long().to(x0.device)
             noise = torch.stack([frame_noise(x0.shape[1:], g, config.shared_noise) for g in generators]).to(x0.device)
-            errors.append(inner.errors(x0, text, t, noise, channels))
+            errors.append(inner.measure(x0, text, t, noise, channels))
         return torch.stack(errors)
 
     def known(self, latents: torch.Tensor, places: list[int], generator: torch.Generator) -> torch.Tensor:
@@ -305,7 +318,7 @@ class VideoTask(TaskDefaults):
 
         def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             video = rearrange(x, "(b f) c h w -> b f c h w", f=f)
-            outputs = [self.inner.predict(video, t, texts[call.text], images[call.image]).float() for call in plan]
+            outputs = [self.inner.draw(video, t, texts[call.text], images[call.image]).float() for call in plan]
             return combine(outputs, [call.weight for call in plan]).flatten(0, 1)
 
         noise = torch.cat([frame_noise(shape[1:], generator, config.shared_noise) for _ in range(n)]).to(device)
