@@ -34,21 +34,22 @@ GB = 2**30
 class Iteration:
     """One training step of SD 1.5's U-Net with a full stack, on random clips."""
 
-    def __init__(self, family: str, pixels: int, frames: int, everything: bool, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, family: str, everything: bool, dtype: torch.dtype, device: str) -> None:
         self.schedule, self.dtype, self.device = ScheduleConfig(), dtype, device
-        unet: Any = build_unet(family, device).to(dtype=dtype).requires_grad_(everything)
+        unet: Any = torch.nn.Module.to(build_unet(family, device), dtype=dtype).requires_grad_(everything)
         stack = TemporalStack.for_unet(unet, base=family).to(device, dtype).requires_grad_(True)
         self.model = VideoModel(unet, stack)
         trained = [p for module in (stack, unet) for p in module.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(trained, lr=1e-4)
-        self.shape = (1, frames, 4, pixels // 8, pixels // 8)
         self.text = torch.randn(1, 77, CONFIGS[family]["cross_attention_dim"], device=device, dtype=dtype)
 
-    def __call__(self) -> float:
+    def __call__(self, pixels: int, frames: int) -> float:
+        """Seconds of a step on a clip of so many frames and pixels a side."""
         started = time.perf_counter()
-        x0, noise = (torch.randn(self.shape, device=self.device) for _ in range(2))
+        shape = (1, frames, 4, pixels // 8, pixels // 8)
+        x0, noise = (torch.randn(shape, device=self.device) for _ in range(2))
         t = torch.tensor([600], device=self.device)
-        given = torch.zeros(1, self.shape[1], 5, *self.shape[-2:], device=self.device, dtype=self.dtype)
+        given = torch.zeros(1, frames, 5, *shape[-2:], device=self.device, dtype=self.dtype)
         output = self.model(add_noise(self.schedule, x0, noise, t).to(self.dtype), t, self.text, given)
         (output.float() - target(self.schedule, x0, noise, t)).square().mean().backward()
         self.optimiser.step()
@@ -68,9 +69,8 @@ def memory(options: argparse.Namespace) -> None:
     """Each in a process of its own, since a process's peak never falls."""
     if options.part:
         before = peak(options.device)
-        iteration = Iteration("sd15", options.pixels, 8, options.part == "all", torch.bfloat16, options.device)
-        for _ in range(2):
-            iteration()
+        iteration = Iteration("sd15", options.part == "all", torch.bfloat16, options.device)
+        iteration(options.pixels, 8)
         print(json.dumps({"before": before, "peak": peak(options.device)}))
         return
     found = {}
@@ -86,10 +86,11 @@ def memory(options: argparse.Namespace) -> None:
 def resolution(options: argparse.Namespace) -> None:
     seconds: dict[int, list[float]] = {256: [], 512: []}
     dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
-    iterations = {size: Iteration("sd15", size, options.frames, False, dtype, options.device) for size in seconds}
+    iteration = Iteration("sd15", False, dtype, options.device)
+    iteration(256, options.frames)  # the optimiser's states are made
     for _ in range(options.repeats):  # in turns, so that both meet the same neighbours
-        for size, iteration in iterations.items():
-            seconds[size].append(iteration())
+        for size in seconds:
+            seconds[size].append(iteration(size, options.frames))
             print(f"{size} px, {options.frames} frames: {seconds[size][-1]:.2f} s", flush=True)
     ratio = min(seconds[512]) / min(seconds[256])
     print(f"an iteration at 256 px is {ratio:.2f} x as fast as at 512 px (the paper: 3.5)")

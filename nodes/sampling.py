@@ -17,6 +17,7 @@ from .adapter.video_model import recommended, require_stack, without_stack
 from .loaders import CATEGORY
 
 SEED_MAX = 0xFFFFFFFFFFFFFFFF
+MOST_CANDIDATES = 64
 STEPS_TIP = "Sampling steps; 0: as many as the model's maker recommends."
 SEED_TIP = "Same seed, same noise: the same as on the command line."
 SAMPLER_TIP = "Any of ComfyUI's samplers. ddim and euler are the paper's."
@@ -93,8 +94,16 @@ class EmuVideoStartingFrame(io.ComfyNode):
                     step=0.1,
                     tooltip="How much the text counts. -1: as the model's maker recommends, else the paper's 7.5.",
                 ),
+                io.Int.Input(
+                    "candidates",
+                    default=1,
+                    min=1,
+                    max=MOST_CANDIDATES,
+                    optional=True,
+                    tooltip="How many pictures, from this seed and those that follow it, as a batch for Best Starting Frame.",
+                ),
             ],
-            outputs=[io.Image.Output(display_name="IMAGE", tooltip="The starting frame.")],
+            outputs=[io.Image.Output(display_name="IMAGE", tooltip="The starting frame, or the candidates for it as a batch.")],
         )
 
     @classmethod
@@ -117,6 +126,7 @@ class EmuVideoStartingFrame(io.ComfyNode):
         steps: int,
         sampler_name: str,
         text_guidance: float,
+        candidates: int = 1,
     ) -> io.NodeOutput:
         plain, known = without_stack(model), recommended(model)
         positive, negative = (_encode(clip, text, width, height) for text in (prompt, negative_prompt))
@@ -125,7 +135,10 @@ class EmuVideoStartingFrame(io.ComfyNode):
         guider.set_cfg(known.text_guidance if text_guidance < 0 else text_guidance)
         latent = {"samples": torch.zeros(1, *latent_size(vae, height, width))}
         sigmas = trailing_sigmas(plain, steps or known.steps)
-        return io.NodeOutput(decode(vae, run_guider(guider, latent, sigmas, sampler_name, seed)))
+        # One at a time: each is to be the very picture that its seed gives alone.
+        seeds = [(seed + number) % (SEED_MAX + 1) for number in range(candidates)]
+        frames = [decode(vae, run_guider(guider, latent, sigmas, sampler_name, one)) for one in seeds]
+        return io.NodeOutput(torch.cat(frames) if candidates > 1 else frames[0])
 
 
 def _encode(clip: io.Clip.Type, text: str, width: int, height: int) -> list[Any]:

@@ -1,7 +1,8 @@
-"""Where files are: the folder of temporal stacks, and what the pack brings itself."""
+"""Where files are: the folders of temporal stacks and of networks that measure, the studies, what the pack brings itself."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -16,6 +17,8 @@ from ...emu_core.interop.files import SUFFIXES
 logger = logging.getLogger(__name__)
 
 FOLDER = "emu_video"
+METRICS = "emu_video_metrics"
+NO_CLIP = "none"
 PACK = Path(__file__).parents[2]
 ASSETS = PACK / "emu_core" / "assets"
 EXAMPLE_PICTURES = PACK / "example_workflows" / "input"
@@ -25,16 +28,18 @@ BUNDLED: dict[str, Path] = {"tiny F (bundled)": TINY / "stack_F.safetensors", "t
 
 
 def register_folders() -> None:
-    """Tell ComfyUI of models/emu_video, made if it is missing, and of the bundled LoRA; put the example workflows' pictures
-    where LoadImage finds them, unless files of their names are there."""
-    own = os.path.join(folder_paths.models_dir, FOLDER)
+    """Tell ComfyUI of models/emu_video and models/emu_video_metrics, made if they are missing, and of the bundled LoRA; put the
+    example workflows' pictures where LoadImage finds them, unless files of their names are there."""
+    own, metrics = (os.path.join(folder_paths.models_dir, name) for name in (FOLDER, METRICS))
     folder_paths.add_model_folder_path(FOLDER, own)
+    folder_paths.add_model_folder_path(METRICS, metrics)
     extensions = folder_paths.folder_names_and_paths[FOLDER][1]
     extensions.update(SUFFIXES)
     if (ASSETS / "loras").is_dir():
         folder_paths.add_model_folder_path("loras", str(ASSETS / "loras"))
     try:
         os.makedirs(own, exist_ok=True)
+        os.makedirs(metrics, exist_ok=True)
         inputs = Path(folder_paths.get_input_directory())
         for picture in EXAMPLE_PICTURES.glob("*.png"):
             if inputs.is_dir() and not (inputs / picture.name).exists():
@@ -68,3 +73,54 @@ def stack_trouble(name: str, role: Role | None = None) -> str | None:
     if role is not None and config.role != role:
         return f"{name} is a stack of role {config.role}, expected role {role}: choose another file"
     return None
+
+
+def clip_names() -> list[str]:
+    """What the nodes offer: no CLIP, then the folders of models/emu_video_metrics that hold one in transformers' layout."""
+    settings = [name for name in folder_paths.get_filename_list(METRICS) if os.path.basename(name) == "config.json"]
+    found = {os.path.dirname(name).replace(os.sep, "/") for name in settings if _is_clip(name)}
+    return [NO_CLIP, *sorted(found - {""})]
+
+
+def _is_clip(settings: str) -> bool:
+    path = folder_paths.get_full_path(METRICS, settings)
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("model_type") == "clip"
+
+
+def clip_path(name: str) -> Path | None:
+    """The folder behind a name from `clip_names`, None for no CLIP; ValueError says where to put a missing one."""
+    if name == NO_CLIP:
+        return None
+    settings = folder_paths.get_full_path(METRICS, f"{name}/config.json") if name in clip_names() else None
+    if settings is None:
+        places = ", ".join(folder_paths.get_folder_paths(METRICS))
+        raise ValueError(
+            f"CLIP {name!r} was not found: put its folder (config.json, weights, tokenizer, preprocessor_config.json) into "
+            f"{places}, then press R to refresh"
+        )
+    return Path(settings).parent
+
+
+def clip_trouble(name: str) -> str | None:
+    """Why a CLIP cannot be used, read from its name alone; None when nothing speaks against it."""
+    try:
+        clip_path(name)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def studies_folder() -> Path:
+    """Where the studies lie; made with the first of them."""
+    return Path(folder_paths.get_output_directory()) / "emu_video_studies"
+
+
+def temporary_folder() -> Path:
+    """ComfyUI's folder for what need not be kept, made if it is missing."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

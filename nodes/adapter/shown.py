@@ -1,0 +1,28 @@
+"""Text and pictures on a node, in the page and in the history."""
+
+from __future__ import annotations
+
+import html
+import sys
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+
+def server_instance() -> Any:
+    """The running PromptServer; None where the pack is imported without one. Not imported here: ComfyUI's main has done it."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def shown(node: type[io.ComfyNode], text: str, image: torch.Tensor | None = None) -> dict[str, Any]:
+    """The `ui` of a NodeOutput: `text`, and a picture (1, H, W, 3) if there is one.
+
+    The page draws pictures of every node, but text only of its own: there it goes out as the node's progress text, which the
+    page takes for HTML. `node.hidden.unique_id` has to be in the schema.
+    """
+    server, hidden = server_instance(), getattr(node, "hidden", None)
+    if server is not None and hidden is not None and hidden.unique_id:
+        server.send_progress_text(html.escape(text), hidden.unique_id)
+    pictures = {} if image is None else ui.PreviewImage(image, cls=node).as_dict()
+    return {**pictures, "text": (text,)}

@@ -1,0 +1,206 @@
+"""The human study on ComfyUI's own server: studies in output/emu_video_studies, each at /emu_video/study/NAME/."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import html
+import logging
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from aiohttp import web
+from comfy.cli_args import args
+
+from ...emu_core.study.rules import Refused
+from ...emu_core.study.server import HEADERS, PAGE, POLICY, add_routes
+from ...emu_core.study.store import STORE_NAME, Study
+from .paths import studies_folder
+from .shown import server_instance
+
+PREFIX = "/emu_video/study"
+NAME_LENGTH = 64
+DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(10))}
+"""Names that mean something else to Windows, wherever they stand."""
+SERVED_WITH_LIST = {"study.css": "text/css", "icon.svg": "image/svg+xml"}
+logger = logging.getLogger(__name__)
+
+
+def checked_name(name: str) -> str:
+    """A study's name as its folder; ValueError unless it is of letters, digits, space, - and _ alone."""
+    plain = all(character.isalnum() or character in " -_" for character in name)
+    if not plain or name != name.strip() or not 1 <= len(name) <= NAME_LENGTH or name.upper() in DEVICES:
+        raise ValueError(
+            f"study should be a name of 1 to {NAME_LENGTH} letters, digits, spaces, - and _, found {name[:80]!r}: choose another"
+        )
+    return name
+
+
+class Studies:
+    """The studies of one folder, each opened once and kept open, whoever asks: a request, or a node on its own thread."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._open: dict[tuple[int, int], Study] = {}
+        """By the store's device and inode: on some disks two names are one folder, and a folder may have been replaced."""
+
+    def find(self, name: str) -> Study:
+        """LookupError: there is no such study, or none that can be opened."""
+        try:
+            folder = studies_folder() / checked_name(name)
+            status = (folder / STORE_NAME).stat()
+        except (OSError, ValueError) as problem:
+            raise LookupError(name) from problem
+        key = status.st_dev, status.st_ino
+        with self._guard:
+            if key not in self._open:
+                self._close_those_gone()
+                try:
+                    self._open[key] = Study(folder)
+                except ValueError as problem:
+                    logger.warning("%s", problem)
+                    raise LookupError(name) from problem
+            return self._open[key]
+
+    def make(self, name: str, raters: int) -> Study:
+        """The study of this name, new if there is none. ValueError: a name that is none, a number of raters that cannot be, or a
+        store that cannot be opened."""
+        folder = studies_folder() / checked_name(name)
+        if not (folder / STORE_NAME).exists():
+            Study.create(folder, raters=raters).close()
+        try:
+            return self.find(name)
+        except LookupError as problem:
+            raise problem.__cause__ if isinstance(problem.__cause__, ValueError) else problem from None
+
+    def names(self) -> list[str]:
+        try:
+            found = [entry.name for entry in os.scandir(studies_folder()) if Path(entry.path, STORE_NAME).is_file()]
+        except OSError:
+            return []
+        return sorted(found, key=str.lower)
+
+    def served(self, request: web.Request) -> Study:
+        """For `add_routes`: the study of the request's address, whose server is then this one."""
+        name = request.match_info["study"]
+        study = self.find(name)
+        try:
+            study.lock.take(address(name))
+        except ValueError as problem:
+            raise Refused(409, str(problem).replace(str(study.folder), name)) from problem
+        return study
+
+    def close(self) -> None:
+        with self._guard:
+            for study in self._open.values():
+                study.close()
+            self._open.clear()
+
+    def _close_those_gone(self) -> None:
+        for key, study in list(self._open.items()):
+            try:
+                status = (study.folder / STORE_NAME).stat()
+            except OSError:
+                status = None
+            if status is None or (status.st_dev, status.st_ino) != key:
+                self._open.pop(key).close()
+
+
+STUDIES = Studies()
+
+
+def address(name: str) -> str:
+    """Where a browser on this computer finds the study's page; the path alone while no server runs."""
+    path = f"{PREFIX}/{quote(name)}/"
+    server = server_instance()
+    port = getattr(server, "port", None)
+    if port is None:
+        return path
+    host = server.address
+    if host in ("0.0.0.0", "::", ""):
+        host = socket.gethostname()
+    scheme = "https" if args.tls_keyfile and args.tls_certfile else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{path}"
+
+
+def mount() -> None:
+    """Put the pages on the running server; nothing where there is none."""
+    server = server_instance()
+    if server is None:
+        return
+    atexit.register(STUDIES.close)  # else each store would leave its journal beside it
+    server.routes.get(PREFIX)(_to_list)
+    server.routes.get(f"{PREFIX}/")(_list)
+    for name in SERVED_WITH_LIST:
+        server.routes.get(f"{PREFIX}/{name}")(_file)
+    add_routes(server.routes, STUDIES.served, f"{PREFIX}/{{study}}")
+    server.app.on_response_prepare.append(_keep_strict)
+
+
+async def _keep_strict(request: web.Request, response: web.StreamResponse) -> None:
+    """ComfyUI's middlewares may set another policy (--disable-api-nodes) and let other sites in (--enable-cors-header): not on
+    these pages. Signals come after all of them."""
+    if request.path.removeprefix("/api").startswith(f"{PREFIX}/"):
+        response.headers["Content-Security-Policy"] = POLICY
+        for name in [name for name in response.headers if name.lower().startswith("access-control-")]:
+            del response.headers[name]
+
+
+async def _to_list(request: web.Request) -> web.StreamResponse:
+    raise web.HTTPPermanentRedirect(request.rel_url.raw_path + "/", headers=HEADERS)
+
+
+async def _file(request: web.Request) -> web.StreamResponse:
+    name = request.path.rsplit("/", 1)[1]
+    headers = {**HEADERS, "Cache-Control": "no-cache", "Content-Type": SERVED_WITH_LIST[name]}
+    return web.FileResponse(PAGE / name, headers=headers)
+
+
+async def _list(request: web.Request) -> web.StreamResponse:
+    text = await asyncio.to_thread(_list_page)
+    return web.Response(text=text, content_type="text/html", headers=HEADERS)
+
+
+def _list_page() -> str:
+    cards = "\n".join(_card(name) for name in STUDIES.names())
+    none = '<p class="lead">There is none yet. The node <b>Add to Study</b> makes one.</p>'
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="robots" content="noindex">
+<meta name="color-scheme" content="light dark">
+<title>Studies</title>
+<link rel="stylesheet" href="study.css">
+<link rel="icon" href="icon.svg" type="image/svg+xml">
+</head>
+<body>
+<header class="bar"><p class="brand">Emu Video</p></header>
+<main><section class="screen narrow">
+<h1>Studies</h1>
+{cards or none}
+</section></main>
+</body>
+</html>
+"""
+
+
+def _card(name: str) -> str:
+    """A study's name, link and progress; of one that cannot be opened, that."""
+    try:
+        study = STUDIES.find(name)
+        counts = study.counts()
+    except (LookupError, ValueError):
+        return f'<div class="card"><h2>{html.escape(name)}</h2><p class="soft">This one cannot be opened; the log says why.</p></div>'
+    needed = counts["pairs"] * study.raters
+    return f"""<div class="card">
+<h2><a href="{quote(name)}/">{html.escape(name)}</a></h2>
+<p>{counts["prompts"]} prompts, {counts["pairs"]} pairs, {counts["raters"]} raters.</p>
+<p><progress max="{max(1, needed)}" value="{counts["votes"]}" aria-label="Votes"></progress></p>
+<p class="soft">{counts["votes"]} of {needed} votes, {counts["done"]} pairs complete.</p>
+</div>"""
