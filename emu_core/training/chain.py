@@ -68,7 +68,7 @@ def train_chain(name: str | None, options: Namespace, minutes: float = math.inf)
     for number, recipe in enumerate(recipes, 1):
         folder = out / f"{number}-{recipe.name}"
         recipe = replace(recipe, init=before)
-        if not run_stage(recipe, folder, options.processes, end):
+        if not run_stage(recipe, folder, options.processes, end, options.tensorboard):
             print(f"{recipe.name} stopped before its end: go on with --resume")
             return
         before = str(folder / "model")
@@ -77,7 +77,7 @@ def train_chain(name: str | None, options: Namespace, minutes: float = math.inf)
     (out / DONE).write_text(json.dumps({"stages": [recipe.name for recipe in recipes]}))
 
 
-def run_stage(recipe: Recipe, folder: Path, processes: int, end: float) -> bool:
+def run_stage(recipe: Recipe, folder: Path, processes: int, end: float, tensorboard: bool) -> bool:
     """Run or continue one stage, or pass over it; returns whether it is complete."""
     from .run import launch
     from .run import train as run_recipe
@@ -93,10 +93,11 @@ def run_stage(recipe: Recipe, folder: Path, processes: int, end: float) -> bool:
         file = folder / RECIPE_FILE
         file.write_text(json.dumps(asdict(recipe), indent=2))
         limit = [] if math.isinf(minutes) else ["--max-minutes", str(minutes)]
-        launch(processes, ["train", str(file), "--out", str(folder), *(["--resume"] if resume else []), *limit])
+        flags = [flag for flag, given in (("--resume", resume), ("--tensorboard", tensorboard)) if given]
+        launch(processes, ["train", str(file), "--out", str(folder), *flags, *limit])
         complete = checkpoints.newest(folder).name == f"checkpoint-{recipe.optimisation.steps:08d}"
     else:
-        complete = run_recipe(recipe, folder, resume, minutes)
+        complete = run_recipe(recipe, folder, resume, minutes, tensorboard)
     if complete:
         done.write_text(json.dumps({"steps": recipe.optimisation.steps}))
     return complete

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import sys
 from argparse import Namespace
@@ -39,6 +40,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--processes", type=int, default=1, help="processes on this machine, one for each GPU; on a CPU one a core"
     )
     train.add_argument("--max-minutes", type=float, help="stop after this time, with a checkpoint to resume from")
+    train.add_argument("--tensorboard", action="store_true", help="also write the figures for TensorBoard, in the run's folder")
     recipes = add_command(
         commands, "recipes", "list recipes, chains and ablations, or show one as it would run", f"{HERE}:recipes"
     )
@@ -79,6 +81,7 @@ def train(options: Namespace) -> None:
     from .run import launch
     from .run import train as run_recipe
 
+    logging.getLogger("emu_core.training").setLevel(logging.INFO)  # what is trained, and the memory that it takes
     if options.processes < 1:
         raise ValueError(f"--processes must be 1 or more, found {options.processes}")
     minutes = math.inf if options.max_minutes is None else options.max_minutes
@@ -98,7 +101,7 @@ def train(options: Namespace) -> None:
         check_recipe(recipe)
         launch(options.processes, sys.argv[1:])
         return
-    run_recipe(recipe, folder, options.resume, minutes)
+    run_recipe(recipe, folder, options.resume, minutes, options.tensorboard)
 
 
 def resolve(options: Namespace) -> Recipe:

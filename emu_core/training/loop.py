@@ -154,9 +154,11 @@ class Trainer:
 
     # -- the loop
 
-    def run(self, max_minutes: float = math.inf) -> None:
-        """Train to the end, or stop after `max_minutes` with a checkpoint to resume from."""
+    def run(self, max_minutes: float = math.inf, tensorboard: bool = False) -> None:
+        """Train to the end, or stop after `max_minutes` with a checkpoint to resume from. `tensorboard`: figures also go to the
+        folder `tensorboard`."""
         self.started = time.monotonic()
+        board = open_board(self.folder / "tensorboard", self.step) if tensorboard and self.processes.main else None
         self.begin()
         before = fingerprint(self.task.frozen())
         bar = tqdm(
@@ -169,7 +171,12 @@ class Trainer:
                     bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
                     log.write(json.dumps({"step": self.step, **figures}) + "\n")
                     log.flush()
+                if board is not None:
+                    for name, value in figures.items():
+                        board.add_scalar(name, value, self.step)
         bar.close()
+        if board is not None:
+            board.close()
         self.save()
         if fingerprint(self.task.frozen()) != before:
             raise RuntimeError(f"the frozen parts changed while {self.recipe.name} trained; its result is not to be used")
@@ -312,6 +319,15 @@ def check_folder(folder: Path, needed: int) -> None:
             f"{folder} has {free / 2**30:.1f} GB of free space, and the checkpoints of this run need {needed / 2**30:.1f} GB: "
             "make room, or name another folder with --out"
         )
+
+
+def open_board(folder: Path, step: int) -> Any:
+    """A writer for TensorBoard that forgets what was written after `step`; a sentence if TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("--tensorboard needs the package tensorboard: pip install tensorboard, or leave it out") from error
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
 
 def fingerprint(modules: Sequence[nn.Module]) -> str:

@@ -34,7 +34,7 @@ def build_task(recipe: Recipe, folder: Path, here: Processes) -> Task:
     raise ValueError(f"recipe {recipe.name!r} names an unknown task {recipe.task!r}")
 
 
-def train(recipe: Recipe, folder: Path, resume: bool = False, max_minutes: float = math.inf) -> bool:
+def train(recipe: Recipe, folder: Path, resume: bool = False, max_minutes: float = math.inf, tensorboard: bool = False) -> bool:
     """Run a recipe in `folder`, from the start or from its newest checkpoint, to its end or for `max_minutes`. Returns whether
     it came to its end."""
     check_output(folder, resume)
@@ -46,7 +46,7 @@ def train(recipe: Recipe, folder: Path, resume: bool = False, max_minutes: float
         trainer = Trainer(recipe, build_task(recipe, folder, here), folder, here)
         if resume:
             trainer.load()
-        trainer.run(max_minutes)
+        trainer.run(max_minutes, tensorboard)
     return trainer.step >= recipe.optimisation.steps
 
 

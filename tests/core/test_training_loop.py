@@ -264,6 +264,19 @@ def test_losses_are_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_figures_go_to_tensorboard_as_well(whole: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    new_trainer(tmp_path).run(max_minutes=0, tensorboard=True)
+    resumed = new_trainer(tmp_path)
+    resumed.load()
+    resumed.run(tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    rows = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(r["step"], pytest.approx(r["loss"])) for r in rows]
+
+
 # -- several processes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -281,6 +282,34 @@ def test_killed_runs_end_as_if_they_had_not_been(shards: str, tmp_path: Path) ->
     stack = Path("model") / "stack_F.safetensors"
     assert (killed / stack).read_bytes() == (tmp_path / "whole" / stack).read_bytes()
     assert not list(killed.glob(".checkpoint*"))
+
+
+@pytest.mark.slow
+def test_a_chain_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from emu_core.cli import main
+
+    little = {"optimisation.steps": "2", "optimisation.batch": "2", "clips.validation": "2", "clips.workers": "0"}
+    little |= {"compute.cache": "false", "clips.starts": "0"}
+    chain = replace(paper.CHAINS["tiny-demo"], changes={"": little}, demo=24)
+    monkeypatch.setitem(paper.CHAINS, "tiny-demo", chain)
+    command = ["train", "chain", "tiny-demo", "--out", str(tmp_path)]
+    assert main([*command, "--max-minutes", "0"]) == 0
+    assert "stage1_256px stopped before its end: go on with --resume" in capsys.readouterr().out
+    assert [p.name for p in sorted(tmp_path.glob("?-*"))] == ["1-stage1_256px"]
+    assert main(command) == 2
+    assert "holds a chain already: go on with --resume" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    assert [p.name for p in sorted(tmp_path.glob("?-*"))] == [f"{i}-{n}" for i, n in enumerate(paper.STAGES, 1)]
+    assert all((folder / "model").is_dir() and (folder / "done.json").is_file() for folder in tmp_path.glob("?-*"))
+    for before, after in itertools.pairwise(sorted(tmp_path.glob("?-*"))):
+        assert json.loads((after / "recipe.json").read_text())["init"] == str(before / "model")
+    config = read_config(tmp_path / "5-interpolation" / "model" / "stack_I.safetensors")
+    assert (config.role, config.frames, config.image_noise) == ("I", 37, 20)
+    judged = json.loads((tmp_path / "judge.json").read_text())
+    assert {"direction", "still_drift_px", "between_error_px"} <= judged.keys()
+    assert "direction" in capsys.readouterr().out
 
 
 @pytest.mark.slow
