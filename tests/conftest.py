@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from .nodes.server import Server
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # a process a core: two that wait for each other's threads take many times as long
+
+# A shell that starts a job in the background has it ignore Ctrl-C, and what the job starts inherits that: the programs that
+# tests interrupt would never stop.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def comfy_roots() -> list[Path]:

@@ -201,12 +201,10 @@ def test_a_recipe_trains_resumes_and_writes_a_stack(tmp_path: Path, capsys: pyte
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main([*common, "--out", str(whole)]) == 0
     assert main([*common, "--out", str(parts), "--max-minutes", "0"]) == 0
-    assert torch.load(parts / "checkpoint.pt", weights_only=True)["step"] == 1
+    assert [p.name for p in parts.glob("checkpoint-*")] == ["checkpoint-00000001"]
     assert "--resume" in refused(capsys, *common, "--out", str(parts))
     assert main([*common, "--out", str(parts), "--resume"]) == 0
-    one, other = (torch.load(p / "checkpoint.pt", weights_only=True) for p in (whole, parts))
-    assert all(torch.equal(one["weights"][k], other["weights"][k]) for k in one["weights"])
-    assert all(torch.equal(one["average"][k], other["average"][k]) for k in one["average"])
+    assert (whole / "log.jsonl").read_text() == (parts / "log.jsonl").read_text()
     first, second = (load_stack(p / "model" / "stack_F.safetensors").state_dict() for p in (whole, parts))
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert {"loss.png", "log.jsonl", "sheet_000004.png", "recipe.json"} <= {p.name for p in whole.iterdir()}
