@@ -5,7 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .adapter.paths import register_folders
+from .adapter.studies import mount
+from .comparison import EmuVideoAddToStudy, EmuVideoCompare
 from .conditioning import EmuVideoConditioning
+from .evaluation import EmuVideoBestStartingFrame, EmuVideoEvaluate
 from .interpolation import EmuVideoInterpolate
 from .loaders import EmuVideoApplyStack, EmuVideoTinyModel
 from .pictures import EmuVideoContactSheet
@@ -20,6 +23,10 @@ NODES: list[type[io.ComfyNode]] = [
     EmuVideoSampler,
     EmuVideoInterpolate,
     EmuVideoContactSheet,
+    EmuVideoBestStartingFrame,
+    EmuVideoEvaluate,
+    EmuVideoCompare,
+    EmuVideoAddToStudy,
 ]
 
 
@@ -31,4 +38,5 @@ class EmuVideoExtension(ComfyExtension):
 async def comfy_entrypoint() -> EmuVideoExtension:
     """What ComfyUI asks a pack for."""
     register_folders()
+    mount()
     return EmuVideoExtension()

@@ -8,9 +8,9 @@ import html
 import logging
 import os
 import socket
+import sqlite3
 import threading
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
@@ -51,20 +51,12 @@ class Studies:
     def find(self, name: str) -> Study:
         """LookupError: there is no such study, or none that can be opened."""
         try:
-            folder = studies_folder() / checked_name(name)
-            status = (folder / STORE_NAME).stat()
-        except (OSError, ValueError) as problem:
+            return self._opened(name)
+        except OSError as problem:
             raise LookupError(name) from problem
-        key = status.st_dev, status.st_ino
-        with self._guard:
-            if key not in self._open:
-                self._close_those_gone()
-                try:
-                    self._open[key] = Study(folder)
-                except ValueError as problem:
-                    logger.warning("%s", problem)
-                    raise LookupError(name) from problem
-            return self._open[key]
+        except ValueError as problem:
+            logger.warning("%s", problem)
+            raise LookupError(name) from problem
 
     def make(self, name: str, raters: int) -> Study:
         """The study of this name, new if there is none. ValueError: a name that is none, a number of raters that cannot be, or a
@@ -72,10 +64,17 @@ class Studies:
         folder = studies_folder() / checked_name(name)
         if not (folder / STORE_NAME).exists():
             Study.create(folder, raters=raters).close()
-        try:
-            return self.find(name)
-        except LookupError as problem:
-            raise problem.__cause__ if isinstance(problem.__cause__, ValueError) else problem from None
+        return self._opened(name)
+
+    def _opened(self, name: str) -> Study:
+        folder = studies_folder() / checked_name(name)
+        status = (folder / STORE_NAME).stat()
+        key = status.st_dev, status.st_ino
+        with self._guard:
+            if key not in self._open:
+                self._close_those_gone()
+                self._open[key] = Study(folder)
+            return self._open[key]
 
     def names(self) -> list[str]:
         try:
@@ -195,12 +194,13 @@ def _card(name: str) -> str:
     try:
         study = STUDIES.find(name)
         counts = study.counts()
-    except (LookupError, ValueError):
-        return f'<div class="card"><h2>{html.escape(name)}</h2><p class="soft">This one cannot be opened; the log says why.</p></div>'
+    except (LookupError, sqlite3.Error):
+        told = "This one cannot be opened; ComfyUI's log says why."
+        return f'<div class="card join"><p class="brand">{html.escape(name)}</p><p class="soft">{told}</p></div>'
     needed = counts["pairs"] * study.raters
-    return f"""<div class="card">
-<h2><a href="{quote(name)}/">{html.escape(name)}</a></h2>
-<p>{counts["prompts"]} prompts, {counts["pairs"]} pairs, {counts["raters"]} raters.</p>
+    return f"""<div class="card join">
+<p class="brand"><a href="{quote(name)}/">{html.escape(name)}</a></p>
+<p>Prompts: {counts["prompts"]}, pairs: {counts["pairs"]}, raters: {counts["raters"]}.</p>
 <p><progress max="{max(1, needed)}" value="{counts["votes"]}" aria-label="Votes"></progress></p>
-<p class="soft">{counts["votes"]} of {needed} votes, {counts["done"]} pairs complete.</p>
+<p class="soft">Votes: {counts["votes"]} of {needed}. Complete pairs: {counts["done"]} of {counts["pairs"]}.</p>
 </div>"""

@@ -354,6 +354,70 @@ def text_to_video_lora() -> Workflow:
     return w
 
 
+def studied(
+    w: Workflow, videos: dict[str, Ref], words: Ref, study: str, fps: float, at: tuple[int, int], rates: dict[str, float]
+) -> None:
+    """The videos side by side, saved, and into a study; rates of those that differ."""
+    x, y = at
+    images = {f"images_{number}": ref for number, ref in enumerate(videos.values(), 1)}
+    both = {**images, "fps": fps, **rates}
+    labels = {f"label_{number}": name for number, name in enumerate(videos, 1)}
+    compared = w.add("EmuVideoCompare", at, (300, 420), **both, **labels, height=0, shorter="loop", moments=5)
+    video = w.add("CreateVideo", (x, y + 500), (300, 90), images=compared, fps=Ref(compared.node, 2))
+    w.add("PreviewImage", (x + 340, y), (640, 420), "Moments", images=Ref(compared.node, 1))
+    w.add(
+        "SaveVideo",
+        (x + 340, y + 480),
+        (640, 380),
+        video=video,
+        filename_prefix=f"video/emu_{w.name}",
+        format="mp4",
+        codec="h264",
+    )
+    systems = {f"system_{number}": name for number, name in enumerate(videos, 1)}
+    w.add("EmuVideoAddToStudy", (x, y + 650), (320, 540), **both, **systems, prompt=words, study=study)
+
+
+def compare_systems() -> Workflow:
+    w = Workflow(
+        "compare_systems",
+        "## Three systems on one prompt\nThe same starting frame and prompt go to **Emu Video**, to the same model **without the "
+        "image** (text alone), and to no model (**the frame repeated**). The videos are measured, put side by side, and added to "
+        "the study *compare systems*: **Add to Study** shows the address of the page where people vote.\n\nPut a CLIP folder "
+        "into models/emu_video_metrics for the figures that need one.",
+    )
+    models, words = tiny(w), prompt(w)
+    frame = starting_frame(w, models, words, 8)
+    positive, negative = texts(w, models, words)
+    video_model = stack(w, models, "F", (690, -130))
+    emu = decoded(w, models, sampled(w, video_model, given(w, models, positive, negative, frame), 8), (1390, 360))
+    blind = w.add(
+        "EmuVideoConditioning", (690, 530), (300, 290), "Without image", positive=positive, negative=negative, vae=models.vae,
+        **SIZE, length=8, videos=1, positions="0", resize="center crop",
+    )  # fmt: skip
+    latents = w.add(
+        "EmuVideoSampler", (1040, 480), (300, 310), "Without image", model=video_model,
+        **{name: Ref(blind.node, slot) for slot, name in enumerate(("positive", "image_only", "negative", "latent"))},
+        seed=8, steps=0, sampler_name="ddim", text_guidance=-1.0, image_guidance=-1.0,
+    )  # fmt: skip
+    alone = decoded(w, models, latents, (1390, 480))
+    still = w.add("RepeatImageBatch", (1390, 600), (220, 80), "Frame repeated", image=frame, amount=8)
+    w.add(
+        "EmuVideoEvaluate",
+        (1040, 1030),
+        (570, 700),
+        "Evaluate Emu Video",
+        images=emu,
+        fps=4.0,
+        prompt=words,
+        clip="none",
+        image=frame,
+    )
+    videos = {"Emu Video": emu, "without the image": alone, "frame repeated": still}
+    studied(w, videos, words, "compare systems", 4.0, (1660, 0), {})
+    return w
+
+
 # -- with public checkpoints on SD 1.5
 
 HUB = "https://huggingface.co"
@@ -377,6 +441,7 @@ FANCYVIDEO = Download(
     f"{HUB}/qihoo360/FancyVideo/resolve/main/fancyvideo_ckpts/vae_3d_61_frames/mp_rank_00_model_states.pt",
     "emu_video",
 )
+SVD = Download("svd.safetensors", f"{HUB}/stabilityai/stable-video-diffusion-img2vid/resolve/main/svd.safetensors", "checkpoints")
 LARGE = {"width": 512, "height": 512}
 NEGATIVE = "low quality, blurry, deformed, watermark, text"
 
@@ -386,8 +451,8 @@ def sd15(w: Workflow) -> Models:
     return Models(loader, Ref(loader.node, 1), Ref(loader.node, 2))
 
 
-def public_stack(w: Workflow, models: Models, file: Download) -> Ref:
-    return w.add("EmuVideoApplyStack", (690, 0), (300, 110), needs=file, model=models.model, stack=file.name, strength=1.0)
+def public_stack(w: Workflow, models: Models, file: Download, at: tuple[int, int] = (690, 0)) -> Ref:
+    return w.add("EmuVideoApplyStack", at, (300, 110), needs=file, model=models.model, stack=file.name, strength=1.0)
 
 
 def with_negative(w: Workflow, models: Models, words: Ref) -> tuple[Ref, Ref]:
@@ -457,11 +522,56 @@ def fancyvideo_text_to_video() -> Workflow:
     return w
 
 
+def svd_video(w: Workflow, frame: Ref) -> Ref:
+    """Stable Video Diffusion from a starting frame, by ComfyUI's own nodes."""
+    loader = w.add("ImageOnlyCheckpointLoader", (340, 930), (300, 110), needs=SVD, ckpt_name=SVD.name)
+    model = w.add("VideoLinearCFGGuidance", (690, 930), (300, 60), model=loader, min_cfg=1.0)
+    conditions = w.add(
+        "SVD_img2vid_Conditioning", (690, 1040), (300, 300), clip_vision=Ref(loader.node, 1), init_image=frame,
+        vae=Ref(loader.node, 2), **LARGE, video_frames=14, motion_bucket_id=127, fps=6, augmentation_level=0.0,
+    )  # fmt: skip
+    latents = w.add(
+        "KSampler", (1040, 930), (300, 270), "SVD", model=model, positive=conditions, negative=Ref(conditions.node, 1),
+        latent_image=Ref(conditions.node, 2), seed=8, steps=20, cfg=2.5, sampler_name="euler", scheduler="karras", denoise=1.0,
+    )  # fmt: skip
+    return w.add("VAEDecode", (1390, 930), (220, 60), "SVD", samples=latents, vae=Ref(loader.node, 2))
+
+
+def compare_with_svd() -> Workflow:
+    w = Workflow(
+        "compare_with_svd",
+        "## Emu Video, SVD and AnimateDiff on one prompt\nOne **starting frame** and prompt, three systems: Emu Video's way on "
+        "SD 1.5 (FancyVideo's layers), **SVD** by ComfyUI's own nodes, which is given the frame alone, and a direct "
+        "**AnimateDiff** video, which is given the prompt alone. Side by side, and into the study *emu or svd*.\n\nFiles: an "
+        f"SD 1.5 checkpoint and **{SVD.name}** in models/checkpoints, **{FANCYVIDEO.name}** and **{ANIMATEDIFF.name}** in "
+        "models/emu_video. Videos from elsewhere: Load Video, Get Video Components.",
+    )
+    models, words = sd15(w), prompt(w, "a sailing boat on a stormy sea, waves, cinematic light, highly detailed")
+    frame = w.add(
+        "EmuVideoStartingFrame", (340, 0), (300, 420), model=models.model, clip=models.clip, vae=models.vae, prompt=words,
+        negative_prompt=NEGATIVE, **LARGE, seed=8, steps=30, sampler_name="dpmpp_2m", text_guidance=-1.0,
+    )  # fmt: skip
+    positive, negative = with_negative(w, models, words)
+    conditions = told(w, models, (positive, negative), frame, cond_fps=-1.0, motion_score=-1.0)
+    emu = decoded(w, models, sampled(w, public_stack(w, models, FANCYVIDEO), conditions, 8), (1390, 0))
+    svd = svd_video(w, frame)
+    latent = w.add("EmptyLatentImage", (690, 740), (300, 110), **LARGE, batch_size=16)
+    latents = w.add(
+        "KSampler", (1040, 540), (300, 270), "AnimateDiff", model=public_stack(w, models, ANIMATEDIFF, (690, 590)),
+        positive=positive, negative=negative, latent_image=latent, seed=8, steps=25, cfg=7.5, sampler_name="euler",
+        scheduler="sgm_uniform", denoise=1.0,
+    )  # fmt: skip
+    direct = decoded(w, models, latents, (1390, 540))
+    videos = {"Emu Video": emu, "SVD": svd, "AnimateDiff": direct}
+    studied(w, videos, words, "emu or svd", 6.0, (1660, 0), {"fps_3": 8.0})
+    return w
+
+
 WORKFLOWS = {
     make.__name__: make
     for make in (
         text_to_video, image_to_video, text_to_video_interpolated, text_to_video_wired, first_and_last_frame, text_to_video_lora,
-        animatediff, pia_image_to_video, fancyvideo_text_to_video,
+        compare_systems, animatediff, pia_image_to_video, fancyvideo_text_to_video, compare_with_svd,
     )
 }  # fmt: skip
 

@@ -30,7 +30,10 @@ LACKING = [
     if not found
 ]
 NAME = "text_to_video"
-OPTIONAL = {"EmuVideoConditioning": {"motion": "moderate", "cond_fps": -1, "motion_score": -1}}
+OPTIONAL = {
+    "EmuVideoConditioning": {"motion": "moderate", "cond_fps": -1, "motion_score": -1},
+    "EmuVideoStartingFrame": {"candidates": 1},
+}
 
 
 @pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}")
@@ -69,3 +72,24 @@ def run_as_the_page_does(server: Server, api: dict[str, Any], page: dict[str, An
     entry = server.wait(server.post("/prompt", body)["prompt_id"])
     assert entry["status"]["status_str"] == "success"
     return server.files(entry["outputs"], ".mp4")[0]
+
+
+@pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}")
+def test_what_nodes_show_and_the_study_by_its_list(server: Server, tmp_path: Path) -> None:
+    screenshots = Path(os.environ.get("EMU_SCREENSHOTS", tmp_path)) / server.root.name
+    screenshots.mkdir(parents=True, exist_ok=True)
+    server.post("/free", {"unload_models": True, "free_memory": True})  # what comes from the cache shows no text again
+    script, workflow = Path(__file__).with_name("shown.mjs"), build.OUT / "compare_systems.json"
+    process = subprocess.run(
+        ["node", str(script), server.address, str(workflow), str(screenshots)], capture_output=True, text=True, timeout=400,
+        check=False, env={**os.environ, "PLAYWRIGHT_CORE": str(MODULES), "CHROMIUM": str(CHROMIUM)},
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr[-3000:]
+    result = json.loads(process.stdout.strip().splitlines()[-1])
+    assert "failed" not in result, result
+    assert result["errors"] == []  # of the study's pages: nothing that their policy had to block
+    assert "Prompts: 1, pairs: 3" in result["added"]
+    assert result["links"] == [f"{server.address}/emu_video/study/compare%20systems/"]
+    assert "Pixel MSE: " in result["figures"]
+    assert "not computed: needs a CLIP" in result["figures"]
+    assert ["EmuVideoEvaluate", 1200] in result["pictures"]

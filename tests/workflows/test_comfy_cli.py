@@ -17,7 +17,7 @@ import pytest
 from ..nodes.server import PACK, Server
 from . import build
 from .small import small
-from .test_workflows import FRAMES, PUBLIC, RATES, stream
+from .test_workflows import FRAMES, PUBLIC, SIZES, small_stream, stream
 
 COMFY = os.environ.get("COMFY_CLI") or shutil.which("comfy")
 pytestmark = pytest.mark.skipif(COMFY is None, reason="COMFY-CLI WAS NOT TESTED: no `comfy` on PATH, and COMFY_CLI names none")
@@ -46,14 +46,14 @@ def run(workflow: Path, server: Server) -> Path:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_run(form: str, server: Server) -> None:
-    assert stream(run(PACK / "example_workflows" / form, server)) == (*FORMS[form], (64, 64))
+    assert stream(run(PACK / "example_workflows" / form, server)) == (*FORMS[form], SIZES.get(Path(form).stem, (64, 64)))
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_checkpoints_run_at_small_size(name: str, server: Server, tmp_path: Path) -> None:
     page = tmp_path / f"{name}.json"
     page.write_text(json.dumps(small(name, server).page(server.get("/object_info"))))
-    assert stream(run(page, server)) == (16, RATES[name], (64, 64))
+    assert stream(run(page, server)) == small_stream(name)
 
 
 def test_validate_and_pack(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ OUT = build.OUT
 FRAMES = {name: (37, 16) if name.endswith("interpolated") else (8, 4) for name in build.WORKFLOWS}
 PUBLIC = {name: make().downloads for name, make in build.WORKFLOWS.items() if make().downloads}
 RATES = {"animatediff": 8, "pia_image_to_video": 8, "fancyvideo_text_to_video": 6}
+SIZES = {"compare_systems": (24 + 256 + 4, 3 * (256 + 4) + 4)}
+"""Height and width; of three videos side by side under their labels."""
+SMALL_STREAMS = {"compare_with_svd": (22, 8, (24 + 64 + 4, 3 * (64 + 4) + 4))}  # 16 at 6 a second, seen 8 times a second
 
 
 def stream(path: Path) -> tuple[int, float, tuple[int, int]]:
@@ -71,13 +74,47 @@ def test_nodes_that_load_carry_the_download(name: str) -> None:
         assert model["name"] in node["widgets_values"]
         assert model["url"].startswith("https://huggingface.co/")
         assert model["url"].endswith(model["name"])
-        assert model["directory"] == ("checkpoints" if node["type"] == "CheckpointLoaderSimple" else "emu_video")
+        assert model["directory"] == ("checkpoints" if "CheckpointLoader" in node["type"] else "emu_video")
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_checkpoints_run_at_small_size(name: str, server: Server) -> None:
     videos = server.files(server.run(small(name, server).api()), ".mp4")
-    assert stream(videos[0]) == (16, RATES[name], (64, 64))
+    assert stream(videos[0]) == small_stream(name)
+
+
+def small_stream(name: str) -> tuple[int, float, tuple[int, int]]:
+    """What the video of a public workflow at small size is."""
+    return SMALL_STREAMS.get(name) or (16, RATES[name], (64, 64))
+
+
+@pytest.mark.parametrize("name", build.WORKFLOWS)
+def test_every_link_joins_what_fits(name: str, server: Server) -> None:
+    info, api = server.get("/object_info"), saved_api(name)
+    for node in api.values():
+        known = info[node["class_type"]]["input"]
+        declared = {**known.get("required", {}), **known.get("optional", {})}
+        for key, value in node["inputs"].items():
+            if isinstance(value, list):
+                assert info[api[value[0]]["class_type"]]["output"][value[1]] == declared[key][0], (node["class_type"], key)
+
+
+def test_with_svd_only_its_files_are_missing(comfy_root: Path, tmp_path: Path) -> None:
+    """As it is, without the files: ComfyUI names each of them and nothing else."""
+    prompt = saved_api("compare_with_svd")
+    with Server(comfy_root, tmp_path) as fresh, pytest.raises(Refused) as refusal:
+        fresh.queue(prompt)
+    found = {number: json.dumps(entry["errors"]) for number, entry in refusal.value.errors.items()}
+    loaders = {
+        number: node["inputs"].get("ckpt_name") or node["inputs"]["stack"]
+        for number, node in prompt.items()
+        if "Loader" in node["class_type"] or node["class_type"] == "EmuVideoApplyStack"
+    }
+    assert found.keys() == loaders.keys()
+    assert sorted(loaders.values()) == sorted(download.name for download in PUBLIC["compare_with_svd"])
+    for number, name in loaders.items():
+        assert name in found[number]
+        assert "value_not_in_list" in found[number] or "was not found" in found[number]
 
 
 @pytest.mark.parametrize("name", [name for name in build.WORKFLOWS if name not in PUBLIC])
@@ -87,7 +124,7 @@ def test_api_form_runs(name: str, server: Server) -> None:
     videos = server.files(outputs, ".mp4")
     assert len(videos) == 1
     frames, rate = FRAMES[name]
-    assert stream(videos[0]) == (frames, rate, (64, 64))
+    assert stream(videos[0]) == (frames, rate, SIZES.get(name, (64, 64)))
 
 
 def test_same_seed_same_video(server: Server) -> None:

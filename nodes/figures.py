@@ -1,0 +1,188 @@
+"""The figures of one video for the node that shows them: measured by the core, as JSON, as a table, and frame by frame."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..emu_core.evaluation.equalise import Writer
+from ..emu_core.evaluation.features import Clip, ImageText, Networks, Source
+from ..emu_core.evaluation.metrics import (
+    CHANGES,
+    CLIP_IMAGE,
+    CLIP_TEXT,
+    CONSISTENCY,
+    DRIFT_MEAN,
+    DRIFT_STD,
+    DRIFT_WORST,
+    FIRST_FRAME,
+    MOTION,
+    PIXEL_MSE,
+    Metric,
+    measure_video,
+)  # fmt: skip
+from ..emu_core.evaluation.prompts import Prompt
+from ..emu_core.media import write_image
+from ..emu_core.media.images import to_bytes
+
+METRICS = (CLIP_TEXT, CLIP_IMAGE, CONSISTENCY, PIXEL_MSE, MOTION, DRIFT_MEAN, DRIFT_STD, DRIFT_WORST, FIRST_FRAME)
+NEEDS_CLIP = "needs a CLIP in models/emu_video_metrics, chosen as clip"
+NEEDS_IMAGE = "needs the conditioning image, connected to image"
+NEEDS_BOTH = "needs a CLIP as clip and the conditioning image as image"
+COLOURS = ("red", "green", "blue")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """values: by metric key; reasons: why a metric was not computed, by its key; series: values frame by frame, and from frame to
+    frame, by name; facts: of the video; networks: name, sha256 and preprocessing of what measured."""
+
+    prompt: str
+    facts: dict[str, float]
+    values: dict[str, float]
+    reasons: dict[str, str]
+    changes: dict[str, float]
+    series: dict[str, list[float]]
+    networks: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def lines(self) -> list[tuple[str, str, str]]:
+        """(label, figure with its unit, what is better) of each metric."""
+        return [(m.label, self.said(m), m.better) for m in METRICS]
+
+    def said(self, metric: Metric) -> str:
+        if metric.key in self.reasons:
+            return f"not computed: {self.reasons[metric.key]}"
+        return f"{digits(self.values[metric.key], metric.digits)} {metric.unit}"
+
+    def size(self) -> str:
+        f = self.facts
+        return f"{f['frames']:.0f} frames, {f['width']:.0f} x {f['height']:.0f}, {f['fps']:g} a second"
+
+    def text(self) -> str:
+        """For the node: a line a metric, those that were not computed last."""
+        ordered = sorted(METRICS, key=lambda metric: metric.key in self.reasons)
+        return "\n".join([self.size(), *(f"{metric.label}: {self.said(metric)}" for metric in ordered)])
+
+    def table(self) -> str:
+        """Markdown."""
+        rows = [f"| {label} | {figure} | {better or '-'} |" for label, figure, better in self.lines()]
+        return "\n".join([f"{self.size()}", "", "| metric | figure | better |", "|---|---|---|", *rows]) + "\n"
+
+    def as_json(self) -> str:
+        metrics = {m.key: self._entry(m) for m in METRICS}
+        content = {
+            "format": 1, "prompt": self.prompt, "video": self.facts, "metrics": metrics, "changes": self.changes,
+            "frames": self.series, "networks": self.networks,
+        }  # fmt: skip
+        return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+
+    def _entry(self, metric: Metric) -> dict[str, Any]:
+        about = {"label": metric.label, "unit": metric.unit, "better": metric.better or None}
+        if metric.key in self.reasons:
+            return {**about, "not_computed": self.reasons[metric.key]}
+        return {**about, "value": self.values[metric.key]}
+
+
+def digits(value: float, usual: int) -> str:
+    """With the usual digits after the point, or more where they would say nothing."""
+    return f"{value:.2g}" if 0 < abs(value) < 10 ** (1 - usual) else f"{value:.{usual}f}"
+
+
+class _Remembering:
+    """A CLIP that keeps the vectors of what it was shown, so that the curves need no second pass."""
+
+    def __init__(self, clip: ImageText) -> None:
+        self._clip = clip
+        self.seen: list[np.ndarray] = []
+        self.text: np.ndarray | None = None
+
+    @property
+    def source(self) -> Source:
+        return self._clip.source
+
+    def prepare(self, frame: np.ndarray) -> torch.Tensor:
+        return self._clip.prepare(frame)
+
+    def images(self, prepared: Sequence[torch.Tensor]) -> np.ndarray:
+        vectors = self._clip.images(prepared)
+        self.seen += list(vectors)
+        return vectors
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        vectors = self._clip.texts(texts)
+        self.text = vectors[0]
+        return vectors
+
+
+def open_clip(folder: Path) -> Clip:
+    """ValueError: no CLIP there, or no transformers."""
+    try:
+        import transformers  # noqa: F401
+    except ImportError as problem:
+        raise ValueError(
+            f"CLIP needs the package transformers, found none ({problem}): install ComfyUI's requirements.txt"
+        ) from problem
+    return Clip(folder)
+
+
+def measure(
+    frames: torch.Tensor, fps: float, prompt: str, image: torch.Tensor | None, clip: ImageText | None, folder: Path
+) -> Figures:
+    """Measure frames (f, H, W, 3) 0..1 at 8 bits; image (H, W, 3). What has to be a file meanwhile lies in `folder`, lossless."""
+    pixels = to_bytes(frames)
+    remembered = None if clip is None else _Remembering(clip)
+    networks = Networks(clip=remembered)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        video, picture = Path(place, "video.mp4"), None
+        with Writer(video, *pixels.shape[1:3], len(pixels), fps, {}, playable=False) as writer:
+            for frame in pixels:
+                writer.add(frame)
+        if image is not None:
+            picture = Path(place, "image.png")
+            write_image(picture, image)
+        measured = measure_video(video, Prompt("video", prompt, picture), networks)
+    found = {key: value for key, value in measured.figures.items() if math.isfinite(value)}
+    facts = {"frames": len(pixels), "width": pixels.shape[2], "height": pixels.shape[1], "fps": fps}
+    return Figures(
+        prompt,
+        facts,
+        {m.key: found[m.key] for m in METRICS if m.key in found},
+        {m.key: _reason(m, clip is None, image is None, len(pixels)) for m in METRICS if m.key not in found},
+        {key: found[key] for key in CHANGES if key in found},
+        {**_pixel_series(pixels), **_clip_series(remembered, image is not None)},
+        networks.sources(),
+    )
+
+
+def _reason(metric: Metric, no_clip: bool, no_image: bool, frames: int) -> str:
+    if metric is CLIP_IMAGE and no_image:
+        return NEEDS_BOTH if no_clip else NEEDS_IMAGE
+    if metric in (CLIP_TEXT, CLIP_IMAGE, CONSISTENCY) and no_clip:
+        return NEEDS_CLIP
+    if metric is FIRST_FRAME:
+        return NEEDS_IMAGE
+    return "needs 2 or more frames" if frames < 2 else "needs something that moves measurably"
+
+
+def _pixel_series(pixels: np.ndarray) -> dict[str, list[float]]:
+    """Mean of each colour in levels, a frame; pixel MSE, a step."""
+    means = {f"mean_{name}": [float(frame[..., i].mean(dtype=np.float64)) for frame in pixels] for i, name in enumerate(COLOURS)}
+    steps = [float(np.square(b.astype(np.float32) - a).mean(dtype=np.float64)) for a, b in zip(pixels, pixels[1:], strict=False)]
+    return {**means, PIXEL_MSE.key: steps}
+
+
+def _clip_series(clip: _Remembering | None, has_image: bool) -> dict[str, list[float]]:
+    """Cosines with the prompt and with the conditioning image, a frame; with the frame before, a step."""
+    if clip is None or clip.text is None:
+        return {}
+    vectors = np.stack(clip.seen[has_image:])
+    result = {CLIP_TEXT.key: (vectors @ clip.text).tolist(), CONSISTENCY.key: (vectors[1:] * vectors[:-1]).sum(axis=1).tolist()}
+    return {**result, CLIP_IMAGE.key: (vectors @ clip.seen[0]).tolist()} if has_image else result
