@@ -20,7 +20,7 @@ from .recipes import Recipe, override
 logger = logging.getLogger(__name__)
 
 DONE = "done.json"
-DEMO_PROMPTS = 6
+DEMO_PROMPTS = 5
 
 
 def find_chain(name: str | None) -> Chain:

@@ -194,7 +194,7 @@ class Chain:
 
 
 _DEMO_ALL = {
-    "optimisation.warmup": "4",
+    "optimisation.warmup": "2",
     "optimisation.ema": "0.9",
     "clips.validation": "8",
     "clips.workers": "1",
@@ -210,11 +210,11 @@ CHAINS: dict[str, Chain] = {
         family="tiny",
         changes={
             "": _DEMO_ALL,
-            "stage1_256px": {"optimisation.steps": "30", "optimisation.batch": "8", **_DEMO_KEPT},
-            "stage2_512px": {"optimisation.steps": "40", "optimisation.batch": "8", **_DEMO_KEPT},
-            "stage3_16frames": {"optimisation.steps": "12", "optimisation.batch": "4"},
-            "hq_finetune": {"optimisation.steps": "12", "optimisation.batch": "4"},
-            "interpolation": {"optimisation.steps": "12", "optimisation.batch": "2"},
+            "stage1_256px": {"optimisation.steps": "16", "optimisation.batch": "8", **_DEMO_KEPT},
+            "stage2_512px": {"optimisation.steps": "20", "optimisation.batch": "8", **_DEMO_KEPT},
+            "stage3_16frames": {"optimisation.steps": "6", "optimisation.batch": "4"},
+            "hq_finetune": {"optimisation.steps": "6", "optimisation.batch": "4"},
+            "interpolation": {"optimisation.steps": "6", "optimisation.batch": "2"},
         },
         demo=120,
     ),

@@ -378,6 +378,7 @@ def test_memory_does_not_grow_with_the_number_of_videos(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux' own account of memory")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length_of_videos(tmp_path: Path) -> None:
     peaks = []
     period = toy_video(TOY[1], 0).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)

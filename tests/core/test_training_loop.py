@@ -316,7 +316,7 @@ def test_frozen_parts_that_changed_are_noticed(tmp_path: Path) -> None:
         trainer.run()
 
 
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+@pytest.mark.parametrize("mode", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_equal_one_with_the_same_batch(mode: str, tmp_path: Path) -> None:
     new_trainer(tmp_path / "one", noise=0.0).run()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

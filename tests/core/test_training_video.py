@@ -356,6 +356,7 @@ def test_activations_are_counted_as_autograd_keeps_them(tmp_path: Path) -> None:
         assert counted == pytest.approx(real, rel=0.1)
 
 
+@pytest.mark.slow
 def test_fit_chooses_what_fits_and_refuses_what_cannot() -> None:
     for size in ("12GB", "24GB", "80GB"):
         recipe, said = memory.fit(paper.stage1_256px("sd15"), size)
@@ -374,6 +375,7 @@ def test_fit_chooses_what_fits_and_refuses_what_cannot() -> None:
             memory.fit(paper.stage1_256px("sd15"), wrong)
 
 
+@pytest.mark.slow
 def test_training_the_stack_alone_needs_less_than_six_tenths_of_training_all() -> None:
     recipe = override(paper.stage2_512px("sd15"), {"clips.size": "64,64", "compute.cache": "true"})
     alone, everything = memory.needs(recipe, 1), memory.needs(paper.ablate(recipe, ["all_trained"]), 1)
