@@ -155,6 +155,7 @@ def test_sets_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 # -- systems of known order
 
 
+@pytest.mark.slow
 def test_three_toy_systems_come_out_in_their_true_order(
     toy: tuple[Path, list[str]], clip_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -113,6 +113,7 @@ def test_timesteps_of_a_step_are_spread_over_the_schedule_whoever_asks(tmp_path:
         assert [value // 125 for value in t] == list(range(8))
 
 
+@pytest.mark.slow
 def test_sheet_and_validation_of_the_procedural_world(tmp_path: Path) -> None:
     recipe = small("stage2_512px", clips__size="64,64", clips__validation="4")
     task = VideoTask(recipe, tmp_path)
