@@ -75,6 +75,7 @@ def run_as_the_page_does(server: Server, api: dict[str, Any], page: dict[str, An
 
 
 @pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}")
+@pytest.mark.slow
 def test_what_nodes_show_and_the_study_by_its_list(server: Server, tmp_path: Path) -> None:
     screenshots = Path(os.environ.get("EMU_SCREENSHOTS", tmp_path)) / server.root.name
     screenshots.mkdir(parents=True, exist_ok=True)

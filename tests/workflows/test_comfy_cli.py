@@ -44,7 +44,10 @@ def run(workflow: Path, server: Server) -> Path:
     return made.pop()
 
 
-@pytest.mark.parametrize("form", FORMS)
+FIRST = ("api/text_to_video.json", "text_to_video.json")  # one of each form; the others are slow
+
+
+@pytest.mark.parametrize("form", [form if form in FIRST else pytest.param(form, marks=pytest.mark.slow) for form in FORMS])
 def test_run(form: str, server: Server) -> None:
     assert stream(run(PACK / "example_workflows" / form, server)) == (*FORMS[form], SIZES.get(Path(form).stem, (64, 64)))
 
