@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -104,12 +103,6 @@ class _FusedAttention(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-@contextmanager
-def _on_meta() -> Iterator[None]:
-    with torch.device("meta"):
-        yield
-
-
 @lru_cache(maxsize=64)
 def _counted(
     family: str, slim: bool, frames: int, size: tuple[int, int], recompute: bool, every: bool, mixed: bool
@@ -118,7 +111,7 @@ def _counted(
     are in float32, as under autocast."""
     config = CONFIGS[family]
     shape = dict(STACK_SETTINGS.get(family, {})) | (SLIM if slim else {})
-    with _on_meta():
+    with torch.device("meta"):
         unet: Any = nn.Module.to(build_unet(family).requires_grad_(every), torch.bfloat16)  # diffusers' own `to` warns
         stack = TemporalStack.for_unet(unet, base=family, **shape).to(torch.bfloat16).requires_grad_(True).train()
     model = VideoModel(unet, stack)
@@ -135,7 +128,7 @@ def _counted(
             module.register_forward_hook(norm_in_full)
     height, width = (side // 8 for side in size)
     channels = unet.config["in_channels"]
-    with _on_meta(), _FusedAttention(), torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+    with torch.device("meta"), _FusedAttention(), torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
         x = torch.empty(1, frames, channels, height, width, dtype=torch.bfloat16)
         text = torch.empty(1, 77, config["cross_attention_dim"], dtype=torch.bfloat16)
         given = torch.empty(1, frames, channels + 1, height, width, dtype=torch.bfloat16)

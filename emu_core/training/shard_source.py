@@ -42,15 +42,9 @@ class ShardSource:
         rows = eligible(self.shards, clips.fps, clips.frames)
         out = _kept_out(rows, self.shards, clips.validation)
         training = rows[~np.isin(rows, out)]
-        settings: dict[str, Any] = {
-            "fps": clips.fps,
-            "frames": clips.frames,
-            "size": clips.size,
-            "seed": recipe.optimisation.seed,
-        }
-        settings["fixed_starts"] = clips.starts or None
-        order = ClipOrder(self.shards.counts(training), recipe.optimisation.seed, rows=training) if len(training) else None
-        self.dataset = ClipDataset(self.shards, order, **settings)
+        seed = recipe.optimisation.seed
+        order = ClipOrder(self.shards.counts(training), seed, rows=training) if len(training) else None
+        self.dataset = ClipDataset(self.shards, order, clips.fps, clips.frames, clips.size, seed, clips.starts or None)
         self.out_rows = out
         logger.info("%d clips train, %d measure", len(training), len(out))
         self.kept: KeptClips | None = None
