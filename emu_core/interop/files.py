@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -111,13 +112,29 @@ def _open_pickle(path: Path, modified: int, size: int) -> WeightFile:
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors, first under a temporary name."""
+    """Write safetensors, first under a temporary name. Equal contents make equal files."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata)
+        _sort_metadata(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sort_metadata(path: Path) -> None:
+    """safetensors writes its metadata in an order that changes from call to call, and with it the file's hash, by which people
+    know a model. The header is 8 bytes with its length, then JSON padded with spaces."""
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        if "__metadata__" not in header:
+            return
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # the same text but for its order; were it ever spelt longer, the file is right as it is
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def _unwrapped(content: Any) -> dict[str, torch.Tensor]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from diffusers.models import AutoencoderKL
 from safetensors import safe_open
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from ..data import anything, shapes
+from ..interop.files import save_tensors
 from .autoencoder import encode
 from .processes import Processes
 
@@ -45,9 +44,8 @@ class LatentSource:
             together = processes.gather(own.to(processes.device)).cpu().unflatten(0, (ranks, -1))
             if processes.main:
                 folder.mkdir(parents=True, exist_ok=True)
-                whole = together.transpose(0, 1).flatten(0, 1)[: self.count].contiguous()
-                save_file({"latents": whole}, path.with_suffix(".tmp"))
-                os.replace(path.with_suffix(".tmp"), path)
+                whole = together.transpose(0, 1).flatten(0, 1)[: self.count]
+                save_tensors({"latents": whole}, path)
             processes.barrier()
         with safe_open(path, framework="pt") as file:
             self.cached = file.get_tensor("latents")

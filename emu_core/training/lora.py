@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
 from ..bases import Base, load_base
 from ..data import shapes
 from ..evaluation.detect import separate
+from ..interop.files import save_tensors
 from ..sampling import sample
 from ..schedule import add_noise, stratified_timesteps, target
 from .autoencoder import decode, encode
@@ -103,8 +102,6 @@ class LoraTask(TaskDefaults):
         for name, value in get_peft_model_state_dict(self.base.unet).items():
             module, _, part = name.removesuffix(".weight").rpartition(".")
             kind = {"lora_A": "lora_down", "lora_B": "lora_up"}[part]
-            state[f"lora_unet_{module.replace('.', '_')}.{kind}.weight"] = value.detach().half().contiguous()
+            state[f"lora_unet_{module.replace('.', '_')}.{kind}.weight"] = value.detach().half()
         path = folder / "emu_video_tiny_pastel.safetensors"
-        temporary = path.with_suffix(".tmp")
-        save_file(state, temporary, {"base": "tiny", "source": "trained on pastel-coloured procedural clips by this project"})
-        os.replace(temporary, path)
+        save_tensors(state, path, {"base": "tiny", "source": "trained on pastel-coloured procedural clips by this project"})

@@ -132,6 +132,14 @@ def test_nothing_half_written_when_saving_fails(original: Path, tmp_path: Path, 
     assert [p.name for p in tmp_path.iterdir()] == ["stack.safetensors"]
 
 
+def test_equal_stacks_are_equal_files(tmp_path: Path) -> None:
+    stack = random_stack(small_unet(), seed=9)
+    for i in range(12):  # safetensors alone would write the metadata's three entries in six orders
+        save_stack(stack, tmp_path / f"{i}.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert load_stack(tmp_path / "0.safetensors").config == stack.config
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6], ids=["NaN", "infinity", "beyond float16"])
 def test_weights_that_could_not_be_read_again_are_not_written(tmp_path: Path, value: float) -> None:
     stack, path = new_stack(small_unet()), tmp_path / "stack.safetensors"
