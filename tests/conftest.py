@@ -29,6 +29,18 @@ def comfy_roots() -> list[Path]:
     return [root for root in (home / "ComfyUI", *sorted(home.glob("ComfyUI-*"))) if (root / "main.py").is_file()]
 
 
+LONGEST = ("core/test_training_video.py", "workflows/", "study/", "nodes/")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # xdist would begin with the files of most tests, and end on the longest ones alone
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folder = Path(__file__).parent
+    items.sort(key=lambda item: not item.path.relative_to(folder).as_posix().startswith(LONGEST))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "comfy_root" in metafunc.fixturenames:
         roots = comfy_roots()

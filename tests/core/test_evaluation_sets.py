@@ -364,6 +364,7 @@ def _resident(folder: Path, count: int) -> dict[str, Any]:
     return json.loads(made.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux' own account of memory")
 def test_memory_does_not_grow_with_the_number_of_videos(tmp_path: Path) -> None:
     media.write_video(tmp_path / "v.mp4", toy_video(TOY[0], 0, frames=3)[:, ::2, ::2], 8.0, {"prompt": "p"})

@@ -145,6 +145,7 @@ def same_pictures(*paths: Path) -> bool:
     return all((a == b).all() for a, b in zip(*pictures, strict=True))
 
 
+@pytest.mark.slow
 def test_a_later_prompt_equals_a_fresh_servers(server: Server, comfy_root: Path, tmp_path: Path) -> None:
     """After plain, video, interpolation and LoRA prompts in one server, a video is what a server makes that has run nothing."""
     for name in ("text_to_video_lora", "text_to_video_interpolated", "first_and_last_frame"):
