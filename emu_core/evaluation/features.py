@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -183,38 +184,22 @@ class Clip:
 
 
 class AestheticHead:
-    """A score from a CLIP image vector: a .safetensors file of one linear layer (weight, bias) or a stack of them.
+    """A score from a CLIP image vector of length 1: a .safetensors file of linear layers, in the order of the numbers in their
+    names and with nothing between them. So is the LAION predictor's, whose MLP has dropout but no activation.
 
-    As in LAION's predictors: linear layers one after another without activations (`layers.0.weight`, ...); the input is the
-    vector of length 1.
+    A head with activations cannot be told from its shapes; metadata `activation` other than "none" is refused.
     """
 
     def __init__(self, file: str | os.PathLike[str], clip: ImageText, size: int) -> None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         path = Path(file).expanduser()
         if not path.is_file() or path.suffix != ".safetensors":
             raise ValueError(f"{file}: expected an aesthetic head as a .safetensors file, found none; convert or check it")
-        try:
-            tensors = load_file(path)
-        except (SafetensorError, OSError) as problem:
-            raise ValueError(
-                f"{file}: expected a .safetensors file, found one that cannot be read ({problem}); copy it"
-            ) from problem
         self.clip = clip
-        weights = sorted((name for name in tensors if name.endswith("weight") and tensors[name].ndim == 2), key=_layer_number)
-        self._layers = [(tensors[name].double().numpy(), _bias(tensors, name)) for name in weights]
-        sizes = [layer.shape[::-1] for layer, _ in self._layers]
-        fits = bool(sizes) and sizes[-1][1] == 1 and all(a[1] == b[0] for a, b in pairwise(sizes))
-        if not fits:
+        self._layers = _linear_layers(path)
+        if self._layers[0][0].shape[1] != size:
             raise ValueError(
-                f"{file}: expected linear layers that end in one number, found sizes {sizes or 'of none'}; choose another"
-            )
-        if sizes[0][0] != size:
-            raise ValueError(
-                f"{file}: expected vectors of {sizes[0][0]}, found {size} from {clip.source.name}; give the CLIP that the head "
-                "was trained on (--aesthetic-clip)"
+                f"{file}: expected vectors of {self._layers[0][0].shape[1]}, found {size} from {clip.source.name}; use the head "
+                "that was made for this CLIP, or the CLIP that it was made for"
             )
         self.source = Source(
             path.name, sha256(path), f"{len(self._layers)} linear layers on the image vectors of {clip.source.name}"
@@ -227,14 +212,32 @@ class AestheticHead:
         return vectors[:, 0]
 
 
-def _layer_number(name: str) -> tuple[int, str]:
-    numbers = [int(part) for part in name.split(".") if part.isdigit()]
-    return (numbers[-1] if numbers else 0), name
+def _linear_layers(path: Path) -> list[tuple[Array, Array]]:
+    """Weights (out, in) and biases (out,). ValueError where the file holds anything but a chain of them to one number."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name).double().numpy() for name in file.keys()}  # noqa: SIM118 - not a dict
+            activation = (file.metadata() or {}).get("activation", "none")
+    except (SafetensorError, OSError) as problem:
+        raise ValueError(f"{path}: expected a .safetensors file, found one that cannot be read ({problem}); copy it") from problem
+    if activation != "none":
+        raise ValueError(f"{path}: expected a head of linear layers only, found activation {activation!r}; use another head")
+    weights = sorted((name for name, tensor in tensors.items() if tensor.ndim == 2), key=_natural)
+    biases = {name: f"{name[: -len('weight')]}bias" if name.endswith("weight") else f"{name}.bias" for name in weights}
+    layers = [(tensors[name], tensors.get(biases[name], np.zeros(len(tensors[name])))) for name in weights]
+    used = len(weights) + sum(bias in tensors for bias in biases.values())
+    chained = all(before.shape[0] == after.shape[1] for (before, _), (after, _) in pairwise(layers))
+    fits = all(bias.shape == weight.shape[:1] for weight, bias in layers)
+    if not layers or used != len(tensors) or not chained or not fits or len(layers[-1][0]) != 1:
+        shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in sorted(tensors.items())) or "nothing"
+        raise ValueError(f"{path}: expected linear layers that end in one number, found {shapes}; choose another head")
+    return layers
 
 
-def _bias(tensors: dict[str, Tensor], name: str) -> Array:
-    bias = tensors.get(name.removesuffix("weight") + "bias")
-    return np.zeros(tensors[name].shape[0]) if bias is None else bias.double().numpy()
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
 class TorchScript:

@@ -26,7 +26,7 @@ from ..media.tags import unpack
 from .prompts import Prompt, file_stem, slug
 
 Pixels = NDArray[np.uint8]
-EXTENSIONS = (*VIDEO_EXTENSIONS, ".mov", ".m4v", ".avi")
+EXTENSIONS = (*VIDEO_EXTENSIONS, ".mov", ".m4v", ".avi", ".mpg", ".mpeg", ".ts")
 _SHORTEST_SLUG = 4  # characters; anything shorter says too little about a prompt
 _LOST = 0.1  # share of pictures that a decoder may leave out before a video counts as broken
 
@@ -226,7 +226,7 @@ class VideoSet:
 
 def open_sets(arguments: Sequence[str]) -> list[VideoSet]:
     """FOLDER or NAME=FOLDER each; a set is called NAME, or as its folder. Raises ValueError for an empty one or equal names."""
-    sets = [_open_set(text) for text in arguments]
+    sets = [open_set(*_name_and_place(text)) for text in arguments]
     names = [each.name for each in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -234,12 +234,17 @@ def open_sets(arguments: Sequence[str]) -> list[VideoSet]:
     return sets
 
 
-def _open_set(text: str) -> VideoSet:
+def _name_and_place(text: str) -> tuple[str, str]:
     name, sign, place = text.partition("=")
     if not sign or os.path.isdir(text):
         name, place = "", text
-    if name in (".", "..") or "/" in name or os.sep in name:
+    if name in (".", "..") or "/" in name or os.sep in name or not name.isprintable():
         raise ValueError(f"{text}: expected a plain name before the =, found {name!r}; results are kept in folders of that name")
+    return name, place
+
+
+def open_set(name: str, place: str | os.PathLike[str]) -> VideoSet:
+    """The videos and folders of frames in a folder; `name` empty: as the folder. Raises ValueError where there are none."""
     folder = Path(place).expanduser()
     if not folder.is_dir():
         raise ValueError(

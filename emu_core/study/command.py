@@ -37,7 +37,7 @@ def _add_create(parts: argparse._SubParsersAction) -> None:
     create = add_command(parts, "create", "folders of videos and their prompts -> a study", f"{HERE}:create")
     create.add_argument("out", metavar="OUT", help="the study's folder, new")
     create.add_argument("systems", nargs="+", metavar="SYSTEM", help="folder with a video of every prompt, or NAME=FOLDER")
-    create.add_argument("--prompts", required=True, metavar="FILE", help=".txt (one a line), .json, .jsonl or .csv (id, prompt)")
+    create.add_argument("--prompts", required=True, metavar="FILE", help="prompts as `emu-video evaluate` takes them")
     create.add_argument("--title", default="Which video is better?", help="heading of the page and the report")
     create.add_argument("--raters", type=int, default=5, help="votes a pair, an odd number")
     create.add_argument("--lease-minutes", type=float, default=15, help="how long a pair is kept for a rater who went away")
@@ -66,12 +66,13 @@ def _add_serve(parts: argparse._SubParsersAction) -> None:
 def create(options: Namespace) -> None:
     from tqdm import tqdm
 
-    from .create import create_study, named_systems
+    from ..evaluation.videos import open_sets
+    from .create import create_study
 
     def progress(work: Sequence[tuple[int, str]]) -> Iterable[tuple[int, str]]:
         return tqdm(work, desc="videos", unit="video", file=sys.stderr, leave=False, disable=None)
 
-    systems = named_systems(options.systems)
+    systems = {each.name: each.folder for each in open_sets(options.systems)}
     made = create_study(
         options.out, systems, options.prompts, options.raters, options.title, options.against, options.seed,
         options.lease_minutes * 60, progress,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -9,28 +10,33 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from .prompts import find_videos, read_prompts
+from ..evaluation.prompts import Prompt, file_stem, read_prompts
+from ..evaluation.videos import VideoSet, match, open_set
 from .store import VIDEOS, Study
 from .videos import prepare_video
 
 Progress: TypeAlias = "Callable[[Sequence[tuple[int, str]]], Iterable[tuple[int, str]]]"
 
 
-def named_systems(folders: Sequence[str]) -> dict[str, Path]:
-    """System name -> folder, from FOLDER (its last part is the name) or NAME=FOLDER. ValueError: a name twice, under two."""
-    systems: dict[str, Path] = {}
-    for given in folders:
-        name, equals, path = given.partition("=")
-        if not equals or Path(given).exists():
-            name, path = Path(given).resolve().name, given
-        if not name or not name.isprintable():
-            raise ValueError(f"{given}: expected a folder with a name, or NAME=FOLDER, found no name; give one.")
-        if name in systems:
-            raise ValueError(f"{given}: expected systems with different names, found {name!r} twice; write NAME={path}.")
-        systems[name] = Path(path)
-    if len(systems) < 2:
-        raise ValueError(f"systems: expected at least two folders to compare, found {len(systems)}; give another.")
-    return systems
+log = logging.getLogger(__name__)
+
+
+def one_video_each(videos: VideoSet, prompts: Sequence[Prompt]) -> list[Path]:
+    """The video of each prompt, found as `evaluate` finds it. ValueError, naming prompt and folder: none, or more than one."""
+    found = match(videos, prompts)
+    files = {prompt.id: matches for prompt, matches in found.found}
+    for number, prompt in enumerate(prompts):
+        matches = files.get(prompt.id, [])
+        if len(matches) != 1:
+            seen = "none" if not matches else " and ".join(file.name for file in matches)
+            raise ValueError(
+                f"{videos.folder}: expected exactly one video of the prompt {prompt.text!r} (such as {prompt.id}.mp4 or "
+                f"{file_stem(number, prompt.text)}.mp4), found {seen}; add or remove one."
+            )
+    if found.extra:
+        name = found.extra[0][0].name
+        log.warning("%s: %d videos belong to no prompt and are left out, such as %s.", videos.folder, len(found.extra), name)
+    return [files[prompt.id][0] for prompt in prompts]
 
 
 def create_study(
@@ -51,6 +57,8 @@ def create_study(
     ValueError: a video that is missing or broken, an unknown system, a folder that exists; nothing is left then.
     """
     out = Path(os.path.realpath(out))
+    if len(systems) < 2:
+        raise ValueError(f"systems: expected at least two folders to compare, found {len(systems)}; give another.")
     if against is not None and against not in systems:
         raise ValueError(f"--against: expected one of {', '.join(systems)}, found {against!r}; name one of those.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -58,7 +66,7 @@ def create_study(
     if not out.parent.is_dir():
         raise ValueError(f"{out}: expected the folder {out.parent} to write into, found none; create it.")
     texts = read_prompts(prompts)
-    files = {name: find_videos(folder, texts) for name, folder in systems.items()}
+    files = {name: one_video_each(open_set(name, folder), texts) for name, folder in systems.items()}
     part = out.parent / f".{secrets.token_hex(8)}.part"
     try:
         with Study.create(part, title, raters, lease_seconds, seed) as study:
@@ -69,7 +77,7 @@ def create_study(
                 ready[name] = prepare_video(files[name][index], target)
                 reencoded += ready[name].reencoded
                 if len(ready) == len(systems):
-                    study.insert_prompt(texts[index].key, texts[index].text, ready, against)
+                    study.insert_prompt(texts[index].id, texts[index].text, ready, against)
                     ready = {}
             counts = study.counts()
         if out.exists():

@@ -22,7 +22,6 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 
 STILL_FORMATS = (".gif", ".webp")
 """Read by emu_core.media: not every FFmpeg decodes animated WebP, and GIF has its own rules about time."""
-EXTENSIONS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", *STILL_FORMATS)
 ENCODER = {"crf": "12", "preset": "medium"}
 NOTES = "filter_units=remove_types=6"  # SEI units: x264 writes its name and settings there
 OUTPUT = {"movflags": "+faststart", "fflags": "+bitexact"}

@@ -63,7 +63,7 @@ def train_chain(name: str | None, options: Namespace, minutes: float = math.inf)
     if chain.demo:
         recipes = with_demo_clips(recipes, out, chain.demo)
     for recipe in recipes:
-        check_recipe(recipe)  # all stages, before the first begins
+        check_recipe(recipe, options.processes)  # all stages, before the first begins
     before = options.init or ""
     for number, recipe in enumerate(recipes, 1):
         folder = out / f"{number}-{recipe.name}"

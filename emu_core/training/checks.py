@@ -7,6 +7,8 @@ from pathlib import Path
 from ..bases import BaseInfo, inspect_base
 from ..checkpoint import read_config
 from ..conditioning import slot_count
+from ..config import StackConfig
+from .loop import shares
 from .recipes import Recipe
 from .sources import KEYFRAMES
 from .video import stack_file
@@ -14,8 +16,9 @@ from .video import stack_file
 
 def check_recipe(recipe: Recipe, world: int = 1) -> None:
     """ValueError for numbers that make no sense together, a base that is missing or of another family, a stack that is for
-    another base."""
+    another base or was trained by another method. `world`: the processes that will share the batch."""
     _check_numbers(recipe)
+    shares(recipe.optimisation.batch, world, recipe.compute.micro)
     if recipe.compute.parallel == "fsdp" and recipe.task != "video":
         raise ValueError(f"recipe {recipe.name!r} is too small to be sharded: leave compute.parallel=fsdp out")
     if recipe.task != "video":
@@ -94,6 +97,22 @@ def _check_start(recipe: Recipe, info: BaseInfo) -> None:
         raise ValueError(
             f"{path} is a stack for {config.base}, and {recipe.base} is of family {info.family}: choose a stack of that family"
         )
+    _check_method(recipe, config)
+
+
+def _check_method(recipe: Recipe, config: StackConfig) -> None:
+    method = recipe.method
+    if config.family != "emu":
+        raise ValueError(
+            f"{recipe.init} is a stack of {config.family}, and this trainer goes on with Emu Video stacks alone: leave init out"
+        )
+    if config.mixing != method.mixing:
+        raise ValueError(
+            f"{recipe.init} was trained with method.mixing={config.mixing}, the recipe asks for {method.mixing}: use the same"
+        )
+    if config.takes_image != method.image:
+        has = "takes a starting frame" if config.takes_image else "takes none"
+        raise ValueError(f"{recipe.init} {has}, and the recipe has method.image={str(method.image).lower()}: use the same")
 
 
 def check_output(folder: Path, resume: bool) -> None:

@@ -98,7 +98,7 @@ def train(options: Namespace) -> None:
         from .checks import check_output, check_recipe
 
         check_output(folder, options.resume)
-        check_recipe(recipe)
+        check_recipe(recipe, options.processes)
         launch(options.processes, sys.argv[1:])
         return
     run_recipe(recipe, folder, options.resume, minutes, options.tensorboard)

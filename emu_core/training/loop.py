@@ -90,7 +90,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, task: Task, folder: Path, processes: Processes = Processes()) -> None:
         self.recipe, self.task, self.folder, self.processes = recipe, task, folder, processes
         self.config, self.compute = recipe.optimisation, recipe.compute
-        self.share = _shares(self.config.batch, processes.world, self.compute.micro)
+        self.share = shares(self.config.batch, processes.world, self.compute.micro)
         task.module.to(processes.device)
         self.parallel = Parallel(task.module, self.compute.parallel, processes)
         self.trained = {n: p for n, p in task.module.named_parameters() if p.requires_grad}
@@ -293,7 +293,7 @@ class Trainer:
         raise RuntimeError(f"{what} is {value} at step {self.step}; the batch is in {path}")
 
 
-def _shares(batch: int, world: int, micro: int) -> int:
+def shares(batch: int, world: int, micro: int) -> int:
     """Samples of one process in a step."""
     if batch % world:
         raise ValueError(f"batch {batch} does not divide over {world} processes: choose another optimisation.batch")

@@ -60,11 +60,16 @@ class Processes:
         return bool(value.item())
 
 
+def processes_started() -> int:
+    """How many processes torchrun says that it has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def processes(need_group: bool = False) -> Iterator[Processes]:
     """Join the group that torchrun has laid out in the environment (several processes, or one that has to shard); leave it at
     the end. The device is the local rank's accelerator, else the CPU."""
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    world, rank = processes_started(), int(os.environ.get("RANK", "0"))
     device = torch.device("cpu")
     if torch.accelerator.is_available():
         local = int(os.environ.get("LOCAL_RANK", "0"))

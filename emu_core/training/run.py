@@ -10,7 +10,7 @@ import torch
 
 from .checks import check_output, check_recipe
 from .loop import Task, Trainer, check_folder
-from .processes import Processes, processes
+from .processes import Processes, processes, processes_started
 from .recipes import Recipe
 
 
@@ -38,7 +38,7 @@ def train(recipe: Recipe, folder: Path, resume: bool = False, max_minutes: float
     """Run a recipe in `folder`, from the start or from its newest checkpoint, to its end or for `max_minutes`. Returns whether
     it came to its end."""
     check_output(folder, resume)
-    check_recipe(recipe)
+    check_recipe(recipe, processes_started())
     check_folder(folder, 0)
     with processes(need_group=recipe.compute.parallel == "fsdp") as here:
         if recipe.task != "video":  # made for the tiny model, on a CPU

@@ -197,7 +197,6 @@ class VideoTask(TaskDefaults):
         }
         if recipe.init:
             stack = load_stack(stack_file(recipe.init), dtype=torch.float32)
-            _check_method(recipe, stack)
             stack.config = replace(stack.config, **role)
             return stack
         shape = dict(STACK_SETTINGS.get(self.base.family, {}))
@@ -363,21 +362,6 @@ def stack_file(init: str) -> Path:
     """The stack that a recipe starts from: a file, or stack_F.safetensors in the folder of an earlier stage."""
     path = Path(init)
     return path / "stack_F.safetensors" if path.is_dir() else path
-
-
-def _check_method(recipe: Recipe, stack: TemporalStack) -> None:
-    config, method = stack.config, recipe.method
-    if config.family != "emu":
-        raise ValueError(
-            f"{recipe.init} is a stack of {config.family}, and this trainer goes on with Emu Video stacks alone: leave init out"
-        )
-    if config.mixing != method.mixing:
-        raise ValueError(
-            f"{recipe.init} was trained with method.mixing={config.mixing}, the recipe asks for {method.mixing}: use the same"
-        )
-    if config.takes_image != method.image:
-        has = "takes a starting frame" if config.takes_image else "takes none"
-        raise ValueError(f"{recipe.init} {has}, and the recipe has method.image={str(method.image).lower()}: use the same")
 
 
 def judge(clips: list[shapes.Clip], videos: torch.Tensor, times: torch.Tensor) -> dict[str, float]:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from emu_core.data.scores import Scorer, check_models, fingerprint, load_head
+from emu_core.data.scores import Scorer, check_models, fingerprint
+from emu_core.evaluation.features import AestheticHead, Clip
 
 WIDTH = 12
 CAPTION = "a red circle moves"
@@ -68,10 +69,10 @@ def test_scores_are_those_of_a_direct_computation(clip: Path, tmp_path: Path) ->
     pixels = ((torch.from_numpy(frame) / 255 - mean) / deviation).permute(2, 0, 1)[None]
     with torch.no_grad():
         out = model(pixel_values=pixels, **tokens)
-        weights = load_head(str(head), WIDTH)
-        value = out.image_embeds.double()
-        for weight, bias in weights:
-            value = torch.nn.functional.linear(value, weight.double(), bias.double())
+        value, layers = out.image_embeds.double(), load_file(head)
+        for number in (0, 9, 18):
+            weight, bias = layers[f"layers.{number}.weight"].double(), layers[f"layers.{number}.bias"].double()
+            value = torch.nn.functional.linear(value, weight, bias)
     assert found == pytest.approx(float((out.image_embeds * out.text_embeds).sum()), abs=1e-5)
     assert aesthetic == pytest.approx(float(value), abs=1e-4)
     assert -1 <= found <= 1
@@ -86,29 +87,39 @@ def test_a_caption_longer_than_the_model_reads_is_cut(clip: Path) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(WIDTH, 1), (WIDTH, 4, 1)])
-def test_heads_of_any_depth_with_and_without_bias(tmp_path: Path, sizes: tuple[int, ...]) -> None:
-    for bias in (True, False):
-        layers = load_head(str(save_head(tmp_path / "h.safetensors", sizes, bias)), WIDTH)
-        assert [tuple(weight.shape) for weight, _ in layers] == [(b, a) for a, b in zip(sizes, sizes[1:], strict=False)]
-        assert all((b is not None) == bias for _, b in layers)
+@pytest.mark.parametrize("bias", [True, False])
+def test_heads_of_any_depth_with_and_without_bias(clip: Path, tmp_path: Path, sizes: tuple[int, ...], bias: bool) -> None:
+    file = save_head(tmp_path / "h.safetensors", sizes, bias)
+    expected, layers = torch.eye(WIDTH).double(), load_file(file)
+    for number in range(len(sizes) - 1):
+        given = layers[f"layers.{9 * number}.bias"].double() if bias else None
+        expected = torch.nn.functional.linear(expected, layers[f"layers.{9 * number}.weight"].double(), given)
+    assert AestheticHead(file, Clip(clip), WIDTH).scores(np.eye(WIDTH)) == pytest.approx(expected[:, 0].numpy())
 
 
-@pytest.mark.parametrize("sizes", [(WIDTH + 1, 1), (WIDTH, 2), (WIDTH, 4, 4)])
-def test_a_head_of_another_model_is_refused_with_its_shapes(tmp_path: Path, sizes: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"CLIP's 12 numbers to one score, found layers"):
-        load_head(str(save_head(tmp_path / "h.safetensors", sizes)), WIDTH)
+def test_heads_that_cannot_be_used_are_refused(clip: Path, tmp_path: Path) -> None:
+    network = Clip(clip)
 
+    def refused(name: str, words: str) -> None:
+        with pytest.raises(ValueError, match=words):
+            AestheticHead(tmp_path / f"{name}.safetensors", network, WIDTH)
 
-def test_heads_that_cannot_be_understood_are_refused(tmp_path: Path) -> None:
+    save_head(tmp_path / "wide.safetensors", (WIDTH + 1, 1))
+    refused("wide", "expected vectors of 13, found 12 from .*; use the head that was made for this CLIP")
+    for sizes in ((WIDTH, 2), (WIDTH, 4, 4)):
+        save_head(tmp_path / "two.safetensors", sizes)
+        refused("two", r"expected linear layers that end in one number, found layers\.0\.bias \(")
     save_file({"w": torch.zeros(1, WIDTH), "odd": torch.zeros(3)}, tmp_path / "odd.safetensors")
-    with pytest.raises(ValueError, match="odd"):
-        load_head(str(tmp_path / "odd.safetensors"), WIDTH)
+    refused("odd", r"found odd \(3,\), w \(1, 12\)")
+    save_file({"a.weight": torch.zeros(3, WIDTH), "b.weight": torch.zeros(1, 4)}, tmp_path / "gap.safetensors")
+    refused("gap", "expected linear layers")
+    save_file({}, tmp_path / "empty.safetensors")
+    refused("empty", "found nothing")
     save_file({"w": torch.zeros(1, WIDTH)}, tmp_path / "relu.safetensors", {"activation": "relu"})
-    with pytest.raises(ValueError, match="activation"):
-        load_head(str(tmp_path / "relu.safetensors"), WIDTH)
+    refused("relu", "found activation 'relu'")
     (tmp_path / "no.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="cannot be read"):
-        load_head(str(tmp_path / "no.safetensors"), WIDTH)
+    refused("no", "cannot be read")
+    refused("nowhere", "found none")
 
 
 def test_missing_models_are_refused_before_any_work(tmp_path: Path) -> None:

@@ -90,17 +90,20 @@ def test_modelscope_equals_diffusers(tmp_path: Path) -> None:
     check_modelscope(tmp_path, reference.SMALL_MODELSCOPE)
 
 
+@pytest.mark.slow
 @pytest.mark.full_size
 @pytest.mark.parametrize("mid", [True, False], ids=["v2", "v3"])
 def test_animatediff_equals_diffusers_at_full_width(tmp_path: Path, mid: bool) -> None:
     check_animatediff(tmp_path, reference.FULL_SD15, mid, b=1, f=4)
 
 
+@pytest.mark.slow
 @pytest.mark.full_size
 def test_pia_equals_diffusers_at_full_width(tmp_path: Path) -> None:
     check_pia(tmp_path, reference.FULL_SD15, b=1, f=4)
 
 
+@pytest.mark.slow
 @pytest.mark.full_size
 def test_modelscope_equals_diffusers_at_full_width(tmp_path: Path) -> None:
     check_modelscope(tmp_path, {"cross_attention_dim": 1024, "attention_head_dim": 64, "sample_size": 8}, b=1, f=4)

@@ -61,6 +61,7 @@ def test_equals_the_original_program(name: str, tmp_path: Path) -> None:
     check(name, FAMILIES[name], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.full_size
 @pytest.mark.parametrize("name", FAMILIES)
 def test_equals_the_original_program_at_full_width(name: str, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from emu_core.cli import main
+from emu_core.evaluation.prompts import Prompt
+from emu_core.evaluation.videos import open_set
 from emu_core.media import read_video, write_video
-from emu_core.study.create import create_study, named_systems
-from emu_core.study.prompts import Prompt, find_videos, read_prompts, slug
+from emu_core.study.create import create_study, one_video_each
 from emu_core.study.store import Study
 from emu_core.study.videos import FIXED_TIME, prepare_video
 
@@ -134,48 +135,9 @@ def test_what_is_no_video_is_refused_and_leaves_nothing(tmp_path: Path, kind: st
     assert list((tmp_path / "out").iterdir()) == []
 
 
-# -- prompts
+# -- one video of each prompt
 
-
-@pytest.mark.parametrize(
-    ("name", "text", "keys"),
-    [
-        ("p.txt", "\ufeffa cat\n\n  a dog \n", ["0", "1"]),
-        ("p.json", '["a cat", {"prompt": "a dog", "id": 7}]', ["0", "7"]),
-        ("p.json", '{"prompts": [{"text": "a cat", "id": "x"}, "a dog"]}', ["x", "1"]),
-        ("p.json", '{"k": "a cat", "l": "a dog"}', ["k", "l"]),
-        ("p.jsonl", '{"id": "k", "prompt": "a cat"}\n"a dog"\n', ["k", "1"]),
-        ("p.csv", 'prompt,id\na cat,k\n"a dog",\n', ["k", "1"]),
-    ],
-)
-def test_files_of_prompts(tmp_path: Path, name: str, text: str, keys: list[str]) -> None:
-    (tmp_path / name).write_text(text, encoding="utf-8")
-    found = read_prompts(tmp_path / name)
-    assert [prompt.text for prompt in found] == ["a cat", "a dog"]
-    assert [prompt.key for prompt in found] == keys
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
-    [
-        ("p.txt", "\n", "at least one prompt"),
-        ("p.json", "{", "expected JSON"),
-        ("p.json", "3", "a list of prompts"),
-        ("p.json", '[{"id": "x"}]', "a text for prompt number 0"),
-        ("p.jsonl", '{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}', "each id once"),
-        ("p.csv", "id,words\n1,a", "a text for prompt number 0"),
-        ("p.pdf", "a", "expected prompts as"),
-    ],
-)
-def test_prompts_that_cannot_be_read(tmp_path: Path, name: str, text: str, words: str) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=words):
-        read_prompts(tmp_path / name)
-    with pytest.raises(ValueError, match="found No such file"):
-        read_prompts(tmp_path / "none.txt")
-
-
-PROMPTS = [Prompt("0", "A red cat, running!", False), Prompt("1", "Ein größerer Hund", False), Prompt("2", "../up", False)]
+PROMPTS = [Prompt("000", "A red cat, running!"), Prompt("001", "Ein größerer Hund"), Prompt("002", "../upstairs")]
 
 
 @pytest.mark.parametrize(
@@ -184,43 +146,40 @@ PROMPTS = [Prompt("0", "A red cat, running!", False), Prompt("1", "Ein größere
         ["0.mp4", "1.webm", "2.gif"],
         ["1.mp4", "2.mp4", "3.mp4"],
         ["0000.mp4", "0001.mp4", "00002.mp4"],
-        ["a_red_cat_running.mp4", "ein_größerer_hund.mp4", "up.mp4"],
-        ["A red cat, running!.mp4", "Ein größerer Hund.mp4", "02.mp4"],
+        ["000-a-red-cat-running.mp4", "001-ein-groerer-hund.mp4", "002-upstairs.mp4"],  # as `equalise` writes them
+        ["a_red_cat_running.mp4", "ein_größerer_hund.mp4", "upstairs.mp4"],
+        ["A red cat, running!.mp4", "Ein größerer Hund.mpg", "02.ts"],
         ["a-red-cat-running.MP4", "1.mp4", "2.mp4"],
     ],
 )
 def test_videos_are_found_by_number_text_or_slug(tmp_path: Path, names: list[str]) -> None:
     for name in [*names, "notes.txt", ".hidden.mp4", "unrelated.mp4"]:
         (tmp_path / name).touch()
-    assert [file.name for file in find_videos(tmp_path, PROMPTS)] == names
+    assert [file.name for file in one_video_each(open_set("", tmp_path), PROMPTS)] == names
 
 
 def test_ids_win_over_numbers(tmp_path: Path) -> None:
     for name in ("1.mp4", "x.mp4"):
         (tmp_path / name).touch()
-    assert [file.name for file in find_videos(tmp_path, [Prompt("x", "a", True), Prompt("1", "b", True)])] == ["x.mp4", "1.mp4"]
+    found = one_video_each(open_set("", tmp_path), [Prompt("x", "a"), Prompt("1", "b")])
+    assert [file.name for file in found] == ["x.mp4", "1.mp4"]
 
 
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["0.mp4", "1.mp4"], r"exactly one video of the prompt '\.\./up' .*found none"),
+        (["0.mp4", "1.mp4"], r"exactly one video of the prompt '\.\./upstairs' \(such as 002\.mp4 or .*found none"),
         (["0.mp4", "00.mp4", "1.mp4", "2.mp4"], r"'A red cat, running!' .*found 0\.mp4 and 00\.mp4"),
         (["0.mp4", "0.webm", "1.mp4", "2.mp4"], "found 0.mp4 and 0.webm"),
-        ([], "found none"),
+        ([], "expected videos .*found none"),
     ],
 )
 def test_a_prompt_without_its_one_video(tmp_path: Path, names: list[str], words: str) -> None:
     for name in names:
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match=words) as refused:
-        find_videos(tmp_path, PROMPTS)
+        one_video_each(open_set("", tmp_path), PROMPTS)
     assert str(tmp_path) in str(refused.value)
-
-
-def test_slug() -> None:
-    assert slug("../../A b--C,  ünï/..") == "a_b_c_ünï"
-    assert len(slug("word " * 40)) <= 60
 
 
 # -- studies
@@ -269,15 +228,21 @@ def test_a_failure_leaves_nothing(tmp_path: Path, systems: dict[str, Path], prom
     assert sorted(file.name for file in tmp_path.iterdir()) == ["broken", "prompts.txt"]
 
 
-def test_names_of_systems(tmp_path: Path) -> None:
-    for name in ("a/videos", "b/videos", "x=y"):
-        (tmp_path / name).mkdir(parents=True)
-    here = os.fspath(tmp_path)
-    assert list(named_systems([f"{here}/a/videos", f"other={here}/b/videos", f"{here}/x=y"])) == ["videos", "other", "x=y"]
-    with pytest.raises(ValueError, match="'videos' twice"):
-        named_systems([f"{here}/a/videos", f"{here}/b/videos/"])
-    with pytest.raises(ValueError, match="at least two"):
-        named_systems([here])
+def test_one_system_alone_is_refused(tmp_path: Path, systems: dict[str, Path], prompts: Path) -> None:
+    with pytest.raises(ValueError, match="at least two folders to compare, found 1"):
+        create_study(tmp_path / "out", {"ours": systems["ours"]}, prompts)
+
+
+def test_equalised_sets_become_a_study(tmp_path: Path, systems: dict[str, Path], prompts: Path) -> None:
+    """The same file of prompts, with a comment in it, through both commands."""
+    prompts.write_text("# two clips\n" + prompts.read_text())
+    folders = [str(folder) for folder in systems.values()]
+    assert main(["equalise", *folders, str(tmp_path / "alike"), "--prompts", str(prompts), "--playable"]) == 0
+    made = [str(tmp_path / "alike" / name) for name in systems]
+    assert main(["study", "create", str(tmp_path / "study"), *made, "--prompts", str(prompts)]) == 0
+    with Study(tmp_path / "study") as study:
+        assert study.counts()["pairs"] == 6
+        assert list(study.results().prompts) == ["000", "001"]
 
 
 def test_pairs_are_added_while_a_server_has_the_study(tmp_path: Path, systems: dict[str, Path], prompts: Path) -> None:

@@ -435,6 +435,7 @@ def test_chain_hands_on_the_length_of_the_clips() -> None:
         ({"clips.size": "30,30"}, "clips.size must be multiples of 8, found 30,30"),
         ({"clips.frames": "1"}, "2 or more frames"),
         ({"role": "I"}, "an interpolation model is trained on 37 frames, of which 8 are given, found clips.frames=4"),
+        ({"optimisation.batch": "4", "compute.micro": "3"}, "the batch of 4 do not divide into compute.micro=3: choose a"),
         ({"image_noise": "1000"}, "image_noise must be a timestep, 0 to 999, found 1000"),
         ({"compute.cache": "true", "clips.shards": "somewhere"}, "choose how many clips of each video to keep"),
         ({"compute.precision": "float16", "compute.parallel": "fsdp"}, "use compute.precision=bfloat16"),
@@ -447,6 +448,14 @@ def test_chain_hands_on_the_length_of_the_clips() -> None:
 def test_what_cannot_work_is_said_before_the_first_step(changes: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         check_recipe(override(small(), changes))
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_anything_is_launched(capsys: pytest.CaptureFixture[str]) -> None:
+    from emu_core.cli import main
+
+    command = ["train", "stage1_256px", "--family", "tiny", "--set", "optimisation.batch=4", "--processes", "3"]
+    assert main(command) == 2
+    assert "batch 4 does not divide over 3 processes: choose another optimisation.batch" in capsys.readouterr().err
 
 
 def test_other_faults_are_said_before_the_first_step(shards: str, tmp_path: Path) -> None:
@@ -466,9 +475,9 @@ def test_other_faults_are_said_before_the_first_step(shards: str, tmp_path: Path
         train(small(steps=1), tmp_path / "run")
     learned = small(init=str(tmp_path / "run" / "model"), method__mixing="learned")
     with pytest.raises(ValueError, match="was trained with method.mixing=residual, the recipe asks for learned"):
-        VideoTask(learned, tmp_path)
+        check_recipe(learned)
     with pytest.raises(ValueError, match="takes a starting frame, and the recipe has method.image=false"):
-        VideoTask(small(init=str(tmp_path / "run" / "model"), method__image="false"), tmp_path)
+        check_recipe(small(init=str(tmp_path / "run" / "model"), method__image="false"))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ def test_video_model(check: str, inside: Callable[..., Any], comfy_root: Path) -
     outcome(inside("video_model"), check)
 
 
+@pytest.mark.slow
 @pytest.mark.full_size
 @pytest.mark.parametrize("check", checks("full_size"))
 def test_full_size(check: str, inside: Callable[..., Any], comfy_root: Path) -> None:
