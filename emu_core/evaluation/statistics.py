@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,26 +27,6 @@ class Interval:
     low: float
     high: float
     count: int
-
-
-def wilson(successes: float, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Score interval of a share (Wilson, JASA 22, 1927), without continuity correction -> (low, high) in 0..1.
-
-    successes may be a fraction, where a tie counts one half. (0, 1) for no trials. Raises ValueError for impossible counts.
-    """
-    if trials < 0 or not 0 <= successes <= trials:
-        raise ValueError(f"wilson: expected 0 <= successes <= trials, found {successes} of {trials}; count them again")
-    if not 0 < confidence < 1:
-        raise ValueError(f"wilson: expected a confidence between 0 and 1, found {confidence}; give for example 0.95")
-    if trials == 0:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share, weight = successes / trials, z * z / trials
-    centre = (share + weight / 2) / (1 + weight)
-    half = z / (1 + weight) * sqrt(share * (1 - share) / trials + weight / (4 * trials))
-    low = 0.0 if successes == 0 else max(0.0, centre - half)  # exactly, where rounding would leave 1e-17
-    high = 1.0 if successes == trials else min(1.0, centre + half)
-    return low, high
 
 
 def bootstrap_mean(values: ArrayLike, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = SEED) -> Interval:

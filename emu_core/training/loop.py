@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -387,7 +387,3 @@ def plot_losses(folder: Path) -> None:
     figure.tight_layout()
     figure.savefig(folder / "loss.png", dpi=80)
     pyplot.close(figure)
-
-
-def with_steps(recipe: Recipe, steps: int) -> Recipe:
-    return replace(recipe, optimisation=replace(recipe.optimisation, steps=steps))

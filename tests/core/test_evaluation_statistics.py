@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import bootstrap
 from torch import Tensor, nn
 
 from emu_core.evaluation.frechet import (
@@ -19,21 +19,7 @@ from emu_core.evaluation.frechet import (
     save_statistics,
     split_numbers,
 )
-from emu_core.evaluation.statistics import bootstrap_difference, bootstrap_mean, jackknife, wilson
-
-
-@pytest.mark.parametrize(("wins", "trials"), [(0, 1), (1, 1), (0, 30), (30, 30), (70, 100), (811, 1000), (3, 7)])
-@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
-def test_wilson_is_scipys(wins: int, trials: int, confidence: float) -> None:
-    expected = binomtest(wins, trials).proportion_ci(confidence, method="wilson")
-    assert wilson(wins, trials, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-def test_wilson_without_trials_says_nothing_and_refuses_nonsense() -> None:
-    assert wilson(0, 0) == (0.0, 1.0)
-    for wins, trials in ((3, 2), (-1, 4), (0, -1)):
-        with pytest.raises(ValueError, match="successes"):
-            wilson(wins, trials)
+from emu_core.evaluation.statistics import bootstrap_difference, bootstrap_mean, jackknife
 
 
 def test_bootstrap_is_scipys_up_to_chance() -> None:

@@ -17,7 +17,7 @@ import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from emu_core.training import checkpoints, loop
-from emu_core.training.loop import Trainer, plot_losses, rate_factor, step_generator, with_steps
+from emu_core.training.loop import Trainer, plot_losses, rate_factor, step_generator
 from emu_core.training.processes import Processes
 from emu_core.training.recipes import RECIPES, Optimisation, Recipe, override
 
@@ -252,7 +252,7 @@ def test_averaged_weights_leave_again_also_after_a_failure(tmp_path: Path) -> No
 
 
 def test_training_learns(tmp_path: Path) -> None:
-    recipe = with_steps(toy_recipe(), 200)
+    recipe = toy_recipe(steps=200)
     trainer = new_trainer(tmp_path, recipe)
     losses = [figures["loss"] for figures in trainer.steps(max_minutes=1)]
     assert sum(losses[-20:]) < 0.3 * sum(losses[:20])
@@ -340,7 +340,7 @@ def test_two_processes_equal_one_with_the_same_batch(mode: str, tmp_path: Path) 
         [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in ("one", "two")
     )
     assert second == pytest.approx(first, rel=1e-5)
-    resumed = new_trainer(tmp_path / "two", with_steps(toy_recipe(), 8), seed=9, noise=0.0)  # what two wrote, one reads
+    resumed = new_trainer(tmp_path / "two", toy_recipe(steps=8), seed=9, noise=0.0)  # what two wrote, one reads
     resumed.load()
     assert resumed.step == 6
     for name, value in part(two, "weights.").items():
