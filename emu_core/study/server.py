@@ -132,7 +132,10 @@ class _Pages:
             rater = (await self._ask(study.rater_of, _session(request, study))).name
         except Refused:
             rater = None
-        await self._ask(study.record, refusal.status, what, str(refusal), rater)
+        try:
+            await self._ask(study.record, refusal.status, what, str(refusal), rater)
+        except ValueError:  # a full disk: the rater is told of the refusal all the same
+            log.exception("the refusal could not be recorded")
 
     async def _as_rater(self, request: web.Request, study: Study, act: Callable[[Rater], T]) -> T:
         """One turn on the store's thread: to line up anew for each question would double the time under load."""

@@ -57,6 +57,26 @@ def vote_of(pair: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {"id": "a" * 32, "pair": pair["key"], "quality": QUALITY, "faithfulness": FAITHFULNESS, **changes}
 
 
+def fill(study: Study) -> None:
+    while True:
+        study.record(422, "x" * 500, "x" * 500)
+
+
+def test_on_a_full_disk_a_refusal_is_still_one(study: Study) -> None:
+    async def body(client: Client) -> None:
+        await post(client, "join", {"name": "Ann"})
+        pair = (await post(client, "next"))["pair"]
+        study._db.execute("PRAGMA max_page_count = 1")  # that is: no larger than it is now
+        with pytest.raises(ValueError, match="full; nothing was stored"):
+            fill(study)
+        recorded = len(study.events())
+        wrong = worlds.answer("quality", "middle")
+        assert "no other side" in (await post(client, "vote", vote_of(pair, quality=wrong), 422))["error"]
+        assert len(study.events()) == recorded
+
+    with_client(study, body)
+
+
 def test_a_rater_from_name_to_thanks(study: Study) -> None:
     async def body(client: Client) -> None:
         state = await (await client.get("/api/state")).json()

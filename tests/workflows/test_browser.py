@@ -8,27 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ..nodes.server import PACK, Server
+from ..nodes.server import Server
+from ..study.serving import CHROMIUM, LACKING, MODULES
 from . import build
 
-MODULES = Path(os.environ.get("PLAYWRIGHT_CORE", PACK / ".browser" / "node_modules"))
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-LACKING = [
-    name
-    for name, found in (
-        ("node", shutil.which("node")),
-        ("Chromium", CHROMIUM),
-        ("playwright-core in .browser", (MODULES / "playwright-core").is_dir()),
-    )
-    if not found
-]
 NAME = "text_to_video"
 OPTIONAL = {
     "EmuVideoConditioning": {"motion": "moderate", "cond_fps": -1, "motion_score": -1},
