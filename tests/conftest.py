@@ -29,7 +29,7 @@ def comfy_roots() -> list[Path]:
     return [root for root in (home / "ComfyUI", *sorted(home.glob("ComfyUI-*"))) if (root / "main.py").is_file()]
 
 
-LONGEST = ("core/test_training_video.py", "workflows/", "study/", "nodes/")
+LONGEST = ("core/test_training_video.py", "study/", "workflows/", "nodes/", "")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,8 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    folder = Path(__file__).parent
-    items.sort(key=lambda item: not item.path.relative_to(folder).as_posix().startswith(LONGEST))
+    def place(item: pytest.Item) -> int:
+        file = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next(number for number, start in enumerate(LONGEST) if file.startswith(start))
+
+    items.sort(key=place)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
