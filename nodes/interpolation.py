@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.model_management
 import torch
 from comfy_api.latest import io
 
 from ..emu_core.conditioning import FACTOR, Window, augment, slot_count, slots, windows
 from .adapter.given import Given, with_given
 from .adapter.pixels import decode, encode, latent_size, prepare
-from .adapter.sampling import VideoGuider, run_guider, trailing_sigmas
+from .adapter.sampling import VideoGuider, run_guider, stop_if_cancelled, trailing_sigmas
 from .adapter.video_model import require_stack
 from .loaders import CATEGORY
 from .sampling import guidance_inputs, guider_for, sampler_inputs, seed_input
@@ -74,7 +73,7 @@ class EmuVideoInterpolate(io.ComfyNode):
         result = torch.empty(sum(window.stop - window.start for window in plan), height, width, 3)
         filled = 0
         for number, window in enumerate(plan):
-            comfy.model_management.throw_exception_if_processing_interrupted()
+            stop_if_cancelled()
             given = _given(known, window, size, config, seed + number)
             _set(guider, positive, negative, given, Given(torch.zeros(0, channels, h, w), (), given.frames))
             latent = {"samples": torch.zeros(given.frames, channels, h, w)}

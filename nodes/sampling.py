@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.samplers
-import node_helpers
 import torch
 from comfy_api.latest import io
 
 from ..emu_core.config import StackConfig
 from .adapter.given import check_given, find_given
 from .adapter.pixels import decode, latent_size
-from .adapter.sampling import VideoGuider, run_guider, trailing_sigmas
+from .adapter.sampling import SAMPLER_NAMES, VideoGuider, encode_text, image_guider, run_guider, trailing_sigmas
 from .adapter.video_model import recommended, require_stack, without_stack
 from .loaders import CATEGORY
 
@@ -31,7 +29,7 @@ def sampler_inputs() -> list[io.Input]:
     """Steps and sampler, for each node that samples."""
     return [
         io.Int.Input("steps", default=0, min=0, max=1000, tooltip=STEPS_TIP),
-        io.Combo.Input("sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="ddim", tooltip=SAMPLER_TIP),
+        io.Combo.Input("sampler_name", options=SAMPLER_NAMES, default="ddim", tooltip=SAMPLER_TIP),
     ]
 
 
@@ -129,22 +127,14 @@ class EmuVideoStartingFrame(io.ComfyNode):
         candidates: int = 1,
     ) -> io.NodeOutput:
         plain, known = without_stack(model), recommended(model)
-        positive, negative = (_encode(clip, text, width, height) for text in (prompt, negative_prompt))
-        guider = comfy.samplers.CFGGuider(plain)
-        guider.set_conds(positive, negative)
-        guider.set_cfg(known.text_guidance if text_guidance < 0 else text_guidance)
+        positive, negative = (encode_text(clip, text, width, height) for text in (prompt, negative_prompt))
+        guider = image_guider(plain, positive, negative, known.text_guidance if text_guidance < 0 else text_guidance)
         latent = {"samples": torch.zeros(1, *latent_size(vae, height, width))}
         sigmas = trailing_sigmas(plain, steps or known.steps)
         # One at a time: each is to be the very picture that its seed gives alone.
         seeds = [(seed + number) % (SEED_MAX + 1) for number in range(candidates)]
         frames = [decode(vae, run_guider(guider, latent, sigmas, sampler_name, one)) for one in seeds]
         return io.NodeOutput(torch.cat(frames) if candidates > 1 else frames[0])
-
-
-def _encode(clip: io.Clip.Type, text: str, width: int, height: int) -> list[Any]:
-    """CONDITIONING of a text, with the picture's size for SDXL, which reads it."""
-    sizes = {"width": width, "height": height, "target_width": width, "target_height": height, "crop_w": 0, "crop_h": 0}
-    return node_helpers.conditioning_set_values(clip.encode_from_tokens_scheduled(clip.tokenize(text)), sizes)
 
 
 class EmuVideoScheduler(io.ComfyNode):

@@ -11,11 +11,14 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
+import node_helpers
 import torch
 
 from ...emu_core.guidance import calls
 from ...emu_core.schedule import ScheduleConfig, abar, frame_noise, trailing_timesteps
 
+SAMPLER_NAMES: list[str] = comfy.samplers.SAMPLER_NAMES
+stop_if_cancelled = comfy.model_management.throw_exception_if_processing_interrupted
 NEARLY_ZERO = 4.8973451890853435e-08
 """ComfyUI's last alpha_bar at zero terminal SNR, where a true zero would be an infinite sigma."""
 
@@ -69,6 +72,22 @@ def trailing_sigmas(patcher: comfy.model_patcher.ModelPatcher, steps: int, denoi
         )
     timesteps = trailing_timesteps(ScheduleConfig(steps=len(sigmas)), whole)
     return torch.cat([sigmas[timesteps.to(sigmas.device)].cpu(), torch.zeros(1)])[-(steps + 1) :]
+
+
+def encode_text(clip: Any, text: str, width: int, height: int) -> list[Any]:
+    """CONDITIONING of a text, with the picture's size for SDXL, which reads it."""
+    sizes = {"width": width, "height": height, "target_width": width, "target_height": height, "crop_w": 0, "crop_h": 0}
+    return node_helpers.conditioning_set_values(clip.encode_from_tokens_scheduled(clip.tokenize(text)), sizes)
+
+
+def image_guider(
+    patcher: comfy.model_patcher.ModelPatcher, positive: list[Any], negative: list[Any], text_guidance: float
+) -> comfy.samplers.CFGGuider:
+    """ComfyUI's own guidance, for an image model."""
+    guider = comfy.samplers.CFGGuider(patcher)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(text_guidance)
+    return guider
 
 
 class VideoGuider(comfy.samplers.CFGGuider):
