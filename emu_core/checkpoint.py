@@ -63,10 +63,11 @@ def load_stack(path: str | Path, types: LayerTypes = TORCH_LAYERS, **factory: An
     factory.setdefault("dtype", next(iter(weights.values())).dtype)
     try:
         with torch.device("meta"):
+            wanted = TemporalStack(config).state_dict()  # of torch's layers: those of `types` may have no weights yet
             stack = TemporalStack(config, types, dtype=factory["dtype"])
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has metadata that no stack can be built of ({error}): copy it again") from error
-    _check_weights(Path(path), weights, stack.state_dict())
+    _check_weights(Path(path), weights, wanted)
     device = factory.get("device", "cpu")
     stack.load_state_dict({k: v.to(device, factory["dtype"]) for k, v in weights.items()}, assign=True)
     return stack.requires_grad_(False).eval()

@@ -44,6 +44,9 @@ class VideoModelSampling(comfy.model_sampling.ModelSamplingDiscrete):
         self.sigmas = sigmas.float()
         self.log_sigmas = sigmas.log().float()
 
+    def register_buffer(self, *_: Any, **__: Any) -> None:
+        """Nothing: under dynamic VRAM a load hands the image model's sigmas back by name, when this stands in their place."""
+
     calculate_input = comfy.model_sampling.EPS.calculate_input
     noise_scaling = comfy.model_sampling.EPS.noise_scaling
     inverse_noise_scaling = comfy.model_sampling.EPS.inverse_noise_scaling

@@ -19,6 +19,7 @@ import comfy.utils
 import folder_paths
 import torch
 
+from .patchers import manage, reloadable
 from .paths import TINY
 from .video_model import Recommended, recommend
 
@@ -84,7 +85,7 @@ def _read(part: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     return json.loads((folder / "config.json").read_text()), comfy.utils.load_torch_file(str(weights))
 
 
-def load_model() -> comfy.model_patcher.ModelPatcher:
+def load_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     config, weights = _read("unet")
     settings = _unet_config(config)
     names = comfy.utils.unet_to_diffusers(settings)
@@ -93,7 +94,7 @@ def load_model() -> comfy.model_patcher.ModelPatcher:
     offload = comfy.model_management.unet_offload_device()
     model = family.get_model({}, "", device=offload)
     model.load_model_weights({names[name]: value.to(DTYPE) for name, value in weights.items()}, "")
-    patcher = comfy.model_patcher.ModelPatcher(model, comfy.model_management.get_torch_device(), offload)
+    patcher = manage(model, comfy.model_management.get_torch_device(), offload, (load_model, ()), disable_dynamic)
     defaults = json.loads((TINY / "emu_video.json").read_text())
     recommend(patcher, Recommended(defaults["steps"], defaults["text_guidance"]))
     return patcher
@@ -177,17 +178,23 @@ class TinyTextModel(comfy.sd1_clip.SD1ClipModel):
         super().__init__(device, dtype, model_options or {}, name="tiny", clip_model=_TextEncoder)
 
 
-def load_clip() -> comfy.sd.CLIP:
+def load_clip(disable_dynamic: bool = False) -> comfy.sd.CLIP:
     _, weights = _read("text_encoder")
     target = comfy.supported_models_base.ClipTarget(TinyTokenizer, TinyTextModel)
     parameters = sum(value.numel() for value in weights.values())
     directories = folder_paths.get_folder_paths("embeddings")
-    clip = comfy.sd.CLIP(target, embedding_directory=directories, parameters=parameters, model_options={"dtype": DTYPE})
+    plain = {"disable_dynamic": True} if disable_dynamic else {}  # versions that never ask for it do not take it
+    clip = comfy.sd.CLIP(target, embedding_directory=directories, parameters=parameters, model_options={"dtype": DTYPE}, **plain)
     state = {f"text_model.{name.removeprefix('text_model.')}": value.to(DTYPE) for name, value in weights.items()}
     width = state["text_model.final_layer_norm.weight"].shape[0]
     state["text_projection.weight"] = torch.eye(width, dtype=DTYPE)  # the model has none, and nothing reads what it gives
     clip.load_sd(state)
+    reloadable(clip.patcher, (_clip_patcher, ()))
     return clip
+
+
+def _clip_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    return load_clip(disable_dynamic).patcher
 
 
 def load_vae() -> comfy.sd.VAE:
@@ -206,4 +213,11 @@ def load_vae() -> comfy.sd.VAE:
         "dropout": 0.0,
     }
     state = {name: value.to(DTYPE) for name, value in weights.items()}
-    return comfy.sd.VAE(sd=state, config={"params": {"ddconfig": settings, "embed_dim": config["latent_channels"]}}, dtype=DTYPE)
+    vae = comfy.sd.VAE(sd=state, config={"params": {"ddconfig": settings, "embed_dim": config["latent_channels"]}}, dtype=DTYPE)
+    reloadable(vae.patcher, (_vae_patcher, ()))
+    return vae
+
+
+def _vae_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """`disable_dynamic` is for those who ask; a VAE decides by itself."""
+    return load_vae().patcher

@@ -11,15 +11,16 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import torch
-from comfy.patcher_extension import PatcherInjection, WrappersMP
+from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrapperExecutor, WrappersMP
 
 from ...emu_core.checkpoint import load_stack, read_config
 from ...emu_core.config import Role, StackConfig
 from ...emu_core.context import check_frames
 from ...emu_core.sites import find_sites
-from ...emu_core.stack import Attachment, Run, TemporalStack, check_fit
+from ...emu_core.stack import Attachment, Run, check_fit
 from ...emu_core.temporal import LayerTypes
 from .given import CONDITION, Given, channels
+from .patchers import manage
 from .sampling import VideoModelSampling
 
 KEY = "emu_video"
@@ -105,17 +106,45 @@ def apply_stack(
         raise ValueError(f"{Path(path).name} does not fit this MODEL: {error}") from error
     result = without_stack(patcher)
     dtype = patcher.model.manual_cast_dtype or patcher.model.get_dtype()
-    offload = comfy.model_management.unet_offload_device()
-    stack = load_stack(path, COMFY_LAYERS, dtype=dtype, device=offload)
-    injection = StackInjection(stack)
-    call = VideoCall(injection, patcher.model.latent_format, strength)
+    own = _stack_patcher(str(path), dtype, patcher.load_device)
+    attachments = Attachments()
     result.set_attachments(KEY, Applied(config, result.object_patches.get(SAMPLING)))
     result.add_object_patch(SAMPLING, VideoModelSampling(config.schedule))
-    result.set_injections(KEY, [PatcherInjection(injection.inject, injection.eject)])
-    result.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, call)
-    own = comfy.model_patcher.ModelPatcher(stack, comfy.model_management.get_torch_device(), offload)
     result.set_additional_models(KEY, [own])
+    result.set_injections(KEY, [PatcherInjection(attachments.inject, attachments.eject)])
+    result.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _follow_device)
+    result.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, VideoCall(attachments, patcher.model.latent_format, strength))
+    result.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, _follow_kind)
     return result
+
+
+def _stack_patcher(
+    path: str, dtype: torch.dtype, load_device: torch.device, disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    """The stack's own patcher: ComfyUI loads it together with the MODEL that it is on."""
+    offload = comfy.model_management.unet_offload_device()
+    stack = load_stack(path, COMFY_LAYERS, dtype=dtype, device=offload)
+    return manage(stack, load_device, offload, (_stack_patcher, (path, dtype, load_device)), disable_dynamic)
+
+
+def _follow_kind(patcher: comfy.model_patcher.ModelPatcher, clone: comfy.model_patcher.ModelPatcher) -> None:
+    """A clone without dynamic VRAM (torch.compile and LoRA hooks want one) gets its stack without it as well."""
+    if _is_dynamic(patcher) and not _is_dynamic(clone):
+        plain = [own.get_non_dynamic_delegate() for own in patcher.get_additional_models_with_key(KEY)]
+        clone.set_additional_models(KEY, plain)
+
+
+def _is_dynamic(patcher: comfy.model_patcher.ModelPatcher) -> bool:
+    return hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
+
+
+def _follow_device(executor: Callable[..., Any], patcher: comfy.model_patcher.ModelPatcher, *args: Any, **settings: Any) -> Any:
+    """The stack is loaded where its MODEL is: a node may have put that elsewhere since the stack was applied."""
+    for own in patcher.get_additional_models_with_key(KEY):
+        own.load_device = patcher.load_device
+        if hasattr(own, "register_load_device"):
+            own.register_load_device(own.load_device)
+    return executor(patcher, *args, **settings)
 
 
 def without_stack(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
@@ -125,7 +154,9 @@ def without_stack(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patc
     if found is None:
         return result
     result.remove_attachments(KEY)
-    result.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
+    for kind in (WrappersMP.PREPARE_SAMPLING, WrappersMP.DIFFUSION_MODEL):
+        result.remove_wrappers_with_key(kind, KEY)
+    result.remove_callbacks_with_key(CallbacksMP.ON_CLONE, KEY)
     result.remove_additional_models(KEY)
     # the hooks of a loaded relative come off when this clone is loaded, by the relative's own injections
     result.remove_injections(KEY)
@@ -148,33 +179,47 @@ def _unet(patcher: comfy.model_patcher.ModelPatcher) -> torch.nn.Module:
     return unet
 
 
-class StackInjection:
-    """Puts a stack's hooks on the U-Net and takes them off. ComfyUI calls both several times in a load, and for clones
-    that share this object, so both may find their work done."""
+class Attachments:
+    """The stack on each U-Net that a MODEL and its clones have. Most share one, but a clone may bring its own: for torch.compile,
+    LoRA hooks, several GPUs. Each belongs to the patcher that put it on, and only that one takes it off: ComfyUI calls both
+    several times in a load, and for clones that it throws away while another is sampled."""
 
-    def __init__(self, stack: TemporalStack) -> None:
-        self.stack = stack
-        self.attachment: Attachment | None = None
+    def __init__(self) -> None:
+        self._on: dict[torch.nn.Module, tuple[Attachment, int]] = {}
 
     def inject(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
-        if self.attachment is None:
-            self.attachment = self.stack.attach(patcher.model.diffusion_model)
+        unet, stack = patcher.model.diffusion_model, patcher.get_additional_models_with_key(KEY)[0].model
+        attachment, _ = self._on.get(unet, (None, 0))
+        if attachment is None or attachment.stack is not stack:
+            if attachment is not None:
+                attachment.detach()
+            attachment = stack.attach(unet)
+        # By id: ComfyUI also calls from a patcher's __del__, when nothing refers to it any more.
+        self._on[unet] = attachment, id(patcher)
 
     def eject(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
-        if self.attachment is not None:
-            self.attachment.detach()
-            self.attachment = None
+        unet = patcher.model.diffusion_model
+        attachment, owner = self._on.get(unet, (None, 0))
+        if attachment is not None and owner == id(patcher):
+            attachment.detach()
+            del self._on[unet]
+
+    def of(self, unet: torch.nn.Module) -> Attachment:
+        """The one on this U-Net."""
+        if unet not in self._on:
+            raise RuntimeError("the video MODEL is run without having been loaded: its temporal layers are not on its U-Net")
+        return self._on[unet][0]
 
 
 class VideoCall:
     """Around each call of the U-Net: makes it a call on whole videos, for the time of that call."""
 
-    def __init__(self, injection: StackInjection, latent_format: Any, strength: float) -> None:
-        self.injection, self.latent_format, self.strength = injection, latent_format, strength
+    def __init__(self, attachments: Attachments, latent_format: Any, strength: float) -> None:
+        self.attachments, self.latent_format, self.strength = attachments, latent_format, strength
 
     def __call__(
         self,
-        executor: Callable[..., torch.Tensor],
+        executor: WrapperExecutor,
         x: torch.Tensor,
         timesteps: torch.Tensor,
         context: torch.Tensor,
@@ -186,12 +231,11 @@ class VideoCall:
         """`x` (n v f, C, h, w): n conditionings, v videos, f frames, the last fastest."""
         options = transformer_options or {}
         given: tuple[Given, ...] | None = others.pop(CONDITION, None)
-        attachment = self.injection.attachment
-        assert attachment is not None, "the video MODEL is run without having been loaded"
+        attachment = self.attachments.of(executor.class_obj)
         conditionings = len(options.get("cond_or_uncond") or (0,))
         window = options.get("context_window")
         frames = _frames(len(x) // conditionings, given, None if window is None else window.index_list)
-        config = self.injection.stack.config
+        config = attachment.stack.config
         check_frames(config, frames, None, WINDOWS)
         has_image = given is not None and any(len(one.positions) for one in given)
         if has_image:

@@ -1,4 +1,4 @@
-"""Runs of checks inside real ComfyUI installations."""
+"""Runs of checks inside real ComfyUI installations, as they are and with dynamic VRAM emulated where they have it."""
 
 from __future__ import annotations
 
@@ -9,31 +9,56 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from .server import PACK, comfy_python, environment
 
 INSIDE = Path(__file__).parent / "inside"
+DYNAMIC = "dynamic-vram"  # as the harness calls it
 Results = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def inside(comfy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """`inside(module, prepare)` runs a module of checks in this ComfyUI, once, and returns their results and the folder."""
-    done: dict[str, dict[str, Any]] = {}
+def runs() -> dict[tuple[str, ...], dict[str, Any]]:
+    """All runs of a session, by ComfyUI, module and mode."""
+    return {}
 
-    def run(module: str, prepare: Callable[[Path], None] | None = None) -> dict[str, Any]:
-        if module not in done:
-            out = tmp_path_factory.mktemp(f"{comfy_root.name}-{module}")
+
+@pytest.fixture(scope="session", params=["as-it-is", DYNAMIC])
+def inside(request: pytest.FixtureRequest, comfy_root: Path, runs: Any, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """`inside(module, prepare)` runs a module of checks in this ComfyUI, once, and returns their results and the folder. With
+    dynamic VRAM it also says of each check whether it sampled the same bits as without."""
+    if request.param == DYNAMIC and "class ModelPatcherDynamic" not in (comfy_root / "comfy" / "model_patcher.py").read_text():
+        pytest.skip("NOT CHECKED with dynamic VRAM, which this ComfyUI does not have")
+
+    def run(module: str, prepare: Callable[[Path], None] | None = None, mode: str = request.param) -> dict[str, Any]:
+        key = (comfy_root.name, module, mode)
+        if key not in runs:
+            out = tmp_path_factory.mktemp("-".join(key))
             (out / "models" / "emu_video").mkdir(parents=True)
             if prepare is not None:
                 prepare(out)
-            command = [comfy_python(comfy_root), str(INSIDE / "harness.py"), str(comfy_root), str(PACK), str(out), module]
+            flags = [mode] if mode == DYNAMIC else []
+            command = [comfy_python(comfy_root), str(INSIDE / "harness.py"), str(comfy_root), str(PACK), str(out), module, *flags]
             process = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1500, check=False)
             assert process.returncode == 0, process.stderr[-4000:]
-            done[module] = {"out": out, "results": json.loads((out / "results.json").read_text())}
-        return done[module]
+            runs[key] = {"out": out, "results": json.loads((out / "results.json").read_text())}
+            if mode == DYNAMIC:
+                _compare(runs[key], run(module, prepare, "as-it-is"))
+        return runs[key]
 
     return run
+
+
+def _compare(dynamic: dict[str, Any], plain: dict[str, Any]) -> None:
+    """A check that sampled other bits with dynamic VRAM has failed."""
+    for check, result in dynamic["results"].items():
+        if "data" not in result or "data" not in plain["results"][check]:
+            continue
+        found, wanted = (load_file(run["out"] / f"{check}.sampled.safetensors") for run in (dynamic, plain))
+        unequal = [name for name in wanted if name not in found or not found[name].equal(wanted[name])]
+        if unequal or len(found) != len(wanted):
+            result["failed"] = f"with dynamic VRAM, of {len(wanted)} samplings {len(found)} were made, and not equal: {unequal}"
 
 
 def outcome(run: dict[str, Any], check: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The video MODEL inside real ComfyUI: every check of inside/video_model.py, in every installation that is found."""
+"""The video MODEL inside real ComfyUI: the checks of inside/video_model.py and others, in every installation found."""
 
 from __future__ import annotations
 
@@ -20,6 +20,17 @@ def checks(module: str) -> list[str]:
 @pytest.mark.parametrize("check", checks("video_model"))
 def test_video_model(check: str, inside: Callable[..., Any], comfy_root: Path) -> None:
     outcome(inside("video_model"), check)
+
+
+@pytest.mark.parametrize("check", checks("clones"))
+def test_clones(check: str, inside: Callable[..., Any], comfy_root: Path) -> None:
+    outcome(inside("clones"), check)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", checks("compiled"))
+def test_compiled(check: str, inside: Callable[..., Any], comfy_root: Path) -> None:
+    outcome(inside("compiled"), check)
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ from typing import Any
 
 import comfy.latent_formats
 import comfy.model_management
-import comfy.model_patcher
 import comfy.supported_models
 import parts
 import torch
@@ -23,6 +22,7 @@ def sd15() -> Any:
     config = comfy.supported_models.SD15(SD15)
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "", device=torch.device("cpu"))
+    parts.make_weights(model)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         fan_in = parameter[0].numel() if parameter.dim() > 1 else 0
@@ -33,7 +33,7 @@ def sd15() -> Any:
     for module in model.modules():
         if getattr(module, "bias", None) is not None:
             module.bias.data.zero_()
-    return comfy.model_patcher.ModelPatcher(model, comfy.model_management.get_torch_device(), torch.device("cpu"))
+    return parts.patcher_class()(model, comfy.model_management.get_torch_device(), torch.device("cpu"))
 
 
 def check_identity_at_sd15_size(pack: Any) -> None:

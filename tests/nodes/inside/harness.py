@@ -2,7 +2,8 @@
 
 pytest and diffusers live in another environment than ComfyUI, so a check is a plain function `check_*(comfy)` that asserts and
 may return a dict of tensors and JSON values; this script runs all of a module in one process and writes what came of them to OUT
-as results.json and one .safetensors file a check. What a check is to read lies in OUT too, at `pack.folder`.
+as results.json, one .safetensors file a check, and all that it sampled as another (.sampled.safetensors). What a check is to read
+lies in OUT too, at `pack.folder`.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def load_pack(folder: Path) -> ModuleType:
 class Comfy:
     """What a check works with: the pack's nodes and its inner modules."""
 
-    def __init__(self, pack: ModuleType, folder: Path) -> None:
-        self.pack, self.folder = pack, folder
+    def __init__(self, pack: ModuleType, folder: Path, dynamic: bool) -> None:
+        self.pack, self.folder, self.dynamic = pack, folder, dynamic
         extension = asyncio.run(pack.comfy_entrypoint())
         self.nodes = {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
 
@@ -50,7 +51,11 @@ class NotHere(Exception):
     """Raised by a check that this version of ComfyUI cannot pass, with the reason."""
 
 
-def start(root: Path, pack: Path, out: Path) -> Comfy:
+DYNAMIC = "dynamic-vram"
+"""A last argument: with what an NVIDIA card gets, emulated."""
+
+
+def start(root: Path, pack: Path, out: Path, dynamic: bool = False) -> Comfy:
     """Import ComfyUI from `root`, on the CPU with one thread and its models under `out`, and the pack."""
     sys.argv = [sys.argv[0], "--cpu"]
     sys.path.insert(0, str(root))
@@ -58,34 +63,50 @@ def start(root: Path, pack: Path, out: Path) -> Comfy:
     import comfy.options
 
     comfy.options.enable_args_parsing()
+    if dynamic:
+        import dynamic_vram
+
+        dynamic_vram.emulate(str(root))
     import folder_paths
     import torch
 
     torch.set_num_threads(1)
     folder_paths.models_dir = str(out / "models")
-    return Comfy(load_pack(pack), out)
+    return Comfy(load_pack(pack), out, dynamic)
 
 
 def main() -> None:
     root, pack, out, module_name = sys.argv[1:5]
-    only = sys.argv[5:]
-    comfy_side = start(Path(root), Path(pack), Path(out))
+    only, dynamic = [name for name in sys.argv[5:] if name != DYNAMIC], DYNAMIC in sys.argv[5:]
+    comfy_side = start(Path(root), Path(pack), Path(out), dynamic)
     import torch
 
     spec = importlib.util.spec_from_file_location("checks", Path(__file__).with_name(f"{module_name}.py"))
     assert spec is not None and spec.loader is not None
     checks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(checks)
+    import comfy.samplers
     from safetensors.torch import save_file
 
+    sampled: list[torch.Tensor] = []
+    original = comfy.samplers.CFGGuider.sample
+
+    def remember(self: Any, *args: Any, **settings: Any) -> torch.Tensor:
+        sampled.append(original(self, *args, **settings))
+        return sampled[-1]
+
+    comfy.samplers.CFGGuider.sample = remember
     results: dict[str, dict[str, Any]] = {}
     for name in [n for n in vars(checks) if n.startswith("check_") and n in (only or vars(checks))]:
         started = time.monotonic()
+        sampled.clear()
         try:
             with torch.inference_mode():  # as the server runs nodes
                 made = getattr(checks, name)(comfy_side) or {}
             tensors = {k: v.clone().contiguous() for k, v in made.items() if isinstance(v, torch.Tensor)}
             save_file(tensors, Path(out) / f"{name}.safetensors")
+            latents = {str(number): value.clone().contiguous() for number, value in enumerate(sampled)}
+            save_file(latents, Path(out) / f"{name}.sampled.safetensors")
             results[name] = {"data": {k: v for k, v in made.items() if k not in tensors}}
         except Exception as error:
             kind = "skipped" if type(error).__name__ == "NotHere" else "failed"

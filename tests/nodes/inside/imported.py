@@ -34,13 +34,14 @@ def sd15() -> Any:
     family = comfy.supported_models.SD15(SMALL_SD15)
     family.set_inference_dtype(torch.float32, None)
     model = family.get_model({}, "", device=torch.device("cpu"))
+    parts.make_weights(model)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
             parameter.data.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
         else:
             parameter.data.fill_(1.0 if name.endswith("weight") else 0.0)
-    return comfy.model_patcher.ModelPatcher(model, comfy.model_management.get_torch_device(), torch.device("cpu"))
+    return parts.patcher_class()(model, comfy.model_management.get_torch_device(), torch.device("cpu"))
 
 
 def states(seed: int = 2) -> tuple[list[Any], list[Any]]:

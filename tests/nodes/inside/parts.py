@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import comfy.cldm.cldm
+import comfy.context_windows
 import comfy.controlnet
+import comfy.hooks
 import comfy.lora
 import comfy.model_management
+import comfy.model_patcher
 import comfy.ops
 import comfy.sample
 import comfy.samplers
@@ -93,18 +97,68 @@ def forget() -> None:
     comfy.model_management.unload_all_models()
 
 
-def random_lora(model: Any, clip: Any, strength: float = 1.0) -> Any:
-    """The MODEL with a random LoRA on every attention, in the names that LoRA files use."""
+def random_lora_file(model: Any) -> dict[str, torch.Tensor]:
+    """A random LoRA on every attention, in the names that LoRA files use."""
     keys = {k: v for k, v in comfy.lora.model_lora_keys_unet(model.model).items() if k.startswith("lora_unet_")}
     shapes = {name: value.shape for name, value in model.model.state_dict().items()}
     generator, state = torch.Generator().manual_seed(7), {}
-    for name, target in keys.items():
+    for name, target in sorted(keys.items()):  # whose order is another under dynamic VRAM
         shape = shapes.get(target, ())
         if "attn" in name and len(shape) == 2:
             state[f"{name}.lora_up.weight"] = 0.3 * torch.randn(shape[0], 2, generator=generator)
             state[f"{name}.lora_down.weight"] = torch.randn(2, shape[1], generator=generator) / shape[1] ** 0.5
     assert len(state) >= 2 * 4 * 7
-    return comfy.sd.load_lora_for_models(model, clip, state, strength, 0)[0]
+    return state
+
+
+def random_lora(model: Any, clip: Any, strength: float = 1.0) -> Any:
+    """The MODEL with the random LoRA."""
+    return comfy.sd.load_lora_for_models(model, clip, random_lora_file(model), strength, 0)[0]
+
+
+def random_lora_hook(model: Any) -> Any:
+    """The same LoRA as a hook for a conditioning."""
+    return comfy.hooks.create_hook_lora(random_lora_file(model), 1.0, 0.0)
+
+
+def make_weights(module: torch.nn.Module) -> None:
+    """Give weights to the layers that have none before they are loaded: under dynamic VRAM, ComfyUI's Linear."""
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Linear) and layer.weight is None:
+            layer.weight = torch.nn.Parameter(torch.empty(layer.out_features, layer.in_features), requires_grad=False)
+            if layer.comfy_need_lazy_init_bias:
+                layer.bias = torch.nn.Parameter(torch.empty(layer.out_features), requires_grad=False)
+
+
+def patcher_class() -> Any:
+    """What ComfyUI manages its own models with: of the dynamic kind under dynamic VRAM."""
+    return getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+
+
+def windows_work() -> bool:
+    """Whether context windows over the batch run: in 0.3.64 they fail in ComfyUI itself."""
+    return "timestep[0]" in inspect.getsource(comfy.context_windows.IndexListContextHandler.set_step)
+
+
+def windowed(model: Any, length: int, anchored: bool | None = None) -> Any:
+    """The MODEL with context windows over the batch; `anchored` sets causal_window_fix, None leaves it as the node does."""
+    handler = comfy.context_windows
+    settings = {} if anchored is None or not anchors() else {"causal_window_fix": anchored}
+    result = model.clone()
+    result.model_options["context_handler"] = handler.IndexListContextHandler(
+        context_schedule=handler.get_matching_context_schedule("standard_static"),
+        fuse_method=handler.get_matching_fuse_method("pyramid"),
+        context_length=length,
+        context_overlap=4,
+        dim=0,
+        **settings,
+    )
+    return result
+
+
+def anchors() -> bool:
+    """Whether this ComfyUI puts the frame before a window in front of it."""
+    return "causal_window_fix" in inspect.signature(comfy.context_windows.IndexListContextHandler).parameters
 
 
 def random_controlnet(model: Any) -> Any:
@@ -114,6 +168,7 @@ def random_controlnet(model: Any) -> Any:
     }
     config |= {"hint_channels": 3, "operations": comfy.ops.disable_weight_init, "device": "cpu", "dtype": torch.float32}
     net = comfy.cldm.cldm.ControlNet(**config)
+    make_weights(net)
     generator = torch.Generator().manual_seed(3)
     for parameter in net.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator) / max(parameter[0].numel(), 1) ** 0.5

@@ -1,0 +1,43 @@
+"""Checks of torch.compile on a video MODEL, which take minutes. See harness.py."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import parts
+import torch
+from clones import video_parts
+
+
+def compiled(video: Any, backend: str) -> Any:
+    """As TorchCompileModel does it."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    plain = {"disable_dynamic": True} if "disable_dynamic" in inspect.signature(video.clone).parameters else {}
+    result = video.clone(**plain)
+    set_torch_compile_wrapper(model=result, backend=backend)
+    return result
+
+
+def check_traced(pack: Any) -> None:
+    """Traced by Dynamo and run without a code generator: the same bits, and the origin is as it was."""
+    _, video, positive, negative, latent = video_parts(pack)
+    expected = parts.ksample(video, positive, negative, latent)
+    found = parts.ksample(compiled(video, "eager"), positive, negative, latent)
+    torch._dynamo.reset()
+    assert torch.equal(found, expected), (found - expected).abs().max()
+    assert torch.equal(parts.ksample(video, positive, negative, latent), expected)
+
+
+def check_the_node(pack: Any) -> None:
+    """ComfyUI's own node with Inductor: other kernels, so other roundings."""
+    from comfy_extras.nodes_torch_compile import TorchCompileModel
+
+    model, video, positive, negative, latent = video_parts(pack)
+    expected = parts.ksample(video, positive, negative, latent, steps=1)
+    plain = parts.ksample(model, positive, negative, latent, steps=1)
+    result = TorchCompileModel.execute(video, "inductor").result[0]
+    found = parts.ksample(result, positive, negative, latent, steps=1)
+    torch._dynamo.reset()
+    assert (found - expected).abs().max() < 1e-3 < (plain - expected).abs().max()
