@@ -82,11 +82,11 @@ def check_given(config: StackConfig, given: Given | None) -> None:
 
 
 def channels(
-    given: Sequence[Given], config: StackConfig, x: torch.Tensor, latent_format: Any, window: Any = None
+    given: Sequence[Given], config: StackConfig, x: torch.Tensor, latent_format: Any, window: Sequence[int] | None = None
 ) -> torch.Tensor:
     """Conditioning channels (n v f, C+1, h, w) for a batch of latents `x` (n v f, C, h, w), n conditionings in turn.
 
-    `window` is the context window in force, if there is one: then `x` holds the frames that it names.
+    `window` names the frames of the video that `x` holds, where it does not hold all of them.
     """
     parts = [_channels_of_one(one, config, latent_format, window) for one in given]
     repeats = len(x) // (len(parts) * len(parts[0]))
@@ -100,11 +100,11 @@ def channels(
     return whole.to(x.device, x.dtype)
 
 
-def _channels_of_one(given: Given, config: StackConfig, latent_format: Any, window: Any) -> torch.Tensor:
+def _channels_of_one(given: Given, config: StackConfig, latent_format: Any, window: Sequence[int] | None) -> torch.Tensor:
     latents = given.latents if given.scaled else latent_format.process_in(given.latents)
     result = condition(latents[None].float(), given.positions, given.frames, config.channel_order, given.motion)[0]
-    if window is not None and max(window.index_list) < given.frames:
-        result = result[window.index_list]
+    if window is not None and max(window) < given.frames:
+        result = result[list(window)]
     if given.area is not None:
         height, width, top, left = given.area
         result = result[..., top : top + height, left : left + width]

@@ -25,7 +25,8 @@ from .sampling import VideoModelSampling
 
 KEY = "emu_video"
 WINDOWS = (
-    "put ComfyUI's node Context Windows (Manual) on the MODEL, with dim 0 and a context_length of at most that (ComfyUI 0.8 on)"
+    "put ComfyUI's node Context Windows (Manual) on the MODEL, with dim 0 and a context_length of at most that (ComfyUI 0.8 on); "
+    "with its causal_window_fix off the video is the same as the command line makes with --window"
 )
 SAMPLING = "model_sampling"
 _RECOMMENDED = "emu_video_recommended"
@@ -232,10 +233,17 @@ class VideoCall:
         options = transformer_options or {}
         given: tuple[Given, ...] | None = others.pop(CONDITION, None)
         attachment = self.attachments.of(executor.class_obj)
-        conditionings = len(options.get("cond_or_uncond") or (0,))
-        window = options.get("context_window")
-        frames = _frames(len(x) // conditionings, given, None if window is None else window.index_list)
         config = attachment.stack.config
+        conditionings = len(options.get("cond_or_uncond") or (0,))
+        window, anchored = _window(options.get("context_window"), len(x) // conditionings)
+        if anchored and config.max_frames is not None and len(window) > config.max_frames:
+            # ComfyUI throws away what becomes of the anchor, and this stack has no position left for it.
+            cut = _Cut(conditionings, len(window))
+            x, timesteps, context, y, control, others = cut((x, timesteps, context, y, control, others))
+            window = window[1:]
+        else:
+            cut = None
+        frames = _frames(len(x) // conditionings, given, window)
         check_frames(config, frames, None, WINDOWS)
         has_image = given is not None and any(len(one.positions) for one in given)
         if has_image:
@@ -248,14 +256,44 @@ class VideoCall:
             values=dict(given[0].values) if given is not None else {},
         )
         with attachment.run(run):
-            return executor(x, timesteps, context, y, control, transformer_options, **others)
+            result = executor(x, timesteps, context, y, control, transformer_options, **others)
+        return result if cut is None else cut.undo(result)
+
+
+def _window(window: Any, batch: int) -> tuple[list[int] | None, bool]:
+    """The frames that a call of `batch` frames holds, if ComfyUI gives it a window of the video, and whether the first of them is
+    the window's anchor: the frame before it, which is put in front (causal_window_fix, ComfyUI 0.21 and newer)."""
+    anchor = getattr(window, "causal_anchor_index", None)
+    anchored = anchor is not None and anchor >= 0
+    frames = [] if window is None else [*([anchor] if anchored else []), *window.index_list]
+    # ComfyUI leaves the last window standing: it may be that of an earlier call.
+    return (frames, anchored) if len(frames) == batch and batch else (None, False)
+
+
+class _Cut:
+    """Takes the first of `frames` frames out of all that a call is given for each of n conditionings, and puts a frame of zeros
+    back in its place."""
+
+    def __init__(self, conditionings: int, frames: int) -> None:
+        self.shape, self.batch = (conditionings, frames), conditionings * frames
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.dim() and len(value) == self.batch:
+            return value.unflatten(0, self.shape)[:, 1:].flatten(0, 1)
+        if isinstance(value, dict):
+            return {name: self(one) for name, one in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self(one) for one in value)
+        return value
+
+    def undo(self, value: torch.Tensor) -> torch.Tensor:
+        inner = value.unflatten(0, (self.shape[0], -1))
+        return torch.cat([torch.zeros_like(inner[:, :1]), inner], 1).flatten(0, 1)
 
 
 def _frames(batch: int, given: tuple[Given, ...] | None, window: list[int] | None) -> int:
     """Frames of each video in a batch of latents. Without the pack's conditioning the whole batch is one video."""
-    if window is not None and len(window) == batch:
-        return batch
-    if given is None:
+    if window is not None or given is None:
         return batch
     frames = given[0].frames
     if batch % frames:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import comfy.cldm.cldm
@@ -129,19 +128,30 @@ def check_three_guidances(pack: Any) -> dict[str, Any]:
 
 
 def check_context_windows_equal_the_pipelines(pack: Any) -> dict[str, Any]:
-    handler = comfy.context_windows
-    if "timestep[0]" not in inspect.getsource(handler.IndexListContextHandler.set_step):
+    if not parts.windows_work():
         raise NotHere("context windows over the batch fail in this ComfyUI itself")
     model, clip, vae = pack.run("EmuVideoTinyModel")
-    video = parts.apply(pack, model, "animatediff_tiny.safetensors").clone()
-    video.model_options["context_handler"] = handler.IndexListContextHandler(
-        context_schedule=handler.get_matching_context_schedule("standard_static"),
-        fuse_method=handler.get_matching_fuse_method("pyramid"),
-        context_length=16,
-        context_overlap=4,
-        dim=0,
-    )
+    video = parts.windowed(parts.apply(pack, model, "animatediff_tiny.safetensors"), 16, anchored=False)
     return {"windowed": sample(pack, video, parts.conditioning(pack, clip, vae, length=40, image=None))}
+
+
+def check_a_window_of_all_positions_has_no_room_for_the_anchor(pack: Any) -> None:
+    """ComfyUI puts the frame before a window in front of it and throws its result away. Where the stack has no position left for
+    it, it is left out: the same as with causal_window_fix off. With one frame less there is room, and it counts."""
+    if not parts.windows_work() or not parts.anchors():
+        raise NotHere("no frame is put in front of a window in this ComfyUI")
+    model, clip, vae = pack.run("EmuVideoTinyModel")
+    controlled = parts.random_controlnet(model)
+    video = parts.apply(pack, model, "animatediff_v1_tiny.safetensors")
+    limit = pack.module("nodes.adapter.video_model").applied(video).max_frames
+    assert limit == 24
+    conditions = list(parts.conditioning(pack, clip, vae, length=40, image=None))
+    for length, same in ((limit, True), (limit - 1, False)):
+        found = [sample(pack, parts.windowed(video, length, anchored), conditions) for anchored in (True, False)]
+        assert torch.equal(*found) == same, length
+    conditions[0] = parts.with_control(conditions[0], controlled, limit)
+    found = [sample(pack, parts.windowed(video, limit, anchored), conditions) for anchored in (True, False)]
+    assert torch.isfinite(found[0]).all()
 
 
 def check_refusals(pack: Any) -> None:

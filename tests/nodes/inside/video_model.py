@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import comfy.cldm.cldm
-import comfy.context_windows
 import comfy.controlnet
 import comfy.lora
 import comfy.model_base
@@ -257,15 +255,16 @@ def check_two_videos_in_a_batch(pack: Any) -> None:
 
 
 def check_context_windows(pack: Any) -> None:
-    """ComfyUI's context windows: a window of the whole video changes nothing; a later one gets its own given frames."""
-    handler = comfy.context_windows
-    if "timestep[0]" not in inspect.getsource(handler.IndexListContextHandler.set_step):
+    """ComfyUI's context windows: each gets the given frames that lie in it. As the node makes them, and without the anchor, the
+    frame before a window that newer versions put in front of it."""
+    if not parts.windows_work():
         raise NotHere(
             "context windows over the batch fail in this ComfyUI itself: IndexListContextHandler.set_step takes one timestep"
         )
     model, clip, vae = tiny(pack)
     video = parts.apply(pack, model)
-    kwargs = {"image": parts.picture(0, 2), "positions": "0, 11", "length": 12}
+    positions = (0, 3, 11)
+    kwargs = {"image": parts.picture(0, 3), "positions": "0, 3, 11", "length": 12}
     positive, _, negative, latent = parts.conditioning(pack, clip, vae, **kwargs)
     seen = []
     module = pack.module("nodes.adapter.video_model")
@@ -273,27 +272,23 @@ def check_context_windows(pack: Any) -> None:
 
     def spy(given: Any, config: Any, x: Any, latent_format: Any, window: Any) -> torch.Tensor:
         result = original(given, config, x, latent_format, window)
-        seen.append((list(window.index_list), result[:, 4:].flatten(1).amax(1).nonzero().flatten().tolist()))
+        seen.append((tuple(window), result[:, 4:].flatten(1).amax(1).nonzero().flatten().tolist()))
         return result
 
-    windowed = video.clone()
-    windowed.model_options["context_handler"] = handler.IndexListContextHandler(
-        context_schedule=handler.get_matching_context_schedule("standard_static"),
-        fuse_method=handler.get_matching_fuse_method("pyramid"),
-        context_length=8,
-        context_overlap=4,
-        dim=0,
-    )
     module.channels = spy
+    later = tuple(range(4, 12))
     try:
-        found = parts.ksample(windowed, positive, negative, latent["samples"])
+        for anchored in (None, False):
+            seen.clear()
+            found = parts.ksample(parts.windowed(video, 8, anchored), positive, negative, latent["samples"])
+            assert torch.isfinite(found).all() and found.shape == (12, 4, 8, 8)
+            with_anchor = (3, *later) if anchored is None and parts.anchors() else later
+            assert {index for index, _ in seen} == {tuple(range(8)), with_anchor}
+            for index, places in seen:
+                wanted = [place for place, frame in enumerate(index) if frame in positions]
+                assert places in (wanted, [place + len(index) for place in wanted]), (index, places)
     finally:
         module.channels = original
-    assert torch.isfinite(found).all() and found.shape == (12, 4, 8, 8)
-    assert {tuple(index) for index, _ in seen} == {tuple(range(8)), tuple(range(4, 12))}
-    for index, places in seen:
-        wanted = [i for i, frame in enumerate(index) if frame in (0, 11)]
-        assert places in (wanted, [p + 8 for p in wanted]), (index, places)
 
 
 def check_wired_form_gives_the_same_latents(pack: Any) -> None:
