@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +23,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def comfy_roots() -> list[Path]:
-    """COMFYUI_PATH (several with the system's path separator), else ~/comfy/ComfyUI and its siblings ~/comfy/ComfyUI-*."""
+    """COMFYUI_PATH (several with the system's path separator), else ~/comfy/ComfyUI and its siblings ~/comfy/ComfyUI-*; the
+    newest first, then the oldest."""
     if named := os.environ.get("COMFYUI_PATH"):
-        return [Path(part).expanduser() for part in named.split(os.pathsep)]
-    home = Path("~/comfy").expanduser()
-    return [root for root in (home / "ComfyUI", *sorted(home.glob("ComfyUI-*"))) if (root / "main.py").is_file()]
+        found = [Path(part).expanduser() for part in named.split(os.pathsep)]
+    else:
+        home = Path("~/comfy").expanduser()
+        found = [root for root in (home / "ComfyUI", *sorted(home.glob("ComfyUI-*"))) if (root / "main.py").is_file()]
+    newest_first = sorted(found, key=version, reverse=True)
+    return [*newest_first[:1], *newest_first[:0:-1]]
+
+
+def version(root: Path) -> tuple[int, ...]:
+    """Of a ComfyUI; () where there is none."""
+    file = root / "comfyui_version.py"
+    numbers = re.search(r"__version__ = .(\d+)\.(\d+)\.(\d+)", file.read_text()) if file.is_file() else None
+    return tuple(map(int, numbers.groups())) if numbers else ()
 
 
 LONGEST = ("core/test_training_video.py", "study/", "workflows/", "nodes/", "")
@@ -49,9 +61,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         roots = comfy_roots()
         reason = "NO COMFYUI FOUND: the nodes were NOT tested. Set COMFYUI_PATH, or install it at ~/comfy/ComfyUI."
         missing = pytest.param(None, marks=pytest.mark.skip(reason=reason), id="no-ComfyUI")
-        first = [pytest.param(root, id=root.name) for root in roots[:1]]
-        others = [pytest.param(root, id=root.name, marks=pytest.mark.slow) for root in roots[1:]]  # the same tests once more
-        metafunc.parametrize("comfy_root", [*first, *others] or [missing], scope="session", indirect=True)
+        ends = [pytest.param(root, id=root.name) for root in roots[:2]]
+        between = [pytest.param(root, id=root.name, marks=pytest.mark.slow) for root in roots[2:]]  # the same tests once more
+        metafunc.parametrize("comfy_root", [*ends, *between] or [missing], scope="session", indirect=True)
 
 
 @pytest.fixture(scope="session")

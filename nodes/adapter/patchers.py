@@ -1,6 +1,7 @@
 """Models of the pack's own in the class that ComfyUI manages its own models with.
 
-Checked on ComfyUI 0.3.64, 0.8.0 and 0.33.0.
+Checked on ComfyUI 0.3.64, 0.8.0 and 0.33.0; read further, up to about 0.38. CoreModelPatcher: 0.12 and newer, replaced
+at start-up, so it is looked up at each call. cached_patcher_init: 0.15 and newer.
 """
 
 from __future__ import annotations

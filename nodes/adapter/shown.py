@@ -1,4 +1,7 @@
-"""Text and pictures on a node, in the page and in the history."""
+"""Text and pictures on a node, in the page and in the history.
+
+Checked on ComfyUI 0.3.64, 0.8.0 and 0.33.0; read further, up to about 0.38: send_progress_text and ui.PreviewImage.
+"""
 
 from __future__ import annotations
 

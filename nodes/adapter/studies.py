@@ -1,4 +1,7 @@
-"""The human study on ComfyUI's own server: studies in output/emu_video_studies, each at /emu_video/study/NAME/."""
+"""The human study on ComfyUI's own server: studies in output/emu_video_studies, each at /emu_video/study/NAME/.
+
+Checked on ComfyUI 0.3.64, 0.8.0 and 0.33.0; read further, up to about 0.38: address and port.
+"""
 
 from __future__ import annotations
 

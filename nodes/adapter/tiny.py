@@ -1,4 +1,8 @@
-"""The bundled image model as ComfyUI's own MODEL, CLIP and VAE, from the same files that diffusers reads."""
+"""The bundled image model as ComfyUI's own MODEL, CLIP and VAE, from the same files that diffusers reads.
+
+Checked on ComfyUI 0.3.64, 0.8.0 and 0.33.0; read further, up to about 0.38: sd, sd1_clip, model_base, latent_formats.
+clip_model and supported_models_base: 0.33.0.
+"""
 
 from __future__ import annotations
 

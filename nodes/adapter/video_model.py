@@ -1,4 +1,8 @@
-"""A temporal stack on a MODEL: an ordinary ModelPatcher comes out, and the one that came in stays as it is."""
+"""A temporal stack on a MODEL: an ordinary ModelPatcher comes out, and the one that came in stays as it is.
+
+Checked on ComfyUI 0.3.64, 0.8.0 and 0.33.0; read further, up to about 0.38: model_patcher and ops; context_windows to about
+0.35. patcher_extension: 0.33.0.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import torch
@@ -106,8 +109,8 @@ def apply_stack(
     except ValueError as error:
         raise ValueError(f"{Path(path).name} does not fit this MODEL: {error}") from error
     result = without_stack(patcher)
-    dtype = patcher.model.manual_cast_dtype or patcher.model.get_dtype()
-    own = _stack_patcher(str(path), dtype, patcher.load_device)
+    dtype = patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()
+    own = _stack_patcher(str(path), dtype, patcher.load_device, patcher.offload_device)
     attachments = Attachments()
     result.set_attachments(KEY, Applied(config, result.object_patches.get(SAMPLING)))
     result.add_object_patch(SAMPLING, VideoModelSampling(config.schedule))
@@ -120,12 +123,12 @@ def apply_stack(
 
 
 def _stack_patcher(
-    path: str, dtype: torch.dtype, load_device: torch.device, disable_dynamic: bool = False
+    path: str, dtype: torch.dtype, load_device: torch.device, offload_device: torch.device, disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
     """The stack's own patcher: ComfyUI loads it together with the MODEL that it is on."""
-    offload = comfy.model_management.unet_offload_device()
-    stack = load_stack(path, COMFY_LAYERS, dtype=dtype, device=offload)
-    return manage(stack, load_device, offload, (_stack_patcher, (path, dtype, load_device)), disable_dynamic)
+    stack = load_stack(path, COMFY_LAYERS, dtype=dtype, device=offload_device)
+    reload = (_stack_patcher, (path, dtype, load_device, offload_device))
+    return manage(stack, load_device, offload_device, reload, disable_dynamic)
 
 
 def _follow_kind(patcher: comfy.model_patcher.ModelPatcher, clone: comfy.model_patcher.ModelPatcher) -> None:
