@@ -40,13 +40,16 @@ class Refused(Exception):
 
 
 class Server:
-    """`with Server(root, folder) as server:` runs ComfyUI on a free port, its files under `folder`."""
+    """`with Server(root, folder) as server:` runs ComfyUI on a free port, its files under `folder`; with `dynamic`, as on a card
+    with dynamic VRAM, emulated."""
 
-    def __init__(self, root: Path, folder: Path, *arguments: str) -> None:
+    def __init__(self, root: Path, folder: Path, *arguments: str, dynamic: bool = False) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.root, self.folder, self.arguments = root, folder, arguments
+        main = str(root / "main.py")
+        self.program = [str(PACK / "tests" / "nodes" / "inside" / "serve.py"), main] if dynamic else [main]
         self.log = folder / "server.log"
 
     @property
@@ -61,7 +64,7 @@ class Server:
             link.symlink_to(PACK, target_is_directory=True)
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [comfy_python(self.root), "main.py", "--cpu", "--port", str(self.port), "--disable-auto-launch",
+            [comfy_python(self.root), *self.program, "--cpu", "--port", str(self.port), "--disable-auto-launch",
              "--disable-api-nodes",
              "--base-directory", str(self.folder), "--database-url", "sqlite:///:memory:", "--preview-method", "latent2rgb",
              *self.arguments],
