@@ -17,6 +17,9 @@ from emu_core.stack import Attachment, Run, TemporalStack
 
 TEXT, TOKENS, SECOND_TEXT, POOLED, TIME = 32, 5, 48, 16, 8
 HEAD = 16
+# What two ways of computing the same must agree in: it rounds at 1e-16 of a value and assert_close allows 1e-7 there, so no order
+# of sums, whichever kernel, batch, number of threads or machine it comes from, makes a difference.
+DOUBLE = torch.float64
 SMALL: dict[str, dict[str, Any]] = {
     "tiny": {"block_out_channels": (32, 64), "cross_attention_dim": TEXT},
     "shallow": {

@@ -11,10 +11,12 @@ from torch.nn import functional as F
 from emu_core import attention
 from emu_core.attention import BACKENDS, choose, sdpa
 
+from .helpers import DOUBLE
+
 
 def qkv(rows: int, heads: int = 3, tokens: int = 5, others: int = 7) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(rows, heads, length, 8, generator=generator) for length in (tokens, others, others))
+    return tuple(torch.randn(rows, heads, length, 8, generator=generator, dtype=DOUBLE) for length in (tokens, others, others))
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7, 30, 10_000])
@@ -35,7 +37,7 @@ def test_parts_equal_the_whole(limit: int, rows: int, monkeypatch: pytest.Monkey
 
 
 def test_more_rows_than_a_kernel_takes() -> None:
-    q = torch.randn(66_000, 1, 2, 4, generator=torch.Generator().manual_seed(0))
+    q = torch.randn(66_000, 1, 2, 4, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     some = q[[0, 65_534, 65_535, 65_999]]
     torch.testing.assert_close(sdpa(q, q, q)[[0, 65_534, 65_535, 65_999]], F.scaled_dot_product_attention(some, some, some))
 

@@ -51,31 +51,35 @@ def test_every_sampler_ends_at_the_clean_sample(sampler: str, config: ScheduleCo
     x0, seen = normal(1), []
     y = sample(oracle(config, x0, seen), normal(2), config, steps, sampler, torch.Generator().manual_seed(3))
     assert seen == trailing_timesteps(config, steps).tolist()
-    torch.testing.assert_close(y, x0, rtol=0, atol=2e-3)
+    # At zero SNR Euler's method begins at sigma 4096, where numbers in float32 lie 2^-10 apart: four roundings by half of that.
+    torch.testing.assert_close(y, x0, rtol=0, atol=2**-9)
 
 
 def by_hand(denoise: Denoise, x: torch.Tensor, config: ScheduleConfig, steps: int) -> torch.Tensor:
-    """DDIM, eta 0, in double precision (arXiv 2010.02502, equation 12)."""
+    """DDIM, eta 0, in double precision (arXiv 2010.02502, equation 12), but for its coefficients, which are float32's."""
+
+    def root(value: float) -> float:
+        return torch.tensor(math.sqrt(value), dtype=torch.float32).item()
+
     power = abar(config).tolist()
     timesteps = [round(config.steps - i * config.steps / steps) - 1 for i in range(steps)]
-    x = x.double()
     for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
-        output = denoise(x.float(), torch.tensor(t)).double()
-        a, s = math.sqrt(power[t]), math.sqrt(1 - power[t])
+        output = denoise(x, torch.tensor(t))
+        a, s = root(power[t]), root(1 - power[t])
         if config.prediction == "epsilon":
             x0, noise = (x - s * output) / a, output
         else:
             x0, noise = a * x - s * output, a * output + s * x
         after = 1.0 if following is None else power[following]
-        x = math.sqrt(after) * x0 + math.sqrt(1 - after) * noise
-    return x.float()
+        x = root(after) * x0 + root(1 - after) * noise
+    return x
 
 
 @CONFIGS
 @pytest.mark.parametrize("steps", [1, 10, 15, 30, 61, 600])
 def test_ddim_is_its_closed_form(config: ScheduleConfig, steps: int) -> None:
-    expected = by_hand(toy, normal(2), config, steps)
-    torch.testing.assert_close(sample(toy, normal(2), config, steps), expected, rtol=1e-5, atol=1e-5)
+    x = normal(2).double()
+    torch.testing.assert_close(sample(toy, x, config, steps), by_hand(toy, x, config, steps))
 
 
 @CONFIGS
@@ -86,6 +90,7 @@ def test_ddim_is_that_of_diffusers_where_the_steps_divide_the_schedule(config: S
     x = normal(2)
     for t in scheduler.timesteps:
         x = scheduler.step(toy(x, t), t, x, return_dict=False)[0]
+    # its products of up to 1,000 alphas are float32's, 2^-24 each: 6e-5 of a value, which enters a step several times
     torch.testing.assert_close(sample(toy, normal(2), config, steps), x, rtol=1e-3, atol=1e-3)
 
 
@@ -99,7 +104,7 @@ def test_same_seed_same_result(sampler: str) -> None:
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler", "unipc"])
 def test_samplers_without_noise_agree_when_the_steps_are_many(sampler: str) -> None:
-    """All of them solve the same differential equation."""
+    """All of them solve the same differential equation; of 500 steps Euler's method, of first order, leaves 0.018."""
     fine = sample(toy, normal(2), PLAIN, 1000)
     torch.testing.assert_close(sample(toy, normal(2), PLAIN, 500, sampler), fine, rtol=0, atol=0.03)
 

@@ -16,6 +16,7 @@ from emu_core.temporal import TemporalTransformer
 from emu_core.video_model import VideoModel
 
 from .helpers import (
+    DOUBLE,
     TEXT,
     as_run,
     attached,
@@ -84,7 +85,9 @@ def test_a_stack_of_lower_precision_rounds_its_own_part_alone() -> None:
     with attached(stack, unet) as attachment:
         full = video(attachment, x, conditioned=True)
     with attached(stack.to(torch.bfloat16), unet) as attachment:
-        torch.testing.assert_close(video(attachment, x, conditioned=True), full, rtol=0, atol=0.03)
+        low = video(attachment, x, conditioned=True)
+    # bfloat16 rounds by up to 2^-9 of a value: of n layers, each this way or that, a sum like sqrt(n), and three times it
+    assert (low - full).abs().max() < 3 * 2**-9 * len(stack.config.sites) ** 0.5 * full.abs().max()
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -106,12 +109,12 @@ def test_strength_zero_does_not_so_much_as_run_the_layers() -> None:
 
 def test_strength_scales_each_layers_change() -> None:
     """With a layer at one site alone, what leaves that site moves in proportion."""
-    unet, x, config = small_unet(), inputs(), new_stack(small_unet()).config
+    unet, x, config = small_unet(dtype=DOUBLE), inputs(dtype=DOUBLE), new_stack(small_unet()).config
     modules = {"mid.resnet.0.conv1": unet.mid_block.resnets[0].conv1, "mid.attention.0": unet.mid_block.attentions[0]}
     for name, module in modules.items():
         seen: list[torch.Tensor] = []
         site = next(site for site in config.sites if site.name == name)
-        with attached(randomise(TemporalStack(replace(config, sites=(site,)))), unet) as attachment:
+        with attached(randomise(TemporalStack(replace(config, sites=(site,)))).to(DOUBLE), unet) as attachment:
             note = lambda m, a, out, seen=seen: seen.append(out if torch.is_tensor(out) else out[0])  # noqa: E731
             handle = module.register_forward_hook(note)
             for strength in (0.0, 1.0, 0.25, 2.0):
@@ -119,8 +122,8 @@ def test_strength_scales_each_layers_change() -> None:
             handle.remove()
         off, full, quarter, double = seen
         assert (full - off).abs().max() > 0.01
-        torch.testing.assert_close(quarter - off, 0.25 * (full - off), rtol=1e-3, atol=1e-5)
-        torch.testing.assert_close(double - off, 2 * (full - off), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(quarter - off, 0.25 * (full - off))
+        torch.testing.assert_close(double - off, 2 * (full - off))
 
 
 # -- no trace
@@ -283,12 +286,12 @@ def test_text_acts_directly_on_the_temporal_layers() -> None:
 
 
 def test_videos_in_a_batch_are_as_they_are_alone() -> None:
-    unet, x = small_unet(), inputs()
+    unet, x = small_unet(dtype=DOUBLE), inputs(dtype=DOUBLE)
     with attached(random_stack(unet), unet) as attachment:
         both = video(attachment, x, conditioned=True)
-        one = inputs(b=1)
+        one = inputs(b=1, dtype=DOUBLE)
         one.latents, one.t, one.text, one.conditioning = x.latents[4:], x.t[4:], x.text[1:], x.conditioning[4:]
-        torch.testing.assert_close(video(attachment, one, conditioned=True), both[4:], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(video(attachment, one, conditioned=True), both[4:])
 
 
 # -- the video model
@@ -338,7 +341,8 @@ def test_video_model_has_the_stacks_parameters_alone() -> None:
 
 
 def loss_of(attachment: Any, x: Any) -> torch.Tensor:
-    return video(attachment, x, conditioned=True).float().square().mean()
+    y = video(attachment, x, conditioned=True)
+    return y.to(torch.promote_types(y.dtype, torch.float32)).square().mean()
 
 
 def gradients(stack: TemporalStack) -> dict[str, torch.Tensor | None]:
@@ -369,7 +373,7 @@ def test_new_stack_has_gradients_where_training_begins() -> None:
 
 
 def test_gradient_checkpointing_changes_neither_loss_nor_gradients() -> None:
-    unet, x = small_unet(), inputs()
+    unet, x = small_unet(dtype=DOUBLE), inputs(dtype=DOUBLE)
     stack = random_stack(unet)
     calls = []
     counted = unet.down_blocks[0].resnets[0].conv1.register_forward_hook(lambda *_: calls.append(1))
@@ -389,7 +393,7 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients() -> None:
     counted.remove()
     torch.testing.assert_close(results[1][0], results[0][0])
     for name, gradient in results[0][1].items():
-        torch.testing.assert_close(results[1][1][name], gradient, rtol=1e-4, atol=1e-7, msg=name)
+        torch.testing.assert_close(results[1][1][name], gradient, msg=name)
 
 
 def test_gradient_checkpointing_of_pictures_needs_no_run() -> None:
@@ -428,6 +432,7 @@ def test_autocast_runs_forward_and_backward(unets: torch.dtype) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             loss = loss_of(attachment, x)
         loss.backward()
+    # bfloat16 rounds by up to 2^-9 of a value: of a hundred layers one after another, this way or that, 0.02 of it
     torch.testing.assert_close(loss, reference, rtol=0.05, atol=0)
     for name, gradient in gradients(stack).items():
         assert gradient is not None, name
@@ -439,22 +444,22 @@ def test_autocast_runs_forward_and_backward(unets: torch.dtype) -> None:
 
 @pytest.mark.slow
 def test_compiled_unet_gives_the_same_video_also_when_the_run_changes() -> None:
-    unet = small_unet("shallow")
+    unet = small_unet("shallow", DOUBLE)
     config = new_stack(unet).config
     some = tuple(site for site in config.sites if site.name.startswith(("conv_in", "mid")))  # each further one takes a second
-    stack = randomise(TemporalStack(replace(config, sites=some)))
+    stack = randomise(TemporalStack(replace(config, sites=some))).to(DOUBLE)
     torch._dynamo.reset()
     with attached(stack, unet) as attachment, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         compiled = torch.compile(unet, backend="eager")
         for b, f, conditioned in ((2, 4, True), (1, 8, True)):
-            x = inputs(b=b, f=f, size=4)
+            x = inputs(b=b, f=f, size=4, dtype=DOUBLE)
             expected = video(attachment, x, conditioned)
             assert not torch.allclose(expected, plain(unet, x), atol=1e-3)
             with attachment.run(as_run(x, conditioned)):
                 y = plain(compiled, x)
-            torch.testing.assert_close(y, expected, rtol=0, atol=1e-5)
-        torch.testing.assert_close(plain(compiled, x), plain(unet, x), rtol=0, atol=1e-5)
+            torch.testing.assert_close(y, expected)
+        torch.testing.assert_close(plain(compiled, x), plain(unet, x))
     torch._dynamo.reset()
 
 
