@@ -211,15 +211,15 @@ def test_steps_are_adamw_on_clipped_gradients_with_a_running_average(whole: Path
         norm = torch.cat([p.grad.flatten() for p in parameters.values()]).norm()
         assert norm > 0.1
         for p in parameters.values():
-            p.grad *= min(1.0, 0.1 / norm.item())
+            p.grad *= min(1.0, 0.1 / (norm.item() + 1e-6))  # as clip_grad_norm_ keeps the division from zero
         optimiser.step()
         keep = min(0.9, (step + 1) / (step + 11))
         average = {name: keep * average[name] + (1 - keep) * parameters[name].detach() for name in parameters}
     saved = state(whole)
     assert part(saved, "weights.").keys() == parameters.keys()  # what is frozen is not stored
     for name, value in parameters.items():
-        torch.testing.assert_close(saved[f"weights.{name}"], value.detach(), rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(saved[f"average.{name}"], average[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(saved[f"weights.{name}"], value.detach())
+        torch.testing.assert_close(saved[f"average.{name}"], average[name])
 
 
 def test_exports_and_sheets_are_made_of_the_averaged_weights(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(tmp_path: Path) ->
     new_trainer(tmp_path / "parts", replace(recipe, compute=replace(recipe.compute, micro=2)), noise=0.0).run()
     one, two = state(tmp_path / "whole"), state(tmp_path / "parts")
     for name, value in part(one, "weights.").items():
-        torch.testing.assert_close(two[f"weights.{name}"], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(two[f"weights.{name}"], value)
 
 
 def test_average_may_be_kept_in_main_memory(whole: Path, tmp_path: Path) -> None:
@@ -335,11 +335,11 @@ def test_two_processes_equal_one_with_the_same_batch(mode: str, tmp_path: Path) 
     assert two["step"] == one["step"] == 6
     for name, value in one.items():
         if name != "elapsed":
-            torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(two[name], value)
     first, second = (
         [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in ("one", "two")
     )
-    assert second == pytest.approx(first, rel=1e-5)
+    assert second == pytest.approx(first)
     resumed = new_trainer(tmp_path / "two", toy_recipe(steps=8), seed=9, noise=0.0)  # what two wrote, one reads
     resumed.load()
     assert resumed.step == 6

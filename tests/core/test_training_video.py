@@ -32,6 +32,8 @@ from emu_core.training.run import train
 from emu_core.training.sources import Batch
 from emu_core.training.video import VideoTask, draw_positions
 
+from .helpers import DOUBLE
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -61,8 +63,18 @@ def small(name: str = "stage1_256px", steps: int = 3, **changes: str) -> Recipe:
     return override(replace(paper.STAGES[name]("tiny"), base=str(BUNDLED)), {**settings, **dotted})
 
 
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
 def losses(folder: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows(folder)]
+
+
+def in_float64(task: VideoTask) -> Any:
+    """The loss as a function of a batch, in networks where no kernel's rounding is seen (see helpers.DOUBLE)."""
+    task.base.to(dtype=DOUBLE)
+    return task.module.to(DOUBLE)
 
 
 # -- the numbers of a run
@@ -89,7 +101,7 @@ def test_first_loss_is_that_of_the_image_model_alone(tmp_path: Path) -> None:
     recipe = small(text_drop="0", image_drop="0.9")
     task = VideoTask(recipe, tmp_path)
     batch: Batch = next(task.stream([range(4)]))
-    loss, _ = task.module(batch, None, 0.0)
+    loss, _ = in_float64(task)(batch, None, 0.0)
     from emu_core.schedule import add_noise, frame_noise, target
     from emu_core.training.video import sample_generator
 
@@ -103,9 +115,9 @@ def test_first_loss_is_that_of_the_image_model_alone(tmp_path: Path) -> None:
         x = add_noise(recipe.schedule, batch.latents[i], noise, t)
         text = task.base.encode_text([said]).hidden.expand(len(noise), -1, -1)
         with torch.no_grad():
-            output = task.base.unet(x, t, text).sample
-        errors.append((output - target(recipe.schedule, batch.latents[i], noise, t)).square().mean())
-    assert loss.item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)
+            output = task.base.unet(x.to(DOUBLE), t, text).sample
+        errors.append((output.float() - target(recipe.schedule, batch.latents[i], noise, t)).square().mean())
+    assert loss.item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)  # sums of a thousand squares in float32
 
 
 def test_timesteps_of_a_step_are_spread_over_the_schedule_whoever_asks(tmp_path: Path) -> None:
@@ -134,6 +146,7 @@ def test_recomputed_activations_give_the_same_gradients(tmp_path: Path) -> None:
     for flag in ("false", "true"):
         task = VideoTask(small(compute__checkpointing=flag, method__start="random"), tmp_path)
         batch = next(task.stream([range(2)]))
+        in_float64(task)
         kept = 0
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -148,7 +161,7 @@ def test_recomputed_activations_give_the_same_gradients(tmp_path: Path) -> None:
     (much, plain), (little, recomputed) = gradients
     assert little < much / 5
     for name, value in plain.items():
-        torch.testing.assert_close(recomputed[name], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(recomputed[name], value)
 
 
 @pytest.mark.parametrize("name", [n for n in paper.ABLATIONS if n != "single_stage"])
@@ -183,7 +196,8 @@ def test_correlated_noise_shares_half_of_its_power() -> None:
 
     noise = frame_noise((4, 50_000), torch.Generator().manual_seed(0), 1.0)
     covariance = noise @ noise.T / noise.shape[1]
-    torch.testing.assert_close(covariance, 0.5 + 0.5 * torch.eye(4), atol=0.02, rtol=0)
+    error = (2 / noise.shape[1]) ** 0.5  # the standard error of a variance of 1
+    torch.testing.assert_close(covariance, 0.5 + 0.5 * torch.eye(4), atol=4 * error, rtol=0)
 
 
 def test_given_frames_are_the_first_alone_where_the_recipe_says_so() -> None:
@@ -198,14 +212,24 @@ def test_given_frames_are_the_first_alone_where_the_recipe_says_so() -> None:
 
 
 def test_shards_train_with_and_without_kept_latents(shards: str, tmp_path: Path) -> None:
-    live, kept = (
-        small(clips__shards=shards, clips__starts="2"),
-        small(clips__shards=shards, clips__starts="2", compute__cache="true"),
-    )
-    train(live, tmp_path / "live")
-    train(kept, tmp_path / "kept")
-    assert losses(tmp_path / "kept") == pytest.approx(losses(tmp_path / "live"), rel=2e-3)  # kept in 16 bits
-    assert losses(tmp_path / "kept") != losses(tmp_path / "live")
+    """What is kept is what is made as it is needed, rounded to 16 bits, and either is what a run begins with."""
+    recipe = small(clips__shards=shards, clips__starts="2")
+    recipes = {"live": recipe, "kept": override(recipe, {"compute.cache": "true"})}
+    tasks = {name: VideoTask(each, tmp_path / name) for name, each in recipes.items()}
+    live, kept = (next(task.stream([range(4)])) for task in tasks.values())
+    assert (kept.positions, kept.captions) == (live.positions, live.captions)
+    text = tasks["live"].base.encode_text([str(said) for said in live.captions]).hidden
+    for found, exact in ((kept.latents, live.latents), (kept.text, text)):
+        assert found is not None
+        assert torch.equal(found, found.half().float())
+        assert not torch.equal(exact, exact.half().float())
+        # half a step of float16 is 2^-11 of a value; twice that, since the two encode other numbers of frames at a time, whose
+        # rounding in float32 may decide to which side
+        torch.testing.assert_close(found, exact, rtol=2**-10, atol=1e-5)
+    for (name, task), batch in zip(tasks.items(), (live, kept), strict=True):
+        train(recipes[name], tmp_path / name)
+        assert np.isfinite(losses(tmp_path / name)).all()
+        assert losses(tmp_path / name)[0] == pytest.approx(task.module(batch, None, 0.0)[0].item())
     assert len(list((tmp_path / "kept").glob("cache-*"))) == 1
 
 
@@ -266,14 +290,14 @@ def test_killed_runs_end_as_if_they_had_not_been(shards: str, tmp_path: Path) ->
     assert run_cli("train", file, "--out", str(tmp_path / "whole")).returncode == 0
     killed = tmp_path / "killed"
 
-    def rows() -> int:
+    def written() -> int:
         path = killed / "log.jsonl"
         return len(path.read_text().splitlines()) if path.exists() else 0
 
     def half_a_checkpoint() -> bool:
-        return rows() > 9 and any(any(part.iterdir()) for part in killed.glob(".checkpoint-*.part"))
+        return written() > 9 and any(any(part.iterdir()) for part in killed.glob(".checkpoint-*.part"))
 
-    for condition in (lambda: rows() >= 5, half_a_checkpoint, lambda: rows() >= 17):
+    for condition in (lambda: written() >= 5, half_a_checkpoint, lambda: written() >= 17):
         resume = ["--resume"] if killed.exists() else []
         process = run_cli("train", file, "--out", str(killed), *resume, wait=False)
         wait_for(condition, process)
@@ -320,18 +344,20 @@ def test_a_chain_goes_on_where_it_stopped(
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_two_processes_have_the_losses_of_one(mode: str, shards: str, tmp_path: Path) -> None:
-    # at the paper's rate: AdamW's first steps turn the rounding of gradients near zero into steps as long as the rate
+    # At the paper's rate: AdamW's first steps turn the rounding of gradients near zero into steps as long as the rate. Where a
+    # weight's gradient is no more than rounding, such a step moves the loss by no more than rounding.
     recipe = small(steps=4, clips__shards=shards, validate_every="4", sheet_every="4", optimisation__rate="1e-4")
+    start = VideoTask(recipe, tmp_path).model.stack.state_dict()
     train(recipe, tmp_path / "one")
     several = replace(recipe, compute=replace(recipe.compute, parallel=mode))
     done = run_cli("train", write(several, tmp_path / "recipe.json"), "--out", str(tmp_path / "two"), "--processes", "2")
     assert done.returncode == 0, done.stderr[-3000:]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
-    last = [json.loads((tmp_path / run / "log.jsonl").read_text().splitlines()[-1])["val_loss"] for run in ("one", "two")]
-    assert last[1] == pytest.approx(last[0], rel=1e-4)
-    one, two = (load_stack(tmp_path / run / "model" / "stack_F.safetensors").state_dict() for run in ("one", "two"))
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=5e-2, atol=2e-4)
+    for name, step in (("grad_norm", 0), ("val_loss", -1)):
+        assert rows(tmp_path / "two")[step][name] == pytest.approx(rows(tmp_path / "one")[step][name], rel=1e-5), name
+    ends = [load_stack(tmp_path / run / "model" / "stack_F.safetensors").state_dict() for run in ("one", "two")]
+    one, two = (torch.cat([(end[name] - value).flatten() for name, value in start.items()]) for end in ends)
+    assert (two - one).norm() < 0.05 * one.norm()  # few weights went the other way; were the gradients others, many would
     longer = override(recipe, {"optimisation.steps": "5"})  # what two wrote, one goes on with
     train(longer, tmp_path / "two", resume=True)
     assert len(losses(tmp_path / "two")) == 5

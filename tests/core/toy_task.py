@@ -1,4 +1,4 @@
-"""A task that trains in milliseconds, and, run as a module, a training of it in one of several processes."""
+"""A task that trains in milliseconds, in float64, and, run as a module, a training of it in one of several processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ def toy_recipe(**changes: Any) -> Recipe:
 
 
 class ToyModule(nn.Module):
-    """Learns sin from samples that their indices determine; with `noise`, each is disturbed from the step's generator."""
+    """Learns sin from samples that their indices determine; with `noise`, each is disturbed from the step's generator.
+
+    In float64, rounding lies far below AdamW's epsilon of 1e-8, so where a gradient is near zero a step is as small; in float32
+    its sign alone would decide, and another order of sums would lead elsewhere.
+    """
 
     def __init__(self, seed: int, noise: float = 0.1, fail_at: float = 2.0) -> None:
         super().__init__()
@@ -32,10 +36,11 @@ class ToyModule(nn.Module):
             self.net = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 4))
             torch.manual_seed(100)  # what is to be learned does not depend on where learning starts
             self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.double()
 
     def forward(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
         self.seen += [(i, progress) for i in indices]
-        x = torch.stack([torch.randn(4, generator=torch.Generator().manual_seed(i)) for i in indices])
+        x = torch.stack([torch.randn(4, generator=torch.Generator().manual_seed(i)) for i in indices]).double()
         noise = self.noise * torch.randn(x.shape, generator=generator)
         device = self.frozen.weight.device
         loss = (self.net((x + noise).to(device)) - self.frozen(x.to(device)).sin()).square().mean()
