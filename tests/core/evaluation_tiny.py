@@ -15,6 +15,10 @@ from emu_core.data import shapes
 from emu_core.evaluation.features import Source
 from emu_core.evaluation.prompts import Prompt, file_stem
 
+ROUNDING = 1e-5
+"""Of a unit vector, or a mean of values within 1, that a float32 network of a few layers gives: some eighty roundings of 2^-23,
+whatever the kernels and what else is in the batch."""
+
 
 def tiny_clip(folder: Path, seed: int = 0, projection: int = 16) -> Path:
     """A transformers CLIP of a few thousand random weights, with the toy world's words."""

@@ -17,7 +17,7 @@ from emu_core.evaluation.metrics import BATCH, measure_video, psnr
 from emu_core.evaluation.prompts import Prompt
 from emu_core.evaluation.videos import BrokenVideo, open_video
 
-from .evaluation_tiny import FrameNet, Given, VideoNet, script, tiny_clip
+from .evaluation_tiny import ROUNDING, FrameNet, Given, VideoNet, script, tiny_clip
 
 
 def _clip_of(levels: list[int], path: Path, side: int = 16) -> Path:
@@ -60,12 +60,12 @@ def test_clip_from_a_folder_is_the_model_itself(clip_folder: Path) -> None:
     with torch.no_grad():
         expected = model.get_image_features(pixel_values=pixels).pooler_output
     found = clip.images([clip.prepare(frame) for frame in frames])
-    assert np.allclose(found, torch.nn.functional.normalize(expected).numpy(), atol=1e-6)
+    assert np.allclose(found, torch.nn.functional.normalize(expected).numpy(), atol=ROUNDING)
     texts = clip.texts(["a big red circle moves right on a white background", "a small " * 40])
     assert texts.shape == (2, 16)
     assert np.allclose(np.linalg.norm(texts, axis=1), 1)
     alone = clip.texts(["a big red circle moves right on a white background"])
-    assert np.allclose(alone[0], texts[0], atol=1e-6)  # what else is in the batch does not matter
+    assert np.allclose(alone[0], texts[0], atol=ROUNDING)  # what else is in the batch does not matter
 
 
 def test_a_network_says_what_it_is(clip_folder: Path) -> None:
@@ -181,7 +181,7 @@ def test_i3d_sees_the_middle_frames_resized_and_scaled(tmp_path: Path) -> None:
     resized = torch.nn.functional.interpolate(stored, (20, 20), mode="bilinear", align_corners=False) * 2 - 1
     with torch.no_grad():
         expected = VideoNet().eval()(resized.permute(1, 0, 2, 3)[None], False, False)[0]
-    assert np.allclose(found, expected.numpy(), atol=1e-5)
+    assert np.allclose(found, expected.numpy(), atol=ROUNDING)
     assert "size 20" in network.source.preprocessing
     assert "flags of the file: rescale, resize, return_features" in network.source.preprocessing
     media.write_video(tmp_path / "short", frames[:3], 8.0)
@@ -198,7 +198,7 @@ def test_inception_gives_probabilities_of_its_last_output(tmp_path: Path) -> Non
     assert rows.sum(axis=1) == pytest.approx([1, 1])
     with torch.no_grad():
         expected = FrameNet().eval()(network.prepare(frame)[None])[1].softmax(dim=1)
-    assert np.allclose(rows[0], expected[0].numpy(), atol=1e-6)
+    assert np.allclose(rows[0], expected[0].numpy(), atol=ROUNDING)
 
 
 def test_networks_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_videomae_is_the_mean_of_its_states(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(pixel_values=pixels).last_hidden_state.mean(dim=1)[0]
     assert network.frames == 4
-    assert np.allclose(found, expected.numpy(), atol=1e-5)
+    assert np.allclose(found, expected.numpy(), atol=ROUNDING)
 
 
 def test_aesthetic_heads_are_linear_layers_on_the_vectors(clip_folder: Path, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_aesthetic_heads_are_linear_layers_on_the_vectors(clip_folder: Path, tmp
     assert AestheticHead(tmp_path / "linear.safetensors", clip, 16).scores(vectors) == pytest.approx(vectors.sum(axis=1) + 0.5)
     with torch.no_grad():
         expected = second(first(torch.from_numpy(vectors).float()))[:, 0].numpy()
-    assert AestheticHead(tmp_path / "mlp.safetensors", clip, 16).scores(vectors) == pytest.approx(expected, abs=1e-6)
+    assert AestheticHead(tmp_path / "mlp.safetensors", clip, 16).scores(vectors) == pytest.approx(expected, abs=ROUNDING)
     with pytest.raises(ValueError, match="expected vectors of 16, found 32"):
         AestheticHead(tmp_path / "mlp.safetensors", clip, 32)
     with pytest.raises(ValueError, match="give --aesthetic-clip"):
@@ -262,7 +262,7 @@ def test_frames_one_by_one_are_those_of_read_video(name: str, tmp_path: Path) ->
     frames[4:7] = frames[4]  # equal frames, which WebP merges
     media.write_video(tmp_path / name, frames, 12.5, {"prompt": "p"})
     whole, video = media.read_video(tmp_path / name), open_video(tmp_path / name)
-    assert np.allclose(np.stack(list(video)) / 255, whole.frames.numpy(), atol=1e-6)
+    assert np.allclose(np.stack(list(video)) / 255, whole.frames.numpy(), atol=1e-6)  # of 1/255
     assert (video.facts.frames, video.facts.fps) == (9, whole.fps)
     assert video.facts.metadata["prompt"] == "p"
     assert len(list(video)) == 9  # and again

@@ -92,7 +92,7 @@ def test_positions_that_a_file_leaves_out_are_computed(original: State, tmp_path
     wanted = load_stack(write(original, tmp_path / "with.safetensors")).state_dict()
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found[name], value, atol=32 * 2 * torch.finfo(torch.float32).eps, rtol=0)  # angles below 32
 
 
 def test_schedules_and_channels(tmp_path: Path) -> None:

@@ -47,7 +47,10 @@ def colour_clip(*colours: tuple[int, int, int], side: int = 32) -> torch.Tensor:
 
 
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Mean difference in 1/255 of the means of 4 x 4 pixels: what the eye sees of a dithered GIF."""
+    """Mean difference in 1/255 of the means of 4 x 4 pixels: what the eye sees of a dithered GIF.
+
+    What is asked of formats with loss is 3 (4 of tiny pictures), which nobody sees; the encoders leave 0.6, a GIF's palette 1.3.
+    """
     means = [torch.nn.functional.avg_pool2d(frames.permute(0, 3, 1, 2), 4) for frames in (one, other)]
     return float((means[0] - means[1]).abs().mean() * 255)
 
@@ -220,7 +223,8 @@ def test_fit_gives_the_size_and_keeps_a_flat_colour(source, height, width):
     flat = torch.tensor([0.1, 0.6, 1.0]).expand(2, *source, 3)
     out = fit(flat, height, width)
     assert out.shape == (2, height, width, 3)
-    assert (out - flat[:, :1, :1]).abs().max() < 1e-4
+    # along either side a sum of at most four times as many terms, each rounded to float32
+    assert (out - flat[:, :1, :1]).abs().max() <= 4 * sum(source) * 2**-23
 
 
 def test_fit_cuts_the_same_from_both_sides():
@@ -577,7 +581,9 @@ def full_disk(limit: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("extension", EVERY)
-def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, extension):
+def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, extension, monkeypatch):
+    for options in writing.ENCODER_OPTIONS.values():
+        monkeypatch.setitem(options, "threads", "1")  # with several, equal frames need not make files of equal length
     noise = torch.rand(8, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     path = tmp_path / f"clip{extension}"
     write_video(path, noise, 8.0)
