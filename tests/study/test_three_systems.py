@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         videos |= {n: p.video(real[:1], clip.caption, settings) for n, p in (("model", trained), ("untrained", untrained))}
         for name, frames in videos.items():
             (out / name).mkdir(exist_ok=True)
-            write_video(out / name / f"{stem}.mp4", frames, 4.0, {"prompt": clip.caption})
+            write_video(out / name / f"{stem}.webp", frames, 4.0, {"prompt": clip.caption})  # without loss
     (out / "prompts.json").write_text(json.dumps(entries))
     return out
 
