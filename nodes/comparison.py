@@ -15,6 +15,7 @@ from ..emu_core.media import write_video
 from ..emu_core.media.images import to_bytes
 from ..emu_core.study.store import Study
 from .adapter import paths, studies
+from .adapter.schema import RARE, aliases
 from .adapter.shown import shown
 from .evaluation import CATEGORY, HIGHEST_FPS, fps_input
 from .side_by_side import SHORTER, Video, common_height, compare, moments
@@ -34,7 +35,7 @@ def video_inputs(needed: int, name: str, what: str) -> tuple[list[io.Input], lis
     rates: list[io.Input] = [
         io.Float.Input(
             f"fps_{number}", default=0.0, min=0.0, max=HIGHEST_FPS, step=0.01, optional=True,
-            tooltip=f"Frames a second of video {number}; 0: the same as fps.",
+            tooltip=f"Frames a second of video {number}; 0: the same as fps.", **RARE,
         )
         for number in range(2, MOST + 1)
     ]  # fmt: skip
@@ -67,12 +68,15 @@ class EmuVideoCompare(io.ComfyNode):
                 io.Int.Input(
                     "height", default=0, min=0, max=4096, step=2,
                     tooltip="Height of each video in pixels; 0: of the tallest, enlarged by a whole factor to at least 256.",
+                    **RARE,
                 ),
                 io.Combo.Input(
                     "shorter", options=list(SHORTER), default=SHORTER[0],
-                    tooltip="What a shorter video does at its end: begin again, or hold its last frame.",
+                    tooltip="What a shorter video does at its end: begin again, or hold its last frame.", **RARE,
                 ),
-                io.Int.Input("moments", default=5, min=1, max=16, tooltip="Moments of each video on the sheet."),
+                io.Int.Input(
+                    "moments", default=5, min=1, max=16, tooltip="Moments of each video on the sheet.", **RARE
+                ),
                 *optional,
             ],
             outputs=[
@@ -80,6 +84,7 @@ class EmuVideoCompare(io.ComfyNode):
                 io.Image.Output(display_name="sheet", tooltip="One picture: a row a video, moments from left to right."),
                 io.Float.Output(display_name="fps", tooltip="The rate of the frames side by side, for Create Video."),
             ],
+            **aliases("side by side, video comparison, compare models, video grid, before and after"),
         )  # fmt: skip
 
     @classmethod
@@ -134,17 +139,19 @@ class EmuVideoAddToStudy(io.ComfyNode):
                 io.String.Input(
                     "key", default="", optional=True,
                     tooltip="The prompt's name in reports. Empty: made of the prompt and the videos, so that the same videos are "
-                    "not added twice.",
+                    "not added twice.", **RARE,
                 ),
                 io.Int.Input(
                     "raters", default=5, min=1, max=99, step=2, optional=True,
                     tooltip="Votes that each pair needs, odd; read when the study is made. The paper takes 5.",
+                    **RARE,
                 ),
             ],
             outputs=[
                 io.String.Output(display_name="address", tooltip="Where the study's page is."),
                 io.Int.Output(display_name="pairs", tooltip="Pairs of videos in the study."),
             ],
+            **aliases("human evaluation, human study, user study, rating, preference, a/b test, juice"),
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )  # fmt: skip

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..emu_core.conditioning import MOTIONS, checked_positions
 from .adapter.given import Given, with_given
 from .adapter.pixels import RESIZE, encode, latent_size, prepare
+from .adapter.schema import RARE, aliases
 from .loaders import CATEGORY
 
 MAX_FRAMES = 512
@@ -48,7 +49,14 @@ class EmuVideoConditioning(io.ComfyNode):
                 io.Int.Input(
                     "length", default=16, min=1, max=MAX_FRAMES, tooltip="Frames of the video. The tiny model was made for 8."
                 ),
-                io.Int.Input("videos", default=1, min=1, max=64, tooltip="How many videos, one after the other in the LATENT."),
+                io.Int.Input(
+                    "videos",
+                    default=1,
+                    min=1,
+                    max=64,
+                    tooltip="How many videos, one after the other in the LATENT.",
+                    **RARE,
+                ),
                 io.String.Input(
                     "positions",
                     default="0",
@@ -60,6 +68,7 @@ class EmuVideoConditioning(io.ComfyNode):
                     default=RESIZE[0],
                     tooltip="How an image of another size is made to fit: cut to the right shape around its "
                     "centre, stretched, or refused.",
+                    **RARE,
                 ),
                 io.Image.Input("image", optional=True, tooltip="The starting frame, or several given frames as a batch."),
                 io.Combo.Input(
@@ -69,6 +78,7 @@ class EmuVideoConditioning(io.ComfyNode):
                     optional=True,
                     tooltip="For PIA: how far frames may go from the given one; loops come back after 16 frames, style is for an "
                     "image of another style than the model's. Other stacks do not read it.",
+                    **RARE,
                 ),
                 io.Float.Input(
                     "cond_fps",
@@ -78,6 +88,7 @@ class EmuVideoConditioning(io.ComfyNode):
                     step=1.0,
                     optional=True,
                     tooltip="For FancyVideo: frames a second that the model is told. -1: 25. Other stacks do not read it.",
+                    **RARE,
                 ),
                 io.Float.Input(
                     "motion_score",
@@ -87,6 +98,7 @@ class EmuVideoConditioning(io.ComfyNode):
                     step=0.1,
                     optional=True,
                     tooltip="For FancyVideo: amount of motion that the model is told. -1: 3. Other stacks do not read it.",
+                    **RARE,
                 ),
             ],
             outputs=[
@@ -97,6 +109,10 @@ class EmuVideoConditioning(io.ComfyNode):
                 io.Conditioning.Output(display_name="negative", tooltip="The negative text without given frames."),
                 io.Latent.Output(display_name="latent", tooltip="Empty latents, one for each frame."),
             ],
+            **aliases(
+                "image to video, i2v, img2vid, text to video, t2v, first frame, last frame, flf2v, keyframes, "
+                "extend video, video extension, empty video latent, animatediff, pia, fancyvideo"
+            ),
         )
 
     @classmethod

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..emu_core.evaluation.candidates import best, rank
 from ..emu_core.media import contact_sheet
 from .adapter import paths
+from .adapter.schema import aliases
 from .adapter.shown import shown
 from .figures import measure, open_clip
 from .plot import draw
@@ -54,6 +55,7 @@ class EmuVideoEvaluate(io.ComfyNode):
                 io.String.Output(display_name="table", tooltip="The figures as a Markdown table."),
                 io.Image.Output(display_name="plot", tooltip="The figures and their curves over the frames as a picture."),
             ],
+            **aliases("video metrics, video quality, clip score, motion score, frame consistency, benchmark"),
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
@@ -103,6 +105,7 @@ class EmuVideoBestStartingFrame(io.ComfyNode):
                     display_name="index", tooltip="Which candidate is the best, counted from 0: its seed is seed + index."
                 ),
             ],
+            **aliases("starting frame, best of n, clip score, choose image, pick image, rerank, candidates"),
             hidden=[io.Hidden.unique_id],
         )
 

@@ -11,9 +11,11 @@ from ..emu_core.conditioning import FACTOR, Window, augment, slot_count, slots, 
 from .adapter.given import Given, with_given
 from .adapter.pixels import decode, encode, latent_size, prepare
 from .adapter.sampling import VideoGuider, run_guider, stop_if_cancelled, trailing_sigmas
+from .adapter.schema import RARE, aliases
+from .adapter.shown import say
 from .adapter.video_model import require_stack
 from .loaders import CATEGORY
-from .sampling import guidance_inputs, guider_for, sampler_inputs, seed_input
+from .sampling import guidance_inputs, sampler_inputs, seed_input, taken
 
 
 class EmuVideoInterpolate(io.ComfyNode):
@@ -40,9 +42,25 @@ class EmuVideoInterpolate(io.ComfyNode):
                     default="continuous",
                     tooltip="How windows of 8 frames are joined: without a gap, or as in the paper, which drops frames "
                     "at the joint.",
+                    **RARE,
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Frames a second of the frames that come in, such as Emu Video Sampler gives; 0: as the stack was "
+                    "trained.",
                 ),
             ],
-            outputs=[io.Image.Output(display_name="IMAGE", tooltip="The frames at four times the rate.")],
+            outputs=[
+                io.Image.Output(display_name="IMAGE", tooltip="The frames at four times the rate."),
+                io.Float.Output(display_name="fps", tooltip="Frames a second of these frames, for Create Video."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            **aliases("frame interpolation, interpolate, frame rate, increase fps, smooth video, slow motion, inbetween frames"),
         )
 
     @classmethod
@@ -59,6 +77,7 @@ class EmuVideoInterpolate(io.ComfyNode):
         text_guidance: float,
         image_guidance: float,
         stitch: str,
+        fps: float = 0.0,
     ) -> io.NodeOutput:
         config = require_stack(model, "I")
         size = (config.frames - 1) // FACTOR - 1
@@ -68,8 +87,11 @@ class EmuVideoInterpolate(io.ComfyNode):
             raise ValueError(f"the frames should be at least 8 x 8 pixels, found {images.shape[2]} x {images.shape[1]}")
         channels, h, w = latent_size(vae, height, width)
         known = model.model.latent_format.process_in(encode(vae, prepare(images, height, width, "center crop")).float())
-        guider = guider_for(model, config, image_guidance, text_guidance)
-        sigmas = trailing_sigmas(model, steps or config.steps)
+        rate = FACTOR * fps or config.fps  # a stack I is trained at the rate of what it makes
+        settings, text = taken(config, "the stack's own", steps=steps, text_guidance=text_guidance, image_guidance=image_guidance)
+        say(cls, text)
+        guider = VideoGuider(model, settings["image_guidance"], settings["text_guidance"])
+        sigmas = trailing_sigmas(model, settings["steps"])
         result = torch.empty(sum(window.stop - window.start for window in plan), height, width, 3)
         filled = 0
         for number, window in enumerate(plan):
@@ -82,7 +104,7 @@ class EmuVideoInterpolate(io.ComfyNode):
             ]
             result[filled : filled + len(frames)] = decode(vae, frames)
             filled += len(frames)
-        return io.NodeOutput(result)
+        return io.NodeOutput(result, rate)
 
 
 def _given(latents: torch.Tensor, window: Window, size: int, config: Any, seed: int) -> Given:

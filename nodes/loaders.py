@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .adapter import paths, tiny
-from .adapter.video_model import apply_stack
+from .adapter.schema import aliases
+from .adapter.video_model import applied, apply_stack
 
 CATEGORY = "EmuVideo"
 
@@ -25,6 +26,7 @@ class EmuVideoTinyModel(io.ComfyNode):
                 io.Clip.Output(display_name="CLIP", tooltip="Its text encoder: 26 words, see the help page."),
                 io.Vae.Output(display_name="VAE", tooltip="Its autoencoder: 8 x 8 pixels to 4 latent channels."),
             ],
+            **aliases("emu video, bundled model, demo model, tiny model, text to video, t2v, checkpoint"),
         )
 
     @classmethod
@@ -61,7 +63,16 @@ class EmuVideoApplyStack(io.ComfyNode):
                     "are not scaled.",
                 ),
             ],
-            outputs=[io.Model.Output(display_name="MODEL", tooltip="An ordinary MODEL whose batch is the frames of a video.")],
+            outputs=[
+                io.Model.Output(display_name="MODEL", tooltip="An ordinary MODEL whose batch is the frames of a video."),
+                io.Float.Output(
+                    display_name="fps", tooltip="Frames a second of the videos that the stack was trained on, for Create Video."
+                ),
+            ],
+            **aliases(
+                "animatediff, motion module, motion model, motion adapter, temporal layers, hotshot xl, pia, "
+                "fancyvideo, modelscope, zeroscope, text to video, t2v, image to video, i2v"
+            ),
         )
 
     @classmethod
@@ -80,4 +91,7 @@ class EmuVideoApplyStack(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: io.Model.Type, stack: str, strength: float) -> io.NodeOutput:
-        return io.NodeOutput(apply_stack(model, paths.stack_path(stack), strength))
+        result = apply_stack(model, paths.stack_path(stack), strength)
+        config = applied(result)
+        assert config is not None
+        return io.NodeOutput(result, config.fps)

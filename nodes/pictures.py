@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..emu_core.media import contact_sheet
+from .adapter.schema import RARE, aliases
 from .loaders import CATEGORY
 
 
@@ -22,11 +23,17 @@ class EmuVideoContactSheet(io.ComfyNode):
                 io.Int.Input("columns", default=8, min=1, max=64, tooltip="Frames in a row."),
                 io.Int.Input("every", default=1, min=1, max=512, tooltip="Show every n-th frame."),
                 io.Int.Input(
-                    "scale", default=0, min=0, max=32, tooltip="Enlarge each pixel this many times; 0: to at least 128 pixels."
+                    "scale",
+                    default=0,
+                    min=0,
+                    max=32,
+                    tooltip="Enlarge each pixel this many times; 0: to at least 128 pixels.",
+                    **RARE,
                 ),
                 io.Boolean.Input("numbers", default=False, tooltip="Write each frame's number below it."),
             ],
             outputs=[io.Image.Output(display_name="IMAGE", tooltip="One picture.")],
+            **aliases("contact sheet, image grid, frame grid, storyboard, video to image, batch to grid"),
         )
 
     @classmethod

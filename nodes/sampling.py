@@ -11,7 +11,9 @@ from ..emu_core.config import StackConfig
 from .adapter.given import check_given, find_given
 from .adapter.pixels import decode, latent_size
 from .adapter.sampling import SAMPLER_NAMES, VideoGuider, encode_text, image_guider, run_guider, trailing_sigmas
-from .adapter.video_model import recommended, require_stack, without_stack
+from .adapter.schema import RARE, aliases
+from .adapter.shown import say
+from .adapter.video_model import Recommended, recommended, require_stack, without_stack
 from .loaders import CATEGORY
 
 SEED_MAX = 0xFFFFFFFFFFFFFFFF
@@ -56,13 +58,17 @@ def guidance_inputs() -> list[io.Input]:
     ]
 
 
-def guider_for(model: io.Model.Type, config: StackConfig, image_guidance: float, text_guidance: float) -> VideoGuider:
-    """The guider of a video MODEL; a negative weight takes the stack's own recommendation."""
-    return VideoGuider(
-        model,
-        config.image_guidance if image_guidance < 0 else image_guidance,
-        config.text_guidance if text_guidance < 0 else text_guidance,
-    )
+def taken(recommended: StackConfig | Recommended, whose: str, **given: float) -> tuple[dict[str, Any], str]:
+    """What a node samples with, by name, and the same as text: `20 steps, text guidance 3, image guidance 1 (the stack's own)`.
+    Of what is left open (0 steps, a negative guidance) `recommended` has the value; `whose` says who recommends it."""
+    left = {name for name, value in given.items() if value < (1 if name == "steps" else 0)}
+    values = {name: getattr(recommended, name) if name in left else value for name, value in given.items()}
+    words = {
+        name: f"{value} steps" if name == "steps" else f"{name.replace('_', ' ')} {value:g}" for name, value in values.items()
+    }
+    if left == given.keys():
+        return values, f"{', '.join(words.values())} ({whose})"
+    return values, ", ".join(f"{text} ({whose})" if name in left else text for name, text in words.items())
 
 
 class EmuVideoStartingFrame(io.ComfyNode):
@@ -99,9 +105,12 @@ class EmuVideoStartingFrame(io.ComfyNode):
                     max=MOST_CANDIDATES,
                     optional=True,
                     tooltip="How many pictures, from this seed and those that follow it, as a batch for Best Starting Frame.",
+                    **RARE,
                 ),
             ],
             outputs=[io.Image.Output(display_name="IMAGE", tooltip="The starting frame, or the candidates for it as a batch.")],
+            hidden=[io.Hidden.unique_id],
+            **aliases("starting frame, first frame, initial image, text to image, t2i, txt2img, keyframe"),
         )
 
     @classmethod
@@ -127,10 +136,13 @@ class EmuVideoStartingFrame(io.ComfyNode):
         candidates: int = 1,
     ) -> io.NodeOutput:
         plain, known = without_stack(model), recommended(model)
+        whose = "the paper's" if known == Recommended() else "the model's own"
+        settings, text = taken(known, whose, steps=steps, text_guidance=text_guidance)
+        say(cls, text)
         positive, negative = (encode_text(clip, text, width, height) for text in (prompt, negative_prompt))
-        guider = image_guider(plain, positive, negative, known.text_guidance if text_guidance < 0 else text_guidance)
+        guider = image_guider(plain, positive, negative, settings["text_guidance"])
         latent = {"samples": torch.zeros(1, *latent_size(vae, height, width))}
-        sigmas = trailing_sigmas(plain, steps or known.steps)
+        sigmas = trailing_sigmas(plain, settings["steps"])
         # One at a time: each is to be the very picture that its seed gives alone.
         seeds = [(seed + number) % (SEED_MAX + 1) for number in range(candidates)]
         frames = [decode(vae, run_guider(guider, latent, sigmas, sampler_name, one)) for one in seeds]
@@ -159,6 +171,7 @@ class EmuVideoScheduler(io.ComfyNode):
                 ),
             ],
             outputs=[io.Sigmas.Output(display_name="SIGMAS", tooltip="steps + 1 noise levels, falling to 0.")],
+            **aliases("zero terminal snr, zsnr, trailing timesteps, sigmas, video scheduler, sgm uniform"),
         )
 
     @classmethod
@@ -185,7 +198,12 @@ class EmuVideoSampler(io.ComfyNode):
                 *sampler_inputs(),
                 *guidance_inputs(),
             ],
-            outputs=[io.Latent.Output(display_name="LATENT", tooltip="The video's frames as a batch, for VAE Decode.")],
+            outputs=[
+                io.Latent.Output(display_name="LATENT", tooltip="The video's frames as a batch, for VAE Decode."),
+                io.Float.Output(display_name="fps", tooltip="Frames a second of the video, for Create Video."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            **aliases("text to video, t2v, image to video, i2v, img2vid, video sampler, ksampler, dual cfg, image guidance"),
         )
 
     @classmethod
@@ -207,8 +225,11 @@ class EmuVideoSampler(io.ComfyNode):
             if find_given(conditioning) is None:
                 raise ValueError(f"{name} comes from no Emu Video Conditioning node: connect that node's {name} here")
         check_given(config, find_given(positive))
-        guider = guider_for(model, config, image_guidance, text_guidance)
+        settings, text = taken(config, "the stack's own", steps=steps, text_guidance=text_guidance, image_guidance=image_guidance)
+        say(cls, text)
+        guider = VideoGuider(model, settings["image_guidance"], settings["text_guidance"])
         guider.set_conditionings(positive, image_only, negative)
-        sigmas = trailing_sigmas(model, steps or config.steps)
+        sigmas = trailing_sigmas(model, settings["steps"])
         samples = run_guider(guider, latent, sigmas, sampler_name, seed, config.shared_noise)
-        return io.NodeOutput({**{k: v for k, v in latent.items() if k != "noise_mask"}, "samples": samples})
+        video = {**{k: v for k, v in latent.items() if k != "noise_mask"}, "samples": samples}
+        return io.NodeOutput(video, config.fps)

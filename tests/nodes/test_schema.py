@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -58,14 +60,53 @@ def test_every_input_has_a_tooltip_and_every_node_a_page(server: Server) -> None
         assert words["en"][name]["description"] == node["description"]
 
 
+HIDDEN = {
+    "EmuVideoConditioning": {"videos", "resize", "motion", "cond_fps", "motion_score"},
+    "EmuVideoStartingFrame": {"candidates"},
+    "EmuVideoInterpolate": {"stitch"},
+    "EmuVideoContactSheet": {"scale"},
+    "EmuVideoCompare": {"height", "shorter", "moments", "fps_2", "fps_3", "fps_4"},
+    "EmuVideoAddToStudy": {"fps_2", "fps_3", "fps_4", "key", "raters"},
+}
+"""Inputs that Nodes 2.0 shows on demand."""
+SOUGHT = {
+    "image to video": {"EmuVideoConditioning", "EmuVideoApplyStack", "EmuVideoSampler"},
+    "text to video": {"EmuVideoConditioning", "EmuVideoApplyStack", "EmuVideoSampler", "EmuVideoTinyModel"},
+    "animatediff": {"EmuVideoApplyStack", "EmuVideoConditioning"},
+    "motion module": {"EmuVideoApplyStack"},
+    "extend video": {"EmuVideoConditioning"},
+    "frame interpolation": {"EmuVideoInterpolate"},
+    "starting frame": {"EmuVideoStartingFrame", "EmuVideoBestStartingFrame"},
+    "side by side": {"EmuVideoCompare"},
+}
+
+
+def test_what_newer_versions_know_of_a_node(server: Server) -> None:
+    """Words to search for and rarely needed inputs, in a ComfyUI whose own nodes have them; an older one gets neither."""
+    info = server.get("/object_info")
+    own = {name: node for name, node in info.items() if name.startswith("EmuVideo")}
+    newer = "search_aliases" in info["KSampler"]
+    found = {name: set(node.get("search_aliases") or ()) for name, node in own.items()}
+    for words, names in SOUGHT.items():
+        assert {name for name, aliases in found.items() if words in aliases} == (names if newer else set()), words
+    assert all(found.values()) == newer
+    for name, node in own.items():
+        inputs = {key: spec[1] for group in ("required", "optional") for key, spec in node["input"].get(group, {}).items()}
+        advanced = {key for key, options in inputs.items() if options.get("advanced")}
+        assert advanced == (HIDDEN.get(name, set()) if newer else set()), name
+
+
 def test_pages_pictures_and_templates_are_served(server: Server) -> None:
     """What the page asks for: help, translations, workflow templates."""
     templates = server.get("/workflow_templates")
-    assert set(templates["ComfyUI-EmuVideo"]) == {p.stem for p in (PACK / "example_workflows").glob("*.json")}
+    names = sorted(templates["ComfyUI-EmuVideo"])
+    assert names == sorted(p.stem for p in (PACK / "example_workflows").glob("*.json"))
+    linked = re.findall(r"\]\(example_workflows/(.*?)\.json\)", (PACK / "README.md").read_text())
+    assert names == [urllib.parse.unquote(name) for name in linked]  # README's order
     assert "EmuVideoSampler" in server.get("/i18n")["zh"]["nodeDefs"]
     for path in (
         "/extensions/ComfyUI-EmuVideo/docs/EmuVideoSampler.md",
-        "/api/workflow_templates/ComfyUI-EmuVideo/text_to_video.jpg",
+        "/api/workflow_templates/ComfyUI-EmuVideo/01%20Text%20to%20Video.jpg",
     ):
         with urllib.request.urlopen(server.address + path, timeout=30) as answer:
             assert len(answer.read()) > 500

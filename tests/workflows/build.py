@@ -1,25 +1,25 @@
 """Builds example_workflows/ from one description of each: the page's form (*.json), the API's (api/*.json), and, by running it
-in a real ComfyUI, the picture of its output (*.jpg): `python -m tests.workflows.build COMFYUI [NAME ...]`. Those that need a
-download get a picture of their graph.
+in a real ComfyUI, the picture of its output (*.jpg): `python -m tests.workflows.build COMFYUI [NAME ...]`. Take the oldest
+ComfyUI: the page fills in what newer ones have beyond it, but none leaves out what it does not know.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ..nodes.server import Server, temporary_folder
 
 OUT = Path(__file__).parents[2] / "example_workflows"
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+CHOICE = "COMFY_DYNAMICCOMBO_V3"
+"""A combo that brings inputs of its own with each choice; they are called after it, as `format.codec`."""
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", CHOICE)
+ELSEWHERE = {"codec", "format.codec"}
+"""Inputs of Save Video: the first until 2026, the second since. The API's form names both, and each version reads its own."""
 PROMPT = "a big red circle moves right on a white background"
 SIZE = {"width": 64, "height": 64}
 
@@ -41,26 +41,59 @@ class Download:
     directory: str
 
 
+TITLE, GAP_BELOW, GAP_BESIDE = 30, 60, 60
+SIZES = {
+    "EmuVideoTinyModel": (280, 100), "EmuVideoStartingFrame": (320, 430), "EmuVideoApplyStack": (300, 120),
+    "EmuVideoConditioning": (300, 380), "EmuVideoScheduler": (300, 120), "EmuVideoSampler": (300, 340),
+    "EmuVideoInterpolate": (300, 390), "EmuVideoContactSheet": (280, 180), "EmuVideoCompare": (300, 470),
+    "EmuVideoAddToStudy": (320, 560), "EmuVideoEvaluate": (570, 760), "PrimitiveStringMultiline": (280, 130),
+    "CLIPTextEncode": (280, 110), "LoadImage": (280, 330), "SaveVideo": (320, 400), "PreviewImage": (420, 340),
+    "KSampler": (300, 290), "SamplerCustomAdvanced": (280, 140), "DualCFGGuider": (300, 190), "VAEDecode": (220, 60),
+    "SVD_img2vid_Conditioning": (300, 300),
+}  # fmt: skip
+"""Width and height of a node without its title, of what is not (280, 120): as large as the larger of the page's two designs."""
+ROOM = {
+    "EmuVideoStartingFrame": 330, "EmuVideoSampler": 330, "EmuVideoInterpolate": 330, "KSampler": 260,
+    "SamplerCustomAdvanced": 260, "EmuVideoAddToStudy": 80,
+}  # fmt: skip
+"""What a node grows by when it runs: the preview, and the text of what was taken."""
+
+
 @dataclass
 class Workflow:
-    """A graph under construction. `add` places a node; inputs are values, or `Ref`s to other nodes' outputs; `needs` is the
-    model that it loads, if that has to be downloaded first."""
+    """A graph under construction. `add` puts a node below the others of its column; inputs are values, or `Ref`s to other nodes'
+    outputs; `needs` is the model that it loads, if that has to be downloaded first. `title` is what the page's list of templates
+    shows."""
 
     name: str
+    title: str
     note: str
     nodes: list[dict[str, Any]] = field(default_factory=list)
 
     def add(
         self,
         kind: str,
-        at: tuple[int, int],
-        size: tuple[int, int] = (300, 120),
+        column: int,
         title: str = "",
         needs: Download | None = None,
+        size: tuple[int, int] | None = None,
         **inputs: Any,
     ) -> Ref:
-        self.nodes.append({"kind": kind, "at": at, "size": size, "title": title, "inputs": inputs, "needs": needs})
+        size = size or SIZES.get(kind, (280, 120))
+        self.nodes.append({"kind": kind, "column": column, "size": size, "title": title, "inputs": inputs, "needs": needs})
         return Ref(len(self.nodes))
+
+    def places(self) -> list[tuple[int, int]]:
+        """Where each node is: columns from left to right, and in a column one below the other with room to grow."""
+        columns = sorted({node["column"] for node in self.nodes})
+        widths = [max(node["size"][0] for node in self.nodes if node["column"] == column) for column in columns]
+        left = {column: sum(widths[:number]) + GAP_BESIDE * number for number, column in enumerate(columns)}
+        top = dict.fromkeys(columns, 0)
+        result = []
+        for node in self.nodes:
+            result.append((left[node["column"]], top[node["column"]]))
+            top[node["column"]] += node["size"][1] + ROOM.get(node["kind"], 0) + TITLE + GAP_BELOW
+        return result
 
     @property
     def downloads(self) -> list[Download]:
@@ -79,16 +112,13 @@ class Workflow:
     def page(self, info: dict[str, Any]) -> dict[str, Any]:
         """The form that the page saves and loads; `info` is `/object_info`."""
         links: list[list[Any]] = []
-        nodes = [self._page_node(number, node, info, links) for number, node in enumerate(self.nodes, 1)]
-        for link in links:
-            nodes[link[1] - 1]["outputs"][link[2]]["links"].append(link[0])
-        left, top = min(n["at"][0] for n in self.nodes), min(n["at"][1] for n in self.nodes)
+        nodes = self.page_nodes(info, links)
         nodes.append(
             {
                 "id": len(nodes) + 1,
                 "type": "MarkdownNote",
-                "pos": [left, top - 260],
-                "size": [640, 190],
+                "pos": [0, -280],
+                "size": [640, 200],
                 "flags": {},
                 "order": 0,
                 "mode": 0,
@@ -104,14 +134,24 @@ class Workflow:
         return {
             "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"emu-video/{self.name}")), "revision": 0, "last_node_id": len(nodes),
             "last_link_id": len(links), "nodes": nodes, "links": links, "groups": [], "config": {},
-            "extra": {"ds": {"scale": 0.7, "offset": [60 - left, 300 - top]}}, "version": 0.4,
+            "extra": {"ds": {"scale": 0.7, "offset": [100, 380]}}, "version": 0.4,
         }  # fmt: skip
 
-    def _page_node(self, number: int, node: dict[str, Any], info: dict[str, Any], links: list[list[Any]]) -> dict[str, Any]:
+    def page_nodes(self, info: dict[str, Any], links: list[list[Any]]) -> list[dict[str, Any]]:
+        """The nodes in the page's form; their links are added to `links`, each [id, from, slot, to, slot, type]."""
+        places = self.places()
+        nodes = [self._page_node(number, node, places[number - 1], info, links) for number, node in enumerate(self.nodes, 1)]
+        for link in links:
+            nodes[link[1] - 1]["outputs"][link[2]]["links"].append(link[0])
+        return nodes
+
+    def _page_node(
+        self, number: int, node: dict[str, Any], place: tuple[int, int], info: dict[str, Any], links: list[list[Any]]
+    ) -> dict[str, Any]:
         known = info[node["kind"]]
-        declared = {**known["input"].get("required", {}), **known["input"].get("optional", {})}
-        assert node["inputs"].keys() <= declared.keys(), (node["kind"], node["inputs"].keys() - declared.keys())
-        inputs, values = [], []
+        declared = declared_inputs(known["input"], node["inputs"])
+        assert node["inputs"].keys() <= declared.keys() | ELSEWHERE, (node["kind"], node["inputs"].keys() - declared.keys())
+        inputs, values, rare = [], [], False
         for name, (kind, *rest) in declared.items():
             options = rest[0] if rest else {}
             given = node["inputs"].get(name)
@@ -126,8 +166,10 @@ class Workflow:
                     entry["widget"] = {"name": name}
                 inputs.append(entry)
             if is_widget:
-                first = next(iter(kind if isinstance(kind, list) else options.get("options") or ()), None)
-                values.append(options.get("default", first) if given is None or isinstance(given, Ref) else given)
+                choices = kind if isinstance(kind, list) else [choice_key(one) for one in options.get("options") or ()]
+                default = options.get("default", next(iter(choices), None))
+                values.append(default if given is None or isinstance(given, Ref) else given)
+                rare |= name in RARE and given is not None
                 if options.get("control_after_generate"):
                     values.append("fixed")
                 if options.get("image_upload"):
@@ -139,10 +181,30 @@ class Workflow:
             {"name": label, "type": kind, "links": []} for label, kind in zip(known["output_name"], known["output"], strict=True)
         ]
         return {
-            "id": number, "type": node["kind"], "pos": list(node["at"]), "size": list(node["size"]), "flags": {}, "order": number,
+            "id": number, "type": node["kind"], "pos": list(place), "size": list(node["size"]), "flags": {}, "order": number,
             "mode": 0, "inputs": inputs, "outputs": outputs, "properties": properties,
             "widgets_values": values, **({"title": node["title"]} if node["title"] else {}),
+            **({"showAdvanced": True} if rare else {}),
         }  # fmt: skip
+
+
+RARE = {"motion", "cond_fps", "motion_score", "fps_2", "fps_3", "fps_4"}
+"""Inputs that Nodes 2.0 hides until one asks for them: a node of which a workflow sets one shows them at once."""
+
+
+def choice_key(option: Any) -> Any:
+    return option["key"] if isinstance(option, dict) else option
+
+
+def declared_inputs(inputs: dict[str, Any], given: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """A node's inputs in the page's order; those that a choice brings stand behind it."""
+    result = {}
+    for name, spec in {**inputs.get("required", {}), **inputs.get("optional", {})}.items():
+        result[before + name] = spec
+        if spec[0] == CHOICE:
+            options = {option["key"]: option["inputs"] for option in spec[1]["options"]}
+            result |= declared_inputs(options[given.get(before + name, next(iter(options)))], given, f"{before}{name}.")
+    return result
 
 
 # -- pieces that several workflows share
@@ -156,60 +218,71 @@ class Models:
 
 
 def tiny(w: Workflow) -> Models:
-    loader = w.add("EmuVideoTinyModel", (0, 0), (280, 90))
+    loader = w.add("EmuVideoTinyModel", 0)
     return Models(loader, Ref(loader.node, 1), Ref(loader.node, 2))
 
 
 def prompt(w: Workflow, text: str = PROMPT) -> Ref:
-    return w.add("PrimitiveStringMultiline", (0, 140), (280, 130), "Prompt", value=text)
+    return w.add("PrimitiveStringMultiline", 0, "Prompt", value=text)
 
 
-def texts(w: Workflow, models: Models, words: Ref) -> tuple[Ref, Ref]:
-    positive = w.add("CLIPTextEncode", (340, 460), (280, 90), "Positive", clip=models.clip, text=words)
-    negative = w.add("CLIPTextEncode", (340, 600), (280, 110), "Negative (empty)", clip=models.clip, text="")
+def texts(w: Workflow, models: Models, words: Ref, column: int = 0) -> tuple[Ref, Ref]:
+    positive = w.add("CLIPTextEncode", column, "Positive", clip=models.clip, text=words)
+    negative = w.add("CLIPTextEncode", column, "Negative (empty)", clip=models.clip, text="")
     return positive, negative
 
 
 def starting_frame(w: Workflow, models: Models, words: Ref, seed: int) -> Ref:
     return w.add(
-        "EmuVideoStartingFrame", (340, 0), (300, 400), model=models.model, clip=models.clip, vae=models.vae, prompt=words,
+        "EmuVideoStartingFrame", 1, model=models.model, clip=models.clip, vae=models.vae, prompt=words,
         negative_prompt="", **SIZE, seed=seed, steps=0, sampler_name="ddim", text_guidance=-1.0,
     )  # fmt: skip
 
 
-def stack(w: Workflow, models: Models, role: str, at: tuple[int, int]) -> Ref:
-    return w.add("EmuVideoApplyStack", at, (300, 110), model=models.model, stack=f"tiny {role} (bundled)", strength=1.0)
+def stack(w: Workflow, models: Models, role: str, column: int = 2) -> Ref:
+    return w.add("EmuVideoApplyStack", column, model=models.model, stack=f"tiny {role} (bundled)", strength=1.0)
 
 
-def given(w: Workflow, models: Models, positive: Ref, negative: Ref, image: Ref, positions: str = "0") -> tuple[Ref, ...]:
+def given(
+    w: Workflow, models: Models, positive: Ref, negative: Ref, image: Ref | None, positions: str = "0", column: int = 2
+) -> tuple[Ref, ...]:
+    images = {} if image is None else {"image": image}
     node = w.add(
-        "EmuVideoConditioning", (690, 170), (300, 290), positive=positive, negative=negative, vae=models.vae, image=image, **SIZE,
-        length=8, videos=1, positions=positions, resize="center crop",
+        "EmuVideoConditioning", column, "" if images else "Without image", positive=positive, negative=negative, vae=models.vae,
+        **images, **SIZE, length=8, videos=1, positions=positions, resize="center crop",
     )  # fmt: skip
     return tuple(Ref(node.node, slot) for slot in range(4))
 
 
-def sampled(w: Workflow, video_model: Ref, conditions: tuple[Ref, ...], seed: int) -> Ref:
+def sampled(w: Workflow, video_model: Ref, conditions: tuple[Ref, ...], seed: int, title: str = "") -> Ref:
+    """LATENT of the video; its rate is the output behind it."""
     positive, image_only, negative, latent = conditions
     return w.add(
-        "EmuVideoSampler", (1040, 0), (300, 310), model=video_model, positive=positive, image_only=image_only, negative=negative,
+        "EmuVideoSampler", 3, title, model=video_model, positive=positive, image_only=image_only, negative=negative,
         latent=latent, seed=seed, steps=0, sampler_name="ddim", text_guidance=-1.0, image_guidance=-1.0,
     )  # fmt: skip
 
 
-def decoded(w: Workflow, models: Models, latents: Ref, at: tuple[int, int] = (1040, 360)) -> Ref:
-    return w.add("VAEDecode", at, (220, 60), samples=latents, vae=models.vae)
+def rate_of(made: Ref) -> Ref:
+    """The rate of what Emu Video Sampler, Emu Video Interpolation or Apply Temporal Stack gives."""
+    return Ref(made.node, 1)
 
 
-def saved(w: Workflow, images: Ref, fps: float, at: tuple[int, int], sheet: bool = True, every: int = 1, scale: int = 2) -> None:
-    x, y = at
-    video = w.add("CreateVideo", (x, y), (260, 90), images=images, fps=fps)
-    w.add("SaveVideo", (x, y + 140), (320, 400), video=video, filename_prefix=f"video/emu_{w.name}", format="mp4", codec="h264")
-    if sheet:
-        picture = w.add(
-            "EmuVideoContactSheet", (x + 370, y), (280, 150), images=images, columns=4, every=every, scale=scale, numbers=False
-        )
-        w.add("PreviewImage", (x + 370, y + 200), (420, 340), images=picture)
+def decoded(w: Workflow, models: Models, latents: Ref, column: int = 4, title: str = "") -> Ref:
+    return w.add("VAEDecode", column, title, samples=latents, vae=models.vae)
+
+
+def saved(w: Workflow, images: Ref, fps: Ref, column: int, every: int = 1, scale: int = 2) -> None:
+    """The video in one column, a sheet of its frames in the next."""
+    video = w.add("CreateVideo", column, images=images, fps=fps)
+    save_video(w, video, column)
+    sheet = w.add("EmuVideoContactSheet", column + 1, images=images, columns=4, every=every, scale=scale, numbers=False)
+    w.add("PreviewImage", column + 1, images=sheet)
+
+
+def save_video(w: Workflow, video: Ref, column: int, size: tuple[int, int] | None = None) -> None:
+    codec = {"codec": "h264", "format.codec": "h264"}
+    w.add("SaveVideo", column, size=size, video=video, filename_prefix=f"video/emu_{w.name}", format="mp4", **codec)
 
 
 # -- the workflows
@@ -218,6 +291,7 @@ def saved(w: Workflow, images: Ref, fps: float, at: tuple[int, int], sheet: bool
 def text_to_video() -> Workflow:
     w = Workflow(
         "text_to_video",
+        "Text to Video",
         "## Text to video\nThe frozen image model makes a **starting frame** from the prompt; the **temporal stack** on the same "
         "model makes a video of 8 frames from that frame and the prompt.\n\nThe bundled tiny model knows shapes (circle, square, "
         "triangle, cross), colours, big and small, backgrounds (white, gray, black) and motions (moves left, right, up, down, "
@@ -226,29 +300,31 @@ def text_to_video() -> Workflow:
     models, words = tiny(w), prompt(w)
     frame = starting_frame(w, models, words, 8)
     positive, negative = texts(w, models, words)
-    latents = sampled(w, stack(w, models, "F", (690, 0)), given(w, models, positive, negative, frame), 8)
-    saved(w, decoded(w, models, latents), 4.0, (1390, 0))
+    latents = sampled(w, stack(w, models, "F"), given(w, models, positive, negative, frame), 8)
+    saved(w, decoded(w, models, latents), rate_of(latents), 4)
     return w
 
 
 def image_to_video() -> Workflow:
     w = Workflow(
         "image_to_video",
+        "Image to Video",
         "## Image to video\nYour own picture is the starting frame; the prompt says how it moves. Pictures of another "
         "size are cut and resized as **resize** says. The picture emu_video_example.png was put into ComfyUI's input folder "
         "by the pack.",
     )
     models, words = tiny(w), prompt(w, "a small blue cross moves up on a gray background")
-    image = w.add("LoadImage", (340, 0), (300, 290), image="emu_video_example.png")
-    positive, negative = texts(w, models, words)
-    latents = sampled(w, stack(w, models, "F", (690, 0)), given(w, models, positive, negative, image), 7)
-    saved(w, decoded(w, models, latents), 4.0, (1390, 0))
+    image = w.add("LoadImage", 1, image="emu_video_example.png")
+    positive, negative = texts(w, models, words, 1)
+    latents = sampled(w, stack(w, models, "F"), given(w, models, positive, negative, image), 7)
+    saved(w, decoded(w, models, latents), rate_of(latents), 4)
     return w
 
 
 def text_to_video_interpolated() -> Workflow:
     w = Workflow(
         "text_to_video_interpolated",
+        "Text to Video with Interpolation",
         "## Text to video, then four times the frame rate\nAll three steps of Emu Video: starting frame, 8 frames at 4 "
         "a second, and 37 frames at 16 a second by the **interpolation stack**, which is given the 8 frames and makes those "
         "between and around.",
@@ -256,131 +332,102 @@ def text_to_video_interpolated() -> Workflow:
     models, words = tiny(w), prompt(w, "a small green triangle moves down on a black background")
     frame = starting_frame(w, models, words, 9)
     positive, negative = texts(w, models, words)
-    latents = sampled(w, stack(w, models, "F", (690, 0)), given(w, models, positive, negative, frame), 9)
+    latents = sampled(w, stack(w, models, "F"), given(w, models, positive, negative, frame), 9)
     images = decoded(w, models, latents)
     finer = w.add(
-        "EmuVideoInterpolate", (1390, 0), (300, 330), model=stack(w, models, "I", (1040, 470)), positive=positive,
-        negative=negative, vae=models.vae, images=images, seed=9, steps=0, sampler_name="ddim", text_guidance=-1.0,
-        image_guidance=-1.0, stitch="continuous",
+        "EmuVideoInterpolate", 4, model=stack(w, models, "I", 4), positive=positive, negative=negative, vae=models.vae,
+        images=images, seed=9, steps=0, sampler_name="ddim", text_guidance=-1.0, image_guidance=-1.0, stitch="continuous",
+        fps=rate_of(latents),
     )  # fmt: skip
-    saved(w, finer, 16.0, (1740, 0), every=5)
+    saved(w, finer, rate_of(finer), 5, every=5)
     return w
 
 
 def text_to_video_wired() -> Workflow:
     w = Workflow(
         "text_to_video_wired",
-        "## Text to video from ComfyUI's own nodes\nThe same as *text_to_video*, with the samplers wired: the starting frame by "
+        "Text to Video from Single Nodes",
+        "## Text to video from ComfyUI's own nodes\nThe same as *Text to Video*, with the samplers wired: the starting frame by "
         "CFGGuider, the video by **DualCFGGuider** (style *regular*), whose cond1 is text and image, cond2 the image alone. "
         "cfg_conds is the paper's text guidance w_p, cfg_cond2_negative its image guidance w_i.",
     )
     models, words = tiny(w), prompt(w)
     positive, negative = texts(w, models, words)
-    sampler = w.add("KSamplerSelect", (0, 330), (280, 60), sampler_name="ddim")
-    noise = w.add("RandomNoise", (0, 450), (280, 90), noise_seed=8)
-    latent = w.add("EmptyLatentImage", (340, -130), (280, 110), **SIZE, batch_size=1)
-    guider = w.add("CFGGuider", (340, 30), (280, 110), model=models.model, positive=positive, negative=negative, cfg=3.0)
-    sigmas = w.add("EmuVideoScheduler", (340, 190), (280, 90), model=models.model, steps=20, denoise=1.0)
-    first = w.add(
-        "SamplerCustomAdvanced",
-        (690, -130),
-        (280, 130),
-        noise=noise,
-        guider=guider,
-        sampler=sampler,
-        sigmas=sigmas,
-        latent_image=latent,
-    )
-    frame = w.add("VAEDecode", (690, 50), (220, 60), "Starting frame", samples=first, vae=models.vae)
-    w.add("PreviewImage", (690, 510), (300, 260), "Starting frame", images=frame)
-    video_model = stack(w, models, "F", (1040, -130))
-    p, i, n, empty = given(w, models, positive, negative, frame)
+    sampler = w.add("KSamplerSelect", 1, sampler_name="ddim")
+    noise = w.add("RandomNoise", 1, noise_seed=8)
+    latent = w.add("EmptyLatentImage", 1, **SIZE, batch_size=1)
+    guider = w.add("CFGGuider", 1, model=models.model, positive=positive, negative=negative, cfg=3.0)
+    sigmas = w.add("EmuVideoScheduler", 1, model=models.model, steps=20, denoise=1.0)
+    first = w.add("SamplerCustomAdvanced", 2, noise=noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=latent)
+    frame = w.add("VAEDecode", 2, "Starting frame", samples=first, vae=models.vae)
+    w.add("PreviewImage", 2, "Starting frame", size=(280, 280), images=frame)
+    video_model = stack(w, models, "F", 3)
+    p, i, n, empty = given(w, models, positive, negative, frame, column=3)
     dual = w.add(
-        "DualCFGGuider", (1040, 30), (300, 190), model=video_model, cond1=p, cond2=i, negative=n, cfg_conds=3.0,
-        cfg_cond2_negative=1.0, style="regular",
+        "DualCFGGuider", 4, model=video_model, cond1=p, cond2=i, negative=n, cfg_conds=3.0, cfg_cond2_negative=1.0,
+        style="regular",
     )  # fmt: skip
-    video_sigmas = w.add("EmuVideoScheduler", (1040, 270), (300, 90), model=video_model, steps=20, denoise=1.0)
-    second = w.add(
-        "SamplerCustomAdvanced",
-        (1040, 410),
-        (300, 130),
-        noise=noise,
-        guider=dual,
-        sampler=sampler,
-        sigmas=video_sigmas,
-        latent_image=empty,
-    )
-    saved(w, decoded(w, models, second, (1040, 590)), 4.0, (1390, 0))
+    video_sigmas = w.add("EmuVideoScheduler", 4, model=video_model, steps=20, denoise=1.0)
+    second = w.add("SamplerCustomAdvanced", 5, noise=noise, guider=dual, sampler=sampler, sigmas=video_sigmas, latent_image=empty)
+    saved(w, decoded(w, models, second, 6), rate_of(video_model), 6)
     return w
 
 
 def first_and_last_frame() -> Workflow:
     w = Workflow(
         "first_and_last_frame",
+        "First and Last Frame",
         "## First and last frame\nTwo pictures are given: **positions** says that they are frame 0 and frame -1, the "
         "last. Any set of frames can be given in this way, as a batch of images and a list of positions.",
     )
     models, words = tiny(w), prompt(w, "a small blue cross moves up on a gray background")
-    first = w.add("LoadImage", (340, -330), (300, 290), "First frame", image="emu_video_example.png")
-    last = w.add("LoadImage", (690, -330), (300, 290), "Last frame", image="emu_video_example_last.png")
-    both = w.add("ImageBatch", (690, 60), (220, 60), image1=first, image2=last)
+    first = w.add("LoadImage", 1, "First frame", image="emu_video_example.png")
+    last = w.add("LoadImage", 1, "Last frame", image="emu_video_example_last.png")
+    both = w.add("ImageBatch", 1, image1=first, image2=last)
     positive, negative = texts(w, models, words)
-    latents = sampled(w, stack(w, models, "F", (340, 60)), given(w, models, positive, negative, both, "0, -1"), 7)
-    saved(w, decoded(w, models, latents), 4.0, (1390, 0))
+    latents = sampled(w, stack(w, models, "F"), given(w, models, positive, negative, both, "0, -1"), 7)
+    saved(w, decoded(w, models, latents), rate_of(latents), 4)
     return w
 
 
 def text_to_video_lora() -> Workflow:
     w = Workflow(
         "text_to_video_lora",
+        "Text to Video with a LoRA",
         "## With a LoRA on the image model\nA LoRA on the text-to-image MODEL changes the starting frame and, since "
         "the video model is the same U-Net with temporal layers, the video too. "
         "The bundled example LoRA draws in pastel colours.",
     )
     models, words = tiny(w), prompt(w, "a big purple square moves left on a white background")
-    with_lora = w.add(
-        "LoraLoaderModelOnly",
-        (0, 330),
-        (280, 90),
-        model=models.model,
-        lora_name="emu_video_tiny_pastel.safetensors",
-        strength_model=1.0,
-    )
+    lora = "emu_video_tiny_pastel.safetensors"
+    with_lora = w.add("LoraLoaderModelOnly", 0, model=models.model, lora_name=lora, strength_model=1.0)
     models = Models(with_lora, models.clip, models.vae)
     frame = starting_frame(w, models, words, 1)
     positive, negative = texts(w, models, words)
-    latents = sampled(w, stack(w, models, "F", (690, 0)), given(w, models, positive, negative, frame), 1)
-    saved(w, decoded(w, models, latents), 4.0, (1390, 0))
+    latents = sampled(w, stack(w, models, "F"), given(w, models, positive, negative, frame), 1)
+    saved(w, decoded(w, models, latents), rate_of(latents), 4)
     return w
 
 
 def studied(
-    w: Workflow, videos: dict[str, Ref], words: Ref, study: str, fps: float, at: tuple[int, int], rates: dict[str, float]
+    w: Workflow, videos: dict[str, Ref], words: Ref, study: str, fps: Ref, column: int, rates: dict[str, Ref | float]
 ) -> None:
     """The videos side by side, saved, and into a study; rates of those that differ."""
-    x, y = at
     images = {f"images_{number}": ref for number, ref in enumerate(videos.values(), 1)}
     both = {**images, "fps": fps, **rates}
     labels = {f"label_{number}": name for number, name in enumerate(videos, 1)}
-    compared = w.add("EmuVideoCompare", at, (300, 420), **both, **labels, height=0, shorter="loop", moments=5)
-    video = w.add("CreateVideo", (x, y + 500), (300, 90), images=compared, fps=Ref(compared.node, 2))
-    w.add("PreviewImage", (x + 340, y), (640, 420), "Moments", images=Ref(compared.node, 1))
-    w.add(
-        "SaveVideo",
-        (x + 340, y + 480),
-        (640, 380),
-        video=video,
-        filename_prefix=f"video/emu_{w.name}",
-        format="mp4",
-        codec="h264",
-    )
+    compared = w.add("EmuVideoCompare", column, **both, **labels, height=0, shorter="loop", moments=5)
+    video = w.add("CreateVideo", column, images=compared, fps=Ref(compared.node, 2))
     systems = {f"system_{number}": name for number, name in enumerate(videos, 1)}
-    w.add("EmuVideoAddToStudy", (x, y + 650), (320, 540), **both, **systems, prompt=words, study=study)
+    w.add("EmuVideoAddToStudy", column, **both, **systems, prompt=words, study=study)
+    w.add("PreviewImage", column + 1, "Moments", size=(640, 420), images=Ref(compared.node, 1))
+    save_video(w, video, column + 1, (640, 460))
 
 
 def compare_systems() -> Workflow:
     w = Workflow(
         "compare_systems",
+        "Compare Systems",
         "## Three systems on one prompt\nThe same starting frame and prompt go to **Emu Video**, to the same model **without the "
         "image** (text alone), and to no model (**the frame repeated**). The videos are measured, put side by side, and added to "
         "the study *compare systems*: **Add to Study** shows the address of the page where people vote.\n\nPut a CLIP folder "
@@ -389,32 +436,16 @@ def compare_systems() -> Workflow:
     models, words = tiny(w), prompt(w)
     frame = starting_frame(w, models, words, 8)
     positive, negative = texts(w, models, words)
-    video_model = stack(w, models, "F", (690, -130))
-    emu = decoded(w, models, sampled(w, video_model, given(w, models, positive, negative, frame), 8), (1390, 360))
-    blind = w.add(
-        "EmuVideoConditioning", (690, 530), (300, 290), "Without image", positive=positive, negative=negative, vae=models.vae,
-        **SIZE, length=8, videos=1, positions="0", resize="center crop",
-    )  # fmt: skip
-    latents = w.add(
-        "EmuVideoSampler", (1040, 480), (300, 310), "Without image", model=video_model,
-        **{name: Ref(blind.node, slot) for slot, name in enumerate(("positive", "image_only", "negative", "latent"))},
-        seed=8, steps=0, sampler_name="ddim", text_guidance=-1.0, image_guidance=-1.0,
-    )  # fmt: skip
-    alone = decoded(w, models, latents, (1390, 480))
-    still = w.add("RepeatImageBatch", (1390, 600), (220, 80), "Frame repeated", image=frame, amount=8)
-    w.add(
-        "EmuVideoEvaluate",
-        (1040, 1030),
-        (570, 700),
-        "Evaluate Emu Video",
-        images=emu,
-        fps=4.0,
-        prompt=words,
-        clip="none",
-        image=frame,
-    )
+    video_model = stack(w, models, "F")
+    latents = sampled(w, video_model, given(w, models, positive, negative, frame), 8)
+    fps = rate_of(latents)
+    emu = decoded(w, models, latents)
+    without = sampled(w, video_model, given(w, models, positive, negative, None), 8, "Without image")
+    alone = decoded(w, models, without, 4, "Without image")
+    still = w.add("RepeatImageBatch", 4, "Frame repeated", image=frame, amount=8)
+    w.add("EmuVideoEvaluate", 4, "Evaluate Emu Video", images=emu, fps=fps, prompt=words, clip="none", image=frame)
     videos = {"Emu Video": emu, "without the image": alone, "frame repeated": still}
-    studied(w, videos, words, "compare systems", 4.0, (1660, 0), {})
+    studied(w, videos, words, "compare systems", fps, 5, {})
     return w
 
 
@@ -447,99 +478,115 @@ NEGATIVE = "low quality, blurry, deformed, watermark, text"
 
 
 def sd15(w: Workflow) -> Models:
-    loader = w.add("CheckpointLoaderSimple", (0, 0), (280, 110), needs=SD15, ckpt_name=SD15.name)
+    loader = w.add("CheckpointLoaderSimple", 0, needs=SD15, ckpt_name=SD15.name)
     return Models(loader, Ref(loader.node, 1), Ref(loader.node, 2))
 
 
-def public_stack(w: Workflow, models: Models, file: Download, at: tuple[int, int] = (690, 0)) -> Ref:
-    return w.add("EmuVideoApplyStack", at, (300, 110), needs=file, model=models.model, stack=file.name, strength=1.0)
+def public_stack(w: Workflow, models: Models, file: Download) -> Ref:
+    return w.add("EmuVideoApplyStack", 2, needs=file, model=models.model, stack=file.name, strength=1.0)
 
 
-def with_negative(w: Workflow, models: Models, words: Ref) -> tuple[Ref, Ref]:
-    positive = w.add("CLIPTextEncode", (340, 460), (280, 90), "Positive", clip=models.clip, text=words)
-    return positive, w.add("CLIPTextEncode", (340, 600), (280, 110), "Negative", clip=models.clip, text=NEGATIVE)
+def with_negative(w: Workflow, models: Models, words: Ref, column: int = 0) -> tuple[Ref, Ref]:
+    positive = w.add("CLIPTextEncode", column, "Positive", clip=models.clip, text=words)
+    return positive, w.add("CLIPTextEncode", column, "Negative", clip=models.clip, text=NEGATIVE)
+
+
+def large_frame(w: Workflow, models: Models, words: Ref) -> Ref:
+    return w.add(
+        "EmuVideoStartingFrame", 1, model=models.model, clip=models.clip, vae=models.vae, prompt=words,
+        negative_prompt=NEGATIVE, **LARGE, seed=8, steps=30, sampler_name="dpmpp_2m", text_guidance=-1.0,
+    )  # fmt: skip
 
 
 def told(w: Workflow, models: Models, texts: tuple[Ref, Ref], image: Ref, **changes: Any) -> tuple[Ref, ...]:
     node = w.add(
-        "EmuVideoConditioning", (690, 170), (300, 370), positive=texts[0], negative=texts[1], vae=models.vae, image=image,
+        "EmuVideoConditioning", 2, positive=texts[0], negative=texts[1], vae=models.vae, image=image,
         **LARGE, length=16, videos=1, positions="0", resize="center crop", **changes,
     )  # fmt: skip
     return tuple(Ref(node.node, slot) for slot in range(4))
 
 
+def from_text_alone(w: Workflow, models: Models, video_model: Ref, texts: tuple[Ref, Ref], title: str = "") -> Ref:
+    """LATENT of AnimateDiff by the ordinary KSampler."""
+    latent = w.add("EmptyLatentImage", 2, **LARGE, batch_size=16)
+    return w.add(
+        "KSampler", 3, title, model=video_model, positive=texts[0], negative=texts[1], latent_image=latent, seed=8, steps=25,
+        cfg=7.5, sampler_name="euler", scheduler="sgm_uniform", denoise=1.0,
+    )  # fmt: skip
+
+
 def animatediff() -> Workflow:
     w = Workflow(
         "animatediff",
+        "AnimateDiff",
         "## AnimateDiff on SD 1.5\nThe stack is AnimateDiff's original file; the MODEL that comes out is sampled by the ordinary "
         "**KSampler**, whose batch of 16 latents is one video of 16 frames (up to 32; beyond that, put *Context Windows "
         "(Manual)* on the MODEL). AnimateDiff knows no image.\n\nFiles: an SD 1.5 checkpoint in models/checkpoints, "
         f"**{ANIMATEDIFF.name}** (or mm_sd_v15_v2.ckpt, v3_sd15_mm.ckpt ...) in models/emu_video.",
     )
     models, words = sd15(w), prompt(w, "a sailing boat on a stormy sea, waves, cinematic light, highly detailed")
-    positive, negative = with_negative(w, models, words)
-    latent = w.add("EmptyLatentImage", (690, 170), (300, 110), **LARGE, batch_size=16)
-    latents = w.add(
-        "KSampler", (1040, 0), (300, 270), model=public_stack(w, models, ANIMATEDIFF), positive=positive, negative=negative,
-        latent_image=latent, seed=8, steps=25, cfg=7.5, sampler_name="euler", scheduler="sgm_uniform", denoise=1.0,
-    )  # fmt: skip
-    saved(w, decoded(w, models, latents), 8.0, (1390, 0), scale=1)
+    video_model = public_stack(w, models, ANIMATEDIFF)
+    latents = from_text_alone(w, models, video_model, with_negative(w, models, words))
+    saved(w, decoded(w, models, latents), rate_of(video_model), 4, scale=1)
     return w
 
 
 def pia_image_to_video() -> Workflow:
     w = Workflow(
         "pia_image_to_video",
+        "PIA Image to Video",
         "## PIA: your picture moves\nPIA is given one picture, which every frame resembles by an *affinity*; **motion** says how "
         "far frames may go from it (small, moderate, large; loops; style for a picture of another style than the checkpoint's). "
         "**positions** may be any frame. Best with a checkpoint of the picture's own style.\n\nFiles: an SD 1.5 checkpoint in "
         f"models/checkpoints, PIA's **{PIA.name}** (or pia.ckpt) in models/emu_video.",
     )
     models, words = sd15(w), prompt(w, "a lighthouse, clouds drifting, waves, best quality")
-    image = w.add("LoadImage", (340, 0), (300, 290), image="emu_video_example.png")
-    conditions = told(w, models, with_negative(w, models, words), image, motion="moderate")
+    image = w.add("LoadImage", 1, image="emu_video_example.png")
+    conditions = told(w, models, with_negative(w, models, words, 1), image, motion="moderate")
     latents = sampled(w, public_stack(w, models, PIA), conditions, 7)
-    saved(w, decoded(w, models, latents), 8.0, (1390, 0), scale=1)
+    saved(w, decoded(w, models, latents), rate_of(latents), 4, scale=1)
     return w
 
 
 def fancyvideo_text_to_video() -> Workflow:
     w = Workflow(
         "fancyvideo_text_to_video",
+        "FancyVideo Text to Video",
         "## FancyVideo: text to video on SD 1.5\nEmu Video's own conditioning: the checkpoint makes a **starting frame**, "
         "FancyVideo makes the video from it. **cond_fps** and **motion_score** are numbers that it is told (-1: 25 and 3). With "
         "the ordinary VAE each latent is one frame, about 6 a second.\n\nFiles: an SD 1.5 checkpoint in models/checkpoints, and "
         f"FancyVideo's **{FANCYVIDEO.name}** (61 frames) in models/emu_video.",
     )
     models, words = sd15(w), prompt(w, "a panda eating bamboo in a forest, photo, highly detailed")
-    frame = w.add(
-        "EmuVideoStartingFrame", (340, 0), (300, 400), model=models.model, clip=models.clip, vae=models.vae, prompt=words,
-        negative_prompt=NEGATIVE, **LARGE, seed=8, steps=30, sampler_name="dpmpp_2m", text_guidance=-1.0,
-    )  # fmt: skip
+    frame = large_frame(w, models, words)
     conditions = told(w, models, with_negative(w, models, words), frame, cond_fps=-1.0, motion_score=-1.0)
     latents = sampled(w, public_stack(w, models, FANCYVIDEO), conditions, 8)
-    saved(w, decoded(w, models, latents), 6.0, (1390, 0), scale=1)
+    saved(w, decoded(w, models, latents), rate_of(latents), 4, scale=1)
     return w
+
+
+SVD_RATE = 6
 
 
 def svd_video(w: Workflow, frame: Ref) -> Ref:
     """Stable Video Diffusion from a starting frame, by ComfyUI's own nodes."""
-    loader = w.add("ImageOnlyCheckpointLoader", (340, 930), (300, 110), needs=SVD, ckpt_name=SVD.name)
-    model = w.add("VideoLinearCFGGuidance", (690, 930), (300, 60), model=loader, min_cfg=1.0)
+    loader = w.add("ImageOnlyCheckpointLoader", 1, needs=SVD, ckpt_name=SVD.name)
+    model = w.add("VideoLinearCFGGuidance", 1, model=loader, min_cfg=1.0)
     conditions = w.add(
-        "SVD_img2vid_Conditioning", (690, 1040), (300, 300), clip_vision=Ref(loader.node, 1), init_image=frame,
-        vae=Ref(loader.node, 2), **LARGE, video_frames=14, motion_bucket_id=127, fps=6, augmentation_level=0.0,
+        "SVD_img2vid_Conditioning", 2, clip_vision=Ref(loader.node, 1), init_image=frame, vae=Ref(loader.node, 2), **LARGE,
+        video_frames=14, motion_bucket_id=127, fps=SVD_RATE, augmentation_level=0.0,
     )  # fmt: skip
     latents = w.add(
-        "KSampler", (1040, 930), (300, 270), "SVD", model=model, positive=conditions, negative=Ref(conditions.node, 1),
+        "KSampler", 3, "SVD", model=model, positive=conditions, negative=Ref(conditions.node, 1),
         latent_image=Ref(conditions.node, 2), seed=8, steps=20, cfg=2.5, sampler_name="euler", scheduler="karras", denoise=1.0,
     )  # fmt: skip
-    return w.add("VAEDecode", (1390, 930), (220, 60), "SVD", samples=latents, vae=Ref(loader.node, 2))
+    return w.add("VAEDecode", 4, "SVD", samples=latents, vae=Ref(loader.node, 2))
 
 
 def compare_with_svd() -> Workflow:
     w = Workflow(
         "compare_with_svd",
+        "Compare with SVD",
         "## Emu Video, SVD and AnimateDiff on one prompt\nOne **starting frame** and prompt, three systems: Emu Video's way on "
         "SD 1.5 (FancyVideo's layers), **SVD** by ComfyUI's own nodes, which is given the frame alone, and a direct "
         "**AnimateDiff** video, which is given the prompt alone. Side by side, and into the study *emu or svd*.\n\nFiles: an "
@@ -547,63 +594,51 @@ def compare_with_svd() -> Workflow:
         "models/emu_video. Videos from elsewhere: Load Video, Get Video Components.",
     )
     models, words = sd15(w), prompt(w, "a sailing boat on a stormy sea, waves, cinematic light, highly detailed")
-    frame = w.add(
-        "EmuVideoStartingFrame", (340, 0), (300, 420), model=models.model, clip=models.clip, vae=models.vae, prompt=words,
-        negative_prompt=NEGATIVE, **LARGE, seed=8, steps=30, sampler_name="dpmpp_2m", text_guidance=-1.0,
-    )  # fmt: skip
-    positive, negative = with_negative(w, models, words)
-    conditions = told(w, models, (positive, negative), frame, cond_fps=-1.0, motion_score=-1.0)
-    emu = decoded(w, models, sampled(w, public_stack(w, models, FANCYVIDEO), conditions, 8), (1390, 0))
-    svd = svd_video(w, frame)
-    latent = w.add("EmptyLatentImage", (690, 740), (300, 110), **LARGE, batch_size=16)
-    latents = w.add(
-        "KSampler", (1040, 540), (300, 270), "AnimateDiff", model=public_stack(w, models, ANIMATEDIFF, (690, 590)),
-        positive=positive, negative=negative, latent_image=latent, seed=8, steps=25, cfg=7.5, sampler_name="euler",
-        scheduler="sgm_uniform", denoise=1.0,
-    )  # fmt: skip
-    direct = decoded(w, models, latents, (1390, 540))
-    videos = {"Emu Video": emu, "SVD": svd, "AnimateDiff": direct}
-    studied(w, videos, words, "emu or svd", 6.0, (1660, 0), {"fps_3": 8.0})
+    frame = large_frame(w, models, words)
+    both = with_negative(w, models, words)
+    conditions = told(w, models, both, frame, cond_fps=-1.0, motion_score=-1.0)
+    latents = sampled(w, public_stack(w, models, FANCYVIDEO), conditions, 8)
+    emu = decoded(w, models, latents, 4, "Emu Video")
+    motion = public_stack(w, models, ANIMATEDIFF)
+    direct = decoded(w, models, from_text_alone(w, models, motion, both, "AnimateDiff"), 4, "AnimateDiff")
+    videos = {"Emu Video": emu, "SVD": svd_video(w, frame), "AnimateDiff": direct}
+    rates = {"fps_2": float(SVD_RATE), "fps_3": rate_of(motion)}
+    studied(w, videos, words, "emu or svd", rate_of(latents), 5, rates)
     return w
 
 
 WORKFLOWS = {
     make.__name__: make
     for make in (
-        text_to_video, image_to_video, text_to_video_interpolated, text_to_video_wired, first_and_last_frame, text_to_video_lora,
+        text_to_video, image_to_video, text_to_video_interpolated, first_and_last_frame, text_to_video_lora, text_to_video_wired,
         compare_systems, animatediff, pia_image_to_video, fancyvideo_text_to_video, compare_with_svd,
     )
 }  # fmt: skip
+"""In README's order."""
+
+
+def page_file(name: str) -> Path:
+    """The page's form of a workflow. ComfyUI's list of templates shows the files' names, and has them in order if sorted by name:
+    so they are numbered titles."""
+    return OUT / f"{list(WORKFLOWS).index(name) + 1:02} {WORKFLOWS[name]().title}.json"
 
 
 def as_text(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def graph_picture(server: Server, workflow: Path) -> Image.Image:
-    """The workflow as the page draws it. Needs Chromium and playwright-core (PLAYWRIGHT_CORE, or .browser)."""
-    script, out = Path(__file__).with_name("graph.mjs"), temporary_folder() / "graph.png"
-    places = {"PLAYWRIGHT_CORE": str(Path(__file__).parents[2] / ".browser"), **os.environ}
-    subprocess.run(["node", str(script), server.address, str(workflow), str(out)], env=places, check=True, timeout=240)
-    picture = Image.open(out).convert("RGB")
-    return picture.resize((1000, round(1000 * picture.height / picture.width)), Image.Resampling.LANCZOS)
-
-
 def main() -> None:
+    from .illustrate import pictured
+
     root, names = Path(sys.argv[1]), sys.argv[2:] or list(WORKFLOWS)
     (OUT / "api").mkdir(parents=True, exist_ok=True)
     with Server(root, temporary_folder()) as server:
         info = server.get("/object_info")
         for name in names:
             workflow = WORKFLOWS[name]()
-            (OUT / f"{name}.json").write_text(as_text(workflow.page(info)))
+            page_file(name).write_text(as_text(workflow.page(info)))
             (OUT / "api" / f"{name}.json").write_text(as_text(workflow.api()))
-            if workflow.downloads:  # the graph itself, since its models are not here
-                graph_picture(server, OUT / f"{name}.json").save(OUT / f"{name}.jpg", quality=88)
-            else:
-                pictures = [Image.open(path) for path in server.files(server.run(workflow.api()), ".png")]
-                sheet = max(pictures, key=lambda picture: picture.width)  # a starting frame may be shown as well
-                sheet.convert("RGB").save(OUT / f"{name}.jpg", quality=90)
+            pictured(name, server).save(page_file(name).with_suffix(".jpg"), quality=90)
             sys.stdout.write(f"{name}: written\n")
 
 

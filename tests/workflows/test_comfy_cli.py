@@ -33,7 +33,7 @@ def comfy(*arguments: str, cwd: Path) -> str:
     return process.stdout + process.stderr
 
 
-FORMS = {"api/text_to_video.json": (8, 4), **{f"{name}.json": FRAMES[name] for name in build.WORKFLOWS if name not in PUBLIC}}
+RUN_AS_THEY_ARE = [name for name in build.WORKFLOWS if name not in PUBLIC]
 
 
 def run(workflow: Path, server: Server) -> Path:
@@ -46,12 +46,13 @@ def run(workflow: Path, server: Server) -> Path:
     return made.pop()
 
 
-FIRST = ("api/text_to_video.json", "text_to_video.json")  # one of each form; the others are slow
-
-
-@pytest.mark.parametrize("form", [form if form in FIRST else pytest.param(form, marks=pytest.mark.slow) for form in FORMS])
-def test_run(form: str, server: Server) -> None:
-    assert stream(run(PACK / "example_workflows" / form, server)) == (*FORMS[form], SIZES.get(Path(form).stem, (64, 64)))
+@pytest.mark.parametrize("form", ["api", "page"])
+@pytest.mark.parametrize(
+    "name", [name if name == "text_to_video" else pytest.param(name, marks=pytest.mark.slow) for name in RUN_AS_THEY_ARE]
+)
+def test_run(name: str, form: str, server: Server) -> None:
+    file = build.OUT / "api" / f"{name}.json" if form == "api" else build.page_file(name)
+    assert stream(run(file, server)) == (*FRAMES[name], SIZES.get(name, (64, 64)))
 
 
 @pytest.mark.parametrize("name", PUBLIC)
