@@ -1,212 +1,23 @@
-"""Builds example_workflows/ from one description of each: the page's form (*.json), the API's (api/*.json), and, by running it
-in a real ComfyUI, the picture of its output (*.jpg): `python -m tests.workflows.build COMFYUI [NAME ...]`. Take the oldest
-ComfyUI: the page fills in what newer ones have beyond it, but none leaves out what it does not know.
+"""Builds example_workflows/ and subgraphs/ from one description of each: the page's form (*.json), the API's (api/*.json), and,
+by running it in a real ComfyUI, the picture of its output (*.jpg): `python -m tests.workflows.build COMFYUI [NAME ...]`. Take
+the oldest ComfyUI: the page fills in what newer ones have beyond it, but none leaves out what it does not know.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..nodes.server import Server, temporary_folder
+from .graph import Blueprint, Download, Ref, Workflow
 
 OUT = Path(__file__).parents[2] / "example_workflows"
-CHOICE = "COMFY_DYNAMICCOMBO_V3"
-"""A combo that brings inputs of its own with each choice; they are called after it, as `format.codec`."""
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", CHOICE)
-ELSEWHERE = {"codec", "format.codec"}
-"""Inputs of Save Video: the first until 2026, the second since. The API's form names both, and each version reads its own."""
+SUBGRAPHS = OUT.parent / "subgraphs"
 PROMPT = "a big red circle moves right on a white background"
 SIZE = {"width": 64, "height": 64}
-
-
-@dataclass(frozen=True)
-class Ref:
-    """Output `slot` of a node."""
-
-    node: int
-    slot: int = 0
-
-
-@dataclass(frozen=True)
-class Download:
-    """A model that the page offers to download: `name` in the node's list, `directory` under ComfyUI's models."""
-
-    name: str
-    url: str
-    directory: str
-
-
-TITLE, GAP_BELOW, GAP_BESIDE = 30, 60, 60
-SIZES = {
-    "EmuVideoTinyModel": (280, 100), "EmuVideoStartingFrame": (320, 430), "EmuVideoApplyStack": (300, 120),
-    "EmuVideoConditioning": (300, 380), "EmuVideoScheduler": (300, 120), "EmuVideoSampler": (300, 340),
-    "EmuVideoInterpolate": (300, 390), "EmuVideoContactSheet": (280, 180), "EmuVideoCompare": (300, 470),
-    "EmuVideoAddToStudy": (320, 560), "EmuVideoEvaluate": (570, 760), "PrimitiveStringMultiline": (280, 130),
-    "CLIPTextEncode": (280, 110), "LoadImage": (280, 330), "SaveVideo": (320, 400), "PreviewImage": (420, 340),
-    "KSampler": (300, 290), "SamplerCustomAdvanced": (280, 140), "DualCFGGuider": (300, 190), "VAEDecode": (220, 60),
-    "SVD_img2vid_Conditioning": (300, 300),
-}  # fmt: skip
-"""Width and height of a node without its title, of what is not (280, 120): as large as the larger of the page's two designs."""
-ROOM = {
-    "EmuVideoStartingFrame": 330, "EmuVideoSampler": 330, "EmuVideoInterpolate": 330, "KSampler": 260,
-    "SamplerCustomAdvanced": 260, "EmuVideoAddToStudy": 80,
-}  # fmt: skip
-"""What a node grows by when it runs: the preview, and the text of what was taken."""
-
-
-@dataclass
-class Workflow:
-    """A graph under construction. `add` puts a node below the others of its column; inputs are values, or `Ref`s to other nodes'
-    outputs; `needs` is the model that it loads, if that has to be downloaded first. `title` is what the page's list of templates
-    shows."""
-
-    name: str
-    title: str
-    note: str
-    nodes: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(
-        self,
-        kind: str,
-        column: int,
-        title: str = "",
-        needs: Download | None = None,
-        size: tuple[int, int] | None = None,
-        **inputs: Any,
-    ) -> Ref:
-        size = size or SIZES.get(kind, (280, 120))
-        self.nodes.append({"kind": kind, "column": column, "size": size, "title": title, "inputs": inputs, "needs": needs})
-        return Ref(len(self.nodes))
-
-    def places(self) -> list[tuple[int, int]]:
-        """Where each node is: columns from left to right, and in a column one below the other with room to grow."""
-        columns = sorted({node["column"] for node in self.nodes})
-        widths = [max(node["size"][0] for node in self.nodes if node["column"] == column) for column in columns]
-        left = {column: sum(widths[:number]) + GAP_BESIDE * number for number, column in enumerate(columns)}
-        top = dict.fromkeys(columns, 0)
-        result = []
-        for node in self.nodes:
-            result.append((left[node["column"]], top[node["column"]]))
-            top[node["column"]] += node["size"][1] + ROOM.get(node["kind"], 0) + TITLE + GAP_BELOW
-        return result
-
-    @property
-    def downloads(self) -> list[Download]:
-        """Models that have to be there before it runs."""
-        return [node["needs"] for node in self.nodes if node["needs"] is not None]
-
-    def api(self) -> dict[str, Any]:
-        """The form that `/prompt` takes."""
-        result = {}
-        for number, node in enumerate(self.nodes, 1):
-            inputs = {k: [str(v.node), v.slot] if isinstance(v, Ref) else v for k, v in node["inputs"].items()}
-            title = node["title"] or node["kind"]
-            result[str(number)] = {"class_type": node["kind"], "inputs": inputs, "_meta": {"title": title}}
-        return result
-
-    def page(self, info: dict[str, Any]) -> dict[str, Any]:
-        """The form that the page saves and loads; `info` is `/object_info`."""
-        links: list[list[Any]] = []
-        nodes = self.page_nodes(info, links)
-        nodes.append(
-            {
-                "id": len(nodes) + 1,
-                "type": "MarkdownNote",
-                "pos": [0, -280],
-                "size": [640, 200],
-                "flags": {},
-                "order": 0,
-                "mode": 0,
-                "inputs": [],
-                "outputs": [],
-                "title": "Emu Video",
-                "properties": {},
-                "widgets_values": [self.note],
-                "color": "#432",
-                "bgcolor": "#653",
-            }  # fmt: skip
-        )
-        return {
-            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"emu-video/{self.name}")), "revision": 0, "last_node_id": len(nodes),
-            "last_link_id": len(links), "nodes": nodes, "links": links, "groups": [], "config": {},
-            "extra": {"ds": {"scale": 0.7, "offset": [100, 380]}}, "version": 0.4,
-        }  # fmt: skip
-
-    def page_nodes(self, info: dict[str, Any], links: list[list[Any]]) -> list[dict[str, Any]]:
-        """The nodes in the page's form; their links are added to `links`, each [id, from, slot, to, slot, type]."""
-        places = self.places()
-        nodes = [self._page_node(number, node, places[number - 1], info, links) for number, node in enumerate(self.nodes, 1)]
-        for link in links:
-            nodes[link[1] - 1]["outputs"][link[2]]["links"].append(link[0])
-        return nodes
-
-    def _page_node(
-        self, number: int, node: dict[str, Any], place: tuple[int, int], info: dict[str, Any], links: list[list[Any]]
-    ) -> dict[str, Any]:
-        known = info[node["kind"]]
-        declared = declared_inputs(known["input"], node["inputs"])
-        assert node["inputs"].keys() <= declared.keys() | ELSEWHERE, (node["kind"], node["inputs"].keys() - declared.keys())
-        inputs, values, rare = [], [], False
-        for name, (kind, *rest) in declared.items():
-            options = rest[0] if rest else {}
-            given = node["inputs"].get(name)
-            is_widget = isinstance(kind, list) or kind in WIDGETS
-            if isinstance(given, Ref) or not is_widget:
-                entry: dict[str, Any] = {"name": name, "type": "COMBO" if isinstance(kind, list) else kind, "link": None}
-                if isinstance(given, Ref):
-                    source = info[self.nodes[given.node - 1]["kind"]]
-                    links.append([len(links) + 1, given.node, given.slot, number, len(inputs), source["output"][given.slot]])
-                    entry["link"] = len(links)
-                if is_widget:
-                    entry["widget"] = {"name": name}
-                inputs.append(entry)
-            if is_widget:
-                choices = kind if isinstance(kind, list) else [choice_key(one) for one in options.get("options") or ()]
-                default = options.get("default", next(iter(choices), None))
-                values.append(default if given is None or isinstance(given, Ref) else given)
-                rare |= name in RARE and given is not None
-                if options.get("control_after_generate"):
-                    values.append("fixed")
-                if options.get("image_upload"):
-                    values.append("image")
-        properties: dict[str, Any] = {"Node name for S&R": node["kind"]}
-        if node["needs"] is not None:
-            properties["models"] = [asdict(node["needs"])]
-        outputs = [
-            {"name": label, "type": kind, "links": []} for label, kind in zip(known["output_name"], known["output"], strict=True)
-        ]
-        return {
-            "id": number, "type": node["kind"], "pos": list(place), "size": list(node["size"]), "flags": {}, "order": number,
-            "mode": 0, "inputs": inputs, "outputs": outputs, "properties": properties,
-            "widgets_values": values, **({"title": node["title"]} if node["title"] else {}),
-            **({"showAdvanced": True} if rare else {}),
-        }  # fmt: skip
-
-
-RARE = {"motion", "cond_fps", "motion_score", "fps_2", "fps_3", "fps_4"}
-"""Inputs that Nodes 2.0 hides until one asks for them: a node of which a workflow sets one shows them at once."""
-
-
-def choice_key(option: Any) -> Any:
-    return option["key"] if isinstance(option, dict) else option
-
-
-def declared_inputs(inputs: dict[str, Any], given: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """A node's inputs in the page's order; those that a choice brings stand behind it."""
-    result = {}
-    for name, spec in {**inputs.get("required", {}), **inputs.get("optional", {})}.items():
-        result[before + name] = spec
-        if spec[0] == CHOICE:
-            options = {option["key"]: option["inputs"] for option in spec[1]["options"]}
-            result |= declared_inputs(options[given.get(before + name, next(iter(options)))], given, f"{before}{name}.")
-    return result
-
-
 # -- pieces that several workflows share
 
 
@@ -232,7 +43,7 @@ def texts(w: Workflow, models: Models, words: Ref, column: int = 0) -> tuple[Ref
     return positive, negative
 
 
-def starting_frame(w: Workflow, models: Models, words: Ref, seed: int) -> Ref:
+def starting_frame(w: Workflow, models: Models, words: Ref, seed: int | Ref) -> Ref:
     return w.add(
         "EmuVideoStartingFrame", 1, model=models.model, clip=models.clip, vae=models.vae, prompt=words,
         negative_prompt="", **SIZE, seed=seed, steps=0, sampler_name="ddim", text_guidance=-1.0,
@@ -244,17 +55,24 @@ def stack(w: Workflow, models: Models, role: str, column: int = 2) -> Ref:
 
 
 def given(
-    w: Workflow, models: Models, positive: Ref, negative: Ref, image: Ref | None, positions: str = "0", column: int = 2
+    w: Workflow,
+    models: Models,
+    positive: Ref,
+    negative: Ref,
+    image: Ref | None,
+    positions: str = "0",
+    column: int = 2,
+    length: int | Ref = 8,
 ) -> tuple[Ref, ...]:
     images = {} if image is None else {"image": image}
     node = w.add(
         "EmuVideoConditioning", column, "" if images else "Without image", positive=positive, negative=negative, vae=models.vae,
-        **images, **SIZE, length=8, videos=1, positions=positions, resize="center crop",
+        **images, **SIZE, length=length, videos=1, positions=positions, resize="center crop",
     )  # fmt: skip
     return tuple(Ref(node.node, slot) for slot in range(4))
 
 
-def sampled(w: Workflow, video_model: Ref, conditions: tuple[Ref, ...], seed: int, title: str = "") -> Ref:
+def sampled(w: Workflow, video_model: Ref, conditions: tuple[Ref, ...], seed: int | Ref, title: str = "") -> Ref:
     """LATENT of the video; its rate is the output behind it."""
     positive, image_only, negative, latent = conditions
     return w.add(
@@ -607,6 +425,45 @@ def compare_with_svd() -> Workflow:
     return w
 
 
+# -- blueprints: a whole workflow as one node
+
+CHANGE_MODEL = "It holds the bundled tiny model: open it to put your own checkpoint and stack in its place."
+
+
+def finish(w: Blueprint, models: Models, words: Ref, image: Ref, length: Ref, seed: Ref) -> Blueprint:
+    """The video of a starting frame, which is the image that is given."""
+    positive, negative = texts(w, models, words)
+    conditions = given(w, models, positive, negative, image, length=length)
+    latents = sampled(w, stack(w, models, "F"), conditions, seed)
+    images = decoded(w, models, latents)
+    w.outputs = {"VIDEO": w.add("CreateVideo", 4, images=images, fps=rate_of(latents)), "IMAGE": images}
+    return w
+
+
+def text_to_video_blueprint() -> Blueprint:
+    note = "A video from a prompt, by way of a starting frame. " + CHANGE_MODEL
+    w = Blueprint("text_to_video", "Text to Video (Emu Video)", note, aliases=("t2v", "txt2vid", "animatediff"))
+    words, length, seed = w.expose("prompt", "STRING", PROMPT), w.expose("length", "INT", 8), w.expose("seed", "INT", 8)
+    models = tiny(w)
+    return finish(w, models, words, starting_frame(w, models, words, seed), length, seed)
+
+
+def image_to_video_blueprint() -> Blueprint:
+    note = "Your picture moves as the prompt says. " + CHANGE_MODEL
+    w = Blueprint("image_to_video", "Image to Video (Emu Video)", note, aliases=("i2v", "img2vid", "animate image"))
+    image, words = w.expose("image", "IMAGE"), w.expose("prompt", "STRING", "a small blue cross moves up on a gray background")
+    length, seed = w.expose("length", "INT", 8), w.expose("seed", "INT", 7)
+    return finish(w, tiny(w), words, image, length, seed)
+
+
+BLUEPRINTS = {make.__name__.removesuffix("_blueprint"): make for make in (text_to_video_blueprint, image_to_video_blueprint)}
+
+
+def blueprint_file(name: str) -> Path:
+    """The page shows the file's name; it says whose it is, since ComfyUI has blueprints for the same of other models."""
+    return SUBGRAPHS / f"{BLUEPRINTS[name]().title}.json"
+
+
 WORKFLOWS = {
     make.__name__: make
     for make in (
@@ -632,8 +489,11 @@ def main() -> None:
 
     root, names = Path(sys.argv[1]), sys.argv[2:] or list(WORKFLOWS)
     (OUT / "api").mkdir(parents=True, exist_ok=True)
+    SUBGRAPHS.mkdir(exist_ok=True)
     with Server(root, temporary_folder()) as server:
         info = server.get("/object_info")
+        for name, make in BLUEPRINTS.items():
+            blueprint_file(name).write_text(as_text(make().page(info)))
         for name in names:
             workflow = WORKFLOWS[name]()
             page_file(name).write_text(as_text(workflow.page(info)))

@@ -11,6 +11,7 @@ from emu_core.media import sheet
 
 from ..nodes.server import Server
 from . import build
+from .graph import Workflow
 from .small import NO_SVD, leave_out
 
 CAPTION = "the same workflow with the bundled model"
@@ -41,7 +42,7 @@ def captioned(picture: Image.Image) -> Image.Image:
     return result
 
 
-def with_the_bundled_model(name: str) -> build.Workflow:
+def with_the_bundled_model(name: str) -> Workflow:
     """The workflow with the tiny model, its stack and its words; SVD becomes the stack that is given the frame alone."""
     workflow = build.WORKFLOWS[name]()
     for node in workflow.nodes:
@@ -66,7 +67,7 @@ def with_the_bundled_model(name: str) -> build.Workflow:
     return workflow
 
 
-def from_the_frame_alone(workflow: build.Workflow) -> None:
+def from_the_frame_alone(workflow: Workflow) -> None:
     """Emu Video without its text in SVD's place: a second sampler and its VAE Decode."""
     (sampler,) = (node for node in workflow.nodes if node["kind"] == "EmuVideoSampler")
     decoded = {node["title"]: node for node in workflow.nodes if node["kind"] == "VAEDecode"}

@@ -15,6 +15,7 @@ from emu_core.pipeline import BUNDLED
 from ..core import reference
 from ..nodes.server import Server
 from . import build
+from .graph import Ref, Workflow
 
 SMALL = {"width": 64, "height": 64, "steps": 2}
 
@@ -27,7 +28,7 @@ FILES: dict[str, Callable[[Any], dict[str, torch.Tensor]]] = {
 }
 
 
-def small(name: str, server: Server) -> build.Workflow:
+def small(name: str, server: Server) -> Workflow:
     """The workflow `name`, ready to run in `server`, whose models/emu_video gets the files that it names.
 
     SVD has no small form that ComfyUI would know: its video becomes the starting frame repeated.
@@ -56,12 +57,12 @@ def save(state: dict[str, torch.Tensor], file: Path) -> None:
         reference.save(state, file)
 
 
-def leave_out(workflow: build.Workflow, nodes: list[dict[str, Any]]) -> None:
+def leave_out(workflow: Workflow, nodes: list[dict[str, Any]]) -> None:
     """Take nodes out that nothing refers to any more; the others get new numbers."""
     kept = [node for node in workflow.nodes if node not in nodes]
     numbers = {old: kept.index(node) + 1 for old, node in enumerate(workflow.nodes, 1) if node in kept}
     for node in kept:
         for key, value in node["inputs"].items():
-            if isinstance(value, build.Ref):
-                node["inputs"][key] = build.Ref(numbers[value.node], value.slot)
+            if isinstance(value, Ref):
+                node["inputs"][key] = Ref(numbers[value.node], value.slot)
     workflow.nodes = kept

@@ -18,7 +18,7 @@ from ..nodes.server import Server
 from ..study.serving import CHROMIUM, LACKING, MODULES
 from . import build
 from .small import small
-from .test_workflows import PUBLIC
+from .test_workflows import PUBLIC, version
 
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}")
 DESIGNS = ("classic", "vue")
@@ -28,8 +28,7 @@ FIXTURES = Path(__file__).with_name("fixtures")
 
 def measured(server: Server, workflow: Path, design: str, folder: Path) -> dict[str, Any]:
     """What layout.mjs says of a workflow that ran to its end."""
-    version = tuple(int(part) for part in server.get("/system_stats")["system"]["comfyui_version"].split(".")[:2])
-    if design == "vue" and version < (0, 9):
+    if design == "vue" and version(server) < (0, 9):
         pytest.skip("NOT CHECKED in this ComfyUI: its Nodes 2.0 is a first draft, and off")
     screenshots = Path(os.environ.get("EMU_SCREENSHOTS", folder)) / server.root.name
     screenshots.mkdir(parents=True, exist_ok=True)
