@@ -18,6 +18,10 @@ DYNAMIC = "dynamic-vram"  # as the harness calls it
 Results = Callable[..., dict[str, Any]]
 
 
+def has_dynamic_vram(root: Path) -> bool:
+    return "class ModelPatcherDynamic" in (root / "comfy" / "model_patcher.py").read_text()
+
+
 @pytest.fixture(scope="session")
 def runs() -> dict[tuple[str, ...], dict[str, Any]]:
     """All runs of a session, by ComfyUI, module and mode."""
@@ -28,7 +32,7 @@ def runs() -> dict[tuple[str, ...], dict[str, Any]]:
 def inside(request: pytest.FixtureRequest, comfy_root: Path, runs: Any, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """`inside(module, prepare)` runs a module of checks in this ComfyUI, once, and returns their results and the folder. With
     dynamic VRAM it also says of each check whether it sampled the same bits as without."""
-    if request.param == DYNAMIC and "class ModelPatcherDynamic" not in (comfy_root / "comfy" / "model_patcher.py").read_text():
+    if request.param == DYNAMIC and not has_dynamic_vram(comfy_root):
         pytest.skip("NOT CHECKED with dynamic VRAM, which this ComfyUI does not have")
 
     def run(module: str, prepare: Callable[[Path], None] | None = None, mode: str = request.param) -> dict[str, Any]:
