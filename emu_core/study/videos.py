@@ -95,7 +95,8 @@ def _write(source: Path, target: Path) -> bool:
     with _open(source) as container:
         stream = _stream(source, container)
         context = stream.codec_context
-        playable = context.name == "h264" and context.pix_fmt in ("yuv420p", "yuvj420p") and "mp4" in container.format.name
+        pixels = context.format.name if context.format else ""  # `pix_fmt` kills the process before PyAV 18 where it is unknown
+        playable = context.name == "h264" and pixels in ("yuv420p", "yuvj420p") and "mp4" in container.format.name
         square = (stream.sample_aspect_ratio or Fraction(1)) == 1
         turned = False
         if playable and square:
