@@ -59,7 +59,7 @@ def image_unet(settings: dict[str, Any], nine_channels: bool) -> Any:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_equals_the_original_program(name: str, tmp_path: Path) -> None:
-    """In float64, so that the original's rounding to float32, which lies in the fixture, is the only one."""
+    """In float64, so that little but the original's own rounding is left, which lies in the fixture."""
     check(name, FAMILIES[name], tmp_path, DOUBLE)
 
 
