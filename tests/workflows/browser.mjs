@@ -54,6 +54,7 @@ try {
   const group = page.getByText('ComfyUI-EmuVideo', { exact: false }).first();
   await group.click();
   await page.waitForTimeout(2500);
+  result.templates = await page.evaluate(() => [...document.querySelectorAll('[data-testid^="template-workflow-"]')].map((e) => e.dataset.testid.slice('template-workflow-'.length)));
   const words = await page.evaluate(() => document.body.innerText);
   result.template_found = words.includes(name) || words.toLowerCase().includes(name.replaceAll('_', ' '));
   await shot('templates');

@@ -166,10 +166,8 @@ class Workflow:
                     entry["widget"] = {"name": name}
                 inputs.append(entry)
             if is_widget:
-                choices = kind if isinstance(kind, list) else [choice_key(one) for one in options.get("options") or ()]
-                default = options.get("default", next(iter(choices), None))
                 value = given.value if isinstance(given, Exposed) else given
-                values.append(default if value is None or isinstance(value, Ref) else value)
+                values.append(default_of([kind, *rest]) if value is None or isinstance(value, Ref) else value)
                 rare |= name in RARE and given is not None
                 if options.get("control_after_generate"):
                     values.append("fixed")
@@ -259,8 +257,11 @@ RARE = {"motion", "cond_fps", "motion_score", "fps_2", "fps_3", "fps_4"}
 """Inputs that Nodes 2.0 hides until one asks for them: a node of which a workflow sets one shows them at once."""
 
 
-def choice_key(option: Any) -> Any:
-    return option["key"] if isinstance(option, dict) else option
+def default_of(spec: list[Any]) -> Any:
+    """The value of a widget that nobody set."""
+    kind, options = spec[0], spec[1] if len(spec) > 1 else {}
+    first = next(iter(kind if isinstance(kind, list) else options.get("options") or ()), None)
+    return options.get("default", first["key"] if isinstance(first, dict) else first)
 
 
 def declared_inputs(inputs: dict[str, Any], given: dict[str, Any], before: str = "") -> dict[str, Any]:

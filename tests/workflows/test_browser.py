@@ -17,18 +17,17 @@ import pytest
 from ..nodes.server import Server
 from ..study.serving import CHROMIUM, LACKING, MODULES
 from . import build
+from .graph import ELSEWHERE, declared_inputs, default_of
+from .test_workflows import version
 
 NAME = "text_to_video"
-OPTIONAL = {
-    "EmuVideoConditioning": {"motion": "moderate", "cond_fps": -1, "motion_score": -1},
-    "EmuVideoStartingFrame": {"candidates": 1},
-}
 
 
 @pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}")
 def test_page(server: Server, tmp_path: Path) -> None:
     api = json.loads((build.OUT / "api" / f"{NAME}.json").read_text())
-    page_form = build.OUT / f"{NAME}.json"
+    page_form = build.page_file(NAME)
+    server.post("/api/settings/Comfy.Templates.SortBy", "alphabetical")
     video = run_as_the_page_does(server, api, json.loads(page_form.read_text()))
     screenshots = Path(os.environ.get("EMU_SCREENSHOTS", tmp_path)) / server.root.name
     screenshots.mkdir(parents=True, exist_ok=True)
@@ -46,10 +45,17 @@ def test_page(server: Server, tmp_path: Path) -> None:
     assert not result["missing"]
     inputs = {number: (node["class_type"], node["inputs"]) for number, node in result["prompt"].items()}
     assert inputs.keys() == api.keys()
-    for number, node in api.items():  # the page also sends the defaults of optional inputs, which the API form leaves out
+    info = server.get("/object_info")
+    for number, node in api.items():  # the page also sends the defaults of inputs that the API form leaves out
         kind, sent = inputs[number]
         assert kind == node["class_type"]
-        assert {**OPTIONAL.get(kind, {}), **node["inputs"]} == sent, number
+        assert node["inputs"].keys() - ELSEWHERE <= sent.keys(), number
+        known = {name: default_of(spec) for name, spec in declared_inputs(info[kind]["input"], node["inputs"]).items()}
+        expected = {**known, **node["inputs"]}
+        assert all(value == expected[name] for name, value in sent.items() if name not in ELSEWHERE), number
+        assert kind != "SaveVideo" or "h264" in (sent.get("codec"), sent.get("format.codec"))
+    if version(server) >= (0, 9):  # before, the page had no such list
+        assert result["templates"] == [build.page_file(name).stem for name in build.WORKFLOWS]
     assert [(v["width"], v["height"], v["seconds"]) for v in result["videos_on_page"]] == [(64, 64, pytest.approx(2, abs=0.3))]
     for name in ("templates", "dropped_json", "finished", "dropped_mp4"):
         assert (screenshots / f"{name}.png").stat().st_size > 20_000
@@ -69,7 +75,7 @@ def test_what_nodes_show_and_the_study_by_its_list(server: Server, tmp_path: Pat
     screenshots = Path(os.environ.get("EMU_SCREENSHOTS", tmp_path)) / server.root.name
     screenshots.mkdir(parents=True, exist_ok=True)
     server.post("/free", {"unload_models": True, "free_memory": True})  # what comes from the cache shows no text again
-    script, workflow = Path(__file__).with_name("shown.mjs"), build.OUT / "compare_systems.json"
+    script, workflow = Path(__file__).with_name("shown.mjs"), build.page_file("compare_systems")
     process = subprocess.run(
         ["node", str(script), server.address, str(workflow), str(screenshots)], capture_output=True, text=True, timeout=400,
         check=False, env={**os.environ, "PLAYWRIGHT_CORE": str(MODULES), "CHROMIUM": str(CHROMIUM)},
