@@ -219,7 +219,7 @@ class Attachment:
             if name == "conv_in" and run.conditioning is not None and entrance is not None:
                 y = _add(y, entrance(_as_weights(run.conditioning, next(entrance.parameters()))))
             if layer is not None and run.strength != 0:
-                strength = run.strength * torch.sigmoid(self.stack.mixes[key]) if learned else run.strength
+                strength = run.strength * torch.sigmoid(self.stack.mixes[key]).to(x.device) if learned else run.strength
                 y = self._act(layer, y, run, strength)
             if y is x:
                 return None

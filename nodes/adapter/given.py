@@ -106,7 +106,7 @@ def channels(
 def _channels_of_one(given: Given, config: StackConfig, latent_format: Any, window: Sequence[int] | None) -> torch.Tensor:
     latents = given.latents if given.scaled else latent_format.process_in(given.latents)
     result = condition(latents[None].float(), given.positions, given.frames, config.channel_order, given.motion)[0]
-    if window is not None and max(window) < given.frames:
+    if window is not None:
         result = result[list(window)]
     if given.area is not None:
         height, width, top, left = given.area

@@ -296,9 +296,16 @@ class _Cut:
 
 def _frames(batch: int, given: tuple[Given, ...] | None, window: list[int] | None) -> int:
     """Frames of each video in a batch of latents. Without the pack's conditioning the whole batch is one video."""
-    if window is not None or given is None:
+    if given is None:
         return batch
     frames = given[0].frames
+    if window is not None:
+        if max(window) >= frames:
+            raise ValueError(
+                f"context windows slide over one video, and the latent has a frame {max(window)}, which the conditioning's of "
+                f"{frames} frames has not: use the LATENT that the conditioning node gives, with videos 1"
+            )
+        return batch
     if batch % frames:
         raise ValueError(
             f"the latent holds {batch} frames, and the conditioning is for videos of {frames}: use the LATENT that the "

@@ -289,6 +289,9 @@ def check_context_windows(pack: Any) -> None:
                 assert places in (wanted, [place + len(index) for place in wanted]), (index, places)
     finally:
         module.channels = original
+    two = parts.conditioning(pack, clip, vae, length=6, videos=2, image=None)
+    sentence = parts.refusal(lambda: parts.ksample(parts.windowed(video, 8), two[0], two[2], two[3]["samples"]))
+    assert "one video" in sentence and "videos 1" in sentence, sentence
 
 
 def check_wired_form_gives_the_same_latents(pack: Any) -> None:
