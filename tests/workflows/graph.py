@@ -131,7 +131,7 @@ class Workflow:
         return {
             "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"emu-video/{self.name}")), "revision": 0, "last_node_id": len(nodes),
             "last_link_id": len(links), "nodes": nodes, "links": links, "groups": [], "config": {},
-            "extra": {"ds": {"scale": 0.7, "offset": [100, 380]}}, "version": 0.4,
+            "extra": {"ds": {"scale": 0.7, "offset": [120, 430]}}, "version": 0.4,
         }  # fmt: skip
 
     def page_nodes(self, info: dict[str, Any], links: list[list[Any]]) -> list[dict[str, Any]]:

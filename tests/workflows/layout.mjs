@@ -1,7 +1,7 @@
 // Runs a workflow in a real ComfyUI page and measures its nodes: node layout.mjs ADDRESS WORKFLOW OUT.png DESIGN
 // DESIGN: `classic` (nodes drawn on the canvas) or `vue` (Nodes 2.0). Prints one JSON object: `nodes`, each with the largest
 // rectangle [left, top, width, height] that it had, title and previews included, while the workflow ran and afterwards; `overlaps`,
-// pairs of nodes of which one covered the other; `texts` that nodes show; `design` that was seen; `errors`.
+// pairs of nodes of which one covered the other; `texts` as nodes show them; `design` that was seen; `errors`.
 import { createRequire } from 'node:module';
 import fs from 'node:fs';
 import path from 'node:path';
@@ -72,8 +72,7 @@ try {
   await page.waitForTimeout(4000);
   await page.evaluate(() => window.measure());
   result.nodes = await page.evaluate(() => window.app.graph._nodes.map((n) => ({ id: n.id, type: n.type, title: n.title, box: window.largest[n.id] })));
-  result.texts = await page.evaluate(() => Object.fromEntries(window.app.graph._nodes
-    .map((n) => [`${n.id} ${n.type}`, n.widgets?.find((w) => w.name === '$$node-text-preview')?.value]).filter(([, text]) => text)));
+  result.texts = await page.evaluate(() => [...document.querySelectorAll('.comfy-markdown-content, .dom-widget')].map((e) => e.innerText.trim()).filter(Boolean));
   await page.evaluate(() => window.fit(Object.values(window.largest)));
   await page.waitForTimeout(1500);
   await page.screenshot({ path: out });
