@@ -360,8 +360,9 @@ def pia_image_to_video() -> Workflow:
     )
     models, words = sd15(w), prompt(w, "a lighthouse, clouds drifting, waves, best quality")
     image = w.add("LoadImage", 1, image="emu_video_example.png")
+    video_model = public_stack(w, models, PIA)
     conditions = told(w, models, with_negative(w, models, words, 1), image, motion="moderate")
-    latents = sampled(w, public_stack(w, models, PIA), conditions, 7)
+    latents = sampled(w, video_model, conditions, 7)
     saved(w, decoded(w, models, latents), rate_of(latents), 4, scale=1)
     return w
 
@@ -377,8 +378,9 @@ def fancyvideo_text_to_video() -> Workflow:
     )
     models, words = sd15(w), prompt(w, "a panda eating bamboo in a forest, photo, highly detailed")
     frame = large_frame(w, models, words)
+    video_model = public_stack(w, models, FANCYVIDEO)
     conditions = told(w, models, with_negative(w, models, words), frame, cond_fps=-1.0, motion_score=-1.0)
-    latents = sampled(w, public_stack(w, models, FANCYVIDEO), conditions, 8)
+    latents = sampled(w, video_model, conditions, 8)
     saved(w, decoded(w, models, latents), rate_of(latents), 4, scale=1)
     return w
 
@@ -414,8 +416,9 @@ def compare_with_svd() -> Workflow:
     models, words = sd15(w), prompt(w, "a sailing boat on a stormy sea, waves, cinematic light, highly detailed")
     frame = large_frame(w, models, words)
     both = with_negative(w, models, words)
+    video_model = public_stack(w, models, FANCYVIDEO)
     conditions = told(w, models, both, frame, cond_fps=-1.0, motion_score=-1.0)
-    latents = sampled(w, public_stack(w, models, FANCYVIDEO), conditions, 8)
+    latents = sampled(w, video_model, conditions, 8)
     emu = decoded(w, models, latents, 4, "Emu Video")
     motion = public_stack(w, models, ANIMATEDIFF)
     direct = decoded(w, models, from_text_alone(w, models, motion, both, "AnimateDiff"), 4, "AnimateDiff")

@@ -268,6 +268,8 @@ def declared_inputs(inputs: dict[str, Any], given: dict[str, Any], before: str =
     """A node's inputs in the page's order; those that a choice brings stand behind it."""
     result = {}
     for name, spec in {**inputs.get("required", {}), **inputs.get("optional", {})}.items():
+        if len(spec) > 1 and spec[1].get("hidden"):  # for prompts of before
+            continue
         result[before + name] = spec
         if spec[0] == CHOICE:
             options = {option["key"]: option["inputs"] for option in spec[1]["options"]}

@@ -139,6 +139,12 @@ def test_api_form_runs(name: str, server: Server) -> None:
     assert stream(videos[0]) == (frames, rate, SIZES.get(name, (64, 64)))
 
 
+@pytest.mark.parametrize(("fps", "rate"), [(6.0, 24), (0.0, 16)])  # four times; 0: the rate of the stack I's own training
+def test_interpolation_gives_four_times_the_rate(server: Server, fps: float, rate: float) -> None:
+    prompt = change(saved_api("text_to_video_interpolated"), "EmuVideoInterpolate", fps=fps, steps=1)
+    assert stream(server.files(server.run(prompt), ".mp4")[0])[:2] == (37, rate)
+
+
 def test_a_workflow_saved_before_nodes_gave_fps_runs(server: Server) -> None:
     """The API's form; the page's form is run by test_layout.py."""
     old = json.loads((Path(__file__).with_name("fixtures") / "before_fps_api.json").read_text())
