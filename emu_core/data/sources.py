@@ -208,7 +208,8 @@ def _rows(path: Path) -> Iterator[tuple[str, str | None]]:
         return
     try:
         with open(path, encoding="utf-8-sig", newline="") as text:
-            rows = csv.DictReader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            lines = (line.replace("\0", "\ufffd") for line in text)  # for one, csv before Python 3.11 refuses all of the list
+            rows = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
             where, words = _columns(path, list(rows.fieldnames or []))
             for row in rows:
                 yield row[where], row[words]
