@@ -1,4 +1,5 @@
-"""The three steps on the bundled model."""
+"""The three steps on the bundled model. What is asked of its pictures is less than it reaches (7 dB less, 1 px more), and other
+kernels move that by less than 1e-4 dB."""
 
 from dataclasses import replace
 from pathlib import Path
