@@ -226,7 +226,7 @@ def command(source: Path, out: Path, workers: int) -> subprocess.Popen[bytes]:
     options = ["--workers", str(workers), "--shard-clips", "3", "--motion-fps", "native", "--motion-height", "native"]
     return subprocess.Popen(
         [sys.executable, "-c", code, "curate", str(source), str(out), *options],
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -248,6 +248,8 @@ def test_killed_and_resumed_gives_the_bytes_of_an_uninterrupted_run(
     else:
         process.send_signal(how)
     assert process.wait(120) != 0
+    with process.stdout as output:  # type: ignore[union-attr]
+        output.read()  # to its end: until its workers, who see for themselves that it was killed, have ended too
     assert not (tmp_path / "out" / TABLE).exists(), "it was over before it could be stopped"
     if how is signal.SIGINT:
         assert not list((tmp_path / "out").rglob("*.part"))
