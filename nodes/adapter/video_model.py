@@ -29,7 +29,7 @@ from .sampling import VideoModelSampling
 KEY = "emu_video"
 WINDOWS = (
     "put ComfyUI's node Context Windows (Manual) on the MODEL, with dim 0 and a context_length of at most that (ComfyUI 0.8 on); "
-    "with its causal_window_fix off the video is the same as the command line makes with --window"
+    "with its causal_window_fix and freenoise off and the rest as it is, the video is that of the command line's --window"
 )
 SAMPLING = "model_sampling"
 _RECOMMENDED = "emu_video_recommended"
@@ -110,7 +110,7 @@ def apply_stack(
         raise ValueError(f"{Path(path).name} does not fit this MODEL: {error}") from error
     result = without_stack(patcher)
     dtype = patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()
-    own = _stack_patcher(str(path), dtype, patcher.load_device, patcher.offload_device)
+    own = _stack_patcher(str(path), dtype, patcher.load_device, patcher.offload_device, disable_dynamic=not _is_dynamic(patcher))
     attachments = Attachments()
     result.set_attachments(KEY, Applied(config, result.object_patches.get(SAMPLING)))
     result.add_object_patch(SAMPLING, VideoModelSampling(config.schedule))
@@ -134,8 +134,8 @@ def _stack_patcher(
 def _follow_kind(patcher: comfy.model_patcher.ModelPatcher, clone: comfy.model_patcher.ModelPatcher) -> None:
     """A clone without dynamic VRAM (torch.compile and LoRA hooks want one) gets its stack without it as well."""
     if _is_dynamic(patcher) and not _is_dynamic(clone):
-        plain = [own.get_non_dynamic_delegate() for own in patcher.get_additional_models_with_key(KEY)]
-        clone.set_additional_models(KEY, plain)
+        own = patcher.get_additional_models_with_key(KEY)
+        clone.set_additional_models(KEY, [one.get_non_dynamic_delegate() if _is_dynamic(one) else one.clone() for one in own])
 
 
 def _is_dynamic(patcher: comfy.model_patcher.ModelPatcher) -> bool:
@@ -192,7 +192,7 @@ class Attachments:
         self._on: dict[torch.nn.Module, tuple[Attachment, int]] = {}
 
     def inject(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
-        unet, stack = patcher.model.diffusion_model, patcher.get_additional_models_with_key(KEY)[0].model
+        unet, stack = _inner(patcher.model.diffusion_model), patcher.get_additional_models_with_key(KEY)[0].model
         attachment, _ = self._on.get(unet, (None, 0))
         if attachment is None or attachment.stack is not stack:
             if attachment is not None:
@@ -202,7 +202,7 @@ class Attachments:
         self._on[unet] = attachment, id(patcher)
 
     def eject(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
-        unet = patcher.model.diffusion_model
+        unet = _inner(patcher.model.diffusion_model)
         attachment, owner = self._on.get(unet, (None, 0))
         if attachment is not None and owner == id(patcher):
             attachment.detach()
@@ -211,8 +211,16 @@ class Attachments:
     def of(self, unet: torch.nn.Module) -> Attachment:
         """The one on this U-Net."""
         if unet not in self._on:
-            raise RuntimeError("the video MODEL is run without having been loaded: its temporal layers are not on its U-Net")
+            raise RuntimeError(
+                "the temporal layers are not on the U-Net that is run: take out the nodes between Apply Temporal Stack and the "
+                "sampler that put another model in its place, or set them before Apply Temporal Stack"
+            )
         return self._on[unet][0]
+
+
+def _inner(unet: torch.nn.Module) -> torch.nn.Module:
+    """The U-Net itself, where a node has put torch.compile's cover of it in its place."""
+    return getattr(unet, "_orig_mod", unet)
 
 
 class VideoCall:
@@ -275,7 +283,7 @@ def _window(window: Any, batch: int) -> tuple[list[int] | None, bool]:
 
 class _Cut:
     """Takes the first of `frames` frames out of all that a call is given for each of n conditionings, and puts a frame of zeros
-    back in its place."""
+    back in its place. What other nodes keep for each frame in transformer_options (GLIGEN does) is not cut."""
 
     def __init__(self, conditionings: int, frames: int) -> None:
         self.shape, self.batch = (conditionings, frames), conditionings * frames

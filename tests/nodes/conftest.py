@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from ..conftest import version
 from .server import PACK, comfy_python, environment
 
 INSIDE = Path(__file__).parent / "inside"
@@ -19,7 +21,8 @@ Results = Callable[..., dict[str, Any]]
 
 
 def has_dynamic_vram(root: Path) -> bool:
-    return "class ModelPatcherDynamic" in (root / "comfy" / "model_patcher.py").read_text()
+    """Whether its layers have no weights before they are loaded, which is what the emulation is for."""
+    return version(root) >= (0, 30, 0)
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +48,8 @@ def inside(request: pytest.FixtureRequest, comfy_root: Path, runs: Any, tmp_path
             flags = [mode] if mode == DYNAMIC else []
             command = [comfy_python(comfy_root), str(INSIDE / "harness.py"), str(comfy_root), str(PACK), str(out), module, *flags]
             process = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1500, check=False)
+            if "comfy-aimdo could not be initialised" in process.stderr and "CI" not in os.environ:
+                pytest.skip("NOT CHECKED with dynamic VRAM: comfy-aimdo cannot be initialised on this system")
             assert process.returncode == 0, process.stderr[-4000:]
             runs[key] = {"out": out, "results": json.loads((out / "results.json").read_text())}
             if mode == DYNAMIC:

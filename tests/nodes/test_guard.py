@@ -1,4 +1,4 @@
-"""What the pack uses of ComfyUI is there, by name and by signature, and all of it in one folder."""
+"""What the pack uses of comfy is there, by name and by signature; and what it uses of ComfyUI at all, in one folder."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def test_listening_to_others_and_with_cors(comfy_root: Path, tmp_path: Path) -> 
         assert rater.ask("api/join", {"name": "x"}, Origin=server.address)[0] == 200
         rater.vote()
         server.process.send_signal(signal.SIGINT)  # Ctrl-C
-        server.process.wait(30)
+        server.process.wait(120)
     assert not list(folder(server, "open").glob("study.sqlite-*"))  # closed: one file that can be copied
 
 

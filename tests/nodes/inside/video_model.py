@@ -294,6 +294,18 @@ def check_context_windows(pack: Any) -> None:
     assert "one video" in sentence and "videos 1" in sentence, sentence
 
 
+def check_the_anchor_is_cut_from_all_that_goes_by_frames(pack: Any) -> None:
+    """Two conditionings of three frames, the first of which is the anchor."""
+    cut = pack.module("nodes.adapter.video_model")._Cut(2, 3)
+    frames, kept, other = torch.arange(6.0), torch.tensor([1.0, 2, 4, 5]), torch.arange(5.0)
+    context = frames[:, None].expand(6, 7)
+    x, control, others = cut((context, {"output": [frames, None], "middle": [other]}, {"y": None, "scale": 3.0}))
+    assert torch.equal(x, kept[:, None].expand(4, 7))
+    assert torch.equal(control["output"][0], kept) and control["output"][1] is None and control["middle"][0] is other
+    assert others == {"y": None, "scale": 3.0}
+    assert torch.equal(cut.undo(kept), torch.tensor([0.0, 1, 2, 0, 4, 5]))
+
+
 def check_wired_form_gives_the_same_latents(pack: Any) -> None:
     """DualCFGGuider + SamplerCustomAdvanced + trailing sigmas against the one node, for several weights."""
     model, clip, vae = tiny(pack)
