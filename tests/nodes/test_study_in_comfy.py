@@ -212,6 +212,7 @@ def test_listening_to_others_and_with_cors(comfy_root: Path, tmp_path: Path) -> 
     assert not list(folder(server, "open").glob("study.sqlite-*"))  # closed: one file that can be copied
 
 
+@pytest.mark.page
 @pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}")
 def test_a_rater_in_the_browser(server: Server, tmp_path: Path) -> None:
     """The whole page inside ComfyUI by keys and clicks: three votes, and nothing that the policy had to block."""

@@ -58,6 +58,7 @@ def test_no_other_lies_there_and_they_are_served(server: Server) -> None:
         assert json.loads(server.get(f"/global_subgraphs/{own[file.stem]}")["data"]) == json.loads(file.read_text())
 
 
+@pytest.mark.page
 @pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}")
 @pytest.mark.parametrize("name", build.BLUEPRINTS)
 def test_inserted_and_run_in_the_page(name: str, server: Server, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from .test_workflows import version
 NAME = "text_to_video"
 
 
+@pytest.mark.page
 @pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}")
 def test_page(server: Server, tmp_path: Path) -> None:
     api = json.loads((build.OUT / "api" / f"{NAME}.json").read_text())
@@ -69,6 +70,7 @@ def run_as_the_page_does(server: Server, api: dict[str, Any], page: dict[str, An
     return server.files(entry["outputs"], ".mp4")[0]
 
 
+@pytest.mark.page
 @pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}")
 @pytest.mark.slow
 def test_what_nodes_show_and_the_study_by_its_list(server: Server, tmp_path: Path) -> None:
