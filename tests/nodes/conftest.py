@@ -25,9 +25,11 @@ def has_dynamic_vram(root: Path) -> bool:
     return version(root) >= (0, 30, 0)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """No test with dynamic VRAM for a ComfyUI that has none."""
-    items[:] = [item for item in items if not _has_none(getattr(getattr(item, "callspec", None), "params", {}))]
+    none = [item for item in items if _has_none(getattr(getattr(item, "callspec", None), "params", {}))]
+    config.hook.pytest_deselected(items=none)
+    items[:] = [item for item in items if item not in none]
 
 
 def _has_none(parameters: dict[str, Any]) -> bool:
