@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 
 from benchmarks.step import PeakMemory, timed
 from emu_core.checkpoint import load_stack
-from emu_core.conditioning import condition
-from emu_core.video_model import VideoModel
+from emu_core.model.conditioning import condition
+from emu_core.model.video_model import VideoModel
 
 FAMILIES = ("animatediff", "pia")
 

@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from emu_core.architectures import CONFIGS, STACK_SETTINGS, build_unet
-from emu_core.stack import Run, TemporalStack
+from emu_core.base.architectures import CONFIGS, STACK_SETTINGS, build_unet
+from emu_core.model.stack import Run, TemporalStack
 
 
 class PeakMemory(TorchDispatchMode):

@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
-from emu_core.architectures import CONFIGS, build_unet
-from emu_core.schedule import ScheduleConfig, add_noise, target
-from emu_core.stack import TemporalStack
-from emu_core.video_model import VideoModel
+from emu_core.base.architectures import CONFIGS, build_unet
+from emu_core.model.schedule import ScheduleConfig, add_noise, target
+from emu_core.model.stack import TemporalStack
+from emu_core.model.video_model import VideoModel
 
 GB = 2**30
 
@@ -99,9 +99,9 @@ def resolution(options: argparse.Namespace) -> None:
 def loader(options: argparse.Namespace) -> None:
     from emu_core.data.clips import ClipDataset
     from emu_core.data.clips import loader as load
-    from emu_core.data.demo import make_shards
     from emu_core.data.shards import Shards
     from emu_core.pipeline import BUNDLED
+    from emu_core.toy.demo import make_shards
     from emu_core.training import paper
     from emu_core.training.loop import Trainer
     from emu_core.training.recipes import override

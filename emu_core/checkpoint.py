@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from .config import StackConfig
 from .interop import WeightFile, import_plan, open_weights
-from .interop.files import save_tensors
-from .stack import TemporalStack
-from .temporal import TORCH_LAYERS, LayerTypes
+from .model.config import StackConfig
+from .model.layers import TORCH_LAYERS, LayerTypes
+from .model.stack import TemporalStack
+from .weights import save_tensors
 
 FORMAT, VERSION = "emu-video-stack", 1
 

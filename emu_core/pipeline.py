@@ -15,19 +15,19 @@ from typing import Any
 import torch
 from einops import rearrange
 
-from .attention import Backend, choose
-from .bases import Base, TextStates, load_base
+from .base import Base, TextStates, load_base
 from .checkpoint import load_stack
-from .conditioning import FACTOR, MOTIONS, Stitch, augment, condition, slot_count, slots, windows
-from .config import StackConfig
-from .context import check_frames, over_windows
-from .guidance import calls, combine
 from .media import fit
-from .sampling import SAMPLERS, sample
-from .schedule import frame_noise
-from .sites import find_sites
-from .stack import TemporalStack, check_fit
-from .video_model import VideoModel
+from .model.attention import Backend, choose
+from .model.conditioning import FACTOR, MOTIONS, Stitch, augment, condition, slot_count, slots, windows
+from .model.config import StackConfig
+from .model.guidance import calls, combine
+from .model.sampling import SAMPLERS, sample
+from .model.schedule import frame_noise
+from .model.sites import find_sites
+from .model.stack import TemporalStack, check_fit
+from .model.video_model import VideoModel
+from .model.windows import check_frames, over_windows
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from comfy_api.latest import io
 
-from ..emu_core.conditioning import MOTIONS, checked_positions
+from ..emu_core.model.conditioning import MOTIONS, checked_positions
 from .adapter.given import Given, with_given
 from .adapter.pixels import RESIZE, encode, latent_size, prepare
 from .adapter.schema import RARE, aliases

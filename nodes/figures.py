@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from ..emu_core.evaluation.equalise import Writer
-from ..emu_core.evaluation.features import Clip, ImageText, Networks, Source
 from ..emu_core.evaluation.metrics import (
     CHANGES,
     CLIP_IMAGE,
@@ -32,6 +31,7 @@ from ..emu_core.evaluation.metrics import (
 from ..emu_core.evaluation.prompts import Prompt
 from ..emu_core.media import write_image
 from ..emu_core.media.images import to_bytes
+from ..emu_core.networks import Clip, ImageText, Networks, Source
 
 METRICS = (CLIP_TEXT, CLIP_IMAGE, CONSISTENCY, PIXEL_MSE, MOTION, DRIFT_MEAN, DRIFT_STD, DRIFT_WORST, FIRST_FRAME)
 NEEDS_CLIP = "needs a CLIP in models/emu_video_metrics, chosen as clip"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..emu_core.conditioning import FACTOR, Window, augment, slot_count, slots, windows
+from ..emu_core.model.conditioning import FACTOR, Window, augment, slot_count, slots, windows
 from .adapter.given import Given, with_given
 from .adapter.pixels import decode, encode, latent_size, prepare
 from .adapter.sampling import VideoGuider, run_guider, stop_if_cancelled, trailing_sigmas

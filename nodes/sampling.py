@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..emu_core.config import StackConfig
+from ..emu_core.model.config import StackConfig
 from .adapter.given import check_given, find_given
 from .adapter.pixels import decode, latent_size
 from .adapter.sampling import SAMPLER_NAMES, VideoGuider, encode_text, image_guider, run_guider, trailing_sigmas

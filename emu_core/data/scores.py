@@ -27,7 +27,7 @@ def check_models(clip: str | None, aesthetic: str | None) -> None:
 
 def fingerprint(path: str) -> str:
     """Of a model's files, so that scores of two models are never mixed."""
-    from ..evaluation.features import sha256
+    from ..networks import sha256
 
     return sha256(path)
 
@@ -45,7 +45,7 @@ class Scorer:
     """
 
     def __init__(self, clip: str, aesthetic: str | None = None, device: str = "cpu") -> None:
-        from ..evaluation.features import AestheticHead, Clip
+        from ..networks import AestheticHead, Clip
 
         try:
             self._clip = Clip(clip, device)

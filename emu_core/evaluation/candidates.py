@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .features import ImageText
+from ..networks import ImageText
 
 
 def rank(images: Tensor | Sequence[Tensor], prompt: str, clip: ImageText) -> list[float]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .features import AestheticHead, ImageText, Inception, Networks, VideoFeatures
+from ..networks import AestheticHead, ImageText, Inception, Networks, VideoFeatures
 from .frechet import Gaussian, InceptionScore, frechet_distance, load_statistics, merged, save_statistics, split_numbers
 from .prompts import Prompt
 from .statistics import Interval, bootstrap_mean, jackknife

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import __version__
 from ..media.files import whole_file
-from .features import Networks
+from ..networks import Networks
 from .metrics import (
     CHANGES,
     CONSISTENCY,

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .features import Source, _check_folder, _pretrained, _units, sha256
+from ..networks import Source, _check_folder, _pretrained, _units, sha256
 from .prompts import Prompt, file_stem
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Sentences:
 
 def open_text_network(folder: str, device: str | torch.device = "cpu") -> TextVectors:
     """CLIP or a sentence-embedding network, by the folder's config.json."""
-    from .features import Clip
+    from ..networks import Clip
 
     try:
         kind = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("model_type", "")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config import StackConfig
-from ..motion_module import MotionModuleConfig, NormOver
-from ..schedule import ScheduleConfig
+from ..model.config import StackConfig
+from ..model.motion_module import MotionModuleConfig, NormOver
+from ..model.schedule import ScheduleConfig
 from .layout import DIFFUSERS, ORIGINAL, Modules, Naming, Plan, Shapes, base_of, read_modules
 
 LINEAR = ScheduleConfig(beta_schedule="linear", zero_snr=False, prediction="epsilon")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..schedule import ScheduleConfig
+from ..model.schedule import ScheduleConfig
 from . import animatediff
 from .layout import ORIGINAL, Plan, Shapes, extra_channels
 

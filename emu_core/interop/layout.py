@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..config import StackConfig
-from ..sites import Site
-from ..temporal import sinusoids
+from ..model.config import StackConfig
+from ..model.layers import sinusoids
+from ..model.sites import Site
 
 Shapes = Mapping[str, tuple[int, ...]]
 Change = Callable[[torch.Tensor], torch.Tensor]

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from ..config import StackConfig
-from ..motion_module import MotionModuleConfig
-from ..schedule import ScheduleConfig
-from ..sites import Site
+from ..model.config import StackConfig
+from ..model.motion_module import MotionModuleConfig
+from ..model.schedule import ScheduleConfig
+from ..model.sites import Site
 from .layout import DIFFUSERS, Change, Plan, Shapes, is_spatial
 
 _MODULE = re.compile(r"^(?:(down_blocks|up_blocks)\.(\d+)|mid_block)\.(temp_attentions|temp_convs)\.(\d+)\.")

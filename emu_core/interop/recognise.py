@@ -6,10 +6,10 @@ from types import ModuleType
 
 import torch
 
-from ..config import Family
-from ..stack import TemporalStack
+from ..model.config import Family
+from ..model.stack import TemporalStack
+from ..weights import WeightFile
 from . import animatediff, fancyvideo, hotshot_xl, modelscope, pia
-from .files import WeightFile
 from .layout import Plan, Shapes, is_spatial
 
 _MODULES: dict[Family, ModuleType] = {

@@ -31,8 +31,8 @@ def find_chain(name: str | None) -> Chain:
 
 def chain_recipes(name: str | None, options: Namespace) -> list[Recipe]:
     """The recipes of a chain's stages as the command line changes them; what each starts from is not known yet."""
+    from ..cli.train import family, finish, fitted, pairs
     from ..pipeline import BUNDLED
-    from .command import family, finish, fitted, pairs
 
     chain = find_chain(name)
     if chain.family and options.family not in (None, chain.family):
@@ -108,7 +108,7 @@ def run_stage(recipe: Recipe, folder: Path, processes: int, end: float, tensorbo
 
 def with_demo_clips(recipes: list[Recipe], out: Path, count: int) -> list[Recipe]:
     """Draw clips, encode them as mp4, curate them into shards and select those that move, unless that was done before."""
-    from ..data.demo import make_shards
+    from ..toy.demo import make_shards
 
     shards = make_shards(out / "videos", out / "shards", count)
     return [replace(recipe, clips=replace(recipe.clips, shards=str(shards))) for recipe in recipes]
@@ -116,8 +116,8 @@ def with_demo_clips(recipes: list[Recipe], out: Path, count: int) -> list[Recipe
 
 def judge_demo(recipes: list[Recipe], out: Path) -> None:
     """Generate with the last stacks and print what the judge of the procedural world says."""
-    from ..evaluation.toy import evaluate
     from ..pipeline import EmuVideoPipeline, Settings
+    from ..toy.judge import evaluate
 
     stacks: dict[str, Path] = {}
     for number, recipe in enumerate(recipes, 1):

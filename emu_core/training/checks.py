@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..bases import BaseInfo, inspect_base
+from ..base import BaseInfo, inspect_base
 from ..checkpoint import read_config
-from ..conditioning import slot_count
-from ..config import StackConfig
+from ..model.conditioning import slot_count
+from ..model.config import StackConfig
 from .loop import shares
 from .recipes import Recipe
 from .sources import KEYFRAMES

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..architectures import CONFIGS, SLIM, STACK_SETTINGS, build_unet
-from ..stack import TemporalStack
-from ..video_model import VideoModel
+from ..base.architectures import CONFIGS, SLIM, STACK_SETTINGS, build_unet
+from ..model.stack import TemporalStack
+from ..model.video_model import VideoModel
 from .recipes import Recipe
 
 GB = 2**30

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..conditioning import slot_count
-from ..schedule import ScheduleConfig
+from ..model.conditioning import slot_count
+from ..model.schedule import ScheduleConfig
 from .recipes import Clips, Optimisation, Recipe
 
 LDM = ScheduleConfig(zero_snr=False, prediction="epsilon")  # stage 1: what latent diffusion models are trained with

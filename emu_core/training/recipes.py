@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..schedule import ScheduleConfig
+from ..model.schedule import ScheduleConfig
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from .recipes import Recipe
 
 def build_task(recipe: Recipe, folder: Path, here: Processes) -> Task:
     if recipe.task == "autoencoder":
-        from .autoencoder import AutoencoderTask
+        from ..toy.autoencoder import AutoencoderTask
 
         return AutoencoderTask(recipe)
     if recipe.task == "text_to_image":
-        from .text_to_image import TextToImageTask
+        from ..toy.text_to_image import TextToImageTask
 
         return TextToImageTask(recipe, folder, here)
     if recipe.task == "video":
@@ -28,7 +28,7 @@ def build_task(recipe: Recipe, folder: Path, here: Processes) -> Task:
 
         return VideoTask(recipe, folder, here)
     if recipe.task == "lora":
-        from .lora import LoraTask
+        from ..toy.lora import LoraTask
 
         return LoraTask(recipe, folder, here)
     raise ValueError(f"recipe {recipe.name!r} names an unknown task {recipe.task!r}")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..bases import Base
+from ..base import Base
 from ..data.clips import ClipDataset, eligible, loader
 from ..data.order import ClipOrder, mix
 from ..data.shards import Shards

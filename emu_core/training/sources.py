@@ -15,14 +15,14 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional as F
 
-from ..bases import Base
-from ..conditioning import slots
-from ..data import anything, shapes
-from .autoencoder import encode
-from .latents import LatentSource
+from ..base import Base
+from ..model.conditioning import slots
+from ..toy import anything, shapes
+from ..toy.autoencoder import encode
+from ..toy.latents import LatentSource
+from ..toy.text import caption
 from .processes import Processes
 from .recipes import Clips, Recipe
-from .tiny_text import caption
 
 KEYFRAMES = 8
 HELD_OUT_SEED = 30_000  # of the world's validation clips

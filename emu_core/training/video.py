@@ -13,17 +13,17 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from ..architectures import SLIM, STACK_SETTINGS
-from ..bases import Base, TextStates, load_base
+from ..base import Base, TextStates, load_base
+from ..base.architectures import SLIM, STACK_SETTINGS
 from ..checkpoint import load_stack, save_stack
-from ..conditioning import augment, condition, slots
-from ..data import shapes
-from ..evaluation.detect import direction_of, read_frames
-from ..guidance import calls, combine
-from ..sampling import sample
-from ..schedule import add_noise, frame_noise, stratified_timesteps, target
-from ..stack import TemporalStack
-from ..video_model import VideoModel
+from ..model.conditioning import augment, condition, slots
+from ..model.guidance import calls, combine
+from ..model.sampling import sample
+from ..model.schedule import add_noise, frame_noise, stratified_timesteps, target
+from ..model.stack import TemporalStack
+from ..model.video_model import VideoModel
+from ..toy import shapes
+from ..toy.detect import direction_of, read_frames
 from .loop import PRECISIONS, TaskDefaults
 from .parallel import whole
 from .processes import Processes

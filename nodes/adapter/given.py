@@ -17,8 +17,8 @@ import comfy.conds
 import node_helpers
 import torch
 
-from ...emu_core.conditioning import condition
-from ...emu_core.config import StackConfig
+from ...emu_core.model.conditioning import condition
+from ...emu_core.model.config import StackConfig
 
 CONDITION = "emu_video_given"
 

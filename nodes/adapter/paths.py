@@ -14,8 +14,8 @@ from pathlib import Path
 import folder_paths
 
 from ...emu_core.checkpoint import read_config
-from ...emu_core.config import Role
-from ...emu_core.interop.files import SUFFIXES
+from ...emu_core.model.config import Role
+from ...emu_core.weights import SUFFIXES
 
 logger = logging.getLogger(__name__)
 

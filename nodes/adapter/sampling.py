@@ -18,8 +18,8 @@ import latent_preview
 import node_helpers
 import torch
 
-from ...emu_core.guidance import calls
-from ...emu_core.schedule import ScheduleConfig, abar, frame_noise, trailing_timesteps
+from ...emu_core.model.guidance import calls
+from ...emu_core.model.schedule import ScheduleConfig, abar, frame_noise, trailing_timesteps
 
 SAMPLER_NAMES: list[str] = comfy.samplers.SAMPLER_NAMES
 stop_if_cancelled = comfy.model_management.throw_exception_if_processing_interrupted

@@ -17,11 +17,11 @@ import torch
 from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrapperExecutor, WrappersMP
 
 from ...emu_core.checkpoint import load_stack, read_config
-from ...emu_core.config import Role, StackConfig
-from ...emu_core.context import check_frames
-from ...emu_core.sites import find_sites
-from ...emu_core.stack import Attachment, Run, check_fit
-from ...emu_core.temporal import LayerTypes
+from ...emu_core.model.config import Role, StackConfig
+from ...emu_core.model.layers import LayerTypes
+from ...emu_core.model.sites import find_sites
+from ...emu_core.model.stack import Attachment, Run, check_fit
+from ...emu_core.model.windows import check_frames
 from .given import CONDITION, Given, channels
 from .patchers import manage
 from .sampling import VideoModelSampling

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from emu_core import media
-from emu_core.data import shapes
-from emu_core.evaluation.features import Source
 from emu_core.evaluation.prompts import Prompt, file_stem
+from emu_core.networks import Source
+from emu_core.toy import shapes
 
 ROUNDING = 1e-5
 """Of a unit vector, or a mean of values within 1, that a float32 network of a few layers gives: some eighty roundings of 2^-23,
@@ -24,7 +24,7 @@ def tiny_clip(folder: Path, seed: int = 0, projection: int = 16) -> Path:
     """A transformers CLIP of a few thousand random weights, with the toy world's words."""
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-    from emu_core.training.tiny_text import build_tokenizer
+    from emu_core.toy.text import build_tokenizer
 
     tokenizer = build_tokenizer()
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}

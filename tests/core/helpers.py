@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from emu_core import architectures
-from emu_core.stack import Attachment, Run, TemporalStack
+from emu_core.base import architectures
+from emu_core.model.stack import Attachment, Run, TemporalStack
 
 TEXT, TOKENS, SECOND_TEXT, POOLED, TIME = 32, 5, 48, 16, 8
 HEAD = 16

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from emu_core.architectures import CONFIGS, build_unet
-from emu_core.stack import TemporalStack
+from emu_core.base.architectures import CONFIGS, build_unet
+from emu_core.model.stack import TemporalStack
 
 from .helpers import SECOND_TEXT, TEXT, TOKENS, attached, inputs, meta_unet, new_stack, plain, random_stack, small_unet, video
 

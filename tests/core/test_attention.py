@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from emu_core import attention
-from emu_core.attention import BACKENDS, choose, sdpa
+from emu_core.model import attention
+from emu_core.model.attention import BACKENDS, choose, sdpa
 
 from .helpers import DOUBLE
 

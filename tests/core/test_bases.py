@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedTokenizerFast
 
-from emu_core.bases import Base, inspect_base, load_base, single_file
+from emu_core.base import Base, inspect_base, load_base, single_file
 
 from .helpers import DOUBLE
 from .ldm_layout import TEXT_PREFIXES, UNET_PREFIX, Layout, checkpoint
@@ -654,8 +654,8 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("emu_core.bases.single_file.safe_open", refuse)
-    monkeypatch.setattr("emu_core.bases.folder.load_file", refuse)
+    monkeypatch.setattr("emu_core.base.single_file.safe_open", refuse)
+    monkeypatch.setattr("emu_core.base.folder.load_file", refuse)
     monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", refuse)
 
 

@@ -13,11 +13,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from emu_core import weights as files
 from emu_core.checkpoint import FORMAT, load_stack, read_config, save_stack
-from emu_core.config import StackConfig
-from emu_core.interop import files
-from emu_core.schedule import ScheduleConfig
-from emu_core.stack import TemporalStack
+from emu_core.model.config import StackConfig
+from emu_core.model.schedule import ScheduleConfig
+from emu_core.model.stack import TemporalStack
 
 from .helpers import DOUBLE, attached, hook_count, inputs, new_stack, random_stack, randomise, small_unet, video
 

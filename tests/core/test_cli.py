@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from emu_core.checkpoint import load_stack
-from emu_core.cli import main
+from emu_core.cli.main import main
 from emu_core.media import read_image, read_video, write_video
 from emu_core.pipeline import BUNDLED
 
@@ -195,7 +195,7 @@ def test_interrupting_leaves_nothing(tmp_path: Path) -> None:
 
 def test_the_best_of_several_starting_frames_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from emu_core.evaluation.candidates import rank
-    from emu_core.evaluation.features import Clip
+    from emu_core.networks import Clip
     from emu_core.pipeline import EmuVideoPipeline, Settings
 
     from .evaluation_tiny import ROUNDING, tiny_clip

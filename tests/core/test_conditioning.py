@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from emu_core.conditioning import Stitch, augment, condition, slot_count, slots, windows
-from emu_core.schedule import ScheduleConfig, abar
+from emu_core.model.conditioning import Stitch, augment, condition, slot_count, slots, windows
+from emu_core.model.schedule import ScheduleConfig, abar
 
 EMU = ScheduleConfig()
 

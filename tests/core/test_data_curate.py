@@ -218,7 +218,7 @@ def test_two_workers_write_the_same_bytes_as_one(wild: Path, tmp_path: Path) -> 
 
 def command(source: Path, out: Path, workers: int) -> subprocess.Popen[bytes]:
     code = (
-        "import sys; from argparse import ArgumentParser; from emu_core.data.command import add_commands, curate\n"
+        "import sys; from argparse import ArgumentParser; from emu_core.cli.data import add_commands, curate\n"
         "if __name__ == '__main__':\n"
         "    parser = ArgumentParser(); add_commands(parser.add_subparsers())\n"
         "    curate(parser.parse_args(sys.argv[1:]))"
@@ -591,7 +591,7 @@ def test_the_command_leaves_pictures_and_says_what_it_did(wild: Path, tmp_path: 
 
     from PIL import Image
 
-    from emu_core.data import command as commands
+    from emu_core.cli import data as commands
 
     parser = ArgumentParser()
     commands.add_commands(parser.add_subparsers())

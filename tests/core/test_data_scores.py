@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from emu_core.data.scores import Scorer, check_models, fingerprint
-from emu_core.evaluation.features import AestheticHead, Clip
+from emu_core.networks import AestheticHead, Clip
 
 from .evaluation_tiny import ROUNDING
 

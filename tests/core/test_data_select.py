@@ -188,7 +188,7 @@ def test_names_and_options_that_cannot_be_used_are_refused(tmp_path: Path) -> No
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from argparse import ArgumentParser
 
-    from emu_core.data import command
+    from emu_core.cli import data as command
 
     fill(tmp_path / "x", CLIPS)
     parser = ArgumentParser()

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from emu_core import media
-from emu_core.evaluation import command
+from emu_core.cli import evaluate as command
 from emu_core.evaluation.equalise import Target, chosen_frames, common_target, equal_frames, equalise_sets, equalise_video, square
 from emu_core.evaluation.prompts import Prompt
 from emu_core.evaluation.videos import Facts, open_sets, open_video

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 
 from emu_core import media
 from emu_core.evaluation.candidates import best, rank
-from emu_core.evaluation.features import I3D, AestheticHead, Clip, Inception, Networks, VideoMAE, load_networks, sha256
 from emu_core.evaluation.metrics import BATCH, measure_video, psnr
 from emu_core.evaluation.prompts import Prompt
 from emu_core.evaluation.videos import BrokenVideo, open_video
+from emu_core.networks import I3D, AestheticHead, Clip, Inception, Networks, VideoMAE, load_networks, sha256
 
 from .evaluation_tiny import ROUNDING, FrameNet, Given, VideoNet, script, tiny_clip
 

@@ -14,9 +14,8 @@ import pytest
 import torch
 
 from emu_core import media
-from emu_core.data import shapes
-from emu_core.evaluation import command, retrieval
-from emu_core.evaluation.features import Source
+from emu_core.cli import evaluate as command
+from emu_core.evaluation import retrieval
 from emu_core.evaluation.prompts import Prompt
 from emu_core.evaluation.retrieval import (
     Sentences,
@@ -27,6 +26,8 @@ from emu_core.evaluation.retrieval import (
     search,
     write_vectors,
 )
+from emu_core.networks import Source
+from emu_core.toy import shapes
 
 from .evaluation_tiny import ROUNDING, tiny_clip
 
@@ -137,7 +138,7 @@ def test_the_baseline_is_a_folder_of_videos_and_what_they_are(tmp_path: Path) ->
 def test_a_sentence_network_is_the_mean_of_its_words(tmp_path: Path) -> None:
     from transformers import BertConfig, BertModel
 
-    from emu_core.training.tiny_text import build_tokenizer
+    from emu_core.toy.text import build_tokenizer
 
     tokenizer = build_tokenizer()
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 
 from emu_core import media
-from emu_core.evaluation import command, metrics
-from emu_core.evaluation.features import I3D, Inception, Networks
+from emu_core.cli import evaluate as command
+from emu_core.evaluation import metrics
 from emu_core.evaluation.metrics import measure_set, reference_statistics
 from emu_core.evaluation.prompts import Prompt, bundled_sets, check_images, file_stem, read_prompts, slug, with_images
 from emu_core.evaluation.report import Evaluation, as_json, as_markdown, export_evalcrafter, export_vbench, write_report
 from emu_core.evaluation.videos import match, open_sets
+from emu_core.networks import I3D, Inception, Networks
 
 from .evaluation_tiny import FrameNet, VideoNet, script, tiny_clip, toy_systems, toy_video
 
@@ -296,7 +297,7 @@ def test_toy_alone_is_the_benchmark_and_anything_else_folders(
     toy: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[tuple[str, Any]] = []
-    monkeypatch.setattr("emu_core.commands.evaluate", lambda o: called.append(("toy", o.prompts)))
+    monkeypatch.setattr("emu_core.cli.commands.evaluate", lambda o: called.append(("toy", o.prompts)))
     monkeypatch.setattr(command, "evaluate_folders", lambda o: called.append(("folders", o.prompts)))
     for sets, prompts in ((["toy"], None), (["toy"], "12"), (["toy", "b"], "p.txt"), (["./toy"], "p.txt")):
         command.evaluate(options(sets=sets, prompts=prompts, videos=None))

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from emu_core.guidance import Call, calls, combine
+from emu_core.model.guidance import Call, calls, combine
 
 from .helpers import DOUBLE
 

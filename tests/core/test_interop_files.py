@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from emu_core.checkpoint import load_stack, read_config
-from emu_core.cli import main
+from emu_core.cli.main import main
 from emu_core.interop import open_weights, recognise
-from emu_core.interop.files import WeightFile
 from emu_core.interop.recognise import import_plan
-from emu_core.stack import TemporalStack
+from emu_core.model.stack import TemporalStack
+from emu_core.weights import WeightFile
 from tests.core import reference
 from tests.core.test_interop_originals import FAMILIES, checkpoint, fixture
 

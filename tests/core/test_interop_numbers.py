@@ -10,8 +10,8 @@ import torch
 from einops import rearrange
 
 from emu_core.checkpoint import load_stack
-from emu_core.conditioning import condition
-from emu_core.video_model import VideoModel
+from emu_core.model.conditioning import condition
+from emu_core.model.video_model import VideoModel
 from tests.core import reference
 from tests.core.filled import normal
 from tests.core.helpers import DOUBLE

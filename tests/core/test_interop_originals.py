@@ -15,9 +15,9 @@ from einops import rearrange
 from safetensors import safe_open
 
 from emu_core.checkpoint import load_stack
-from emu_core.conditioning import condition
 from emu_core.interop import open_weights, recognise
-from emu_core.video_model import VideoModel
+from emu_core.model.conditioning import condition
+from emu_core.model.video_model import VideoModel
 from tests.core.filled import fill, normal
 from tests.core.helpers import DOUBLE
 from tests.core.reference import filled, save

@@ -10,12 +10,12 @@ import pytest
 import torch
 from einops import rearrange
 
-from emu_core.bases import Base, load_base
+from emu_core.base import Base, load_base
 from emu_core.checkpoint import load_stack
-from emu_core.context import context_windows, window_weights
 from emu_core.interop.animatediff import LINEAR
+from emu_core.model.sampling import build_scheduler
+from emu_core.model.windows import context_windows, window_weights
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings
-from emu_core.sampling import build_scheduler
 from tests.core import reference
 from tests.core.helpers import DOUBLE
 

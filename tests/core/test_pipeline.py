@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from emu_core.bases import load_base
+from emu_core.base import load_base
 from emu_core.checkpoint import load_stack, save_stack
-from emu_core.data import shapes
-from emu_core.evaluation.detect import read_frames
-from emu_core.evaluation.toy import Sample, judge_interpolation, judge_videos
+from emu_core.model.stack import TemporalStack
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings, read_defaults
-from emu_core.stack import TemporalStack
+from emu_core.toy import shapes
+from emu_core.toy.detect import read_frames
+from emu_core.toy.judge import Sample, judge_interpolation, judge_videos
 
 PROMPT = "a big red circle moves right on a white background"
 QUICK = Settings(steps=2, seed=5)

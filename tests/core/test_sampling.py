@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from emu_core.sampling import SAMPLERS, build_scheduler, sample
-from emu_core.schedule import ScheduleConfig, abar, trailing_timesteps
+from emu_core.model.sampling import SAMPLERS, build_scheduler, sample
+from emu_core.model.schedule import ScheduleConfig, abar, trailing_timesteps
 
 EMU = ScheduleConfig()
 PLAIN = ScheduleConfig(zero_snr=False)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
-from emu_core.schedule import (
+from emu_core.model.schedule import (
     ScheduleConfig,
     abar,
     add_noise,

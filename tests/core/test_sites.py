@@ -11,10 +11,10 @@ from diffusers.models import AutoencoderKL, ControlNetModel, UNet2DModel
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 
-from emu_core.architectures import build_unet
-from emu_core.sites import Found, find_sites
-from emu_core.stack import TemporalStack, check_fit
-from emu_core.temporal import TemporalConv
+from emu_core.base.architectures import build_unet
+from emu_core.model.layers import TemporalConv
+from emu_core.model.sites import Found, find_sites
+from emu_core.model.stack import TemporalStack, check_fit
 
 from .helpers import hook_count, inputs, meta_stack, meta_unet, new_stack, plain, small_unet
 

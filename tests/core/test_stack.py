@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from emu_core.sites import Site
-from emu_core.stack import Run, TemporalStack
-from emu_core.temporal import TemporalTransformer
-from emu_core.video_model import VideoModel
+from emu_core.model.layers import TemporalTransformer
+from emu_core.model.sites import Site
+from emu_core.model.stack import Run, TemporalStack
+from emu_core.model.video_model import VideoModel
 
 from .helpers import (
     DOUBLE,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emu_core.cli import main
+from emu_core.cli.main import main
 from emu_core.evaluation.prompts import Prompt
 from emu_core.evaluation.videos import open_set
 from emu_core.media import read_video, write_video

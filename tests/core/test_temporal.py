@@ -13,8 +13,8 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from emu_core.attention import sdpa
-from emu_core.temporal import (
+from emu_core.model.attention import sdpa
+from emu_core.model.layers import (
     GEGLU,
     ROTARY_BASE,
     AttentionKind,

@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import load_file
 
 from emu_core.checkpoint import load_stack, read_config
-from emu_core.data import demo
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings
+from emu_core.toy import demo
 from emu_core.training import loop, memory, paper
 from emu_core.training.checks import check_recipe
 from emu_core.training.loop import Trainer
@@ -102,7 +102,7 @@ def test_first_loss_is_that_of_the_image_model_alone(tmp_path: Path) -> None:
     task = VideoTask(recipe, tmp_path)
     batch: Batch = next(task.stream([range(4)]))
     loss, _ = in_float64(task)(batch, None, 0.0)
-    from emu_core.schedule import add_noise, frame_noise, target
+    from emu_core.model.schedule import add_noise, frame_noise, target
     from emu_core.training.video import sample_generator
 
     errors = []
@@ -192,7 +192,7 @@ def test_every_ablation_trains_and_its_stack_makes_a_video(name: str, tmp_path: 
 
 
 def test_correlated_noise_shares_half_of_its_power() -> None:
-    from emu_core.schedule import frame_noise
+    from emu_core.model.schedule import frame_noise
 
     noise = frame_noise((4, 50_000), torch.Generator().manual_seed(0), 1.0)
     covariance = noise @ noise.T / noise.shape[1]
@@ -317,7 +317,7 @@ def test_killed_runs_end_as_if_they_had_not_been(shards: str, tmp_path: Path) ->
 def test_a_chain_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from emu_core.cli import main
+    from emu_core.cli.main import main
 
     little = {"optimisation.steps": "2", "optimisation.batch": "2", "clips.validation": "2", "clips.workers": "0"}
     little |= {"compute.cache": "false", "clips.starts": "0"}
@@ -477,7 +477,7 @@ def test_what_cannot_work_is_said_before_the_first_step(changes: dict[str, str],
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_launched(capsys: pytest.CaptureFixture[str]) -> None:
-    from emu_core.cli import main
+    from emu_core.cli.main import main
 
     command = ["train", "stage1_256px", "--family", "tiny", "--set", "optimisation.batch=4", "--processes", "3"]
     assert main(command) == 2
@@ -522,14 +522,14 @@ def test_other_faults_are_said_before_the_first_step(shards: str, tmp_path: Path
     ],
 )
 def test_command_line_says_what_is_wrong(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from emu_core.cli import main
+    from emu_core.cli.main import main
 
     assert main(arguments) == 2
     assert words in capsys.readouterr().err
 
 
 def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    from emu_core.cli import main
+    from emu_core.cli.main import main
 
     assert main(["recipes"]) == 0
     listing = capsys.readouterr().out

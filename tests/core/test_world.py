@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from emu_core.data import shapes
-from emu_core.evaluation.detect import NOTHING, direction_of, read_frames
-from emu_core.evaluation.toy import evaluate_folder
 from emu_core.media import write_video
+from emu_core.toy import shapes
+from emu_core.toy.detect import NOTHING, direction_of, read_frames
+from emu_core.toy.judge import evaluate_folder
 
 
 def test_clips_are_the_same_for_a_seed_and_differ_between_seeds() -> None:

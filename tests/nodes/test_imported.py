@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from emu_core.bases import load_base
+from emu_core.base import load_base
 from emu_core.checkpoint import load_stack
+from emu_core.model.video_model import VideoModel
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings
-from emu_core.video_model import VideoModel
 
 from ..core import filled, reference
 from ..core.ldm_layout import unet_to_ldm

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from emu_core.bases import load_base
+from emu_core.base import load_base
 from emu_core.checkpoint import load_stack, save_stack
+from emu_core.model.schedule import ScheduleConfig
+from emu_core.model.sites import find_sites
+from emu_core.model.stack import Run, TemporalStack
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings
-from emu_core.schedule import ScheduleConfig
-from emu_core.sites import find_sites
-from emu_core.stack import Run, TemporalStack
 
 from ..core import helpers
 from .conftest import outcome

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from emu_core.architectures import STACK_SETTINGS
-from emu_core.cli import main
-from emu_core.data import shapes
+from emu_core.base.architectures import STACK_SETTINGS
+from emu_core.cli.main import main
 from emu_core.evaluation.prompts import file_stem
 from emu_core.media import write_image, write_video
+from emu_core.model.stack import TemporalStack
+from emu_core.model.video_model import VideoModel
 from emu_core.pipeline import EmuVideoPipeline, Settings
-from emu_core.stack import TemporalStack
 from emu_core.study.store import Study
-from emu_core.video_model import VideoModel
+from emu_core.toy import shapes
 
 from . import worlds
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from emu_core.data import shapes
+from emu_core.cli.study import add_commands
 from emu_core.media import write_video
-from emu_core.study.command import add_commands
 from emu_core.study.questions import QUESTIONS, reason_keys
 from emu_core.study.store import Rater, Study
+from emu_core.toy import shapes
 
 SYSTEMS = ("ours", "blurred", "frozen")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from emu_core.bases import load_base
+from emu_core.base import load_base
 from emu_core.pipeline import BUNDLED
 
 from ..core import reference

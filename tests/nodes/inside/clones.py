@@ -51,9 +51,9 @@ def check_sigmas_stay_their_own(pack: Any) -> None:
     """Each MODEL keeps its schedule however the loads follow one another: 14.61 and 4518.8 are the last of the closed forms."""
     model, video, positive, negative, latent = video_parts(pack)
     other = model.clone()
-    schedule = pack.module("emu_core.schedule").ScheduleConfig(prediction="epsilon", zero_snr=False)
+    schedule = pack.module("emu_core.model.schedule").ScheduleConfig(prediction="epsilon", zero_snr=False)
     other.add_object_patch("model_sampling", pack.module("nodes.adapter.sampling").VideoModelSampling(schedule))
-    abar = pack.module("emu_core.schedule").abar(schedule)
+    abar = pack.module("emu_core.model.schedule").abar(schedule)
     lasts = {"plain": 4518.75, "video": 4518.75, "other": float(((1 - abar[-1]) / abar[-1]).sqrt())}
     assert abs(lasts["other"] - 14.6146) < 1e-3
     models = {"plain": model, "video": video, "other": other}

@@ -43,7 +43,7 @@ def small_unet(name: str, weights: dict[str, torch.Tensor], adm: int) -> torch.n
 
 def compare_layouts(pack: Any, name: str) -> dict[str, Any]:
     """Sites, and the output of the U-Net with a random stack from a file, with given frames and without."""
-    sites, stack_module, checkpoint = (pack.module(f"emu_core.{m}") for m in ("sites", "stack", "checkpoint"))
+    sites, stack_module, checkpoint = (pack.module(f"emu_core.{m}") for m in ("model.sites", "model.stack", "checkpoint"))
     inputs = load_file(pack.folder / f"{name}_inputs.safetensors")
     unet = small_unet(name, load_file(pack.folder / f"{name}_unet.safetensors"), inputs["y"].shape[1] if "y" in inputs else 0)
     found = sites.find_sites(unet)

@@ -93,7 +93,7 @@ def check_a_call_of_the_unet(pack: Any) -> dict[str, Any]:
     unet = model.model.diffusion_model
     unet.load_state_dict(load_file(pack.folder / "unet.safetensors"))
     inputs = load_file(pack.folder / "inputs.safetensors")
-    stacks, run = pack.module("emu_core.checkpoint"), pack.module("emu_core.stack").Run
+    stacks, run = pack.module("emu_core.checkpoint"), pack.module("emu_core.model.stack").Run
     layers = pack.module("nodes.adapter.video_model").COMFY_LAYERS
     for name in ("animatediff", "animatediff_v1", "pia", "fancyvideo"):
         folder = pack.folder / "models" / "emu_video"

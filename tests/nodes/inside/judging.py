@@ -20,7 +20,8 @@ def video(pack: Any, seed: int = 0, frames: int = 8) -> torch.Tensor:
 
 def measured(pack: Any, frames: torch.Tensor, image: torch.Tensor | None, clip: Path | None) -> dict[str, float]:
     """By the core's own way: the frames in a file, lossless, and `measure_video` on it."""
-    modules = {name: pack.module(f"emu_core.evaluation.{name}") for name in ("equalise", "metrics", "prompts", "features")}
+    modules = {name: pack.module(f"emu_core.evaluation.{name}") for name in ("equalise", "metrics", "prompts")}
+    modules["features"] = pack.module("emu_core.networks")
     media = pack.module("emu_core.media")
     file, picture = pack.folder / "core.mp4", None
     with modules["equalise"].Writer(file, 64, 64, len(frames), 4.0, {}, playable=False) as writer:
@@ -119,7 +120,7 @@ def check_candidates_are_the_frames_of_their_seeds(pack: Any) -> dict[str, Any]:
     best, scores, index = pack.run("EmuVideoBestStartingFrame", images=batch, prompt=parts.PROMPT, clip="tiny-clip")
     candidates = pack.module("emu_core.evaluation.candidates")
     folder = Path(folder_paths.get_folder_paths("emu_video_metrics")[0], "tiny-clip")
-    wanted = candidates.rank(batch, parts.PROMPT, pack.module("emu_core.evaluation.features").Clip(folder))
+    wanted = candidates.rank(batch, parts.PROMPT, pack.module("emu_core.networks").Clip(folder))
     assert index == candidates.best(wanted) and torch.equal(best, batch[index : index + 1])
     assert scores == "\n".join(f"{number}: {score:.4f}" for number, score in enumerate(wanted))
     return {"batch": batch, "scores": scores}

@@ -55,8 +55,8 @@ def ksample(
 
 def save_new_stack(pack: Any, model: Any, name: str, weights: float = 0.0, **settings: Any) -> str:
     """Write a stack for this MODEL's U-Net to models/emu_video: the identity, or with random weights of this size."""
-    stack_module, checkpoint = pack.module("emu_core.stack"), pack.module("emu_core.checkpoint")
-    schedule = pack.module("emu_core.schedule").ScheduleConfig(**settings.pop("schedule", {}))
+    stack_module, checkpoint = pack.module("emu_core.model.stack"), pack.module("emu_core.checkpoint")
+    schedule = pack.module("emu_core.model.schedule").ScheduleConfig(**settings.pop("schedule", {}))
     settings = {"base": "tiny", "head_dim": 32, "size": (64, 64), "mlp_ratio": 1, "schedule": schedule, **settings}
     stack = stack_module.TemporalStack.for_unet(model.model.diffusion_model, **settings)
     if weights:
@@ -76,7 +76,7 @@ def on_the_same_schedule(pack: Any, model: Any, **schedule: Any) -> Any:
     """The plain MODEL, sampled as a stack's MODEL is, so that only the U-Nets are compared."""
     sampling = pack.module("nodes.adapter.sampling").VideoModelSampling
     result = model.clone()
-    result.add_object_patch("model_sampling", sampling(pack.module("emu_core.schedule").ScheduleConfig(**schedule)))
+    result.add_object_patch("model_sampling", sampling(pack.module("emu_core.model.schedule").ScheduleConfig(**schedule)))
     return result
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from ..data import shapes
+from . import shapes
 
 _MARGIN = 20  # pixels from a template's centre to its border; more than the largest radius
 _FAINT = 0.25  # distance in -1..1 colour space below which nothing stands out from the background

@@ -8,19 +8,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..bases import Base, load_base
-from ..data import shapes
-from ..evaluation.detect import separate
-from ..interop.files import save_tensors
-from ..sampling import sample
-from ..schedule import add_noise, stratified_timesteps, target
+from ..base import Base, load_base
+from ..model.sampling import sample
+from ..model.schedule import add_noise, stratified_timesteps, target
+from ..training.loop import TaskDefaults
+from ..training.processes import Processes
+from ..training.recipes import Recipe
+from ..training.sheets import save_grid
+from ..weights import save_tensors
+from . import shapes
 from .autoencoder import decode, encode
+from .detect import separate
 from .latents import LatentSource
-from .loop import TaskDefaults
-from .processes import Processes
-from .recipes import Recipe
-from .sheets import save_grid
-from .tiny_text import caption
+from .text import caption
 
 RANK = 8
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")

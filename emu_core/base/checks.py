@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..schedule import ScheduleConfig
+from ..model.schedule import ScheduleConfig
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 MOST_HEADER_BYTES = 100_000_000  # the format's own limit

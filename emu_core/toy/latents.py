@@ -11,10 +11,10 @@ from diffusers.models import AutoencoderKL
 from safetensors import safe_open
 from tqdm import tqdm
 
-from ..data import anything, shapes
-from ..interop.files import save_tensors
+from ..training.processes import Processes
+from ..weights import save_tensors
+from . import anything, shapes
 from .autoencoder import encode
-from .processes import Processes
 
 
 class LatentSource:

@@ -12,7 +12,7 @@ from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, PreTrainedTokenizerBase
 
-from ..schedule import ScheduleConfig
+from ..model.schedule import ScheduleConfig
 from . import vocabulary
 from .base import BaseInfo, TextEncoder, build_text_encoder, vae_dtype
 from .checks import PICKLES, check_structure, family_of, read_header, read_json, schedule_of

@@ -1,4 +1,4 @@
-"""Gather the results of the tiny recipes into one model folder: `python -m emu_core.training.bundle RUNS OUT`."""
+"""Gather the results of the tiny recipes into one model folder: `python -m emu_core.toy.bundle RUNS OUT`."""
 
 from __future__ import annotations
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from .architectures import STACK_SETTINGS, build_unet
-from .checkpoint import read_config
-from .conditioning import MOTIONS
-from .config import StackConfig
-from .interop import open_weights, recognise
-from .interop.files import PICKLES
-from .sites import find_sites
-from .stack import TemporalStack
+from ..base.architectures import STACK_SETTINGS, build_unet
+from ..checkpoint import read_config
+from ..interop import open_weights, recognise
+from ..model.conditioning import MOTIONS
+from ..model.config import StackConfig
+from ..model.sites import find_sites
+from ..model.stack import TemporalStack
+from ..weights import PICKLES
 
 
 def describe_architecture(name: str) -> dict[str, Any]:
@@ -54,8 +54,8 @@ def _parameters(module: torch.nn.Module | None) -> int:
 
 def describe_file(path: str | None) -> dict[str, Any]:
     """What a stack's file, an image model's file or folder is, read without its weights. None: the bundled model."""
-    from .bases import inspect_base
-    from .pipeline import BUNDLED
+    from ..base import inspect_base
+    from ..pipeline import BUNDLED
 
     place = Path(path) if path is not None else BUNDLED
     if place.is_file() and _is_stack(place):

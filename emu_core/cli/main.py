@@ -9,13 +9,13 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from . import __version__
-from .arguments import add_command
-from .data.command import add_commands as add_data
-from .evaluation.command import add_commands as add_evaluation
-from .evaluation.command import add_folder_options
-from .study.command import add_commands as add_study
-from .training.command import add_commands as add_training
+from .. import __version__
+from .data import add_commands as add_data
+from .evaluate import add_commands as add_evaluation
+from .evaluate import add_folder_options
+from .options import add_command
+from .study import add_commands as add_study
+from .train import add_commands as add_training
 
 EXIT_INPUT = 2  # what the user gave cannot be used; one sentence on standard error says why
 EXIT_INTERRUPTED = 130
@@ -126,7 +126,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_generate(commands: argparse._SubParsersAction) -> None:
     parser = add_command(
-        commands, "generate", "text -> starting frame -> video -> four times the frame rate", "emu_core.commands:generate"
+        commands, "generate", "text -> starting frame -> video -> four times the frame rate", "emu_core.cli.commands:generate"
     )
     parser.add_argument("prompt", help='for the bundled model such as "a big red circle moves right on a white background"')
     _add_output_options(parser)
@@ -141,7 +141,7 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
 
 def _add_animate(commands: argparse._SubParsersAction) -> None:
     parser = add_command(
-        commands, "animate", "picture and text -> video that starts with the picture", "emu_core.commands:animate"
+        commands, "animate", "picture and text -> video that starts with the picture", "emu_core.cli.commands:animate"
     )
     parser.add_argument(
         "image", help="any picture; it is turned upright, put on white if transparent, centre-cropped and resized"
@@ -156,7 +156,7 @@ def _add_animate(commands: argparse._SubParsersAction) -> None:
 
 def _add_interpolate(commands: argparse._SubParsersAction) -> None:
     parser = add_command(
-        commands, "interpolate", "video and text -> the video at four times the frame rate", "emu_core.commands:interpolate"
+        commands, "interpolate", "video and text -> the video at four times the frame rate", "emu_core.cli.commands:interpolate"
     )
     parser.add_argument("video", help="video file, animated picture, or folder of frames; at least 2 frames")
     parser.add_argument("prompt", help="what the video shows")
@@ -172,7 +172,7 @@ def _add_interpolate(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_info(commands: argparse._SubParsersAction) -> None:
-    parser = add_command(commands, "info", "what a checkpoint is; or the size of an architecture", "emu_core.commands:info")
+    parser = add_command(commands, "info", "what a checkpoint is; or the size of an architecture", "emu_core.cli.commands:info")
     parser.add_argument("file", nargs="?", help="a temporal stack or an image model (default: the bundled model)")
     parser.add_argument(
         "--config", help="tiny, sd15, sd21, sdxl or emu (the paper's own U-Net): parameters and sites, nothing is loaded"
@@ -182,7 +182,7 @@ def _add_info(commands: argparse._SubParsersAction) -> None:
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser = add_command(
-        commands, "convert", "a public checkpoint -> a temporal stack in this program's format", "emu_core.commands:convert"
+        commands, "convert", "a public checkpoint -> a temporal stack in this program's format", "emu_core.cli.commands:convert"
     )
     parser.add_argument(
         "file", help="file of AnimateDiff, Hotshot-XL, PIA, FancyVideo or ModelScope (.safetensors, .ckpt, .pt ...)"
@@ -204,7 +204,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         commands,
         "evaluate",
         "measure folders of videos, one for each system; or, with the word toy, the tiny model on combinations it never saw",
-        "emu_core.evaluation.command:evaluate",
+        "emu_core.cli.evaluate:evaluate",
     )
     parser.add_argument("sets", nargs="+", metavar="VIDEOS", help="folder of videos or NAME=FOLDER, of any system; or toy")
     parser.add_argument(

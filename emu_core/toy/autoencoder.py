@@ -12,10 +12,10 @@ from diffusers.models import AutoencoderKL
 from torch import nn
 from torch.nn import functional as F
 
-from ..data import anything, shapes
-from .loop import TaskDefaults
-from .recipes import Recipe
-from .sheets import save_grid
+from ..training.loop import TaskDefaults
+from ..training.recipes import Recipe
+from ..training.sheets import save_grid
+from . import anything, shapes
 
 CROP = 32
 CROP_SHARE = 0.65  # of the run: crops around the shape, four times cheaper than whole frames

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from ..conditioning import slots
-from ..data import shapes
 from ..media import VIDEO_EXTENSIONS, contact_sheet, read_video, write_image
+from ..model.conditioning import slots
 from ..pipeline import EmuVideoPipeline, Settings
+from . import shapes
 from .detect import Reading, direction_of, read_frames
 
 SEED = 987_654  # of the held-out prompts; training uses others, and other combinations

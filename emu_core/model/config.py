@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .layers import AttentionKind, PositionKind
 from .motion_module import MotionModuleConfig
 from .schedule import ScheduleConfig
 from .sites import Site
-from .temporal import AttentionKind, PositionKind
 
 Role = Literal["F", "I"]
 Channel = Literal["image", "mask", "affinity"]

@@ -14,7 +14,7 @@ from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
-from ..schedule import BetaSchedule, Prediction, ScheduleConfig
+from ..model.schedule import BetaSchedule, Prediction, ScheduleConfig
 from . import vocabulary
 
 TextEncoder = CLIPTextModel | CLIPTextModelWithProjection

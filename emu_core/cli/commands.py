@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import media
-from .interop.files import save_tensors
+from .. import media
+from ..weights import save_tensors
 
 if TYPE_CHECKING:
-    from .evaluation.features import Clip
-    from .pipeline import EmuVideoPipeline, Progress, Settings
+    from ..networks import Clip
+    from ..pipeline import EmuVideoPipeline, Progress, Settings
 
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def read_settings(options: Namespace) -> Settings:
-    from .pipeline import Settings
+    from ..pipeline import Settings
 
     settings = Settings(
         size=parse_size(options.size),
@@ -88,7 +88,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def load_pipeline(options: Namespace) -> EmuVideoPipeline:
-    from .pipeline import EmuVideoPipeline
+    from ..pipeline import EmuVideoPipeline
 
     device = choose_device(options.device)
     return EmuVideoPipeline.from_files(
@@ -105,9 +105,9 @@ def load_pipeline(options: Namespace) -> EmuVideoPipeline:
 def check_files(options: Namespace, settings: Settings | None = None) -> None:
     """Look at every file that is named before anything is loaded: models, stacks, places to write to. `settings` of a video
     are held against its stack."""
-    from .bases import inspect_base
-    from .checkpoint import read_config
-    from .pipeline import BUNDLED
+    from ..base import inspect_base
+    from ..checkpoint import read_config
+    from ..pipeline import BUNDLED
 
     media.check_output(options.out)
     for picture in (options.sheet, getattr(options, "starting_frame", None)):
@@ -149,7 +149,7 @@ def progress_bar() -> Iterator[Progress]:
 
 
 def generate(options: Namespace) -> None:
-    from .pipeline import check_prompt
+    from ..pipeline import check_prompt
 
     prompt = check_prompt(options.prompt)
     settings = read_settings(options)
@@ -179,7 +179,7 @@ def _check_candidates(options: Namespace) -> None:
 
 
 def open_clip(options: Namespace) -> Clip:
-    from .evaluation.features import Clip
+    from ..networks import Clip
 
     return Clip(options.clip, choose_device(options.device))
 
@@ -189,7 +189,7 @@ def best_starting_frame(
 ) -> tuple[torch.Tensor, list[float]]:
     """The best (1, H, W, 3) of `count` starting frames by CLIP, and the score of each; they are made from the seeds that follow
     the given one."""
-    from .evaluation.candidates import best, rank
+    from ..evaluation.candidates import best, rank
 
     if not pipeline.models["F"].stack.config.takes_image:
         raise ValueError(
@@ -201,7 +201,7 @@ def best_starting_frame(
 
 
 def animate(options: Namespace) -> None:
-    from .pipeline import check_prompt
+    from ..pipeline import check_prompt
 
     prompt = check_prompt(options.prompt)
     settings = read_settings(options)
@@ -215,8 +215,8 @@ def animate(options: Namespace) -> None:
 
 
 def interpolate(options: Namespace) -> None:
-    from .conditioning import FACTOR
-    from .pipeline import MAX_FRAMES, check_prompt
+    from ..model.conditioning import FACTOR
+    from ..pipeline import MAX_FRAMES, check_prompt
 
     prompt = check_prompt(options.prompt)
     settings = read_settings(options)
@@ -243,7 +243,7 @@ def _interpolates(options: Namespace, settings: Settings, pipeline: EmuVideoPipe
 
 def _metadata(options: Namespace, pipeline: EmuVideoPipeline, settings: Settings) -> dict[str, str]:
     """What a person needs to make the video again."""
-    from . import __version__
+    from .. import __version__
 
     stacks = {f"stack_{role}": model.stack.config.stage for role, model in pipeline.models.items() if model.stack.config.stage}
     given = {name: value for name, value in vars(settings).items() if value is not None}
@@ -305,8 +305,8 @@ def info(options: Namespace) -> None:
 
 def convert(options: Namespace) -> None:
     """A public checkpoint as a stack of our own format, and the image model that may be in the same file."""
-    from .checkpoint import load_stack, save_stack
-    from .interop import modelscope, open_weights
+    from ..checkpoint import load_stack, save_stack
+    from ..interop import modelscope, open_weights
 
     for target in filter(None, (options.out, options.image_model)):
         if Path(target).suffix != ".safetensors":
@@ -332,8 +332,8 @@ def convert(options: Namespace) -> None:
 
 
 def evaluate(options: Namespace) -> None:
-    from .evaluation.toy import evaluate as evaluate_toy
-    from .evaluation.toy import evaluate_folder
+    from ..toy.judge import evaluate as evaluate_toy
+    from ..toy.judge import evaluate_folder
 
     if options.prompts < 1:
         raise ValueError(f"--prompts must be 1 or more, found {options.prompts}")

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .attention import Attend, sdpa
-from .temporal import GEGLU, TORCH_LAYERS, LayerTypes, TemporalAttention, zero_
+from .layers import GEGLU, TORCH_LAYERS, LayerTypes, TemporalAttention, zero_
 
 NormOver = Literal["frame", "video"]
 GROUPS = 32

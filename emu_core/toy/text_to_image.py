@@ -12,18 +12,18 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel
 
-from ..data import shapes
-from ..evaluation.detect import read_frames
+from ..model.sampling import build_scheduler, sample
+from ..model.schedule import ScheduleConfig, add_noise, stratified_timesteps, target
 from ..pipeline import DEFAULTS_FILE
-from ..sampling import build_scheduler, sample
-from ..schedule import ScheduleConfig, add_noise, stratified_timesteps, target
+from ..training.loop import TaskDefaults
+from ..training.processes import Processes
+from ..training.recipes import Recipe
+from ..training.sheets import save_grid
+from . import shapes
 from .autoencoder import decode
+from .detect import read_frames
 from .latents import LatentSource
-from .loop import TaskDefaults
-from .processes import Processes
-from .recipes import Recipe
-from .sheets import save_grid
-from .tiny_text import build_text_encoder, build_tokenizer, caption, token_ids
+from .text import build_text_encoder, build_tokenizer, caption, token_ids
 
 SCHEDULE = ScheduleConfig()
 WORD_LOSS = 0.1

@@ -9,16 +9,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..arguments import add_command
+from .options import add_command
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from .features import Networks
-    from .frechet import Gaussian
-    from .metrics import SetResult
-    from .prompts import Prompt
-    from .videos import VideoSet
+    from ..evaluation.frechet import Gaussian
+    from ..evaluation.metrics import SetResult
+    from ..evaluation.prompts import Prompt
+    from ..evaluation.videos import VideoSet
+    from ..networks import Networks
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def _add_equalise(commands: argparse._SubParsersAction) -> None:
         commands,
         "equalise",
         "make sets of videos comparable: centre crop to 1:1, size, length and frame rate to the smaller",
-        "emu_core.evaluation.command:equalise",
+        "emu_core.cli.evaluate:equalise",
     )
     parser.add_argument(
         "folders", nargs="+", metavar="FOLDER", help="two or more folders of videos, or NAME=FOLDER; the last is OUT"
@@ -78,7 +78,7 @@ def _add_retrieve(commands: argparse._SubParsersAction) -> None:
         commands,
         "retrieve",
         "the retrieval baseline: for each prompt the training clip whose caption is nearest",
-        "emu_core.evaluation.command:retrieve",
+        "emu_core.cli.evaluate:retrieve",
     )
     parser.add_argument("shards", help="folder or address that emu-video curate made")
     parser.add_argument("--prompts", metavar="FILE", required=True, help=PROMPTS_HELP)
@@ -106,7 +106,7 @@ def evaluate(options: argparse.Namespace) -> None:
             raise ValueError("--videos: expected with `evaluate toy` only, found with folders; name that folder as another set")
         evaluate_folders(options)
         return
-    from ..commands import evaluate as evaluate_toy
+    from .commands import evaluate as evaluate_toy
 
     given = TOY_PROMPTS if options.prompts is None else options.prompts
     try:
@@ -118,10 +118,10 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def evaluate_folders(options: argparse.Namespace) -> None:
     """options: sets (FOLDER or NAME=FOLDER, one or more), prompts, out, json, device, and those of add_folder_options."""
-    from .metrics import reference_statistics
-    from .prompts import check_images, read_prompts, with_images
-    from .report import TABLE_FILE, Evaluation, as_json, as_markdown, export_evalcrafter, export_vbench, write_report
-    from .videos import open_sets
+    from ..evaluation.metrics import reference_statistics
+    from ..evaluation.prompts import check_images, read_prompts, with_images
+    from ..evaluation.report import TABLE_FILE, Evaluation, as_json, as_markdown, export_evalcrafter, export_vbench, write_report
+    from ..evaluation.videos import open_sets
 
     if not options.prompts:
         raise ValueError("evaluate: expected --prompts with the prompts of the videos, found none; give a file or a bundled set")
@@ -159,7 +159,7 @@ def evaluate_folders(options: argparse.Namespace) -> None:
 
 
 def _measure(sets: list[VideoSet], prompts: list[Prompt], networks: Networks, references: dict[str, Gaussian]) -> list[SetResult]:
-    from .metrics import measure_set
+    from ..evaluation.metrics import measure_set
 
     results = []
     for each in sets:
@@ -175,8 +175,8 @@ def _bar(name: str, total: int | None, unit: str = "video") -> tqdm:
 
 
 def _networks(options: argparse.Namespace) -> Networks:
-    from ..commands import choose_device
-    from .features import load_networks
+    from ..networks import load_networks
+    from .commands import choose_device
 
     return load_networks(
         options.clip,
@@ -205,9 +205,9 @@ def _check_place(out: str | None) -> None:
 
 
 def equalise(options: argparse.Namespace) -> None:
-    from .equalise import equalise_sets
-    from .prompts import read_prompts
-    from .videos import open_sets
+    from ..evaluation.equalise import equalise_sets
+    from ..evaluation.prompts import read_prompts
+    from ..evaluation.videos import open_sets
 
     *folders, out = options.folders
     if len(folders) < 2:
@@ -234,11 +234,11 @@ def _equalised_table(result: dict[str, Any]) -> str:
 
 
 def retrieve(options: argparse.Namespace) -> None:
-    from ..commands import choose_device
     from ..data.shards import Shards
-    from .prompts import read_prompts
-    from .retrieval import captions_of, open_text_network
-    from .retrieval import retrieve as find
+    from ..evaluation.prompts import read_prompts
+    from ..evaluation.retrieval import captions_of, open_text_network
+    from ..evaluation.retrieval import retrieve as find
+    from .commands import choose_device
 
     if options.vectors and not options.text_network:
         raise ValueError("--vectors: expected --text-network with it, found none; vectors are of a network")

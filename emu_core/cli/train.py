@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..arguments import add_command
+from .options import add_command
 
 if TYPE_CHECKING:
-    from .recipes import Recipe
+    from ..training.recipes import Recipe
 
-HERE = "emu_core.training.command"
+HERE = "emu_core.cli.train"
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -77,9 +77,9 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
 
 
 def train(options: Namespace) -> None:
-    from .chain import train_chain
-    from .run import launch
-    from .run import train as run_recipe
+    from ..training.chain import train_chain
+    from ..training.run import launch
+    from ..training.run import train as run_recipe
 
     logging.getLogger("emu_core.training").setLevel(logging.INFO)  # what is trained, and the memory that it takes
     if options.processes < 1:
@@ -95,7 +95,7 @@ def train(options: Namespace) -> None:
     recipe = resolve(options)
     folder = Path(options.out or f"runs/{recipe.name}")
     if options.processes > 1:
-        from .checks import check_output, check_recipe
+        from ..training.checks import check_output, check_recipe
 
         check_output(folder, options.resume)
         check_recipe(recipe, options.processes)
@@ -109,8 +109,8 @@ def resolve(options: Namespace) -> Recipe:
     from dataclasses import replace
 
     from ..pipeline import BUNDLED
-    from .paper import STAGES, ablate
-    from .recipes import RECIPES, override, read_recipe
+    from ..training.paper import STAGES, ablate
+    from ..training.recipes import RECIPES, override, read_recipe
 
     name = options.recipe
     if name.endswith(".json"):
@@ -141,7 +141,7 @@ def finish(recipe: Recipe, options: Namespace) -> Recipe:
 
 
 def fitted(recipe: Recipe, size: str) -> Recipe:
-    from .memory import fit
+    from ..training.memory import fit
 
     recipe, said = fit(recipe, size)
     print(said, file=sys.stderr)
@@ -150,7 +150,7 @@ def fitted(recipe: Recipe, size: str) -> Recipe:
 
 def family(options: Namespace) -> str:
     """The family that is asked for, or that of the base."""
-    from ..bases import inspect_base
+    from ..base import inspect_base
 
     return options.family or (inspect_base(options.base).family if options.base else "sd15")
 
@@ -168,8 +168,8 @@ def pairs(texts: list[str]) -> dict[str, str]:
 def recipes(options: Namespace) -> None:
     from dataclasses import asdict
 
-    from .paper import ABOUT_ABLATIONS, CHAINS, STAGES
-    from .recipes import RECIPES
+    from ..training.paper import ABOUT_ABLATIONS, CHAINS, STAGES
+    from ..training.recipes import RECIPES
 
     if options.recipe == "chain":
         options.recipe = None if options.chain is None else f"chain {options.chain}"
@@ -177,7 +177,7 @@ def recipes(options: Namespace) -> None:
         print(json.dumps(asdict(resolve(options)), indent=2))
         return
     if options.recipe:
-        from .chain import chain_recipes
+        from ..training.chain import chain_recipes
 
         shown = chain_recipes(options.recipe.removeprefix("chain "), options)
         print(json.dumps({recipe.name: asdict(recipe) for recipe in shown}, indent=2))

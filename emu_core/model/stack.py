@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import Attend, sdpa
 from .config import StackConfig
+from .layers import TORCH_LAYERS, LayerTypes, TemporalConv, TemporalTransformer, zero_
 from .motion_module import ConvStack, MotionModule, ValueEmbedding
 from .sites import Site, find_sites
-from .temporal import TORCH_LAYERS, LayerTypes, TemporalConv, TemporalTransformer, zero_
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..arguments import add_command
+from .options import add_command
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .curate import Engine
-    from .shards import Shards
+    from ..data.curate import Engine
+    from ..data.shards import Shards
 
 NEEDED = ("av", "numpy", "pyarrow", "tqdm", "matplotlib", "PIL", "torch")
 SHEET_FRAMES = 32
@@ -39,7 +39,7 @@ def _add_curate(commands: argparse._SubParsersAction) -> None:
         commands,
         "curate",
         "videos with captions -> shards for training; run again, it adds what is new",
-        "emu_core.data.command:curate",
+        "emu_core.cli.data:curate",
     )
     parser.add_argument(
         "sources",
@@ -69,7 +69,7 @@ def _add_curate(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_select(commands: argparse._SubParsersAction) -> None:
-    parser = add_command(commands, "select", "a subset of curated clips, without rewriting them", "emu_core.data.command:select")
+    parser = add_command(commands, "select", "a subset of curated clips, without rewriting them", "emu_core.cli.data:select")
     parser.add_argument("out", metavar="OUT", help="folder that curate made")
     parser.add_argument("name", metavar="NAME", help="name of the selection")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -85,7 +85,7 @@ def _add_select(commands: argparse._SubParsersAction) -> None:
 
 def curate(options: argparse.Namespace) -> None:
     _check_packages()
-    from . import curate as work
+    from ..data import curate as work
 
     settings = work.Settings(
         motion_fps=_number(options.motion_fps, "--motion-fps"),
@@ -121,7 +121,7 @@ def _check_packages() -> None:
 
 
 def _engine(options: argparse.Namespace) -> Engine:
-    from .curate import ProcessEngine, RayEngine
+    from ..data.curate import ProcessEngine, RayEngine
 
     if options.engine == "ray":
         return RayEngine(options.address, options.workers if options.address is None else None)
@@ -151,7 +151,7 @@ def _whole_number(text: str) -> int | None:
 
 
 def select(options: argparse.Namespace) -> None:
-    from . import select as work
+    from ..data import select as work
 
     chosen = work.select(options.out, options.name, work.HQ if options.hq else options.where, options.top, options.by)
     if options.json:
@@ -166,7 +166,7 @@ def select(options: argparse.Namespace) -> None:
 
 def draw_report(folder: Path) -> None:
     """report.png: what is there and what was left out and why; sheet.png: some first frames with captions."""
-    from .shards import Shards, rows_in
+    from ..data.shards import Shards, rows_in
 
     shards = Shards.open(folder) if rows_in(folder) else None
     draw_charts(folder, shards, count_reasons(folder))
@@ -176,7 +176,7 @@ def draw_report(folder: Path) -> None:
 
 def count_reasons(folder: Path) -> Counter[str]:
     """How often each reason stands in left_out.jsonl, numbers and details aside."""
-    from .curate import LEFT_OUT
+    from ..data.curate import LEFT_OUT
 
     reasons: Counter[str] = Counter()
     with open(folder / LEFT_OUT, encoding="utf-8") as lines:
@@ -193,7 +193,7 @@ def draw_charts(folder: Path, shards: Shards | None, reasons: Counter[str]) -> N
     import numpy as np
     from matplotlib import pyplot
 
-    from .shards import whole
+    from ..data.shards import whole
 
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 7), squeeze=False)
     nothing = np.empty(0)
@@ -225,8 +225,8 @@ def draw_sheet(folder: Path, shards: Shards) -> None:
     import numpy as np
     import torch
 
+    from ..data.clips import read_at_times
     from ..media import contact_sheet, fit, write_image
-    from .clips import read_at_times
 
     rows = np.unique(np.linspace(0, len(shards) - 1, min(SHEET_FRAMES, len(shards))).astype(int))
     frames, captions = [], []

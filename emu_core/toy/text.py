@@ -6,8 +6,8 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from ..data import shapes
-from ..data.anything import Anything
+from . import shapes
+from .anything import Anything
 
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
 MAX_TOKENS = 20

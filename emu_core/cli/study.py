@@ -8,9 +8,9 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..arguments import add_command
+from .options import add_command
 
-HERE = "emu_core.study.command"
+HERE = "emu_core.cli.study"
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -67,7 +67,7 @@ def create(options: Namespace) -> None:
     from tqdm import tqdm
 
     from ..evaluation.videos import open_sets
-    from .create import create_study
+    from ..study.create import create_study
 
     def progress(work: Sequence[tuple[int, str]]) -> Iterable[tuple[int, str]]:
         return tqdm(work, desc="videos", unit="video", file=sys.stderr, leave=False, disable=None)
@@ -89,9 +89,9 @@ def create(options: Namespace) -> None:
 def serve(options: Namespace) -> None:
     import asyncio
 
-    from .server import LOOPBACK
-    from .server import serve as run
-    from .store import Study
+    from ..study.server import LOOPBACK
+    from ..study.server import serve as run
+    from ..study.store import Study
 
     if options.tokens is not None and options.tokens < 0:
         raise ValueError(f"--tokens: expected a number of new raters from 0, found {options.tokens}; change it.")
@@ -121,10 +121,10 @@ def serve(options: Namespace) -> None:
 
 
 def report(options: Namespace) -> None:
-    from .exchange import read_results
-    from .report import build_report, report_json, write_report
-    from .store import Study
-    from .tables import markdown
+    from ..study.exchange import read_results
+    from ..study.report import build_report, report_json, write_report
+    from ..study.store import Study
+    from ..study.tables import markdown
 
     if Path(options.study).is_file():
         results = read_results(options.study)
@@ -141,8 +141,8 @@ def report(options: Namespace) -> None:
 
 
 def export(options: Namespace) -> None:
-    from .exchange import write_results
-    from .store import Study
+    from ..study.exchange import write_results
+    from ..study.store import Study
 
     with Study(options.study) as study:
         results = study.results()
@@ -151,8 +151,8 @@ def export(options: Namespace) -> None:
 
 
 def take(options: Namespace) -> None:
-    from .exchange import import_new, merge, read_results
-    from .store import STORE_NAME, Study
+    from ..study.exchange import import_new, merge, read_results
+    from ..study.store import STORE_NAME, Study
 
     results = read_results(options.file)
     if (Path(options.study) / STORE_NAME).is_file():

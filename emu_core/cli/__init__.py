@@ -1,0 +1,1 @@
+"""The command line, `emu-video`: one file a command. Parsers name their functions as text, so that help imports nothing heavy."""
