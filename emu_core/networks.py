@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -21,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .media.files import natural
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float64]
@@ -224,7 +225,7 @@ def _linear_layers(path: Path) -> list[tuple[Array, Array]]:
         raise ValueError(f"{path}: expected a .safetensors file, found one that cannot be read ({problem}); copy it") from problem
     if activation != "none":
         raise ValueError(f"{path}: expected a head of linear layers only, found activation {activation!r}; use another head")
-    weights = sorted((name for name, tensor in tensors.items() if tensor.ndim == 2), key=_natural)
+    weights = sorted((name for name, tensor in tensors.items() if tensor.ndim == 2), key=natural)
     biases = {name: f"{name[: -len('weight')]}bias" if name.endswith("weight") else f"{name}.bias" for name in weights}
     layers = [(tensors[name], tensors.get(biases[name], np.zeros(len(tensors[name])))) for name in weights]
     used = len(weights) + sum(bias in tensors for bias in biases.values())
@@ -234,10 +235,6 @@ def _linear_layers(path: Path) -> list[tuple[Array, Array]]:
         shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in sorted(tensors.items())) or "nothing"
         raise ValueError(f"{path}: expected linear layers that end in one number, found {shapes}; choose another head")
     return layers
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
 class TorchScript:

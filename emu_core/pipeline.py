@@ -19,7 +19,7 @@ from .base import Base, TextStates, load_base
 from .checkpoint import load_stack
 from .media import fit
 from .model.attention import Backend, choose
-from .model.conditioning import FACTOR, MOTIONS, Stitch, augment, condition, slot_count, slots, windows
+from .model.conditioning import FACTOR, MAX_FRAMES, MOTIONS, Stitch, augment, condition, slot_count, slots, windows
 from .model.config import StackConfig
 from .model.guidance import calls, combine
 from .model.sampling import SAMPLERS, sample
@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parent / "assets" / "tiny"
 DEFAULTS_FILE = "emu_video.json"
-MAX_FRAMES = 512
 
 Progress = Callable[[str, int, int], None]
 """(stage, steps done, steps in all); called after every step, and may raise to stop."""
@@ -418,4 +417,4 @@ def _step(stage: str, steps: int, progress: Progress | None) -> Callable[[int, t
     return lambda i, latents: report(stage, i + 1, steps)
 
 
-__all__ = ["BUNDLED", "MAX_FRAMES", "EmuVideoPipeline", "Progress", "Result", "Settings", "check_prompt"]
+__all__ = ["BUNDLED", "EmuVideoPipeline", "Progress", "Result", "Settings", "check_prompt"]

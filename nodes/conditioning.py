@@ -7,13 +7,11 @@ from dataclasses import replace
 import torch
 from comfy_api.latest import io
 
-from ..emu_core.model.conditioning import MOTIONS, checked_positions
+from ..emu_core.model.conditioning import MAX_FRAMES, MOTIONS, checked_positions
 from .adapter.given import Given, with_given
 from .adapter.pixels import RESIZE, encode, latent_size, prepare
 from .adapter.schema import RARE, aliases
 from .loaders import CATEGORY
-
-MAX_FRAMES = 512
 
 
 def parse_positions(text: str) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..emu_core.evaluation.candidates import MOST_CANDIDATES
 from ..emu_core.model.config import StackConfig
 from .adapter.given import check_given, find_given
 from .adapter.pixels import decode, latent_size
@@ -17,7 +18,6 @@ from .adapter.video_model import Recommended, recommended, require_stack, withou
 from .loaders import CATEGORY
 
 SEED_MAX = 0xFFFFFFFFFFFFFFFF
-MOST_CANDIDATES = 64
 STEPS_TIP = "Sampling steps; 0: as many as the model's maker recommends."
 SEED_TIP = "Same seed, same noise: the same as on the command line."
 SAMPLER_TIP = "Any of ComfyUI's samplers. ddim and euler are the paper's."

@@ -11,7 +11,6 @@ from typing import Any
 
 from ..model.schedule import ScheduleConfig
 
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 
 

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, PreTrainedTokenizerBase
 
 from ..model.schedule import ScheduleConfig
+from ..weights import PICKLES
 from . import vocabulary
 from .base import BaseInfo, TextEncoder, build_text_encoder, vae_dtype
-from .checks import PICKLES, check_structure, family_of, read_header, read_json, schedule_of
+from .checks import check_structure, family_of, read_header, read_json, schedule_of
 
 FAMILIES = ("sd15", "sd21", "sdxl", "tiny")
 CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}

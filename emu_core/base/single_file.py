@@ -14,9 +14,10 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import CLIPTextConfig, PreTrainedTokenizerBase
 
+from ..weights import PICKLES
 from . import ldm_configs, vocabulary
 from .base import BaseInfo, TextEncoder, build, build_text_encoder, vae_dtype
-from .checks import PICKLES, Header, check_structure, family_of, read_header, schedule_of
+from .checks import Header, check_structure, family_of, read_header, schedule_of
 from .ldm_configs import Layout
 from .vocabulary import CLIP_PAD, OPEN_CLIP_PAD
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import media
+from ..evaluation.candidates import MOST_CANDIDATES
 from ..weights import save_tensors
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-MOST_CANDIDATES = 64
 
 # -- options
 
@@ -215,8 +215,8 @@ def animate(options: Namespace) -> None:
 
 
 def interpolate(options: Namespace) -> None:
-    from ..model.conditioning import FACTOR
-    from ..pipeline import MAX_FRAMES, check_prompt
+    from ..model.conditioning import FACTOR, MAX_FRAMES
+    from ..pipeline import check_prompt
 
     prompt = check_prompt(options.prompt)
     settings = read_settings(options)

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from ..networks import ImageText
 
+MOST_CANDIDATES = 64
+"""The most starting frames of one prompt that are made to choose from."""
+
 
 def rank(images: Tensor | Sequence[Tensor], prompt: str, clip: ImageText) -> list[float]:
     """Cosine of each picture with the prompt, in the order given; the best is the one with the highest.

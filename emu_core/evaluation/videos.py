@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..media import VIDEO_EXTENSIONS, read_image, reading
+from ..media.files import natural
 from ..media.images import EXIF_DESCRIPTION, check_input, on_white, reason
 from ..media.tags import unpack
 from .prompts import Prompt, file_stem, slug
@@ -201,7 +202,7 @@ def _open_folder(folder: Path) -> VideoFile:
 
 def _frame_names(folder: Path) -> list[str]:
     names = (entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
-    return sorted((name for name in names if name.lower().endswith(reading.FRAME_EXTENSIONS)), key=reading._natural)
+    return sorted((name for name in names if name.lower().endswith(reading.FRAME_EXTENSIONS)), key=natural)
 
 
 def _pictures(folder: Path, names: Sequence[str], shape: tuple[int, ...]) -> Iterator[Pixels]:
@@ -250,9 +251,7 @@ def open_set(name: str, place: str | os.PathLike[str]) -> VideoSet:
         raise ValueError(
             f"{place}: expected a folder of videos, found {'a file' if folder.exists() else 'nothing'}; check the path"
         )
-    visible = sorted(
-        (entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda e: reading._natural(e.name)
-    )
+    visible = sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda e: natural(e.name))
     files = tuple(entry for entry in visible if _is_video(entry))
     if not files:
         raise ValueError(f"{folder}: expected videos ({', '.join(EXTENSIONS)}) or folders of frames, found none; check the path")

@@ -21,6 +21,11 @@ FOLDER_SETTINGS = "metadata.json"
 FRAME_NAME = re.compile(r"\d{5,}\.png")
 
 
+def natural(name: str) -> list[tuple[int, str]]:
+    """The order of names in which frame2 stands before frame10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name.lower())]
+
+
 def means_folder(path: PathLike) -> bool:
     """Whether a video path stands for a folder of PNG frames: it ends in a separator or has no extension."""
     text = os.fspath(path)

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -17,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from .conversion import SCALE_QUALITY, conversion
-from .files import FOLDER_SETTINGS, PathLike
+from .files import FOLDER_SETTINGS, PathLike, natural
 from .images import EXIF_DESCRIPTION, check_input, check_sides, on_white, read_image, reason
 from .tags import COMMENT_KEY, Clip, unpack
 
@@ -280,7 +279,7 @@ def _durations(starts: list[float | None], last: float | None, rate: float | Non
 
 def _read_folder(folder: Path, fps: float | None, max_frames: int | None) -> Video:
     shown = [name for name in os.listdir(folder) if not name.startswith(".")]
-    names = sorted((name for name in shown if name.lower().endswith(FRAME_EXTENSIONS)), key=_natural)
+    names = sorted((name for name in shown if name.lower().endswith(FRAME_EXTENSIONS)), key=natural)
     if not names:
         raise ValueError(f"{folder}: expected a folder with PNG or JPEG frames, found none in it; choose another folder.")
     stated, metadata = _folder_settings(folder / FOLDER_SETTINGS)
@@ -298,11 +297,6 @@ def _read_folder(folder: Path, fps: float | None, max_frames: int | None) -> Vid
         frames.append(frame)
         _check_amount(folder, len(frames), frame.shape[0], frame.shape[1])
     return Video(torch.stack(frames), rate, metadata)
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts frame2 before frame10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name.lower())]
 
 
 def _folder_settings(file: Path) -> tuple[float | None, dict[str, str]]:

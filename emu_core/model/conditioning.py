@@ -14,7 +14,10 @@ from .schedule import ScheduleConfig, add_noise
 
 FACTOR = 4
 """The interpolation model's output has this many times the rate of its keyframes."""
-
+KEYFRAMES = 8
+"""How many of them it sees at a time (Emu Video, section 3)."""
+MAX_FRAMES = 512
+"""The longest video that is made; a longer one is a mistake more often than a wish."""
 
 MOTIONS: dict[str, tuple[float, ...]] = {
     "small": (1.0, 0.9, 0.85, 0.85, 0.85, 0.8),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,3 +50,20 @@ def combine(outputs: Sequence[torch.Tensor], weights: Sequence[float], rescale: 
         same_size = result * (outputs[-1].std(dims, keepdim=True) / result.std(dims, keepdim=True))
         result = torch.lerp(result, same_size, rescale)
     return result
+
+
+@dataclass(frozen=True)
+class GuidedDenoiser:
+    """What a sampler calls: (noisy latents, timestep ()) -> the guided output, of the same shape, in float32.
+
+    `network(noisy, t, call)` is one evaluation of the network with the image and the text that `call` says. The evaluations run
+    one after the other: a single one already fills the device with all its frames.
+    """
+
+    network: Callable[[torch.Tensor, torch.Tensor, Call], torch.Tensor]
+    plan: Sequence[Call]
+    rescale: float = 0.0
+
+    def __call__(self, noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        outputs = [self.network(noisy, t, call).float() for call in self.plan]
+        return combine(outputs, [call.weight for call in self.plan], self.rescale)

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from ..base import BaseInfo, inspect_base
 from ..checkpoint import read_config
-from ..model.conditioning import slot_count
+from ..model.conditioning import KEYFRAMES, slot_count
 from ..model.config import StackConfig
 from .loop import shares
 from .recipes import Recipe
-from .sources import KEYFRAMES
 from .video import stack_file
 
 

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..model.conditioning import slot_count
+from ..model.conditioning import KEYFRAMES, slot_count
 from ..model.schedule import ScheduleConfig
 from .recipes import Clips, Optimisation, Recipe
 
 LDM = ScheduleConfig(zero_snr=False, prediction="epsilon")  # stage 1: what latent diffusion models are trained with
 ZERO_SNR = ScheduleConfig(zero_snr=True, prediction="v_prediction")
-KEYFRAMES = 8
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from ..base import Base
-from ..model.conditioning import slots
+from ..model.conditioning import KEYFRAMES, slots
 from ..toy import anything, shapes
 from ..toy.autoencoder import encode
 from ..toy.latents import LatentSource
@@ -24,7 +24,6 @@ from ..toy.text import caption
 from .processes import Processes
 from .recipes import Clips, Recipe
 
-KEYFRAMES = 8
 HELD_OUT_SEED = 30_000  # of the world's validation clips
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from ..base import Base, TextStates, load_base
 from ..base.architectures import SLIM, STACK_SETTINGS
 from ..checkpoint import load_stack, save_stack
-from ..model.conditioning import augment, condition, slots
+from ..model.conditioning import KEYFRAMES, augment, condition, slots
 from ..model.guidance import calls, combine
 from ..model.sampling import sample
 from ..model.schedule import add_noise, frame_noise, stratified_timesteps, target
@@ -29,7 +29,7 @@ from .parallel import whole
 from .processes import Processes
 from .recipes import Recipe
 from .sheets import save_grid
-from .sources import KEYFRAMES, Batch, Source, WorldSource, build_source, frame_times
+from .sources import Batch, Source, WorldSource, build_source, frame_times
 
 SHEET_STEPS = 10
 BANDS = 4  # of timesteps, for the validation loss
