@@ -4,29 +4,69 @@ other programs are read as they are (see `interop`)."""
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .interop import WeightFile, import_plan, open_weights
-from .model.config import StackConfig
-from .model.layers import TORCH_LAYERS, LayerTypes
+from .interop import import_plan
+from .interop.layers import MotionModules
+from .model.config import StackConfig, UNetShape
+from .model.layers import TORCH_LAYERS, Layers, LayerShape, LayerTypes
+from .model.schedule import ScheduleConfig
+from .model.sites import Site
 from .model.stack import TemporalStack
-from .weights import save_tensors
+from .weights import WeightFile, open_weights, save_tensors
 
 FORMAT, VERSION = "emu-video-stack", 1
+SETTINGS = (
+    *("base", "latent_channels", "input_width", "sites", "role", "frames", "fps", "size", "schedule", "channel_order"),
+    *("attentions", "positions", "head_dim", "mlp_ratio", "kernel", "mixing", "shared_noise", "image_noise", "text_guidance"),
+    *("image_guidance", "steps", "stage", "source", "family", "motion", "values", "text_width"),
+)
+"""The entries of a file's `config`, flat and in this order; `motion` is the shape of public motion modules, or null."""
 
 
 def save_stack(stack: TemporalStack, path: str | Path, dtype: torch.dtype = torch.float16) -> None:
     """Write a stack, first under a temporary name. NaN or infinity, also by overflow of `dtype`, is refused."""
     path = Path(path)
-    metadata = {"format": FORMAT, "version": str(VERSION), "config": json.dumps(stack.config.to_dict())}
+    metadata = {"format": FORMAT, "version": str(VERSION), "config": json.dumps(settings_of(stack.config))}
     weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in stack.state_dict().items()}
     for name, value in weights.items():
         if not torch.isfinite(value).all():
             raise ValueError(f"{path} is not written: {name} holds NaN or infinite values in {dtype}; its training failed")
     save_tensors(weights, path, metadata)
+
+
+def settings_of(config: StackConfig) -> dict[str, Any]:
+    """A stack's settings in the form of its file, for JSON."""
+    public = isinstance(config.layers, MotionModules)
+    parts: list[Any] = [config.unet, config.clip, config.sampling, config.origin, LayerShape() if public else config.layers]
+    flat = {name: value for part in parts for name, value in asdict(part).items()}
+    flat |= {name: getattr(config, name) for name in ("role", "channel_order", "values")}
+    flat |= {"sites": [asdict(site) for site in config.sites], "schedule": asdict(config.schedule)}
+    flat["mixing"] = config.layers.mixing
+    flat["motion"] = {k: v for k, v in asdict(config.layers).items() if k != "mixing"} if public else None
+    return {name: flat[name] for name in SETTINGS}
+
+
+def config_of(settings: dict[str, Any]) -> StackConfig:
+    """The reverse of `settings_of`. ValueError for unknown, missing or misshapen entries."""
+    if unknown := sorted(set(settings) - set(SETTINGS)):
+        raise ValueError(f"unknown entries {', '.join(unknown)}")
+    try:
+        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+        sites = tuple(Site(s["name"], s["kind"], int(s["channels"]), tuple(s["contexts"])) for s in given.pop("sites"))
+        unet = UNetShape(given["base"], given["latent_channels"], given["input_width"])
+        layers: Layers = LayerShape(**{f.name: given.pop(f.name) for f in fields(LayerShape) if f.name in given})
+        motion = given.pop("motion", None)
+        given["schedule"] = ScheduleConfig(**given["schedule"])
+        given["values"] = tuple((str(name), float(number)) for name, number in given.get("values", ()))
+        layers = layers if motion is None else MotionModules(mixing=layers.mixing, **motion)
+        return StackConfig(unet, sites, layers=layers).changed(**given)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"missing or misshapen entry: {error}") from error
 
 
 def read_config(path: str | Path) -> StackConfig:
@@ -47,7 +87,7 @@ def _own_config(file: WeightFile) -> StackConfig:
             f"{path} has format version {metadata.get('version')!r}, and this program reads {VERSION}: update the program"
         )
     try:
-        return StackConfig.from_dict(json.loads(metadata["config"]))
+        return config_of(json.loads(metadata["config"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has damaged metadata ({error}): download or copy it again") from error
 

@@ -94,14 +94,17 @@ class Settings:
     def check_stack(self, config: StackConfig) -> None:
         """Refuse what the video stack does not understand, or cannot do at this length."""
         if self.motion is not None and "affinity" not in config.channel_order:
-            raise ValueError(f"motion is for stacks of family pia, found {config.family}: leave it out")
+            raise ValueError(f"motion is for stacks of family pia, found {config.origin.family}: leave it out")
         known = dict(config.values)
         for name, value in (("fps", self.cond_fps), ("motion_score", self.motion_score)):
             if value is not None and name not in known:
                 setting = {"fps": "cond_fps"}.get(name, name)
-                raise ValueError(f"{setting} is for stacks of family fancyvideo, found {config.family}: leave it out")
+                raise ValueError(f"{setting} is for stacks of family fancyvideo, found {config.origin.family}: leave it out")
         check_frames(
-            config, self.frames or config.frames, self.window, f"slide a window over the video (--window {config.frames})"
+            config,
+            self.frames or config.clip.frames,
+            self.window,
+            f"slide a window over the video (--window {config.clip.frames})",
         )
 
     @property
@@ -173,11 +176,11 @@ class EmuVideoPipeline:
         paths = (stack or _own(folder, "F"), interpolation_stack or _own(folder, "I"))
         stacks = [None if path is None else load_stack(path, dtype=dtype) for path in paths]
         base = load_base(folder, tokenizer=tokenizer, dtype=dtype, device=device)
-        sites = {name: site for name, (site, _) in find_sites(base.unet).items()}
+        found = find_sites(base.unet)
         for path, loaded in zip(paths, stacks, strict=True):
             if loaded is not None:
                 try:
-                    check_fit(loaded.config, sites, base.latent_channels)
+                    check_fit(loaded.config, found)
                 except ValueError as error:
                     raise ValueError(f"{path} does not fit {folder}: {error}") from error
         return cls(base, stacks[0], stacks[1], attention=attention, defaults=read_defaults(folder))
@@ -228,12 +231,12 @@ class EmuVideoPipeline:
         model = self._model("F")
         config = model.stack.config
         settings.check_stack(config)
-        frames = settings.frames or config.frames
+        frames = settings.frames or config.clip.frames
         height, width = self._size(settings)
         if images is not None and not config.takes_image:
             raise ValueError(_no_image(config))
         if images is None:
-            latents = torch.zeros(1, 0, config.latent_channels, *self._latent_size(height, width))
+            latents = torch.zeros(1, 0, config.unet.latent_channels, *self._latent_size(height, width))
             positions = ()
         else:
             latents = self.base.encode_images(fit(images, height, width))[None].cpu()
@@ -251,7 +254,7 @@ class EmuVideoPipeline:
         """
         model = self._model("I")
         config = model.stack.config
-        size = (config.frames - 1) // FACTOR - 1
+        size = (config.clip.frames - 1) // FACTOR - 1
         plan = windows(len(images), size, settings.stitch)
         height, width = self._size(settings)
         latents = self.base.encode_images(fit(images, height, width)).cpu()
@@ -260,7 +263,7 @@ class EmuVideoPipeline:
             seed = settings.seed + number
             known = latents[window.keyframes][None]
             generator = _generator(seed + 1)
-            known = augment(known, config.image_noise, config.schedule, torch.randn(known.shape, generator=generator))
+            known = augment(known, config.sampling.image_noise, config.schedule, torch.randn(known.shape, generator=generator))
             given = condition(known, slots(size), slot_count(size), config.channel_order)
             name = "interpolation" if len(plan) == 1 else f"interpolation {number + 1}/{len(plan)}"
             output = self._run(model, prompt, given, settings, seed, name, True, progress)
@@ -292,7 +295,7 @@ class EmuVideoPipeline:
         else:
             video = self.video(None, prompt, settings, progress=progress)
             first = video[:1]
-        fps = settings.fps or config.fps
+        fps = settings.fps or config.clip.fps
         finer = self.interpolate(video, prompt, settings, progress) if interpolate and len(video) > 1 else None
         return Result(first, video, fps, finer)
 
@@ -312,12 +315,12 @@ class EmuVideoPipeline:
         """Sample a video's latents (f, C, h, w) with the given frames `given` (1, f, C+1, h, w)."""
         config, base = model.stack.config, self.base
         frames, (height, width) = given.shape[1], self._size(settings)
-        w_i = config.image_guidance if settings.image_guidance is None else settings.image_guidance
-        w_p = config.text_guidance if settings.text_guidance is None else settings.text_guidance
+        w_i = config.sampling.image_guidance if settings.image_guidance is None else settings.image_guidance
+        w_p = config.sampling.text_guidance if settings.text_guidance is None else settings.text_guidance
         plan = calls(w_i, w_p, has_image)
         texts = self._texts(self._prompt(prompt))
         given = given.to(base.device, base.dtype)
-        steps = settings.steps or config.steps
+        steps = settings.steps or config.sampling.steps
         window = min(settings.window or frames, frames) if config.role == "F" else frames
 
         def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -337,7 +340,7 @@ class EmuVideoPipeline:
             guided = combine(outputs, [call.weight for call in plan], settings.rescale)
             return rearrange(guided, "1 f c h w -> f c h w")
 
-        noise = self._noise(seed, frames, height, width, config.shared_noise)
+        noise = self._noise(seed, frames, height, width, config.sampling.shared_noise)
         step = _step(name, steps, progress)
         return sample(denoise, noise, config.schedule, steps, settings.sampler, _generator(seed + 1), step)
 
@@ -352,7 +355,7 @@ class EmuVideoPipeline:
         if settings.size is not None:
             return settings.size
         for model in self.models.values():
-            return model.stack.config.size
+            return model.stack.config.clip.size
         side = int(self.base.unet.config["sample_size"]) * self.base.pixels_per_latent
         return side, side
 
@@ -378,7 +381,7 @@ class EmuVideoPipeline:
 
 def _no_image(config: StackConfig) -> str:
     return (
-        f"a stack of family {config.family} makes videos from the text alone, found an image: leave it out, or choose a "
+        f"a stack of family {config.origin.family} makes videos from the text alone, found an image: leave it out, or choose a "
         "stack of family emu, pia or fancyvideo"
     )
 

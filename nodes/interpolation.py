@@ -80,14 +80,14 @@ class EmuVideoInterpolate(io.ComfyNode):
         fps: float = 0.0,
     ) -> io.NodeOutput:
         config = require_stack(model, "I")
-        size = (config.frames - 1) // FACTOR - 1
+        size = (config.clip.frames - 1) // FACTOR - 1
         plan = windows(len(images), size, stitch)
         height, width = (side // 8 * 8 for side in images.shape[1:3])
         if not height or not width:
             raise ValueError(f"the frames should be at least 8 x 8 pixels, found {images.shape[2]} x {images.shape[1]}")
         channels, h, w = latent_size(vae, height, width)
         known = model.model.latent_format.process_in(encode(vae, prepare(images, height, width, "center crop")).float())
-        rate = FACTOR * fps or config.fps  # a stack I is trained at the rate of what it makes
+        rate = FACTOR * fps or config.clip.fps  # a stack I is trained at the rate of what it makes
         settings, text = taken(config, "the stack's own", steps=steps, text_guidance=text_guidance, image_guidance=image_guidance)
         say(cls, text)
         guider = VideoGuider(model, settings["image_guidance"], settings["text_guidance"])
@@ -99,7 +99,7 @@ class EmuVideoInterpolate(io.ComfyNode):
             given = _given(known, window, size, config, seed + number)
             _set(guider, positive, negative, given, Given(torch.zeros(0, channels, h, w), (), given.frames))
             latent = {"samples": torch.zeros(given.frames, channels, h, w)}
-            frames = run_guider(guider, latent, sigmas, sampler_name, seed + number, config.shared_noise)[
+            frames = run_guider(guider, latent, sigmas, sampler_name, seed + number, config.sampling.shared_noise)[
                 window.start : window.stop
             ]
             result[filled : filled + len(frames)] = decode(vae, frames)
@@ -112,7 +112,7 @@ def _given(latents: torch.Tensor, window: Window, size: int, config: Any, seed: 
     chosen = latents[window.keyframes][None]
     generator = torch.Generator().manual_seed((seed + 1) % 2**64)
     noise = torch.randn(chosen.shape, generator=generator)
-    noisy = augment(chosen.cpu(), config.image_noise, config.schedule, noise)[0]
+    noisy = augment(chosen.cpu(), config.sampling.image_noise, config.schedule, noise)[0]
     return Given(noisy, tuple(slots(size)), slot_count(size), scaled=True)
 
 

@@ -94,4 +94,4 @@ class EmuVideoApplyStack(io.ComfyNode):
         result = apply_stack(model, paths.stack_path(stack), strength)
         config = applied(result)
         assert config is not None
-        return io.NodeOutput(result, config.fps)
+        return io.NodeOutput(result, config.clip.fps)

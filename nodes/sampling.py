@@ -230,6 +230,6 @@ class EmuVideoSampler(io.ComfyNode):
         guider = VideoGuider(model, settings["image_guidance"], settings["text_guidance"])
         guider.set_conditionings(positive, image_only, negative)
         sigmas = trailing_sigmas(model, settings["steps"])
-        samples = run_guider(guider, latent, sigmas, sampler_name, seed, config.shared_noise)
+        samples = run_guider(guider, latent, sigmas, sampler_name, seed, config.sampling.shared_noise)
         video = {**{k: v for k, v in latent.items() if k != "noise_mask"}, "samples": samples}
-        return io.NodeOutput(video, config.fps)
+        return io.NodeOutput(video, config.clip.fps)

@@ -116,14 +116,16 @@ def check_files(options: Namespace, settings: Settings | None = None) -> None:
     family = inspect_base(options.model or BUNDLED).family
     for stack, role in ((options.stack, "F"), (options.interpolation_stack, "I")):
         config = read_config(stack) if stack else None
-        if config is not None and config.base not in (family, "custom"):
-            raise ValueError(f"{stack} is a temporal stack for {config.base!r}, the model is {family!r}: choose two that fit")
+        if config is not None and config.unet.base not in (family, "custom"):
+            raise ValueError(
+                f"{stack} is a temporal stack for {config.unet.base!r}, the model is {family!r}: choose two that fit"
+            )
         if config is not None and config.role != role:
             raise ValueError(f"{stack} should be of role {role}, found {config.role}: exchange --stack and --interpolation-stack")
         if config is not None and role == "F" and settings is not None:
             settings.check_stack(config)
             if options.command == "animate" and not config.takes_image:
-                raise ValueError(f"{stack} is of family {config.family}, which knows no image: use it with `generate`")
+                raise ValueError(f"{stack} is of family {config.origin.family}, which knows no image: use it with `generate`")
 
 
 @contextmanager
@@ -235,7 +237,7 @@ def interpolate(options: Namespace) -> None:
 def _interpolates(options: Namespace, settings: Settings, pipeline: EmuVideoPipeline) -> bool:
     """Whether to raise the frame rate: unless told not to, or a public checkpoint is used, for which there is no such stack."""
     video = pipeline.models.get("F")
-    alone = video is not None and video.stack.config.family != "emu" and "I" not in pipeline.models
+    alone = video is not None and video.stack.config.origin.family != "emu" and "I" not in pipeline.models
     if alone and not options.no_interpolate:
         logger.warning("the video keeps its frame rate, since no interpolation stack (--interpolation-stack) was named")
     return not options.no_interpolate and not alone and settings.frames != 1
@@ -245,7 +247,11 @@ def _metadata(options: Namespace, pipeline: EmuVideoPipeline, settings: Settings
     """What a person needs to make the video again."""
     from .. import __version__
 
-    stacks = {f"stack_{role}": model.stack.config.stage for role, model in pipeline.models.items() if model.stack.config.stage}
+    stacks = {
+        f"stack_{role}": model.stack.config.origin.stage
+        for role, model in pipeline.models.items()
+        if model.stack.config.origin.stage
+    }
     given = {name: value for name, value in vars(settings).items() if value is not None}
     values = {
         "software": f"ComfyUI-EmuVideo {__version__}",
@@ -322,7 +328,7 @@ def convert(options: Namespace) -> None:
         if "conv_out.weight" not in spatial:
             raise ValueError(f"{options.file} holds no image model beside the temporal layers: leave --image-model out")
     save_stack(stack, options.out, weights)
-    print(f"{options.out}: temporal stack of family {stack.config.family} for {stack.config.base}, {weights}")
+    print(f"{options.out}: temporal stack of family {stack.config.origin.family} for {stack.config.unet.base}, {weights}")
     if spatial:
         save_tensors(spatial, Path(options.image_model))
         print(f"{options.image_model}: its image model's U-Net, in diffusers' layout")

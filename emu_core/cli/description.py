@@ -32,7 +32,7 @@ def describe_architecture(name: str) -> dict[str, Any]:
         by_kind[site.kind] += _parameters(stack.layers[site.name.replace(".", "-")])
     return {
         "config": name,
-        "latent_channels": stack.config.latent_channels,
+        "latent_channels": stack.config.unet.latent_channels,
         "extra_input_channels": stack.config.extra_channels,
         "spatial_parameters": spatial,
         "temporal_parameters": temporal,
@@ -91,29 +91,29 @@ def _describe_stack(path: Path) -> dict[str, Any]:
     return {
         "file": str(path),
         "kind": "temporal stack",
-        "family": config.family,
+        "family": config.origin.family,
         "role": {"F": "F (video)", "I": "I (interpolation)"}[config.role],
-        "base": config.base,
-        "frames": config.frames,
+        "base": config.unet.base,
+        "frames": config.clip.frames,
         "max_frames": config.max_frames,
-        "fps": config.fps,
-        "size": list(config.size),
+        "fps": config.clip.fps,
+        "size": list(config.clip.size),
         "takes": _takes(config),
         "temporal_parameters": parameters,
         "sites": len(config.sites),
         "schedule": vars(config.schedule),
         "channel_order": list(config.channel_order),
-        "attentions": list(config.attentions) if config.motion is None else ["self"] * config.motion.attentions,
-        "image_noise": config.image_noise,
-        "recommended": {"text_guidance": config.text_guidance, "image_guidance": config.image_guidance, "steps": config.steps},
-        "stage": config.stage,
-        "source": config.source,
+        "attentions": list(config.layers.kinds),
+        "image_noise": config.sampling.image_noise,
+        "recommended": {name: getattr(config.sampling, name) for name in ("text_guidance", "image_guidance", "steps")},
+        "stage": config.origin.stage,
+        "source": config.origin.source,
     }
 
 
 def _takes(config: StackConfig) -> list[str]:
     """What a stack can be given, for a person to read."""
-    takes = ["text"] if config.motion is None else ["text (through the image model)"]
+    takes = ["text"] if "text" in config.layers.kinds else ["text (through the image model)"]
     if "mask" in config.channel_order:
         takes.append("any given frames")
     if "affinity" in config.channel_order:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ..model.config import StackConfig
-from ..model.motion_module import MotionModuleConfig, NormOver
+from ..model.config import ClipShape, Origin, SamplingConfig, StackConfig, UNetShape
 from ..model.schedule import ScheduleConfig
+from .layers import MotionModules, NormOver
 from .layout import DIFFUSERS, ORIGINAL, Modules, Naming, Plan, Shapes, base_of, read_modules
 
 LINEAR = ScheduleConfig(beta_schedule="linear", zero_snr=False, prediction="epsilon")
@@ -35,9 +33,8 @@ def plan(shapes: Shapes) -> Plan:
     first = original and not modules.has_mid and modules.positions <= 24
     # version 1's own program lets the image model's group norms run over all frames; later ones, and diffusers, do not
     config = text_to_video(modules, norm="frame" if original else "video", image_norms="video" if first else "frame")
-    sdxl = config.base == "sdxl"
-    config = replace(
-        config,
+    sdxl = config.unet.base == "sdxl"
+    config = config.changed(
         frames=16,
         size=(1024, 1024) if sdxl else (512, 512),
         stage="v1" if first else "v2" if modules.has_mid else "SDXL" if sdxl else "v3",
@@ -50,17 +47,12 @@ def text_to_video(modules: Modules, norm: NormOver, image_norms: NormOver) -> St
     """The settings that AnimateDiff and Hotshot-XL share."""
     base, text_width = base_of(modules.widths)
     return StackConfig(
-        base=base,
-        text_width=text_width,
-        latent_channels=4,
-        input_width=modules.widths[0] if modules.widths else 0,
+        unet=UNetShape(base, 4, modules.widths[0] if modules.widths else 0, text_width),
         sites=modules.sites,
-        fps=8.0,
-        schedule=LINEAR,
+        layers=MotionModules(blocks=modules.blocks, positions=modules.positions, norm=norm, image_norms=image_norms),
         channel_order=(),
-        motion=MotionModuleConfig(blocks=modules.blocks, positions=modules.positions, norm=norm, image_norms=image_norms),
-        text_guidance=7.5,
-        image_guidance=1.0,
-        steps=25,
-        family="animatediff",
+        clip=ClipShape(fps=8.0),
+        schedule=LINEAR,
+        sampling=SamplingConfig(steps=25, text_guidance=7.5, image_guidance=1.0),
+        origin=Origin("animatediff"),
     )

@@ -6,8 +6,6 @@ given. Its own video autoencoder makes about four frames of each latent, so that
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ..model.schedule import ScheduleConfig
 from . import animatediff
 from .layout import ORIGINAL, Plan, Shapes, extra_channels
@@ -37,13 +35,10 @@ def plan(shapes: Shapes) -> Plan:
     for name, _, theirs in VALUES:
         if name in dict(values):
             sources |= {f"embeddings.{name}.linear.{kind}": f"{theirs}.linear.{kind}" for kind in ("weight", "bias")}
-    motion = result.config.motion
-    assert motion is not None
-    config = replace(
-        result.config,
+    config = result.config.changed(
         family="fancyvideo",
         channel_order=("image", "mask"),
-        motion=replace(motion, image_norms="frame"),
+        image_norms="frame",
         values=values,
         fps=6.25,
         size=(768, 768),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .animatediff import text_to_video
 from .layout import HOTSHOT, Plan, Shapes, read_modules
 
@@ -15,5 +13,5 @@ def matches(shapes: Shapes) -> bool:
 def plan(shapes: Shapes) -> Plan:
     modules = read_modules(shapes, HOTSHOT, length=24)
     # its residual blocks' group norms take five dimensions, and so run over all frames
-    config = replace(text_to_video(modules, "frame", "video"), family="hotshot-xl", frames=8, size=(512, 512))
+    config = text_to_video(modules, "frame", "video").changed(family="hotshot-xl", frames=8, size=(512, 512))
     return Plan(config, modules.sources, modules.changes)

@@ -47,10 +47,9 @@ class Plan:
                 result[ours] = self.changes[ours](value) if ours in self.changes else value
             else:
                 assert ours.endswith(_TABLE)
-                assert self.config.motion is not None
                 norm = ours.removesuffix(_TABLE) + "norm.weight"
                 channels = tensors[self.sources[norm]].shape[0]
-                result[ours] = sinusoids(self.config.motion.positions, channels, "cpu")
+                result[ours] = sinusoids(self.config.layers.max_frames or 0, channels, "cpu")
         return result
 
 

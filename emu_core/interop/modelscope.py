@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from ..model.config import StackConfig
-from ..model.motion_module import MotionModuleConfig
+from ..model.config import ClipShape, Origin, SamplingConfig, StackConfig, UNetShape
 from ..model.schedule import ScheduleConfig
 from ..model.sites import Site
+from .layers import MotionModules
 from .layout import DIFFUSERS, Change, Plan, Shapes, is_spatial
 
 _MODULE = re.compile(r"^(?:(down_blocks|up_blocks)\.(\d+)|mid_block)\.(temp_attentions|temp_convs)\.(\d+)\.")
@@ -41,25 +41,16 @@ def plan(shapes: Shapes) -> Plan:
             sources |= {key + ours: prefix + theirs for theirs, ours in DIFFUSERS.names(1, 2, False)}
     text = shapes.get("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight", (0, 0))[1]
     width = shapes.get("conv_in.weight", (0,))[0]
+    entrance = shapes.get("transformer_in.proj_in.weight", (0,))[0]
     config = StackConfig(
-        base="sd21" if (width, text) == (320, 1024) else "custom",
-        text_width=text or None,
-        latent_channels=4,
-        input_width=width,
+        unet=UNetShape("sd21" if (width, text) == (320, 1024) else "custom", 4, width, text or None),
         sites=tuple(sites.values()),
-        frames=16,
-        fps=8.0,
-        size=(256, 256),
-        schedule=ScheduleConfig(zero_snr=False, prediction="epsilon"),
+        layers=MotionModules(head_dim=HEAD, positions=0, norm="video", entrance=entrance),
         channel_order=(),
-        motion=MotionModuleConfig(
-            head_dim=HEAD, positions=0, norm="video", entrance=shapes.get("transformer_in.proj_in.weight", (0,))[0]
-        ),
-        text_guidance=9.0,
-        image_guidance=1.0,
-        steps=50,
-        family="modelscope",
-        source="with the image model of its own file",
+        clip=ClipShape(16, 8.0, (256, 256)),
+        schedule=ScheduleConfig(zero_snr=False, prediction="epsilon"),
+        sampling=SamplingConfig(steps=50, text_guidance=9.0, image_guidance=1.0),
+        origin=Origin("modelscope", source="with the image model of its own file"),
     )
     return Plan(config, sources, changes)
 

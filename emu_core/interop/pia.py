@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from . import animatediff
 from .layout import ORIGINAL, Plan, Shapes, extra_channels, read_modules
 
@@ -16,10 +14,8 @@ def matches(shapes: Shapes) -> bool:
 
 def plan(shapes: Shapes) -> Plan:
     result = animatediff.plan(shapes)
-    motion = result.config.motion
-    assert motion is not None
     # PIA's own program lets the image model's group norms run over all frames, diffusers does not
-    motion = replace(motion, image_norms="video" if animatediff.naming_of(shapes) is ORIGINAL else "frame")
-    config = replace(result.config, family="pia", channel_order=("affinity", "image"), motion=motion, stage="")
+    norms = "video" if animatediff.naming_of(shapes) is ORIGINAL else "frame"
+    config = result.config.changed(family="pia", channel_order=("affinity", "image"), image_norms=norms, stage="")
     sources = {**result.sources, "conv_in.weight": "conv_in.weight"}
     return Plan(config, sources, {**result.changes, "conv_in.weight": extra_channels})

@@ -97,7 +97,7 @@ def _check_shape(file: WeightFile, plan: Plan, ours: str, theirs: str, wanted: t
     if found != tuple(wanted.shape):
         raise ValueError(
             f"{file.path}: expected {theirs} to give a weight of shape {tuple(wanted.shape)}, found shape {file.shapes[theirs]}: "
-            f"it is no {plan.config.family} checkpoint as published, or is damaged"
+            f"it is no {plan.config.origin.family} checkpoint as published, or is damaged"
         )
 
 

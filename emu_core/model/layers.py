@@ -1,12 +1,13 @@
 """The temporal layers: convolution and transformer over frames, both the identity at the start.
 
-Shapes: `b` videos, `f` frames, `c` channels, `h w` height and width. Layers take `(b f) c h w`, frames fastest.
+Shapes: `b` videos, `f` frames, `c` channels, `h w` height and width. Layers take `(b f) c h w`, frames fastest, and what the run
+brings, and return it with what they add.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .attention import Attend, sdpa
+from .sites import Site
 
 AttentionKind = Literal["self", "text"]
 PositionKind = Literal["rotary", "sinusoidal"]
@@ -35,7 +37,108 @@ class LayerTypes:
 TORCH_LAYERS = LayerTypes()
 
 
-class TemporalConv(nn.Module):
+@dataclass(frozen=True)
+class Run:
+    """What one run of a video U-Net needs, beside the U-Net's own inputs of batch (b f).
+
+    `conditioning` (b f, C+1, h, w) in the stack's channel order, or None for no image. `text`: states (b, tokens, width),
+    one for all transformer layers or one for each. `strength` 0 switches the temporal layers off, 1 is as trained; the
+    image channels are not scaled by it. `values` are numbers for the time embedding, in place of the stack's own defaults.
+    """
+
+    frames: int
+    text: Sequence[torch.Tensor] = ()
+    conditioning: torch.Tensor | None = None
+    strength: float = 1.0
+    attend: Attend = sdpa
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+class TemporalModule(nn.Module):
+    """What a stack has at a site. `recomputed`: its activations are worth making again under gradient checkpointing."""
+
+    recomputed = False
+
+    def forward(self, x: torch.Tensor, run: Run, strength: float | torch.Tensor = 1.0) -> torch.Tensor:
+        """(b f) c h w -> x with `strength` times its change added, same shape."""
+        change = self.change(x, run)
+        return x + (change if is_one(strength) else strength * change)
+
+    def change(self, x: torch.Tensor, run: Run) -> torch.Tensor:
+        """(b f) c h w -> what is to be added, same shape."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Which layers a stack has and how they are to be run; `LayerShape` is the paper's. `mixing`: learned gives every layer a
+    weight of what it adds, as in Align Your Latents."""
+
+    mixing: Literal["residual", "learned"] = field(default="residual", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.mixing not in ("residual", "learned"):
+            raise ValueError(f"mixing must be residual or learned, found {self.mixing!r}")
+
+    @property
+    def kinds(self) -> tuple[AttentionKind, ...]:
+        """What the attentions of a layer attend to, in their order."""
+        return ()
+
+    @property
+    def max_frames(self) -> int | None:
+        """The longest clip that a table of positions allows; None for no limit."""
+        return None
+
+    @property
+    def norms_over_video(self) -> bool:
+        """Whether the group norms of the image model's residual blocks run over all frames of a video."""
+        return False
+
+    def build(self, site: Site, types: LayerTypes, **factory: Any) -> TemporalModule:
+        """The layer of a site. ValueError for a kind of site that these layers do not have."""
+        raise ValueError(f"site {site.name} is of kind {site.kind!r}, for which this kind of stack has no layer")
+
+    def embed(self, width: int, types: LayerTypes, **factory: Any) -> nn.Module:
+        """What makes a number into an addition to the time embedding, whose width is four times `width`."""
+        raise ValueError("stacks of this kind are told no numbers")
+
+
+@dataclass(frozen=True)
+class LayerShape(Layers):
+    """The shape of the paper's layers: the attentions of a transformer layer in their order, how it tells frames apart, the width
+    of a head, the MLP's inner width over its outer, the convolution's kernel."""
+
+    attentions: tuple[AttentionKind, ...] = ("self", "text")
+    positions: tuple[PositionKind, ...] = ("rotary",)
+    head_dim: int = 64
+    mlp_ratio: int = 4
+    kernel: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if set(self.attentions) - {"self", "text"}:
+            raise ValueError(f"attentions must be self or text, found {self.attentions}")
+        if set(self.positions) - {"rotary", "sinusoidal"}:
+            raise ValueError(f"positions must be rotary or sinusoidal, found {self.positions}")
+        if self.kernel % 2 != 1 or self.kernel < 1:
+            raise ValueError(f"the temporal kernel must be odd, found {self.kernel}")
+
+    @property
+    def kinds(self) -> tuple[AttentionKind, ...]:
+        """As `attentions` says."""
+        return self.attentions
+
+    def build(self, site: Site, types: LayerTypes, **factory: Any) -> TemporalModule:
+        """A convolution for a `conv` site, a transformer for an `attention` site."""
+        if site.kind == "conv":
+            return TemporalConv(site.channels, self.kernel, types, **factory)
+        if site.kind == "attention":
+            return TemporalTransformer(site.channels, self, site.contexts, types, **factory)
+        return super().build(site, types, **factory)
+
+
+class TemporalConv(TemporalModule):
     """Full 1-D convolution over the frames, C -> C, as x + conv(x) with a zero kernel and a zero bias.
 
     A Dirac kernel is the same function with the same gradients; this form is exact in every precision.
@@ -47,10 +150,10 @@ class TemporalConv(nn.Module):
         self.conv = types.conv2d(channels, channels, (kernel, 1), padding=(kernel // 2, 0), **factory)
         zero_(self.conv)
 
-    def forward(self, x: torch.Tensor, frames: int) -> torch.Tensor:
+    def change(self, x: torch.Tensor, run: Run) -> torch.Tensor:
         """(b f) c h w -> what is to be added, same shape."""
         height = x.shape[2]
-        y = self.conv(rearrange(x, "(b f) c h w -> b c f (h w)", f=frames))
+        y = self.conv(rearrange(x, "(b f) c h w -> b c f (h w)", f=run.frames))
         return rearrange(y, "b c f (h w) -> (b f) c h w", h=height)
 
 
@@ -114,23 +217,14 @@ class Places:
 class TemporalLayer(nn.Module):
     """One layer of a temporal transformer: attentions, then the MLP, each residual and zero at the start."""
 
-    def __init__(
-        self,
-        channels: int,
-        head_dim: int,
-        attentions: Sequence[AttentionKind],
-        context: int,
-        mlp_ratio: int = 4,
-        types: LayerTypes = TORCH_LAYERS,
-        **factory: Any,
-    ) -> None:
+    def __init__(self, channels: int, shape: LayerShape, context: int, types: LayerTypes = TORCH_LAYERS, **factory: Any) -> None:
         super().__init__()
-        self.kinds = tuple(attentions)
+        self.kinds = shape.attentions
         contexts = [context if kind == "text" else None for kind in self.kinds]
         self.norms = nn.ModuleList(types.layer_norm(channels, **factory) for _ in self.kinds)
-        self.attentions = nn.ModuleList(TemporalAttention(channels, head_dim, c, types, **factory) for c in contexts)
+        self.attentions = nn.ModuleList(TemporalAttention(channels, shape.head_dim, c, types, **factory) for c in contexts)
         self.mlp_norm = types.layer_norm(channels, **factory)
-        self.mlp = GEGLU(channels, mlp_ratio, types, **factory)
+        self.mlp = GEGLU(channels, shape.mlp_ratio, types, **factory)
 
     def forward(self, x: torch.Tensor, places: Places, text: torch.Tensor | None, attend: Attend) -> torch.Tensor:
         """(b, p, f, c) -> the same."""
@@ -145,43 +239,41 @@ class TemporalLayer(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
-class TemporalTransformer(nn.Module):
+class TemporalTransformer(TemporalModule):
     """Residual temporal transformer block: `len(contexts)` layers, one for each of the site's spatial transformer layers.
 
-    `contexts` are the widths of the text states that each layer may attend to. `positions`: how a layer tells frames apart;
-    rotary positions say how far two frames are from each other, sinusoidal ones which frame it is, to both attentions.
+    `contexts` are the widths of the text states that each layer may attend to. Rotary positions say how far two frames are from
+    each other, sinusoidal ones which frame it is, to both attentions.
     """
 
+    recomputed = True
+
     def __init__(
-        self,
-        channels: int,
-        head_dim: int,
-        attentions: Sequence[AttentionKind],
-        contexts: Sequence[int],
-        mlp_ratio: int = 4,
-        types: LayerTypes = TORCH_LAYERS,
-        positions: Sequence[PositionKind] = ("rotary",),
-        **factory: Any,
+        self, channels: int, shape: LayerShape, contexts: Sequence[int], types: LayerTypes = TORCH_LAYERS, **factory: Any
     ) -> None:
         super().__init__()
-        self.head_dim = head_dim
-        self.positions = tuple(positions)
-        self.layers = nn.ModuleList(
-            TemporalLayer(channels, head_dim, attentions, c, mlp_ratio, types, **factory) for c in contexts
-        )
+        self.shape = shape
+        self.layers = nn.ModuleList(TemporalLayer(channels, shape, c, types, **factory) for c in contexts)
 
-    def forward(self, x: torch.Tensor, frames: int, text: Sequence[torch.Tensor], attend: Attend = sdpa) -> torch.Tensor:
-        """(b f) c h w -> the same. `text`: one (b, tokens, context) for all layers, or one for each; may be empty."""
-        height = x.shape[2]
+    def forward(self, x: torch.Tensor, run: Run, strength: float | torch.Tensor = 1.0) -> torch.Tensor:
+        """(b f) c h w -> the same; it has the sum at hand, which x + change would be but for rounding.
+
+        `run.text`: one (b, tokens, context) for all layers, or one for each; may be empty.
+        """
+        height, positions = x.shape[2], self.shape.positions
         places = Places(
-            angles=rotary_angles(frames, self.head_dim, x.device) if "rotary" in self.positions else None,
-            code=sinusoids(frames, x.shape[1], x.device).to(x.dtype) if "sinusoidal" in self.positions else None,
+            angles=rotary_angles(run.frames, self.shape.head_dim, x.device) if "rotary" in positions else None,
+            code=sinusoids(run.frames, x.shape[1], x.device).to(x.dtype) if "sinusoidal" in positions else None,
         )
-        y = rearrange(x, "(b f) c h w -> b (h w) f c", f=frames)
+        text = [as_weights(states, next(self.parameters())) for states in run.text]
+        y = rearrange(x, "(b f) c h w -> b (h w) f c", f=run.frames)
         for i, layer in enumerate(self.layers):
-            states = text[min(i, len(text) - 1)] if text else None
-            y = layer(y, places, states, attend)
-        return rearrange(y, "b (h w) f c -> (b f) c h w", h=height)
+            y = layer(y, places, text[min(i, len(text) - 1)] if text else None, run.attend)
+        y = rearrange(y, "b (h w) f c -> (b f) c h w", h=height)
+        if is_one(strength):
+            return y
+        weight = strength.to(x.dtype) if isinstance(strength, torch.Tensor) else strength
+        return torch.lerp(x, like(y, x), weight)
 
 
 def rotary_angles(frames: int, head_dim: int, device: torch.device | str) -> torch.Tensor:
@@ -208,3 +300,20 @@ def zero_(module: nn.Module) -> None:
     """Fill a layer's parameters with zeros."""
     for parameter in module.parameters(recurse=False):
         nn.init.zeros_(parameter)
+
+
+def is_one(strength: float | torch.Tensor) -> bool:
+    """Whether a layer counts as it was trained: nothing is multiplied then, so that bits stay."""
+    return not isinstance(strength, torch.Tensor) and strength == 1
+
+
+def as_weights(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Cast to the precision of a layer's weight, unless autocast does."""
+    return x if x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type) else x.to(weight.dtype)
+
+
+def like(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """`y` in the precision and memory layout of `x`: another layout would choose other kernels further on, and other bits."""
+    if y.dtype == x.dtype and y.stride() == x.stride():
+        return y
+    return torch.empty_like(x).copy_(y)

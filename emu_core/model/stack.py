@@ -6,9 +6,9 @@ No module of the U-Net is replaced, none of its keys moves, and no state stays o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,28 +16,15 @@ from einops import rearrange
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import Attend, sdpa
-from .config import StackConfig
-from .layers import TORCH_LAYERS, LayerTypes, TemporalConv, TemporalTransformer, zero_
-from .motion_module import ConvStack, MotionModule, ValueEmbedding
-from .sites import Site, find_sites
+from .config import StackConfig, UNetShape
+from .layers import TORCH_LAYERS, LayerTypes, Run, as_weights, like, zero_
+from .sites import Found, Site, find_sites
 
-
-@dataclass(frozen=True)
-class Run:
-    """What one run of a video U-Net needs, beside the U-Net's own inputs of batch (b f).
-
-    `conditioning` (b f, C+1, h, w) in the stack's channel order, or None for no image. `text`: states (b, tokens, width),
-    one for all transformer layers or one for each. `strength` 0 switches the temporal layers off, 1 is as trained; the
-    image channels are not scaled by it. `values` are numbers for the time embedding, in place of the stack's own defaults.
-    """
-
-    frames: int
-    text: Sequence[torch.Tensor] = ()
-    conditioning: torch.Tensor | None = None
-    strength: float = 1.0
-    attend: Attend = sdpa
-    values: Mapping[str, float] = field(default_factory=dict)
+Act = Callable[[torch.Tensor, Run], torch.Tensor]
+"""What a hook does to a module's output in a run."""
+Recompute = Callable[..., Any]
+"""(function, *arguments) -> what the function returns; what it needs for the backward pass it may forget and make again."""
+_CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")  # what diffusers sets on a module
 
 
 class TemporalStack(nn.Module):
@@ -46,54 +33,28 @@ class TemporalStack(nn.Module):
     def __init__(self, config: StackConfig, types: LayerTypes = TORCH_LAYERS, **factory: Any) -> None:
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleDict({_key(site): self._layer(site, types, factory) for site in config.sites})
+        self.layers = nn.ModuleDict({_key(site): config.layers.build(site, types, **factory) for site in config.sites})
+        width = config.unet.input_width
         self.conv_in: nn.Module | None = None
         if config.takes_image:
-            self.conv_in = types.conv2d(config.extra_channels, config.input_width, 3, padding=1, bias=False, **factory)
+            self.conv_in = types.conv2d(config.extra_channels, width, 3, padding=1, bias=False, **factory)
             zero_(self.conv_in)
         self.mixes = nn.ParameterDict()  # logits of the weight of what a layer adds
-        if config.mixing == "learned":
+        if config.layers.mixing == "learned":
             dtype, device = factory.get("dtype"), factory.get("device")
             self.mixes = nn.ParameterDict({key: nn.Parameter(torch.zeros(1, dtype=dtype, device=device)) for key in self.layers})
-        width = config.input_width
-        self.embeddings = nn.ModuleDict({name: ValueEmbedding(width, 4 * width, types, **factory) for name, _ in config.values})
-
-    def _layer(self, site: Site, types: LayerTypes, factory: dict[str, Any]) -> nn.Module:
-        config = self.config
-        if config.motion is not None:
-            if site.kind == "resnet":
-                return ConvStack(site.channels, types, **factory)
-            if site.kind in ("layer", "attention") or site.name == "conv_in":
-                inner = config.motion.entrance if site.name == "conv_in" else None
-                return MotionModule(site.channels, config.motion, types, inner, **factory)
-        elif site.kind == "conv":
-            return TemporalConv(site.channels, config.kernel, types, **factory)
-        elif site.kind == "attention":
-            return TemporalTransformer(
-                site.channels,
-                config.head_dim,
-                config.attentions,
-                site.contexts,
-                config.mlp_ratio,
-                types,
-                config.positions,
-                **factory,
-            )
-        raise ValueError(f"site {site.name} is of kind {site.kind!r}, for which this kind of stack has no layer")
+        self.embeddings = nn.ModuleDict({name: config.layers.embed(width, types, **factory) for name, _ in config.values})
 
     @classmethod
     def for_unet(cls, unet: nn.Module, without: tuple[str, ...] = (), **settings: Any) -> TemporalStack:
         """A new stack, the identity, with a layer at every conv and attention site of `unet`, but for those whose names end
-        in one of `without`. `settings` are StackConfig's, `base` among them.
+        in one of `without`. `settings` are those of StackConfig and its parts, `base` among them.
         """
         found = find_sites(unet)
         carried = [site for site, _ in found.values() if site.kind in ("conv", "attention")]
         sites = tuple(site for site in carried if not site.name.endswith(without or ("\0",)))
-        latent_channels = found["conv_in"][1].in_channels
-        width = found["conv_in"][0].channels
-        assert isinstance(latent_channels, int)
-        config = StackConfig(latent_channels=latent_channels, input_width=width, sites=sites, **settings)
-        return cls(config)
+        shape = UNetShape(latent_channels=latent_channels(found), input_width=found["conv_in"][0].channels)
+        return cls(StackConfig(shape, sites).changed(**settings))
 
     def randomise(self) -> None:
         """Give the layers that begin at zero torch's ordinary random weights: the stack is then not the identity."""
@@ -107,16 +68,9 @@ class TemporalStack(nn.Module):
         return Attachment(self, unet)
 
 
-Recompute = Callable[..., Any]
-"""(function, *arguments) -> what the function returns; what it needs for the backward pass it may forget and make again."""
-
-
 def recompute_later(function: Callable[..., Any], *args: Any) -> Any:
     """torch's own gradient checkpointing."""
     return checkpoint(function, *args, use_reentrant=False)
-
-
-_CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")  # what diffusers sets on a module
 
 
 def _key(site: Site) -> str:
@@ -124,7 +78,11 @@ def _key(site: Site) -> str:
 
 
 class Attachment:
-    """A stack on a U-Net. `with attachment.run(Run(...)):` makes calls of that U-Net video calls; `detach()` ends it."""
+    """A stack on a U-Net. `with attachment.run(Run(...)):` makes calls of that U-Net video calls; `detach()` ends it.
+
+    `autocast` is the precision of the stack's matrix products where its weights are kept in another: that of training's frozen
+    U-Net.
+    """
 
     def __init__(self, stack: TemporalStack, unet: nn.Module) -> None:
         self.stack = stack
@@ -133,24 +91,15 @@ class Attachment:
         self.untouched: list[tuple[nn.Module, dict[str, Any]]] = []
         self.recompute: Recompute | None = None
         self.autocast: torch.dtype | None = None
-        """Precision of the stack's matrix products where its weights are kept in another: that of training's frozen U-Net."""
-        found = find_sites(unet)
-        latent_channels = found["conv_in"][1].in_channels
-        assert isinstance(latent_channels, int)
-        check_fit(stack.config, {name: site for name, (site, _) in found.items()}, latent_channels)
-        self.handles = [
-            found[site.name][1].register_forward_hook(self._hook(site.name, stack.layers[_key(site)], _key(site)))
-            for site in stack.config.sites
-        ]
-        if stack.conv_in is not None and "conv_in" not in {site.name for site in stack.config.sites}:
-            self.handles.append(found["conv_in"][1].register_forward_hook(self._hook("conv_in", None)))
-        if stack.config.values:
-            self.handles.append(found["time_embedding"][1].register_forward_hook(self._add_values))
-        if stack.config.motion is not None and stack.config.motion.image_norms == "video":
-            for site, module in found.values():
-                if site.kind == "norm":
-                    self.handles.append(module.register_forward_pre_hook(self._frames_into_height))
-                    self.handles.append(module.register_forward_hook(self._frames_out_of_height))
+        config, found = stack.config, find_sites(unet)
+        check_fit(config, found)
+        hooks: list[tuple[str, Act]] = [("conv_in", self._give_image)] if config.takes_image else []
+        hooks += [(site.name, partial(self._run_layer, _key(site))) for site in config.sites]
+        hooks += [("time_embedding", self._tell_values)] if config.values else []
+        norms = [name for name, (site, _) in found.items() if site.kind == "norm" and config.layers.norms_over_video]
+        hooks += [(name, self._frames_out_of_height) for name in norms]
+        self.handles = [found[name][1].register_forward_hook(self._hook(act)) for name, act in hooks]
+        self.handles += [found[name][1].register_forward_pre_hook(self._frames_into_height) for name in norms]
 
     def detach(self) -> None:
         """Take every hook off, and end what gradient checkpointing began; the U-Net is what it was."""
@@ -177,7 +126,7 @@ class Attachment:
 
         One part when all layers see the same text; else they are joined along the width, as for the paper's two encoders.
         """
-        if self.stack.config.motion is not None:
+        if "text" not in self.stack.config.layers.kinds:
             return (text,)  # which its layers do not read
         widths = {site.contexts for site in self.stack.config.sites if site.kind == "attention"}
         own = max(widths, key=len, default=())
@@ -206,41 +155,50 @@ class Attachment:
             self.untouched = [(m, {name: m.__dict__[name] for name in _CHECKPOINTING if name in m.__dict__}) for m in able]
         self.unet.enable_gradient_checkpointing(gradient_checkpointing_func=with_run)
 
-    def _hook(self, name: str, layer: nn.Module | None, key: str = "") -> Callable[..., Any]:
-        learned = self.stack.config.mixing == "learned"
-
+    def _hook(self, act: Act) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             run = self.current
             if run is None:
                 return None  # the output itself, not a copy: bits and memory layout stay
             x = output if isinstance(output, torch.Tensor) else output[0]
-            y = x
-            entrance = self.stack.conv_in
-            if name == "conv_in" and run.conditioning is not None and entrance is not None:
-                y = _add(y, entrance(_as_weights(run.conditioning, next(entrance.parameters()))))
-            if layer is not None and run.strength != 0:
-                strength = run.strength * torch.sigmoid(self.stack.mixes[key]).to(x.device) if learned else run.strength
-                y = self._act(layer, y, run, strength)
+            y = act(x, run)
             if y is x:
                 return None
             return y if isinstance(output, torch.Tensor) else (y, *output[1:])
 
         return hook
 
-    def _act(self, layer: nn.Module, x: torch.Tensor, run: Run, strength: float | torch.Tensor) -> torch.Tensor:
-        if self.autocast is None:
-            return _apply(layer, x, run, strength, self.recompute)
-        with torch.autocast(x.device.type, self.autocast):
-            return _apply(layer, x, run, strength, self.recompute)
+    def _give_image(self, x: torch.Tensor, run: Run) -> torch.Tensor:
+        """The given frames' part of the first convolution; it is not scaled by the strength."""
+        entrance: Any = self.stack.conv_in
+        if run.conditioning is None or entrance is None:
+            return x
+        return _add(x, entrance(as_weights(run.conditioning, next(entrance.parameters()))))
 
-    def _add_values(self, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor | None:
+    def _run_layer(self, key: str, x: torch.Tensor, run: Run) -> torch.Tensor:
+        if run.strength == 0:
+            return x
+        strength: float | torch.Tensor = run.strength
+        if key in self.stack.mixes:
+            strength = strength * torch.sigmoid(self.stack.mixes[key]).to(x.device)
+        layer: Any = self.stack.layers[key]
+        inner = as_weights(x, next(layer.parameters()))
+        with nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast):
+            if layer.recomputed and self.recompute is not None and torch.is_grad_enabled():
+                y = self.recompute(layer, inner, run, strength)
+            else:
+                y = layer(inner, run, strength)
+            if torch.promote_types(inner.dtype, x.dtype) != inner.dtype:  # the cast rounded x: keep its own bits, add the change
+                return _add(x, y - inner)
+            return like(y, x)
+
+    def _tell_values(self, x: torch.Tensor, run: Run) -> torch.Tensor:
         """The numbers that a stack is told, added to the time embedding (b f, width)."""
-        run = self.current
-        if run is None or run.strength == 0:
-            return None
-        for name, default in self.stack.config.values:
-            output = output + run.strength * self.stack.embeddings[name](run.values.get(name, default), output).to(output.dtype)
-        return output
+        embedding: Any
+        for name, default in self.stack.config.values if run.strength != 0 else ():
+            embedding = self.stack.embeddings[name]
+            x = x + run.strength * embedding(run.values.get(name, default), x).to(x.dtype)
+        return x
 
     def _frames_into_height(self, module: nn.Module, args: Any) -> Any:
         """Have a group norm of the image model see a whole video as one tall picture."""
@@ -249,81 +207,44 @@ class Attachment:
             return None
         return (rearrange(args[0], "(b f) c h w -> b c (f h) w", f=run.frames),)
 
-    def _frames_out_of_height(self, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor | None:
-        run = self.current
-        if run is None or run.strength == 0:
-            return None
-        return rearrange(output, "b c (f h) w -> (b f) c h w", f=run.frames).contiguous()
-
-
-def _apply(
-    layer: nn.Module, x: torch.Tensor, run: Run, strength: float | torch.Tensor, recompute: Recompute | None
-) -> torch.Tensor:
-    weight = next(layer.parameters())
-    inner = _as_weights(x, weight)
-    if not isinstance(layer, TemporalTransformer):
-        change = layer(inner, run.frames, run.attend) if isinstance(layer, MotionModule) else layer(inner, run.frames)
-        return _add(x, change if _is_one(strength) else strength * change)
-    texts = tuple(_as_weights(states, weight) for states in run.text)
-    if recompute is not None and torch.is_grad_enabled():
-        y = recompute(layer, inner, run.frames, texts, run.attend)
-    else:
-        y = layer(inner, run.frames, texts, run.attend)
-    if torch.promote_types(inner.dtype, x.dtype) != inner.dtype:  # the cast rounded x: keep its own bits, add the change
-        y = _add(x, y - inner)
-    y = _like(y, x)
-    if _is_one(strength):
-        return y
-    weight_of_new = strength.to(x.dtype) if isinstance(strength, torch.Tensor) else strength
-    return _like(torch.lerp(x, y, weight_of_new), x)
-
-
-def _is_one(strength: float | torch.Tensor) -> bool:
-    return not isinstance(strength, torch.Tensor) and strength == 1
-
-
-def _as_weights(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Cast to the layer's precision, unless autocast does."""
-    return x if x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type) else x.to(weight.dtype)
-
-
-def _like(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """`y` in the precision and memory layout of `x`: another layout would choose other kernels further on, and other bits."""
-    if y.dtype == x.dtype and y.stride() == x.stride():
-        return y
-    return torch.empty_like(x).copy_(y)
+    def _frames_out_of_height(self, x: torch.Tensor, run: Run) -> torch.Tensor:
+        return x if run.strength == 0 else rearrange(x, "b c (f h) w -> (b f) c h w", f=run.frames).contiguous()
 
 
 def _add(x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-    return _like(x + _like(change, x), x)  # a sum's layout may differ from that of both its terms, if they are 1 x 1
+    return like(x + like(change, x), x)  # a sum's layout may differ from that of both its terms, if they are 1 x 1
 
 
-def check_fit(config: StackConfig, found: dict[str, Site], latent_channels: int) -> None:
-    """Refuse a U-Net that is not of the shape that the stack was made for; `latent_channels` is what its first layer takes."""
+def latent_channels(found: Found) -> int:
+    """Channels of the latents that a U-Net takes, from its first convolution."""
+    channels = found["conv_in"][1].in_channels
+    assert isinstance(channels, int)
+    return channels
+
+
+def check_fit(config: StackConfig, found: Found) -> None:
+    """Refuse, with a sentence, a U-Net that is not of the shape that the stack was made for; `found` are its sites."""
+    unet, sites = config.unet, {name: site for name, (site, _) in found.items()}
+    where = f"this temporal stack is for {unet.base!r}"
+    load = f"load it on a {unet.base!r} model"
     for site in config.sites:
-        here = found.get(site.name)
+        here = sites.get(site.name)
         if here is None:
-            raise ValueError(
-                f"this temporal stack is for {config.base!r} and has a layer at {site.name}, which the given U-Net lacks: "
-                f"load it on a {config.base!r} model"
-            )
-        expects = site.contexts if config.motion is None else here.contexts  # motion modules read no text
-        if (here.channels, here.contexts) != (site.channels, expects):
-            raise ValueError(
-                f"this temporal stack is for {config.base!r}: at {site.name} it expects {_width(site)}, "
-                f"the given U-Net has {_width(here)}; load it on a {config.base!r} model"
-            )
-    expected, given = (config.latent_channels, config.input_width), (latent_channels, found["conv_in"].channels)
-    if expected != given:
+            raise ValueError(f"{where} and has a layer at {site.name}, which the given U-Net lacks: {load}")
+        # a site without contexts is a public motion module's, which reads no text
+        if here.channels != site.channels or site.contexts not in ((), here.contexts):
+            raise ValueError(f"{where}: at {site.name} it expects {_width(site)}, the given U-Net has {_width(here)}; {load}")
+    latents, width = latent_channels(found), sites["conv_in"].channels
+    if (unet.latent_channels, unet.input_width) != (latents, width):
         raise ValueError(
-            f"this temporal stack is for {config.base!r}: at conv_in it expects {expected[0]} latent channels and a width of "
-            f"{expected[1]}, the given U-Net has {given[0]} and {given[1]}; load it on a {config.base!r} model"
+            f"{where}: at conv_in it expects {unet.latent_channels} latent channels and a width of {unet.input_width}, the given "
+            f"U-Net has {latents} and {width}; {load}"
         )
-    texts = {width for site in found.values() for width in site.contexts}
-    if config.text_width is not None and texts - {config.text_width}:
+    texts = {text for site in sites.values() for text in site.contexts}
+    if unet.text_width is not None and texts - {unet.text_width}:
+        found_texts = "/".join(map(str, sorted(texts)))
         raise ValueError(
-            f"this temporal stack is for {config.base!r}, whose text states have a width of {config.text_width}, the given U-Net "
-            f"reads {'/'.join(map(str, sorted(texts)))}; load it on a {config.base!r} model"
+            f"{where}, whose text states have a width of {unet.text_width}, the given U-Net reads {found_texts}; {load}"
         )
 
 

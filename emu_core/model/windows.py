@@ -57,5 +57,5 @@ def check_frames(config: StackConfig, frames: int, window: int | None, advice: s
     if limit is not None and min(frames, window or frames) > limit:
         what = f"a window of {window} frames" if window and window < frames else f"{frames} frames"
         raise ValueError(
-            f"this {config.family} stack has positions for {limit} frames, found {what}: make at most {limit}, or {advice}"
+            f"this {config.origin.family} stack has positions for {limit} frames, found {what}: make at most {limit}, or {advice}"
         )

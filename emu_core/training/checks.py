@@ -92,22 +92,22 @@ def _check_start(recipe: Recipe, info: BaseInfo) -> None:
     if not path.is_file():
         raise ValueError(f"recipe {recipe.name!r} starts from {path}, which does not exist: train that stage first")
     config = read_config(path)
-    if config.base != info.family:
+    if config.unet.base != info.family:
         raise ValueError(
-            f"{path} is a stack for {config.base}, and {recipe.base} is of family {info.family}: choose a stack of that family"
+            f"{path} is a stack for {config.unet.base}, and {recipe.base} is of family {info.family}: choose one of that family"
         )
     _check_method(recipe, config)
 
 
 def _check_method(recipe: Recipe, config: StackConfig) -> None:
     method = recipe.method
-    if config.family != "emu":
+    if config.origin.family != "emu":
         raise ValueError(
-            f"{recipe.init} is a stack of {config.family}, and this trainer goes on with Emu Video stacks alone: leave init out"
+            f"{recipe.init} is a stack of {config.origin.family}; this trainer goes on with Emu Video stacks alone: leave it out"
         )
-    if config.mixing != method.mixing:
+    if config.layers.mixing != method.mixing:
         raise ValueError(
-            f"{recipe.init} was trained with method.mixing={config.mixing}, the recipe asks for {method.mixing}: use the same"
+            f"{recipe.init} was trained with method.mixing={config.layers.mixing}, the recipe asks for {method.mixing}: use one"
         )
     if config.takes_image != method.image:
         has = "takes a starting frame" if config.takes_image else "takes none"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,7 @@ class _Module(nn.Module):
         said = [batch.says(i, g, recipe.text_drop) for i, g in enumerate(generators)]
         given = [self.given(video.cpu(), g) for video, g in zip(x0, generators, strict=True)] if config.takes_image else None
         t = torch.stack([self.timestep(p) for p in batch.positions]).to(x0.device)
-        noise = torch.stack([frame_noise(x0.shape[1:], g, config.shared_noise) for g in generators]).to(x0.device)
+        noise = torch.stack([frame_noise(x0.shape[1:], g, config.sampling.shared_noise) for g in generators]).to(x0.device)
         channels = None if given is None else torch.stack(given).to(x0.device)
         errors = self.errors(x0, self.states(batch, said), t, noise, channels)
         late = errors[t >= 0.7 * config.schedule.steps].detach()
@@ -197,7 +196,7 @@ class VideoTask(TaskDefaults):
         }
         if recipe.init:
             stack = load_stack(stack_file(recipe.init), dtype=torch.float32)
-            stack.config = replace(stack.config, **role)
+            stack.config = stack.config.changed(**role)
             return stack
         shape = dict(STACK_SETTINGS.get(self.base.family, {}))
         if recipe.method.stack == "slim":
@@ -264,7 +263,7 @@ class VideoTask(TaskDefaults):
         for band in range(BANDS):
             within = torch.tensor([torch.rand(1, generator=g).item() for g in generators])
             t = ((band + within) / BANDS * config.schedule.steps).long().to(x0.device)
-            noise = torch.stack([frame_noise(x0.shape[1:], g, config.shared_noise) for g in generators]).to(x0.device)
+            noise = torch.stack([frame_noise(x0.shape[1:], g, config.sampling.shared_noise) for g in generators]).to(x0.device)
             errors.append(inner.measure(x0, text, t, noise, channels))
         return torch.stack(errors)
 
@@ -272,7 +271,7 @@ class VideoTask(TaskDefaults):
         """Conditioning channels of clean videos (n, f, C, h, w) whose frames `places` are given, as at inference."""
         config = self.model.stack.config
         given = latents[:, places]
-        given = augment(given, config.image_noise, config.schedule, torch.randn(given.shape, generator=generator))
+        given = augment(given, config.sampling.image_noise, config.schedule, torch.randn(given.shape, generator=generator))
         return condition(given, places, latents.shape[1], config.channel_order)
 
     def sheet(self, path: Path | None, count: int = 32) -> dict[str, float]:
@@ -310,7 +309,7 @@ class VideoTask(TaskDefaults):
     ) -> torch.Tensor:
         """Latents of `shape` (n, f, C, h, w) at the stack's own recommended guidance, in few steps."""
         config, device = self.model.stack.config, self.processes.device
-        plan = calls(config.image_guidance if config.takes_image else 1.0, config.text_guidance)
+        plan = calls(config.sampling.image_guidance if config.takes_image else 1.0, config.sampling.text_guidance)
         texts = {text: self.base.encode_text(said) for text, said in {True: words, False: [""] * len(words)}.items()}
         images = {True: given, False: None if given is None else torch.zeros_like(given)}
         n, f = shape[:2]
@@ -320,7 +319,7 @@ class VideoTask(TaskDefaults):
             outputs = [self.inner.draw(video, t, texts[call.text], images[call.image]).float() for call in plan]
             return combine(outputs, [call.weight for call in plan]).flatten(0, 1)
 
-        noise = torch.cat([frame_noise(shape[1:], generator, config.shared_noise) for _ in range(n)]).to(device)
+        noise = torch.cat([frame_noise(shape[1:], generator, config.sampling.shared_noise) for _ in range(n)]).to(device)
         return rearrange(sample(denoise, noise, config.schedule, SHEET_STEPS), "(b f) c h w -> b f c h w", f=f)
 
     # -- the result

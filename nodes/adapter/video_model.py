@@ -89,8 +89,8 @@ def require_image_channels(config: StackConfig) -> None:
     """Refuse given frames for a stack that knows no image."""
     if not config.takes_image:
         raise ValueError(
-            f"the stack on this MODEL is of family {config.family}, which makes videos from the text alone: take the image off "
-            "the conditioning node, or choose a stack of family emu, pia or fancyvideo"
+            f"the stack on this MODEL is of family {config.origin.family}, which makes videos from the text alone: take the "
+            "image off the conditioning node, or choose a stack of family emu, pia or fancyvideo"
         )
 
 
@@ -102,10 +102,8 @@ def apply_stack(
     unet = _unet(patcher)
     config = read_config(path)
     found = find_sites(unet)
-    latent_channels = found["conv_in"][1].in_channels
-    assert isinstance(latent_channels, int)
     try:
-        check_fit(config, {name: site for name, (site, _) in found.items()}, latent_channels)
+        check_fit(config, found)
     except ValueError as error:
         raise ValueError(f"{Path(path).name} does not fit this MODEL: {error}") from error
     result = without_stack(patcher)

@@ -14,8 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from emu_core import weights as files
-from emu_core.checkpoint import FORMAT, load_stack, read_config, save_stack
-from emu_core.model.config import StackConfig
+from emu_core.checkpoint import FORMAT, config_of, load_stack, read_config, save_stack, settings_of
 from emu_core.model.schedule import ScheduleConfig
 from emu_core.model.stack import TemporalStack
 
@@ -104,7 +103,7 @@ def test_weights_keep_the_files_precision_unless_told(tmp_path: Path) -> None:
 
 def test_config_survives_json() -> None:
     config = new_stack(small_unet(), **SETTINGS).config
-    assert StackConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config_of(json.loads(json.dumps(settings_of(config)))) == config
 
 
 def test_file_is_safetensors_with_plain_metadata(original: Path) -> None:

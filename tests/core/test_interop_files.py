@@ -63,20 +63,20 @@ def test_pickles_of_tensors_are_read_however_a_trainer_wraps_them(
 
 def test_a_pickle_of_the_old_kind_is_read(original: State, tmp_path: Path) -> None:
     torch.save(original, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    assert read_config(tmp_path / "old.pt").family == "animatediff"
+    assert read_config(tmp_path / "old.pt").origin.family == "animatediff"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_family_is_in_the_keys_not_in_the_name(name: str, tmp_path: Path) -> None:
     path = checkpoint(name, tmp_path).rename(tmp_path / "sd_xl_base_lora.safetensors")
     config = read_config(path)
-    assert config.family == FAMILIES[name]
+    assert config.origin.family == FAMILIES[name]
     assert config.takes_image is (name in ("pia", "fancyvideo"))
     assert config.max_frames == (24 if name in ("animatediff_v1", "hotshot_xl") else 32)
 
 
 def test_versions_of_animatediff(tmp_path: Path) -> None:
-    stages = [read_config(checkpoint(f"animatediff_v{n}", tmp_path)).stage for n in (1, 2, 3)]
+    stages = [read_config(checkpoint(f"animatediff_v{n}", tmp_path)).origin.stage for n in (1, 2, 3)]
     assert stages == ["v1", "v2", "v3"]
 
 
@@ -109,7 +109,7 @@ def test_a_fancyvideo_of_the_first_kind_has_no_embeddings(tmp_path: Path) -> Non
     state = reference.fancyvideo_state(reference.image_unet(**SMALL))
     state = {k: v for k, v in state.items() if "_embedding." not in k}
     config = read_config(write(state, tmp_path / "first.safetensors"))
-    assert (config.family, config.values) == ("fancyvideo", ())
+    assert (config.origin.family, config.values) == ("fancyvideo", ())
 
 
 # -- the base
@@ -124,7 +124,7 @@ def test_the_base_is_known_by_its_widths(layout: str, base: str, width: int) -> 
     from emu_core.interop import animatediff
 
     config = animatediff.plan(shapes).config
-    assert (config.base, config.text_width) == (base, width)
+    assert (config.unet.base, config.unet.text_width) == (base, width)
 
 
 def test_another_base_is_refused(tmp_path: Path) -> None:
@@ -135,9 +135,8 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
     for name, words in (("sdxl", "has a layer at down.3"), ("tiny", "has a layer at down.0.layer.1|expects")):
         with pytest.raises(ValueError, match=words):
             stack.attach(small_unet(name))
-    from dataclasses import replace
 
-    stack.config = replace(stack.config, text_width=768)
+    stack.config = stack.config.changed(text_width=768)
     with pytest.raises(ValueError, match="text states have a width of 768, the given U-Net reads 32"):
         stack.attach(reference.image_unet(**SMALL))
 
@@ -358,7 +357,7 @@ def test_convert_writes_the_same_stack(
     assert before.config == after.config
     assert all(torch.equal(v, after.state_dict()[k]) for k, v in before.state_dict().items())
     assert main(["info", str(out), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.split("\n", 1)[1])["family"] == before.config.family
+    assert json.loads(capsys.readouterr().out.split("\n", 1)[1])["family"] == before.config.origin.family
 
 
 def test_convert_takes_modelscopes_image_model_out(tmp_path: Path) -> None:

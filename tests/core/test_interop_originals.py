@@ -75,7 +75,7 @@ def check(name: str, family: str, tmp_path: Path, dtype: torch.dtype) -> None:
     expected, _, settings = fixture(name)
     b, f = expected.shape[:2]
     stack = load_stack(checkpoint(name, tmp_path), dtype=dtype)
-    assert stack.config.family == family
+    assert stack.config.origin.family == family
     image = normal("image", b, 1, 4, SIZE, SIZE)
     given = condition(image, (0,), f, stack.config.channel_order, "small") if stack.config.takes_image else None
     added = None

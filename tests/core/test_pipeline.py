@@ -189,7 +189,7 @@ def test_damaged_defaults_are_refused(tmp_path: Path) -> None:
 def test_a_stack_of_another_base_is_refused_by_its_name(tmp_path: Path, pipeline: EmuVideoPipeline) -> None:
     stack = load_stack(BUNDLED / "stack_F.safetensors")
     wider = tuple(replace(site, channels=2 * site.channels) for site in stack.config.sites)
-    other = TemporalStack(replace(stack.config, base="sd15", sites=wider))
+    other = TemporalStack(stack.config.changed(base="sd15", sites=wider))
     save_stack(other, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"other\.safetensors.*'sd15'.*expects 128 channels.*has 64 channels"):
         EmuVideoPipeline.from_files(stack=tmp_path / "other.safetensors")

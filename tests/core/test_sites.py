@@ -162,7 +162,7 @@ def test_other_input_channels_are_refused() -> None:
 
 
 def test_a_stack_without_a_layer_at_the_entrance_is_checked_there_too() -> None:
-    found = {name: site for name, (site, _) in find_sites(meta_unet("sd15")).items()}
+    found = find_sites(meta_unet("sd15"))
     config = dataclasses.replace(new_stack(small_unet("sd15"), "sd15").config, sites=())
     with pytest.raises(ValueError, match=r"a width of 32, the given U-Net has 4 and 320"):
-        check_fit(config, found, 4)
+        check_fit(config, found)

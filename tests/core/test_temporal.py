@@ -18,8 +18,10 @@ from emu_core.model.layers import (
     GEGLU,
     ROTARY_BASE,
     AttentionKind,
+    LayerShape,
     Places,
     PositionKind,
+    Run,
     TemporalAttention,
     TemporalConv,
     TemporalLayer,
@@ -47,7 +49,7 @@ def normal(*shape: int, seed: int = 1, dtype: torch.dtype = DOUBLE) -> torch.Ten
 
 
 def new_transformer(attentions: tuple[AttentionKind, ...], contexts: tuple[int, ...] = (12, 12)) -> TemporalTransformer:
-    return TemporalTransformer(16, 8, attentions, contexts, dtype=DOUBLE)
+    return TemporalTransformer(16, LayerShape(attentions, head_dim=8), contexts, dtype=DOUBLE)
 
 
 # -- convolution
@@ -67,14 +69,14 @@ def test_conv_is_a_dirac_initialised_conv1d_over_time(kernel: int, frames: int) 
     layer = shaken(TemporalConv(6, kernel, dtype=DOUBLE))
     dirac = nn.init.dirac_(torch.empty(6, 6, kernel, dtype=DOUBLE))
     x = normal(2 * frames, 6, 3, 5)
-    torch.testing.assert_close(x + layer(x, frames), as_conv1d(layer, x, frames, dirac + layer.conv.weight[..., 0]))
+    torch.testing.assert_close(layer(x, Run(frames)), as_conv1d(layer, x, frames, dirac + layer.conv.weight[..., 0]))
 
 
 def test_conv_trains_as_a_dirac_initialised_conv1d_does() -> None:
     layer = TemporalConv(6, 3, dtype=DOUBLE)
     explicit = nn.init.dirac_(torch.empty(6, 6, 3, dtype=DOUBLE)).requires_grad_()
     x, wish = normal(8, 6, 3, 5), normal(8, 6, 3, 5, seed=9)
-    (x + layer(x, 4) - wish).square().sum().backward()
+    (layer(x, Run(4)) - wish).square().sum().backward()
     (as_conv1d(layer, x, 4, explicit) - wish).square().sum().backward()
     assert explicit.grad is not None
     assert explicit.grad.abs().max() > 1
@@ -87,10 +89,10 @@ def test_conv_trains_as_a_dirac_initialised_conv1d_does() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_new_layers_change_nothing(dtype: torch.dtype) -> None:
     x, text = normal(6, 16, 2, 3, dtype=dtype), normal(2, 5, 12, dtype=dtype)
-    assert not TemporalConv(16, dtype=dtype)(x, 3).any()
+    assert torch.equal(TemporalConv(16, dtype=dtype)(x, Run(3)), x)
     for attentions in SETTINGS:
-        block = TemporalTransformer(16, 8, attentions, (12, 12), dtype=dtype)
-        assert torch.equal(block(x, 3, (text,)), x)
+        block = TemporalTransformer(16, LayerShape(attentions, head_dim=8), (12, 12), dtype=dtype)
+        assert torch.equal(block(x, Run(3, (text,))), x)
 
 
 # -- rotary positions
@@ -154,8 +156,8 @@ def test_sinusoids_enter_what_each_attention_reads(attention: AttentionKind) -> 
     x, text = normal(1, 16, 1, 1).expand(5, 16, 1, 1).contiguous(), normal(1, 4, 12)
 
     def spread(positions: tuple[PositionKind, ...]) -> float:
-        block = shaken(TemporalTransformer(16, 8, (attention,), (12,), positions=positions, dtype=DOUBLE))
-        return float(block(x, 5, (text,)).std(0).max().detach())
+        block = shaken(TemporalTransformer(16, LayerShape((attention,), positions, 8), (12,), dtype=DOUBLE))
+        return float(block(x, Run(5, (text,))).std(0).max().detach())
 
     assert spread(("sinusoidal",)) > 1e-2
     assert spread(("rotary",)) < 1e-12  # rotary positions turn queries and keys alike, and the values are all the same
@@ -189,7 +191,7 @@ def test_gated_mlp_equals_that_of_diffusers() -> None:
 
 
 def test_layer_equals_diffusers_transformer_block_when_positions_stand_still() -> None:
-    ours = shaken(TemporalLayer(16, 8, ("self", "text"), 12, dtype=DOUBLE))
+    ours = shaken(TemporalLayer(16, LayerShape(head_dim=8), 12, dtype=DOUBLE))
     theirs = BasicTransformerBlock(16, 2, 8, cross_attention_dim=12, activation_fn="geglu").double().eval()
     pairs = [(theirs.norm1, ours.norms[0]), (theirs.norm2, ours.norms[1]), (theirs.norm3, ours.mlp_norm)]
     pairs += [(theirs.ff.net[0].proj, ours.mlp.proj), (theirs.ff.net[2], ours.mlp.out)]
@@ -211,10 +213,10 @@ def test_one_block_serves_any_number_of_frames(attentions: tuple[AttentionKind, 
     block, text = shaken(new_transformer(attentions)), normal(2, 5, 12)
     for frames in (1, 8, 16, 37):
         x = normal(2 * frames, 16, 2, 3)
-        y = block(x, frames, (text,))
+        y = block(x, Run(frames, (text,)))
         assert y.shape == x.shape
         assert torch.isfinite(y).all()
-        torch.testing.assert_close(y[:frames], block(x[:frames], frames, (text[:1],)))
+        torch.testing.assert_close(y[:frames], block(x[:frames], Run(frames, (text[:1],))))
 
 
 @pytest.mark.parametrize("attentions", SETTINGS)
@@ -222,7 +224,7 @@ def test_block_mixes_frames_but_neither_pixels_nor_videos(attentions: tuple[Atte
     block, text, x = shaken(new_transformer(attentions)), normal(2, 5, 12), normal(8, 16, 2, 3)
     other = x.clone()
     other[3, :, 0, 1] += normal(16, seed=8)  # frame 3 of video 0
-    changed = (block(x, 4, (text,)) - block(other, 4, (text,))).abs().amax(1)
+    changed = (block(x, Run(4, (text,))) - block(other, Run(4, (text,)))).abs().amax(1)
     assert (changed[:4, 0, 1] > 1e-4).all()
     changed[:4, 0, 1] = 0
     assert changed.max() < 1e-12
@@ -232,17 +234,17 @@ def test_text_reaches_a_block_only_where_a_layer_attends_to_it() -> None:
     x, text, other = normal(8, 16, 2, 3), normal(2, 5, 12), normal(2, 5, 12, seed=7)
     for attentions in SETTINGS:
         block = shaken(new_transformer(attentions))
-        assert torch.equal(block(x, 4, (text,)), block(x, 4, (other,))) == ("text" not in attentions)
+        assert torch.equal(block(x, Run(4, (text,))), block(x, Run(4, (other,)))) == ("text" not in attentions)
         if "text" not in attentions:
-            assert torch.equal(block(x, 4, ()), block(x, 4, (text,)))
+            assert torch.equal(block(x, Run(4, ())), block(x, Run(4, (text,))))
 
 
 def test_each_layer_reads_its_own_text() -> None:
     block = shaken(new_transformer(("self", "text"), (12, 20)))
     x, first, second = normal(8, 16, 2, 3), normal(2, 5, 12), normal(2, 5, 20)
-    y = block(x, 4, (first, second))
+    y = block(x, Run(4, (first, second)))
     for texts in ((first + 1, second), (first, second + 1)):
-        assert not torch.allclose(block(x, 4, texts), y)
+        assert not torch.allclose(block(x, Run(4, texts)), y)
     places = Places(rotary_angles(4, 8, "cpu"))
     inner = rearrange(x, "(b f) c h w -> b (h w) f c", f=4)
     inner = block.layers[1](block.layers[0](inner, places, first, sdpa), places, second, sdpa)

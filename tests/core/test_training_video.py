@@ -93,7 +93,8 @@ def test_frozen_parts_are_the_same_before_and_after_and_only_the_stack_moves(tmp
     assert base_file.read_bytes() == before
     assert any(value.any() for name, value in trainer.trained.items() if name.endswith("conv.weight"))
     config = read_config(tmp_path / "model" / "stack_F.safetensors")
-    assert (config.stage, config.fps, config.frames, config.schedule.prediction) == ("stage1_256px", 8.0, 4, "epsilon")
+    assert config.schedule.prediction == "epsilon"
+    assert (config.origin.stage, config.clip.fps, config.clip.frames) == ("stage1_256px", 8.0, 4)
 
 
 def test_first_loss_is_that_of_the_image_model_alone(tmp_path: Path) -> None:
@@ -176,7 +177,7 @@ def test_every_ablation_trains_and_its_stack_makes_a_video(name: str, tmp_path: 
         "standard_snr": lambda: not stack.config.schedule.zero_snr and stack.config.schedule.prediction == "v_prediction",
         "all_trained": lambda: (model / "unet" / "config.json").is_file() and (model / "vae").is_dir(),
         "learned_mixing": lambda: len(stack.mixes) == len(stack.layers),
-        "correlated_noise": lambda: stack.config.shared_noise == 1.0,
+        "correlated_noise": lambda: stack.config.sampling.shared_noise == 1.0,
         "random_start": lambda: all(p.any() for n, p in stack.named_parameters() if n.endswith("weight") and "conv_in" not in n),
         "slim": lambda: sum(p.numel() for p in stack.parameters()) < 950_000,
     }
@@ -335,7 +336,7 @@ def test_a_chain_goes_on_where_it_stopped(
     for before, after in itertools.pairwise(sorted(tmp_path.glob("?-*"))):
         assert json.loads((after / "recipe.json").read_text())["init"] == str(before / "model")
     config = read_config(tmp_path / "5-interpolation" / "model" / "stack_I.safetensors")
-    assert (config.role, config.frames, config.image_noise) == ("I", 37, 20)
+    assert (config.role, config.clip.frames, config.sampling.image_noise) == ("I", 37, 20)
     judged = json.loads((tmp_path / "judge.json").read_text())
     assert {"direction", "still_drift_px", "between_error_px"} <= judged.keys()
     assert "direction" in capsys.readouterr().out

@@ -58,7 +58,7 @@ def standard_stack(role: str) -> TemporalStack:
     """The bundled stack on a schedule that keeps its signal at the end, so that both sides run on exactly the same noise levels;
     with learned weights of its layers and noise that frames share, as ablations have them."""
     stack = load_stack(BUNDLED / f"stack_{role}.safetensors", dtype=torch.float32)
-    config = dataclasses.replace(stack.config, schedule=STANDARD, mixing="learned", shared_noise=0.6)
+    config = stack.config.changed(schedule=STANDARD, mixing="learned", shared_noise=0.6)
     other = TemporalStack(config)
     logits = {f"mixes.{key}": torch.full((1,), 3 + 0.1 * i) for i, key in enumerate(other.layers)}
     other.load_state_dict({**stack.state_dict(), **logits})

@@ -1,7 +1,7 @@
 """The temporal layers of public checkpoints: the motion module of AnimateDiff and its relatives, and ModelScope's convolutions.
 
-Shapes: `b` videos, `f` frames, `c` channels, `h w` height and width. Layers take `(b f) c h w`, frames fastest, and return
-what is to be added. They follow AnimateDiff (Guo et al., arXiv 2307.04725) and ModelScope (Wang et al., arXiv 2308.06571).
+Shapes: `b` videos, `f` frames, `c` channels, `h w` height and width. Layers take `(b f) c h w`, frames fastest. They follow
+AnimateDiff (Guo et al., arXiv 2307.04725) and ModelScope (Wang et al., arXiv 2308.06571).
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from .attention import Attend, sdpa
-from .layers import GEGLU, TORCH_LAYERS, LayerTypes, TemporalAttention, zero_
+from ..model.attention import Attend
+from ..model.layers import GEGLU, TORCH_LAYERS, AttentionKind, Layers, LayerTypes, Run, TemporalAttention, TemporalModule, zero_
+from ..model.sites import Site
 
 NormOver = Literal["frame", "video"]
 GROUPS = 32
 
 
 @dataclass(frozen=True)
-class MotionModuleConfig:
+class MotionModules(Layers):
     """The shape of motion modules.
 
     Attentions have `heads` heads, or heads of `head_dim` where that is not 0. `positions`: rows of the table of positions,
@@ -42,11 +43,39 @@ class MotionModuleConfig:
     entrance: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("norm", "image_norms"):
             if getattr(self, name) not in ("frame", "video"):
                 raise ValueError(f"{name} must be frame or video, found {getattr(self, name)!r}")
         if min(self.heads, self.blocks, self.attentions) < 1 or min(self.positions, self.head_dim, self.entrance) < 0:
             raise ValueError(f"heads, blocks and attentions of a motion module must be 1 or more, found {self}")
+
+    @property
+    def kinds(self) -> tuple[AttentionKind, ...]:
+        """Self-attentions alone; motion modules read no text."""
+        return tuple("self" for _ in range(self.attentions))
+
+    @property
+    def max_frames(self) -> int | None:
+        """The rows of the table of positions; None without one."""
+        return self.positions or None
+
+    @property
+    def norms_over_video(self) -> bool:
+        """As `image_norms` says."""
+        return self.image_norms == "video"
+
+    def build(self, site: Site, types: LayerTypes, **factory: Any) -> TemporalModule:
+        """ModelScope's convolutions for a `resnet` site; a motion module for a `layer` or `attention` site and for conv_in."""
+        if site.kind == "resnet":
+            return ConvStack(site.channels, types, **factory)
+        if site.kind in ("layer", "attention") or site.name == "conv_in":
+            return MotionModule(site.channels, self, types, self.entrance if site.name == "conv_in" else None, **factory)
+        return super().build(site, types, **factory)
+
+    def embed(self, width: int, types: LayerTypes, **factory: Any) -> nn.Module:
+        """FancyVideo's way."""
+        return ValueEmbedding(width, 4 * width, types, **factory)
 
 
 class Positions(nn.Module):
@@ -79,7 +108,7 @@ class MotionAttention(nn.Module):
 class MotionBlock(nn.Module):
     """Self-attentions over the frames, then a gated MLP, each residual."""
 
-    def __init__(self, channels: int, heads: int, config: MotionModuleConfig, types: LayerTypes, **factory: Any) -> None:
+    def __init__(self, channels: int, heads: int, config: MotionModules, types: LayerTypes, **factory: Any) -> None:
         super().__init__()
         self.attentions = nn.ModuleList(
             MotionAttention(channels, heads, config.positions, types, **factory) for _ in range(config.attentions)
@@ -94,13 +123,13 @@ class MotionBlock(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
-class MotionModule(nn.Module):
+class MotionModule(TemporalModule):
     """Group norm, projection, blocks, projection; zero at the start. `inner` is the width between the projections."""
 
     def __init__(
         self,
         channels: int,
-        config: MotionModuleConfig,
+        config: MotionModules,
         types: LayerTypes = TORCH_LAYERS,
         inner: int | None = None,
         **factory: Any,
@@ -119,9 +148,9 @@ class MotionModule(nn.Module):
         self.proj_out = types.linear(inner, channels, **factory)
         zero_(self.proj_out)
 
-    def forward(self, x: torch.Tensor, frames: int, attend: Attend = sdpa) -> torch.Tensor:
+    def change(self, x: torch.Tensor, run: Run) -> torch.Tensor:
         """(b f) c h w -> what is to be added, same shape."""
-        height = x.shape[2]
+        height, frames = x.shape[2], run.frames
         if self.over_video:
             y = self.norm(rearrange(x, "(b f) c h w -> b c f (h w)", f=frames))
             y = rearrange(y, "b c f p -> b p f c")
@@ -129,11 +158,11 @@ class MotionModule(nn.Module):
             y = rearrange(self.norm(x), "(b f) c h w -> b (h w) f c", f=frames)
         y = self.proj_in(y)
         for block in self.blocks:
-            y = block(y, attend)
+            y = block(y, run.attend)
         return rearrange(self.proj_out(y), "b (h w) f c -> (b f) c h w", h=height)
 
 
-class ConvStack(nn.Module):
+class ConvStack(TemporalModule):
     """Four times group norm, SiLU and a convolution over three frames; the last one zero at the start (ModelScope)."""
 
     def __init__(self, channels: int, types: LayerTypes = TORCH_LAYERS, **factory: Any) -> None:
@@ -144,10 +173,10 @@ class ConvStack(nn.Module):
         self.convs = nn.ModuleList(types.conv2d(channels, channels, (3, 1), padding=(1, 0), **factory) for _ in range(4))
         zero_(self.convs[-1])
 
-    def forward(self, x: torch.Tensor, frames: int) -> torch.Tensor:
+    def change(self, x: torch.Tensor, run: Run) -> torch.Tensor:
         """(b f) c h w -> what is to be added, same shape."""
         height = x.shape[2]
-        y = rearrange(x, "(b f) c h w -> b c f (h w)", f=frames)
+        y = rearrange(x, "(b f) c h w -> b c f (h w)", f=run.frames)
         for norm, conv in zip(self.norms, self.convs, strict=True):
             y = conv(F.silu(norm(y)))
         return rearrange(y, "b c f (h w) -> (b f) c h w", h=height)
