@@ -5,7 +5,6 @@ Shapes at the edges: images (f, H, W, 3) float32 0..1 on the CPU; a single pictu
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange
 
-from .base import Base, TextStates, load_base
+from .base import Base, load_base
+from .base.checks import read_json
 from .checkpoint import load_stack
 from .media import fit
 from .model.attention import Backend, choose
 from .model.conditioning import FACTOR, MAX_FRAMES, MOTIONS, Stitch, augment, condition, slot_count, slots, windows
 from .model.config import StackConfig
-from .model.guidance import calls, combine
+from .model.guidance import Call, GuidedDenoiser, calls
 from .model.sampling import SAMPLERS, sample
-from .model.schedule import frame_noise
+from .model.schedule import ScheduleConfig, frame_noise
 from .model.sites import find_sites
 from .model.stack import TemporalStack, check_fit
 from .model.video_model import VideoModel
@@ -95,23 +94,36 @@ class Settings:
         """Refuse what the video stack does not understand, or cannot do at this length."""
         if self.motion is not None and "affinity" not in config.channel_order:
             raise ValueError(f"motion is for stacks of family pia, found {config.origin.family}: leave it out")
-        known = dict(config.values)
-        for name, value in (("fps", self.cond_fps), ("motion_score", self.motion_score)):
-            if value is not None and name not in known:
-                setting = {"fps": "cond_fps"}.get(name, name)
-                raise ValueError(f"{setting} is for stacks of family fancyvideo, found {config.origin.family}: leave it out")
-        check_frames(
-            config,
-            self.frames or config.clip.frames,
-            self.window,
-            f"slide a window over the video (--window {config.clip.frames})",
-        )
+        if strange := sorted(self.values.keys() - dict(config.values).keys()):
+            setting = {"fps": "cond_fps"}.get(strange[0], strange[0])
+            raise ValueError(f"{setting} is for stacks of family fancyvideo, found {config.origin.family}: leave it out")
+        usual = config.clip.frames
+        check_frames(config, self.frames or usual, self.window, f"slide a window over the video (--window {usual})")
 
     @property
     def values(self) -> dict[str, float]:
         """Numbers for the time embedding that differ from the stack's own."""
         told = {"fps": self.cond_fps, "motion_score": self.motion_score}
         return {name: value for name, value in told.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One of the three steps: what it makes of which text, from which seed, and who is told how far it is."""
+
+    name: str
+    prompt: str
+    settings: Settings
+    seed: int
+    progress: Progress | None
+
+    def tell(self, steps: int) -> Callable[[int, torch.Tensor], None] | None:
+        report = self.progress
+        return None if report is None else lambda step, latents: report(self.name, step + 1, steps)
+
+
+_Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any, bool], torch.Tensor]
+"""(noisy latents (1, f, C, h, w), timestep, text states, SDXL's further conditions, with the image?) -> output, same shape."""
 
 
 @dataclass(frozen=True)
@@ -190,33 +202,15 @@ class EmuVideoPipeline:
     @torch.inference_mode()
     def starting_frame(self, prompt: str, settings: Settings = Settings(), progress: Progress | None = None) -> torch.Tensor:
         """The picture (1, H, W, 3) that the image model, without its temporal layers, makes of the prompt."""
-        prompt, base = self._prompt(prompt), self.base
-        height, width = self._size(settings)
+        unet, stage = self.base.unet, _Stage("starting frame", prompt, settings, settings.seed, progress)
         steps = settings.steps or int(self.defaults.get("steps", 50))
         weight = self.defaults.get("text_guidance", 7.5) if settings.t2i_guidance is None else settings.t2i_guidance
-        plan = calls(1.0, weight, has_image=False)
-        texts = self._texts(prompt)
-        noise = self._noise(settings.seed, 1, height, width)
 
-        def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            outputs = []
-            for call in plan:
-                text = texts[call.text]
-                added = base.added_conditions(text.pooled, height, width)
-                y = base.unet(x.to(base.dtype), t, text.hidden, added_cond_kwargs=added, return_dict=False)[0]
-                outputs.append(y.float())
-            return combine(outputs, [call.weight for call in plan], settings.rescale)
+        def network(x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, added: Any, image: bool) -> torch.Tensor:
+            return unet(x[0], t, text, added_cond_kwargs=added, return_dict=False)[0][None]
 
-        latents = sample(
-            denoise,
-            noise,
-            base.schedule,
-            steps,
-            settings.sampler,
-            _generator(settings.seed + 1),
-            _step("starting frame", steps, progress),
-        )
-        return base.decode_latents(latents)
+        latents = self._sample(stage, network, calls(1.0, weight, has_image=False), 1, self.base.schedule, steps)
+        return self.base.decode_latents(latents)
 
     @torch.inference_mode()
     def video(
@@ -232,17 +226,15 @@ class EmuVideoPipeline:
         config = model.stack.config
         settings.check_stack(config)
         frames = settings.frames or config.clip.frames
-        height, width = self._size(settings)
-        if images is not None and not config.takes_image:
-            raise ValueError(_no_image(config))
         if images is None:
-            latents = torch.zeros(1, 0, config.unet.latent_channels, *self._latent_size(height, width))
-            positions = ()
+            latents, positions = torch.zeros(1, 0, *self._latent_shape(settings)), ()
+        elif config.takes_image:
+            latents = self.base.encode_images(fit(images, *self._size(settings)))[None].cpu()
         else:
-            latents = self.base.encode_images(fit(images, height, width))[None].cpu()
+            raise ValueError(_no_image(config))
         given = condition(latents, positions, frames, config.channel_order, settings.motion or "moderate")
-        output = self._run(model, prompt, given, settings, settings.seed, "video", images is not None, progress)
-        return self.base.decode_latents(output)
+        stage = _Stage("video", prompt, settings, settings.seed, progress)
+        return self.base.decode_latents(self._sample_video(stage, model, given, images is not None))
 
     @torch.inference_mode()
     def interpolate(
@@ -256,8 +248,7 @@ class EmuVideoPipeline:
         config = model.stack.config
         size = (config.clip.frames - 1) // FACTOR - 1
         plan = windows(len(images), size, settings.stitch)
-        height, width = self._size(settings)
-        latents = self.base.encode_images(fit(images, height, width)).cpu()
+        latents = self.base.encode_images(fit(images, *self._size(settings))).cpu()
         parts = []
         for number, window in enumerate(plan):
             seed = settings.seed + number
@@ -266,7 +257,7 @@ class EmuVideoPipeline:
             known = augment(known, config.sampling.image_noise, config.schedule, torch.randn(known.shape, generator=generator))
             given = condition(known, slots(size), slot_count(size), config.channel_order)
             name = "interpolation" if len(plan) == 1 else f"interpolation {number + 1}/{len(plan)}"
-            output = self._run(model, prompt, given, settings, seed, name, True, progress)
+            output = self._sample_video(_Stage(name, prompt, settings, seed, progress), model, given, True)
             parts.append(self.base.decode_latents(output[window.start : window.stop]))
         return torch.cat(parts)
 
@@ -286,9 +277,8 @@ class EmuVideoPipeline:
         settings.check_stack(config)
         if interpolate:
             self._model("I")
-        height, width = self._size(settings)
         if config.takes_image:
-            first = self.starting_frame(prompt, settings, progress) if image is None else fit(image, height, width)
+            first = self.starting_frame(prompt, settings, progress) if image is None else fit(image, *self._size(settings))
             video = self.video(first, prompt, settings, (position,), progress)
         elif image is not None:
             raise ValueError(_no_image(config))
@@ -301,48 +291,58 @@ class EmuVideoPipeline:
 
     # -- what they share
 
-    def _run(
-        self,
-        model: VideoModel,
-        prompt: str,
-        given: torch.Tensor,
-        settings: Settings,
-        seed: int,
-        name: str,
-        has_image: bool,
-        progress: Progress | None,
-    ) -> torch.Tensor:
-        """Sample a video's latents (f, C, h, w) with the given frames `given` (1, f, C+1, h, w)."""
-        config, base = model.stack.config, self.base
-        frames, (height, width) = given.shape[1], self._size(settings)
+    def _sample_video(self, stage: _Stage, model: VideoModel, given: torch.Tensor, has_image: bool) -> torch.Tensor:
+        """A video's latents (f, C, h, w) with the given frames `given` (1, f, C+1, h, w)."""
+        settings, config, frames = stage.settings, model.stack.config, given.shape[1]
         w_i = config.sampling.image_guidance if settings.image_guidance is None else settings.image_guidance
         w_p = config.sampling.text_guidance if settings.text_guidance is None else settings.text_guidance
-        plan = calls(w_i, w_p, has_image)
-        texts = self._texts(self._prompt(prompt))
-        given = given.to(base.device, base.dtype)
+        given = given.to(self.base.device, self.base.dtype)
+        length = min(settings.window or frames, frames) if config.role == "F" else frames
+
+        def network(x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, added: Any, image: bool) -> torch.Tensor:
+            channels = given if image and config.takes_image else None
+
+            def within(window: list[int]) -> torch.Tensor:
+                seen = None if channels is None else channels[:, window]
+                return model(x[:, window], t, text, seen, added, settings.strength, settings.values).float()
+
+            return over_windows(within, frames, length, settings.overlap)
+
         steps = settings.steps or config.sampling.steps
-        window = min(settings.window or frames, frames) if config.role == "F" else frames
+        shared = config.sampling.shared_noise
+        return self._sample(stage, network, calls(w_i, w_p, has_image), frames, config.schedule, steps, shared)
 
-        def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            outputs = []
-            for call in plan:  # one after the other: a single call already fills the device with its frames
-                text = texts[call.text]
-                added = base.added_conditions(text.pooled, height, width)
-                image = given if call.image and config.takes_image else None
-                video = x.to(base.dtype)[None]
+    def _sample(
+        self,
+        stage: _Stage,
+        network: _Network,
+        plan: Sequence[Call],
+        frames: int,
+        schedule: ScheduleConfig,
+        steps: int,
+        shared_noise: float = 0.0,
+    ) -> torch.Tensor:
+        """Latents (f, C, h, w) from noise that is drawn on the CPU in one call, as ComfyUI draws it."""
+        base, size = self.base, self._size(stage.settings)
+        prompt = self._prompt(stage.prompt)
+        texts = {True: base.encode_text([prompt]), False: base.encode_text([""])}
 
-                def part(window: list[int], text=text, image=image, added=added, video=video) -> torch.Tensor:  # type: ignore[no-untyped-def]
-                    seen = None if image is None else image[:, window]
-                    output = model(video[:, window], t, text.hidden, seen, added, settings.strength, settings.values)
-                    return output.float()
+        def evaluate(x: torch.Tensor, t: torch.Tensor, call: Call) -> torch.Tensor:
+            text = texts[call.text]
+            return network(x.to(base.dtype), t, text.hidden, base.added_conditions(text.pooled, *size), call.image)
 
-                outputs.append(over_windows(part, frames, window, settings.overlap))
-            guided = combine(outputs, [call.weight for call in plan], settings.rescale)
-            return rearrange(guided, "1 f c h w -> f c h w")
-
-        noise = self._noise(seed, frames, height, width, config.sampling.shared_noise)
-        step = _step(name, steps, progress)
-        return sample(denoise, noise, config.schedule, steps, settings.sampler, _generator(seed + 1), step)
+        guided = GuidedDenoiser(evaluate, plan, stage.settings.rescale)
+        noise = frame_noise((frames, *self._latent_shape(stage.settings)), _generator(stage.seed), shared_noise).to(base.device)
+        # all frames are one sample for the guidance, and a batch for the sampler
+        return sample(
+            lambda x, t: guided(x[None], t)[0],
+            noise,
+            schedule,
+            steps,
+            stage.settings.sampler,
+            _generator(stage.seed + 1),
+            stage.tell(steps),
+        )
 
     def _model(self, role: str) -> VideoModel:
         if role not in self.models:
@@ -359,23 +359,15 @@ class EmuVideoPipeline:
         side = int(self.base.unet.config["sample_size"]) * self.base.pixels_per_latent
         return side, side
 
-    def _latent_size(self, height: int, width: int) -> tuple[int, int]:
-        return height // self.base.pixels_per_latent, width // self.base.pixels_per_latent
-
-    def _noise(self, seed: int, frames: int, height: int, width: int, shared: float = 0.0) -> torch.Tensor:
-        """Unit noise (f, C, h, w), drawn on the CPU in one call, as ComfyUI draws it."""
-        shape = (frames, self.base.latent_channels, *self._latent_size(height, width))
-        return frame_noise(shape, _generator(seed), shared).to(self.base.device)
-
-    def _texts(self, prompt: str) -> dict[bool, TextStates]:
-        """Text states of the prompt (True) and of no text (False)."""
-        return {True: self.base.encode_text([prompt]), False: self.base.encode_text([""])}
+    def _latent_shape(self, settings: Settings) -> tuple[int, ...]:
+        return self.base.latent_channels, *(side // self.base.pixels_per_latent for side in self._size(settings))
 
     def _prompt(self, prompt: str) -> str:
         prompt = check_prompt(prompt)
         if unknown := self.base.unknown_words(prompt):
             known = self.base.known_words() or []
-            logger.warning("the model does not know %s and passes over it; it knows: %s", _quoted(unknown), " ".join(known))
+            quoted = ", ".join(f'"{word}"' for word in dict.fromkeys(unknown))
+            logger.warning("the model does not know %s and passes over it; it knows: %s", quoted, " ".join(known))
         return prompt
 
 
@@ -386,10 +378,6 @@ def _no_image(config: StackConfig) -> str:
     )
 
 
-def _quoted(words: Sequence[str]) -> str:
-    return ", ".join(f'"{word}"' for word in dict.fromkeys(words))
-
-
 def _own(folder: Path, role: str) -> Path | None:
     path = folder / f"stack_{role}.safetensors"
     return path if path.is_file() else None
@@ -398,26 +386,11 @@ def _own(folder: Path, role: str) -> Path | None:
 def read_defaults(folder: Path) -> dict[str, Any]:
     """What a model's maker recommends for its image model: `steps` and `text_guidance`, from DEFAULTS_FILE; may be empty."""
     path = folder / DEFAULTS_FILE
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} should be JSON, found {error}: mend or remove it") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} should hold a JSON object, found {type(values).__name__}: mend or remove it")
-    return values
+    return read_json(path) if path.is_file() else {}
 
 
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed % 2**64)
-
-
-def _step(stage: str, steps: int, progress: Progress | None) -> Callable[[int, torch.Tensor], None] | None:
-    if progress is None:
-        return None
-    report = progress
-    return lambda i, latents: report(stage, i + 1, steps)
 
 
 __all__ = ["BUNDLED", "EmuVideoPipeline", "Progress", "Result", "Settings", "check_prompt"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
+import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,37 +16,44 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .media.files import whole_file
+
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 SUFFIXES = (".safetensors", *PICKLES)
-_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-_SAFETENSORS_FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+MOST_HEADER_BYTES = 100_000_000  # the format's own limit
+_FLOATS = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
 _DAMAGE = (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError)
 _WRAPPERS = ("state_dict", "module", "model", "ema", "model_state_dict")  # under which trainers keep the weights
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """The tensors of a file by name: `shapes` at once, the values by `read`. `metadata` is that of safetensors."""
+    """The tensors of a file by name: `shapes`, precisions (`kinds`, as safetensors calls them) and `sizes` in bytes at once, the
+    values by `read`. `metadata` is that of safetensors. `tensors`: the values, where opening the file brings them along."""
 
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict, repr=False)
     names: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    def read(self) -> dict[str, torch.Tensor]:
-        """All tensors. ValueError when the file is cut short."""
+    def read(self, prefix: str = "", dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+        """The tensors whose names begin so, in their own precision or in `dtype`. ValueError when the file is cut short."""
+        wanted = [name for name in self.shapes if name.startswith(prefix)]
         if self.tensors:
-            return dict(self.tensors)
+            return {name: self.tensors[name].to(dtype=dtype) for name in wanted}
         try:
             with safe_open(self.path, framework="pt") as file:
-                return {name: file.get_tensor(self.names.get(name, name)) for name in self.shapes}
+                return {name: file.get_tensor(self.names.get(name, name)).to(dtype=dtype) for name in wanted}
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{self.path} cannot be read to its end ({error}): download or copy it again") from error
 
 
 def open_weights(path: str | Path) -> WeightFile:
-    """Names and shapes of a file's tensors. ValueError for what is no such file, is damaged, or could run code."""
+    """Names and shapes of a temporal stack's tensors, "module." in front of them taken off. ValueError for what is no such file,
+    is damaged, could run code, or holds weights of 8 bits."""
     path = Path(path)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
@@ -54,24 +61,46 @@ def open_weights(path: str | Path) -> WeightFile:
     if path.suffix.lower() in PICKLES:
         status = path.stat()
         return _open_pickle(path, status.st_mtime_ns, status.st_size)
-    return _open_safetensors(path)
+    file = read_header(path)
+    _refuse_precision(file)
+    names = {_bare(name): name for name in file.shapes}
+    if len(names) < len(file.shapes):
+        return file
+    return replace(
+        file,
+        shapes={bare: file.shapes[name] for bare, name in names.items()},
+        kinds={bare: file.kinds[name] for bare, name in names.items()},
+        sizes={bare: file.sizes[name] for bare, name in names.items()},
+        names=names,
+    )
 
 
-def _open_safetensors(path: Path) -> WeightFile:
+def read_header(path: Path) -> WeightFile:
+    """What a safetensors file says of itself. ValueError for a file that is none or that was cut short."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if start.startswith(b"version "):
+            raise ValueError(f"{path}: expected a safetensors file, found a Git LFS pointer to it: fetch it with `git lfs pull`")
+        if not 0 < length <= MOST_HEADER_BYTES:
+            raise ValueError(f"{path}: expected a safetensors file, found {size} bytes of something else: copy it again")
+        text = file.read(length)
+    if len(text) < length:
+        raise ValueError(f"{path}: expected a header of {length} bytes, found a file of {size}, cut short: copy it again")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            kinds = {name: part.get_dtype() for name, part in slices.items()}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error}): it may be cut short; copy it again") from error
-    odd = {name: kind for name, kind in kinds.items() if kind not in _SAFETENSORS_FLOATS and shapes[name]}
-    _refuse_precision(path, odd)
-    names = {_bare(name): name for name in shapes}
-    if len(names) < len(shapes):
-        names = {name: name for name in shapes}
-    return WeightFile(path, {bare: shapes[name] for bare, name in names.items()}, metadata, names=names)
+        content = json.loads(text)
+        metadata = dict(content.pop("__metadata__", {}))
+        shapes = {name: tuple(map(int, tensor["shape"])) for name, tensor in content.items()}
+        kinds = {name: str(tensor["dtype"]) for name, tensor in content.items()}
+        spans = {name: tuple(map(int, tensor["data_offsets"])) for name, tensor in content.items()}
+        sizes = {name: end - begin for name, (begin, end) in spans.items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError(f"{path}: expected the JSON header of a safetensors file, found something else: copy it again") from None
+    expected = 8 + length + max((end for _, end in spans.values()), default=0)
+    if size < expected:
+        raise ValueError(f"{path}: expected {expected} bytes, found {size}, so the file is truncated: copy it again")
+    return WeightFile(path, shapes, kinds, sizes, metadata)
 
 
 @lru_cache(maxsize=2)
@@ -92,34 +121,22 @@ def _open_pickle(path: Path, modified: int, size: int) -> WeightFile:
             "take the .safetensors form of the model; or, where you trust its source, load it with torch yourself and write its "
             "tensors with safetensors.torch.save_file"
         ) from error
-    except (
-        RuntimeError,
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-    ) as error:
+    except _DAMAGE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise ValueError(f"{path} cannot be read ({reason}): it may be cut short; download or copy it again") from error
     tensors = _unwrapped(content)
-    odd = {name: value.dtype for name, value in tensors.items() if value.dtype not in _FLOATS and value.dim()}
-    _refuse_precision(path, {name: str(dtype).removeprefix("torch.") for name, dtype in odd.items()})
-    return WeightFile(path, {name: tuple(value.shape) for name, value in tensors.items()}, tensors=tensors)
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    kinds = {name: _FLOATS.get(value.dtype, str(value.dtype).removeprefix("torch.")) for name, value in tensors.items()}
+    file = WeightFile(path, shapes, kinds, {name: value.nbytes for name, value in tensors.items()}, tensors=tensors)
+    _refuse_precision(file)
+    return file
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write safetensors, first under a temporary name. Equal contents make equal files."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata)
-        _sort_metadata(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata)
+        _sort_metadata(part)
 
 
 def _sort_metadata(path: Path) -> None:
@@ -155,10 +172,10 @@ def _bare(name: str) -> str:
     return name.removeprefix("module.")
 
 
-def _refuse_precision(path: Path, odd: Mapping[str, str]) -> None:
-    if odd:
-        name, kind = next(iter(odd.items()))
+def _refuse_precision(file: WeightFile) -> None:
+    odd = {name: kind for name, kind in file.kinds.items() if kind not in _FLOATS.values() and file.shapes[name]}
+    for name, kind in odd.items():
         raise ValueError(
-            f"{path} should hold weights in float16, bfloat16 or float32, found {kind} in {name}: take the file in one of these; "
-            "8-bit weights do not keep what temporal layers need"
+            f"{file.path} should hold weights in float16, bfloat16 or float32, found {kind} in {name}: take the file in one of "
+            "these; 8-bit weights do not keep what temporal layers need"
         )

@@ -14,7 +14,7 @@ from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
-from ..model.schedule import BetaSchedule, Prediction, ScheduleConfig
+from ..model.schedule import ScheduleConfig
 from . import vocabulary
 
 TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
@@ -47,6 +47,7 @@ class BaseInfo:
 
     @property
     def size_bytes(self) -> int:
+        """Bytes of all parts on disk."""
         return sum(self.parts.values())
 
 
@@ -54,8 +55,8 @@ class BaseInfo:
 class Base:
     """A frozen text-to-image model. Every part is in eval mode and asks for no gradient.
 
-    `family` is read from the structure: sd15, sd21, sdxl, tiny, or other-<width of the text states>. The schedule is
-    the one the text-to-image model itself was trained with, which is not necessarily that of a video model on it.
+    `family` is read from the structure: sd15, sd21, sdxl, tiny, or other-<width of the text states>. `schedule` is the noise
+    that the text-to-image model itself was trained with, and what it predicts; a video model on it may have another.
     """
 
     family: str
@@ -64,26 +65,15 @@ class Base:
     vae: AutoencoderKL = field(repr=False)
     text_encoders: list[TextEncoder] = field(repr=False)
     tokenizers: list[PreTrainedTokenizerBase] = field(repr=False)
-    prediction_type: Prediction = "epsilon"
-    beta_schedule: BetaSchedule = "scaled_linear"
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    zero_snr: bool = False
-    train_steps: int = 1000
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(zero_snr=False, prediction="epsilon"))
 
     def __post_init__(self) -> None:
         for part in (self.unet, self.vae, *self.text_encoders):
             part.eval().requires_grad_(False)
 
     @property
-    def schedule(self) -> ScheduleConfig:
-        """The noise the text-to-image model was trained with, and what it predicts."""
-        return ScheduleConfig(
-            self.beta_schedule, self.beta_start, self.beta_end, self.zero_snr, self.prediction_type, self.train_steps
-        )
-
-    @property
     def device(self) -> torch.device:
+        """Where the U-Net is."""
         return self.unet.device
 
     @property
@@ -93,14 +83,17 @@ class Base:
 
     @property
     def latent_channels(self) -> int:
+        """Channels of the latents."""
         return int(self.vae.config["latent_channels"])
 
     @property
     def latent_scale(self) -> float:
+        """What the VAE's latents are multiplied by, for unit variance."""
         return float(self.vae.config["scaling_factor"])
 
     @property
     def latent_shift(self) -> float:
+        """What is taken from the VAE's latents before they are scaled."""
         return float(self.vae.config["shift_factor"] or 0.0)
 
     @property

@@ -3,54 +3,15 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..model.schedule import ScheduleConfig
 
-MOST_HEADER_BYTES = 100_000_000  # the format's own limit
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a safetensors file says of itself: the shape of every tensor, the bytes of each, and the metadata."""
-
-    shapes: dict[str, tuple[int, ...]]
-    sizes: dict[str, int]
-    metadata: dict[str, str]
-
-
-def read_header(path: Path) -> Header:
-    """The header of a safetensors file; refuses a file that is none or that was cut short."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if start.startswith(b"version "):
-            raise ValueError(f"{path}: expected a safetensors file, found a Git LFS pointer to it: fetch it with `git lfs pull`")
-        if not 0 < length <= MOST_HEADER_BYTES:
-            raise ValueError(f"{path}: expected a safetensors file, found {size} bytes of something else: download it again")
-        text = file.read(length)
-    if len(text) < length:
-        raise ValueError(f"{path}: expected a header of {length} bytes, found a file of {size}, cut short: download it again")
-    try:
-        content = json.loads(text)
-        metadata = content.pop("__metadata__", {})
-        shapes = {k: tuple(v["shape"]) for k, v in content.items()}
-        spans = {k: v["data_offsets"] for k, v in content.items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        message = f"{path}: expected the JSON header of a safetensors file, found something else: download it again"
-        raise ValueError(message) from None
-    expected = 8 + length + max((end for _, end in spans.values()), default=0)
-    if size < expected:
-        raise ValueError(f"{path}: expected {expected} bytes, found {size}, so the file is truncated: download it again")
-    return Header(shapes, {k: end - begin for k, (begin, end) in spans.items()}, metadata)
-
 
 def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. ValueError for a file that holds none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError):

@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import load_file
 from transformers import CLIPTextConfig, PreTrainedTokenizerBase
 
 from ..model.schedule import ScheduleConfig
-from ..weights import PICKLES
+from ..weights import PICKLES, read_header
 from . import vocabulary
 from .base import BaseInfo, TextEncoder, build_text_encoder, vae_dtype
-from .checks import check_structure, family_of, read_header, read_json, schedule_of
+from .checks import check_structure, family_of, read_json, schedule_of
 
 FAMILIES = ("sd15", "sd21", "sdxl", "tiny")
 CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
@@ -24,6 +23,7 @@ STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}  #
 
 
 def inspect(path: Path, prediction_type: str | None) -> BaseInfo:
+    """What a diffusers folder is and whether it is complete; see `load.inspect_base`."""
     index = path / "model_index.json"
     if not index.is_file():
         files = sorted(path.glob("*.safetensors"))
@@ -152,14 +152,16 @@ def load_unet_and_vae(info: BaseInfo, dtype: torch.dtype) -> tuple[UNet2DConditi
 
 
 def load_text_encoders(info: BaseInfo, dtype: torch.dtype) -> list[TextEncoder]:
+    """The one or two text encoders on the CPU."""
     encoders = []
     for name in ("text_encoder", "text_encoder_2"):
         if name in info.configs:
             folder = info.path / name
-            state = {k: v.to(dtype) for file in _weights(folder, "model")[0] for k, v in load_file(file).items()}
+            state = {k: v for file in _weights(folder, "model")[0] for k, v in read_header(file).read(dtype=dtype).items()}
             encoders.append(build_text_encoder(info.configs[name], state, name == "text_encoder_2", str(folder)))
     return encoders
 
 
 def load_tokenizers(info: BaseInfo) -> list[PreTrainedTokenizerBase]:
+    """The tokenizers that the folder brings."""
     return [vocabulary.load_tokenizer(info.path / n) for n in ("tokenizer", "tokenizer_2") if n in info.parts]

@@ -87,6 +87,7 @@ def _levels(shapes: Shapes) -> tuple[list[int], list[int], int]:
 
 
 def vae_config(shapes: Shapes, layout: Layout) -> dict[str, Any]:
+    """The configuration of an AutoencoderKL from its tensors' shapes."""
     levels = count(shapes, r"encoder\.down\.(\d+)\.")
     return {
         "in_channels": shapes["encoder.conv_in.weight"][1],
@@ -133,6 +134,7 @@ def open_clip_config(shapes: Shapes, layout: Layout) -> dict[str, Any]:
 
 
 def open_clip_layers(shapes: Shapes) -> int:
+    """How many transformer layers a file of OpenCLIP has."""
     return count(shapes, r"transformer\.resblocks\.(\d+)\.")
 
 

@@ -60,11 +60,6 @@ def load_base(
         vae=vae,
         text_encoders=part.load_text_encoders(info, dtype),
         tokenizers=tokenizers,
-        prediction_type=info.schedule.prediction,
-        beta_schedule=info.schedule.beta_schedule,
-        beta_start=info.schedule.beta_start,
-        beta_end=info.schedule.beta_end,
-        zero_snr=info.schedule.zero_snr,
-        train_steps=info.schedule.steps,
+        schedule=info.schedule,
     )
     return base.to(device=device)

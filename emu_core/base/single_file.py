@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from diffusers.loaders import single_file_utils as convert
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
-from safetensors import safe_open
 from torch import Tensor
 from transformers import CLIPTextConfig, PreTrainedTokenizerBase
 
-from ..weights import PICKLES
+from ..weights import PICKLES, WeightFile, read_header
 from . import ldm_configs, vocabulary
 from .base import BaseInfo, TextEncoder, build, build_text_encoder, vae_dtype
-from .checks import Header, check_structure, family_of, read_header, schedule_of
+from .checks import check_structure, family_of, schedule_of
 from .ldm_configs import Layout
 from .vocabulary import CLIP_PAD, OPEN_CLIP_PAD
 
@@ -44,6 +43,7 @@ OTHERS = {  # part of a tensor's name -> what such a file is
 
 
 def inspect(path: Path, prediction_type: str | None) -> BaseInfo:
+    """What one file is and whether it is complete; see `load.inspect_base`."""
     if path.suffix.lower() in PICKLES:
         raise ValueError(
             f"{path}: expected a .safetensors file, found a pickle, which can run any code when it is opened: convert it, if you"
@@ -67,7 +67,7 @@ def inspect(path: Path, prediction_type: str | None) -> BaseInfo:
     return BaseInfo(path, "single", family_of(configs["unet"]), sizes, configs, schedule)
 
 
-def _layout(path: Path, header: Header) -> Layout:
+def _layout(path: Path, header: WeightFile) -> Layout:
     """Which layout the names of the tensors follow; refuses a file that lacks a part or is something else."""
     names = list(header.shapes)
     if UNET + "input_blocks.0.0.weight" not in header.shapes:
@@ -89,11 +89,11 @@ def _layout(path: Path, header: Header) -> Layout:
     return present[0]
 
 
-def _shapes(header: Header, prefix: str) -> dict[str, tuple[int, ...]]:
+def _shapes(header: WeightFile, prefix: str) -> dict[str, tuple[int, ...]]:
     return {k.removeprefix(prefix): s for k, s in header.shapes.items() if k.startswith(prefix)}
 
 
-def _configs(header: Header, layout: Layout) -> dict[str, dict[str, Any]]:
+def _configs(header: WeightFile, layout: Layout) -> dict[str, dict[str, Any]]:
     texts = [_shapes(header, prefix) for prefix in TEXT[layout]]
     configs = {}
     if layout != "sd2":
@@ -106,7 +106,7 @@ def _configs(header: Header, layout: Layout) -> dict[str, dict[str, Any]]:
     return configs
 
 
-def _prediction(path: Path, header: Header, layout: Layout) -> str:
+def _prediction(path: Path, header: WeightFile, layout: Layout) -> str:
     """What the U-Net predicts, as far as the file tells.
 
     A tensor named `v_pred` and the metadata `modelspec.prediction_type` say it outright. Else SD 1.x and SDXL predict
@@ -118,10 +118,8 @@ def _prediction(path: Path, header: Header, layout: Layout) -> str:
     said = {"epsilon": "epsilon", "v": "v_prediction"}.get(header.metadata.get("modelspec.prediction_type", ""))
     if said is not None or layout != "sd2":
         return said or "epsilon"
-    if "global_step" in header.shapes:
-        with safe_open(path, framework="pt") as file:
-            if int(file.get_tensor("global_step")) == 875000:
-                return "epsilon"
+    if "global_step" in header.shapes and int(header.read("global_step")["global_step"]) == 875000:
+        return "epsilon"
     logger.info("%s does not say what it predicts; taken for v_prediction, as SD 2.1 768 has it", path)
     return "v_prediction"
 
@@ -129,35 +127,32 @@ def _prediction(path: Path, header: Header, layout: Layout) -> str:
 def load_unet_and_vae(info: BaseInfo, dtype: torch.dtype) -> tuple[UNet2DConditionModel, AutoencoderKL]:
     """The two diffusers parts on the CPU."""
     unet, vae = info.configs["unet"], info.configs["vae"]
-    with safe_open(info.path, framework="pt") as file:
-        state = _read(file, UNET, dtype)
-        converted = convert.convert_ldm_unet_checkpoint(state, unet)
-        surplus = len(state) - len(converted)
-        if surplus:  # such as motion modules, which the conversion would leave out without a word
-            raise ValueError(
-                f"{info.path}: expected a plain text-to-image U-Net, found {surplus} tensors more: use an unmodified model"
-            )
-        with torch.device("meta"):
-            empty_unet = UNet2DConditionModel(**unet)
-        loaded = build(empty_unet, converted, f"{info.path}, U-Net")
-        state = {k: v for k, v in _read(file, VAE, vae_dtype(dtype, vae)).items() if k.removeprefix(VAE).startswith(VAE_PARTS)}
-        with torch.device("meta"):
-            empty_vae = AutoencoderKL(**vae)
-        return loaded, build(empty_vae, convert.convert_ldm_vae_checkpoint(state, vae), f"{info.path}, VAE")
+    file = read_header(info.path)
+    state = file.read(UNET, dtype)
+    converted = convert.convert_ldm_unet_checkpoint(state, unet)
+    surplus = len(state) - len(converted)
+    if surplus:  # such as motion modules, which the conversion would leave out without a word
+        raise ValueError(
+            f"{info.path}: expected a plain text-to-image U-Net, found {surplus} tensors more: use an unmodified one"
+        )
+    with torch.device("meta"):
+        empty_unet, empty_vae = UNet2DConditionModel(**unet), AutoencoderKL(**vae)
+    loaded = build(empty_unet, converted, f"{info.path}, U-Net")
+    state = {k: v for k, v in file.read(VAE, vae_dtype(dtype, vae)).items() if k.removeprefix(VAE).startswith(VAE_PARTS)}
+    return loaded, build(empty_vae, convert.convert_ldm_vae_checkpoint(state, vae), f"{info.path}, VAE")
 
 
 def load_text_encoders(info: BaseInfo, dtype: torch.dtype) -> list[TextEncoder]:
-    layout = _layout(info.path, read_header(info.path))
-    encoders = []
-    with safe_open(info.path, framework="pt") as file:
-        for i, prefix in enumerate(TEXT[layout]):
-            name = f"text_encoder_{i + 1}" if i else "text_encoder"
-            state = _read(file, prefix, dtype)
-            if prefix.endswith(".model."):
-                state = _open_clip_state(state, prefix, info.configs[name])
-            else:
-                state = {k.removeprefix(prefix): v for k, v in state.items()}
-            encoders.append(build_text_encoder(info.configs[name], state, i == 1, f"{info.path}, {name}"))
+    """The one or two text encoders on the CPU."""
+    file, encoders = read_header(info.path), []
+    for i, prefix in enumerate(TEXT[_layout(info.path, file)]):
+        name = f"text_encoder_{i + 1}" if i else "text_encoder"
+        state = file.read(prefix, dtype)
+        if prefix.endswith(".model."):
+            state = _open_clip_state(state, prefix, info.configs[name])
+        else:
+            state = {k.removeprefix(prefix): v for k, v in state.items()}
+        encoders.append(build_text_encoder(info.configs[name], state, i == 1, f"{info.path}, {name}"))
     return encoders
 
 
@@ -170,11 +165,6 @@ def _open_clip_state(state: dict[str, Tensor], prefix: str, config: dict[str, An
         if not k.startswith(block) or int(k[len(block) :].split(".")[0]) < config["num_hidden_layers"]
     }
     return convert.convert_open_clip_checkpoint(SimpleNamespace(config=CLIPTextConfig.from_dict(config)), used, prefix=prefix)
-
-
-def _read(file: Any, prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """One part's tensors at a time, so that the whole file is never held twice."""
-    return {k: file.get_tensor(k).to(dtype) for k in file.keys() if k.startswith(prefix)}  # noqa: SIM118
 
 
 def load_tokenizers(info: BaseInfo, folder: Path) -> list[PreTrainedTokenizerBase]:

@@ -18,6 +18,7 @@ OPEN_CLIP_PAD = "!"  # id 0: OpenCLIP pads with zeros
 
 
 def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer in either form."""
     return (folder / "tokenizer.json").is_file() or ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file())
 
 

@@ -16,6 +16,7 @@ def naming_of(shapes: Shapes) -> Naming | None:
 
 
 def matches(shapes: Shapes) -> bool:
+    """Motion modules, and no input channels beside the latents."""
     return naming_of(shapes) is not None and not has_image_channels(shapes)
 
 
@@ -26,6 +27,7 @@ def has_image_channels(shapes: Shapes) -> bool:
 
 
 def plan(shapes: Shapes) -> Plan:
+    """See `recognise.import_plan`. The version follows from the layout, the middle module and the table of positions."""
     naming = naming_of(shapes)
     assert naming is not None
     modules = read_modules(shapes, naming)

@@ -24,6 +24,7 @@ def matches(shapes: Shapes) -> bool:
 
 
 def plan(shapes: Shapes) -> Plan:
+    """See `recognise.import_plan`. ValueError for a variant with cross-frame text modules."""
     if any(".ctm_" in name or "_text_modules." in name for name in shapes):
         raise ValueError(
             "is a FancyVideo checkpoint with cross-frame text modules, which this program does not have: take one of the "

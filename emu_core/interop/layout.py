@@ -121,6 +121,7 @@ class Modules:
 
     @property
     def has_mid(self) -> bool:
+        """Whether one stands in the middle block."""
         return any(site.name.startswith("mid.") for site in self.sites)
 
 

@@ -22,10 +22,12 @@ HEAD = 64
 
 
 def matches(shapes: Shapes) -> bool:
+    """Temporal convolutions or attentions in diffusers' names."""
     return any(_MODULE.match(name) for name in shapes)
 
 
 def plan(shapes: Shapes) -> Plan:
+    """See `recognise.import_plan`."""
     sources: dict[str, str] = {}
     changes: dict[str, Change] = {}
     sites: dict[str, Site] = {}

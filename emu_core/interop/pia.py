@@ -13,6 +13,7 @@ def matches(shapes: Shapes) -> bool:
 
 
 def plan(shapes: Shapes) -> Plan:
+    """See `recognise.import_plan`."""
     result = animatediff.plan(shapes)
     # PIA's own program lets the image model's group norms run over all frames, diffusers does not
     norms = "video" if animatediff.naming_of(shapes) is ORIGINAL else "frame"

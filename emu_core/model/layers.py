@@ -201,6 +201,7 @@ class GEGLU(nn.Module):
         zero_(self.out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., c) -> the same."""
         value, gate = self.proj(x).chunk(2, -1)
         return self.out(value * F.gelu(gate))
 

@@ -12,7 +12,7 @@ import torch
 from .config import StackConfig
 
 
-def context_windows(frames: int, length: int, overlap: int) -> list[list[int]]:
+def sliding_windows(frames: int, length: int, overlap: int) -> list[list[int]]:
     """Frame numbers of each window of `length`; neighbours share `overlap`, and the last is moved back to end with the video."""
     if frames <= length:
         return [list(range(frames))]
@@ -32,7 +32,7 @@ def window_weights(length: int) -> torch.Tensor:
 
 def over_windows(call: Callable[[list[int]], torch.Tensor], frames: int, length: int, overlap: int) -> torch.Tensor:
     """The weighted mean (b, f, ...) of what `call` says of each window's frames."""
-    plan = context_windows(frames, length, overlap)
+    plan = sliding_windows(frames, length, overlap)
     if len(plan) == 1:
         return call(plan[0])
     total, weight = None, torch.zeros(frames)

@@ -489,8 +489,9 @@ def test_the_tiny_family_and_its_words(small: dict[Layout, Model], tmp_path: Pat
 def test_a_folder_names_its_schedule(folder: Path, scheduler: Any, option: str | None, expected: tuple[str, bool]) -> None:
     write_scheduler(folder / "scheduler", beta_schedule="linear", beta_end=0.02, **scheduler)
     base = load_base(folder, prediction_type=option)
-    assert (base.prediction_type, base.zero_snr) == expected
-    assert (base.beta_schedule, base.beta_start, base.beta_end, base.train_steps) == ("linear", 0.00085, 0.02, 1000)
+    assert (base.schedule.prediction, base.schedule.zero_snr) == expected
+    schedule = base.schedule
+    assert (schedule.beta_schedule, schedule.beta_start, schedule.beta_end, schedule.steps) == ("linear", 0.00085, 0.02, 1000)
     assert base.schedule == inspect_base(folder, prediction_type=option).schedule
 
 
@@ -654,8 +655,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("emu_core.base.single_file.safe_open", refuse)
-    monkeypatch.setattr("emu_core.base.folder.load_file", refuse)
+    monkeypatch.setattr("emu_core.weights.safe_open", refuse)
     monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", refuse)
 
 

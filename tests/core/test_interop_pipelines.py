@@ -14,7 +14,7 @@ from emu_core.base import Base, load_base
 from emu_core.checkpoint import load_stack
 from emu_core.interop.animatediff import LINEAR
 from emu_core.model.sampling import build_scheduler
-from emu_core.model.windows import context_windows, window_weights
+from emu_core.model.windows import sliding_windows, window_weights
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings
 from tests.core import reference
 from tests.core.helpers import DOUBLE
@@ -169,13 +169,13 @@ def test_longer_than_the_positions_allow_takes_a_window(base: Base, tmp_path: Pa
 
 
 def test_windows_cover_the_video_and_end_with_it() -> None:
-    assert context_windows(16, 16, 4) == [list(range(16))]
-    assert context_windows(20, 8, 4) == [list(range(s, s + 8)) for s in (0, 4, 8, 12)]
-    assert context_windows(21, 8, 4)[-1] == list(range(13, 21))
+    assert sliding_windows(16, 16, 4) == [list(range(16))]
+    assert sliding_windows(20, 8, 4) == [list(range(s, s + 8)) for s in (0, 4, 8, 12)]
+    assert sliding_windows(21, 8, 4)[-1] == list(range(13, 21))
     assert window_weights(5).tolist() == [1, 2, 3, 2, 1]
     assert window_weights(4).tolist() == [1, 2, 2, 1]
     for frames in range(1, 40):
-        assert {i for window in context_windows(frames, 7, 3) for i in window} == set(range(frames))
+        assert {i for window in sliding_windows(frames, 7, 3) for i in window} == set(range(frames))
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,11 @@ def test_the_same_seed_is_the_same_video_and_another_is_not(pipeline: EmuVideoPi
 
 def test_noise_is_one_draw_on_the_cpu(pipeline: EmuVideoPipeline) -> None:
     expected = torch.randn((8, 4, 8, 8), generator=torch.manual_seed(9), device="cpu")
-    assert torch.equal(pipeline._noise(9, 8, 64, 64), expected)
+    seen: list[torch.Tensor] = []
+    hook = pipeline.base.unet.conv_in.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    pipeline.video(None, PROMPT, replace(QUICK, seed=9, size=(64, 64), frames=8))
+    hook.remove()
+    assert torch.equal(seen[0], expected)  # at zero terminal SNR the first input is the noise itself
 
 
 def test_the_starting_frame_is_made_without_the_temporal_layers(pipeline: EmuVideoPipeline) -> None:
