@@ -62,7 +62,7 @@ class TemporalModule(nn.Module):
     def forward(self, x: torch.Tensor, run: Run, strength: float | torch.Tensor = 1.0) -> torch.Tensor:
         """(b f) c h w -> x with `strength` times its change added, same shape."""
         change = self.change(x, run)
-        return x + (change if is_one(strength) else strength * change)
+        return x + like(change if is_one(strength) else strength * change, x)
 
     def change(self, x: torch.Tensor, run: Run) -> torch.Tensor:
         """(b f) c h w -> what is to be added, same shape."""

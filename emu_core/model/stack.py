@@ -182,8 +182,8 @@ class Attachment:
         if key in self.stack.mixes:
             strength = strength * torch.sigmoid(self.stack.mixes[key]).to(x.device)
         layer: Any = self.stack.layers[key]
-        inner = as_weights(x, next(layer.parameters()))
         with nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast):
+            inner = as_weights(x, next(layer.parameters()))
             if layer.recomputed and self.recompute is not None and torch.is_grad_enabled():
                 y = self.recompute(layer, inner, run, strength)
             else:
