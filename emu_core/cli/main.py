@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from .. import __version__
-from .data import add_commands as add_data
+from .curate import add as add_curate
 from .evaluate import add_commands as add_evaluation
 from .evaluate import add_folder_options
 from .options import add_command
+from .select import add as add_select
 from .study import add_commands as add_study
 from .train import add_commands as add_training
 
@@ -55,7 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_interpolate(commands)
     _add_info(commands)
     _add_convert(commands)
-    add_data(commands)
+    add_curate(commands)
+    add_select(commands)
     add_training(commands)
     _add_evaluate(commands)
     add_evaluation(commands)

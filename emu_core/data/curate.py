@@ -11,10 +11,7 @@ import io
 import json
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,19 +19,18 @@ from hashlib import blake2b
 from itertools import count as counting
 from pathlib import Path
 from threading import Thread
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from . import shards
+from . import table
+from .engines import Engine, ProcessEngine
+from .files import TarWriter
 from .motion import look, motion_summary, transcode
 from .sources import Item, check_sources, count, listing, read_caption
 
 SETTINGS, LEFT_OUT, LOCK = "curate.json", "left_out.jsonl", ".curate.lock"
 KNOWN_BATCH = 64
-WINDOW = 4
-"""Tasks under way for each worker."""
+MAX_MEMBER = 2**32 - 1
 
-T = TypeVar("T")
-R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
 
@@ -84,142 +80,6 @@ class Summary:
     total: int = 0
 
 
-# -- engines
-
-
-class Engine(Protocol):
-    """Something that runs functions elsewhere. Results come in the order of the items, of which only a bounded number is taken
-    ahead. `crashed(item)` gives the result of an item that kills its worker; without it that is an error."""
-
-    def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] | None = None) -> Iterator[R]: ...
-
-    def close(self) -> None: ...
-
-
-class ProcessEngine:
-    """Processes on this machine. One worker: everything runs in this very process."""
-
-    def __init__(self, workers: int) -> None:
-        if workers < 1:
-            raise ValueError(f"--workers: expected at least 1, found {workers}.")
-        self.workers = workers
-        self._pool: ProcessPoolExecutor | None = None
-
-    def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] | None = None) -> Iterator[R]:
-        if self.workers == 1:
-            yield from map(function, items)
-            return
-        for item, future in _ahead(partial(self._submit, function), items, WINDOW * self.workers):
-            try:
-                result = future.result()
-            except BrokenProcessPool:  # by this item or by one beside it
-                result = _alone(function, item, crashed)
-            yield result
-
-    def _submit(self, function: Callable[[T], R], item: T) -> Any:
-        try:
-            self._pool = self._pool or _pool(self.workers)
-            return self._pool.submit(function, item)
-        except BrokenProcessPool:
-            self._pool = _pool(self.workers)
-            return self._pool.submit(function, item)
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
-
-
-def _ahead(submit: Callable[[T], Any], items: Iterable[T], window: int) -> Iterator[tuple[T, Any]]:
-    """Items and what submitting them gave, in order, `window` of them submitted ahead."""
-    waiting: deque[tuple[T, Any]] = deque()
-    for item in items:
-        waiting.append((item, submit(item)))
-        if len(waiting) >= window:
-            yield waiting.popleft()
-    yield from waiting
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    from multiprocessing import get_context
-
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
-
-
-def _start_worker() -> None:
-    """Ctrl-C is the driver's to handle; and a worker whose driver was killed must not go on."""
-    import signal
-    from multiprocessing import parent_process
-    from multiprocessing.connection import wait
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            wait([parent.sentinel])
-            os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
-
-
-def _alone(function: Callable[[T], R], item: T, crashed: Callable[[T], R] | None) -> R:
-    """Once more, in a process of its own: so the one that kills its worker is told from those that were beside it."""
-    pool = _pool(1)
-    try:
-        return pool.submit(function, item).result()
-    except BrokenProcessPool as problem:
-        if crashed is None:
-            raise OSError("a worker process was killed, perhaps for want of memory; run the same command again.") from problem
-        return crashed(item)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-class RayEngine:
-    """Tasks of a Ray cluster, or of a local Ray if no address is given. All machines must see sources and OUT by the same
-    paths and have this package installed."""
-
-    def __init__(self, address: str | None = None, workers: int | None = None) -> None:
-        try:
-            import ray
-        except ImportError as problem:
-            raise ValueError(
-                "--engine ray: expected the package ray, found none; install this package's extra 'cluster'."
-            ) from problem
-        self._ray: Any = ray
-        self._mine = not ray.is_initialized()
-        if self._mine:
-            try:
-                cpus = workers if address is None else None
-                ray.init(address, num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
-            except (ConnectionError, RuntimeError, ValueError) as problem:
-                raise ValueError(
-                    f"--address {address}: expected a Ray cluster, found none that answers ({problem})."
-                ) from problem
-        self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        self._call: Any = ray.remote(max_retries=1)(_call)
-
-    def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] | None = None) -> Iterator[R]:
-        shared = self._ray.put(function)
-        for item, promise in _ahead(lambda one: self._call.remote(shared, one), items, WINDOW * self.workers):
-            try:
-                result = self._ray.get(promise)
-            except (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.OutOfMemoryError) as problem:
-                if crashed is None:
-                    raise OSError("a worker of the cluster was killed; run the same command again.") from problem
-                result = crashed(item)
-            yield result
-
-    def close(self) -> None:
-        if self._mine:
-            self._ray.shutdown()
-
-
-def _call(function: Callable[[T], R], item: T) -> R:
-    return function(item)
-
-
 # -- what workers do
 
 
@@ -242,7 +102,7 @@ def _examine(settings: Settings, item: Item, known: int | None) -> Outcome:
             return None
         if state[0] == 0:
             raise ValueError("empty file")
-        if state[0] > shards.MAX_MEMBER:
+        if state[0] > MAX_MEMBER:
             raise ValueError("more than 4 GiB; cut it into clips first")
         return Found(item, _facts(settings, item, caption, state[0], identity), state)
     except OSError as problem:
@@ -309,10 +169,10 @@ class Spec:
 
 def write_shard(spec: Spec) -> tuple[int, list[LeftOut]]:
     """Write one shard and then its part of the table; returns the number of clips in it and what could not be put there."""
-    path, rows, left = spec.folder / shards.shard_name(spec.number), [], []
+    path, rows, left = spec.folder / table.shard_name(spec.number), [], []
     try:
-        with shards.whole(path) as part, open(part, "wb") as file:
-            tar = shards.TarWriter(file)
+        with table.whole(path) as part, open(part, "wb") as file:
+            tar = TarWriter(file)
             for found in spec.clips:
                 try:
                     rows.append({**found.facts, "shard": spec.number, **_write_clip(tar, found)})
@@ -320,7 +180,7 @@ def write_shard(spec: Spec) -> tuple[int, list[LeftOut]]:
                     left.append(_left_out(found.item, str(problem).removeprefix(f"{found.item.source}: ").rstrip(".")))
             tar.close()
         if rows:
-            shards.write_table(shards.part_path(spec.folder, spec.number), rows)
+            table.write_table(table.part_path(spec.folder, spec.number), rows)
         else:
             path.unlink()
     except OSError as problem:
@@ -331,7 +191,7 @@ def write_shard(spec: Spec) -> tuple[int, list[LeftOut]]:
     return len(rows), left
 
 
-def _write_clip(tar: shards.TarWriter, found: Found) -> dict[str, int]:
+def _write_clip(tar: TarWriter, found: Found) -> dict[str, int]:
     """Where the two members lie. ValueError, and the tar as before, where the source is no longer what was examined."""
     before, place = tar.position, found.item.video
     assert place is not None
@@ -345,7 +205,7 @@ def _write_clip(tar: shards.TarWriter, found: Found) -> dict[str, int]:
             else:
                 size = found.state[0]
             video = tar.add(f"{key}.mp4", file, size)
-        about = {name: value for name, value in found.facts.items() if name not in shards.LOCATION}
+        about = {name: value for name, value in found.facts.items() if name not in table.LOCATION}
         text = json.dumps(about, ensure_ascii=False, sort_keys=True).encode()
         offset = tar.add(f"{key}.json", io.BytesIO(text), len(text))
     except BaseException:
@@ -386,11 +246,11 @@ def curate(
         _clean(folder)
         run = _Run(folder, list(sources), settings, engine, progress)
         summary = run.run()
-        if shards.part_numbers(folder) or not shards.is_merged(folder):
-            shards.merge(folder)
-        if (folder / shards.PARTS).is_dir():
-            (folder / shards.PARTS).rmdir()
-        summary.total = shards.rows_in(folder)
+        if table.part_numbers(folder) or not table.is_merged(folder):
+            table.merge(folder)
+        if (folder / table.PARTS).is_dir():
+            (folder / table.PARTS).rmdir()
+        summary.total = table.rows_in(folder)
     return summary
 
 
@@ -399,15 +259,15 @@ class _Run:
 
     def __init__(self, folder: Path, sources: list[str], settings: Settings, engine: Engine, progress: bool) -> None:
         self.folder, self.sources, self.settings, self.engine = folder, sources, settings, engine
-        self.known, last = shards.known_keys(folder)
-        taken = set(shards.part_numbers(folder))
+        self.known, last = table.known_keys(folder)
+        taken = set(table.part_numbers(folder))
         self.numbers = (number for number in counting(last + 1) if number not in taken)
         self.summary, self.bar = Summary(), _bar(sources) if progress else None
-        (folder / shards.PARTS).mkdir(exist_ok=True)
+        (folder / table.PARTS).mkdir(exist_ok=True)
 
     def run(self) -> Summary:
         late: list[LeftOut] = []
-        with shards.whole(self.folder / LEFT_OUT) as part, open(part, "w", encoding="utf-8") as self.left_out:
+        with table.whole(self.folder / LEFT_OUT) as part, open(part, "w", encoding="utf-8") as self.left_out:
             for line in _others(self.folder / LEFT_OUT, self.sources):
                 self.left_out.write(line)
             for added, left in self.engine.map(write_shard, self._specs()):
@@ -449,7 +309,7 @@ class _Run:
 
     def _batches(self) -> Iterator[list[tuple[Item, int | None]]]:
         """New items one by one, since each is long work; what takes no time many at once."""
-        seen, quick = shards.KeyTable(), []
+        seen, quick = table.KeyTable(), []
         for item in listing(self.sources):
             known = self.known.get(item.key)
             if item.problem:
@@ -551,7 +411,7 @@ def _check_settings(folder: Path, settings: Settings) -> None:
     }
     path = folder / SETTINGS
     if not path.exists():
-        with shards.whole(path) as part:
+        with table.whole(path) as part:
             part.write_text(json.dumps(mine, indent=2), encoding="utf-8")
     earlier = json.loads(path.read_text(encoding="utf-8"))
     for name, value in mine.items():
@@ -564,9 +424,9 @@ def _check_settings(folder: Path, settings: Settings) -> None:
 
 def _clean(folder: Path) -> None:
     """Take away what a killed run left half-written, and parts that are in the table already."""
-    for stale in (*folder.glob("*.part"), *(folder / shards.PARTS).glob("*.part")):
+    for stale in (*folder.glob("*.part"), *(folder / table.PARTS).glob("*.part")):
         stale.unlink(missing_ok=True)
-    last = shards.last_shard(folder)
-    for number in shards.part_numbers(folder):
+    last = table.last_shard(folder)
+    for number in table.part_numbers(folder):
         if number <= last:
-            shards.part_path(folder, number).unlink()
+            table.part_path(folder, number).unlink()

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .shards import COLUMNS, SELECTIONS, TABLE, whole
+from .shards import SELECTIONS
+from .table import COLUMNS, TABLE, whole
 
 HQ = "clip_score > 0.25 and aesthetic > 5.7 and motion_min > 0.5"
 """The paper's rule for its high-quality subset (1.6 K of 34 M clips)."""

@@ -6,7 +6,6 @@ Listing opens no video. What cannot be a clip is listed too, with the reason in 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import re
@@ -15,7 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any
+
+from .files import Place
 
 VIDEO_NAMES = (
     *(".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv"),
@@ -27,68 +28,6 @@ PATH_COLUMNS, TEXT_COLUMNS = ("path", "video"), ("caption", "text")
 LISTS = (".csv", ".tsv", ".parquet")
 SLUG_LENGTH = 60
 MAX_CAPTION_BYTES = 1 << 20
-
-
-class Segment(io.RawIOBase):
-    """A part of an open file, as a file of its own. Position reads only, so that several can share a handle."""
-
-    def __init__(self, handle: BinaryIO, offset: int, size: int, close: bool = False) -> None:
-        self._handle, self._offset, self._size, self._position, self._close = handle, offset, size, 0, close
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._position = max(0, offset + (0, self._position, self._size)[whence])
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._size - self._position))
-        data = read_at(self._handle, self._offset + self._position, wanted)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        if self._close and not self.closed:
-            self._handle.close()
-        super().close()
-
-
-def read_at(handle: BinaryIO, offset: int, size: int) -> bytes:
-    """Bytes of an open file, without moving its position where the system allows."""
-    if hasattr(os, "pread"):
-        parts = []
-        while size > 0 and (part := os.pread(handle.fileno(), min(size, 1 << 30), offset)):
-            parts.append(part)
-            offset, size = offset + len(part), size - len(part)
-        return b"".join(parts)
-    handle.seek(offset)
-    return handle.read(size)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where bytes lie: a file, or `size` bytes at `offset` of one."""
-
-    path: str
-    offset: int = 0
-    size: int | None = None
-
-    def open(self) -> BinaryIO:
-        handle = open(self.path, "rb")  # noqa: SIM115 - the caller's
-        return handle if self.size is None else cast(BinaryIO, Segment(handle, self.offset, self.size, close=True))
-
-    def state(self) -> tuple[int, int, int]:
-        """Bytes here, and size and time of the file: changed if any of the bytes did."""
-        found = os.stat(self.path)
-        return found.st_size if self.size is None else self.size, found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)

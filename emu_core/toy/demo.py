@@ -63,8 +63,9 @@ def _write(path: Path, content: bytes) -> None:
 def make_shards(videos: Path, shards: Path, count: int) -> Path:
     """Draw `count` clips and the damaged files, curate them, and select as `hq` those that move enough: there is no CLIP for the
     paper's rule here. What is there already is kept."""
-    from ..cli.data import draw_report
-    from ..data.curate import ProcessEngine, Settings, curate
+    from ..data.curate import Settings, curate
+    from ..data.engines import ProcessEngine
+    from ..data.report import draw_report
     from ..data.select import select
 
     write_videos(videos, count)

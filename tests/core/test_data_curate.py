@@ -24,10 +24,13 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from emu_core.data import curate as work
-from emu_core.data import shards as storage
-from emu_core.data.curate import ProcessEngine, Settings, Summary, curate
-from emu_core.data.shards import INDEX, INDEX_TYPE, TABLE, TarWriter
+from emu_core.data import engines
+from emu_core.data import table as storage
+from emu_core.data.curate import Settings, Summary, curate
+from emu_core.data.engines import ProcessEngine
+from emu_core.data.files import TarWriter
 from emu_core.data.sources import key_of, listing
+from emu_core.data.table import INDEX, INDEX_TYPE, TABLE
 
 from .test_data_motion import counting, encoded, lying, sliding, sound_only, webm
 
@@ -218,9 +221,9 @@ def test_two_workers_write_the_same_bytes_as_one(wild: Path, tmp_path: Path) -> 
 
 def command(source: Path, out: Path, workers: int) -> subprocess.Popen[bytes]:
     code = (
-        "import sys; from argparse import ArgumentParser; from emu_core.cli.data import add_commands, curate\n"
+        "import sys; from argparse import ArgumentParser; from emu_core.cli.curate import add, curate\n"
         "if __name__ == '__main__':\n"
-        "    parser = ArgumentParser(); add_commands(parser.add_subparsers())\n"
+        "    parser = ArgumentParser(); add(parser.add_subparsers())\n"
         "    curate(parser.parse_args(sys.argv[1:]))"
     )
     options = ["--workers", str(workers), "--shard-clips", "3", "--motion-fps", "native", "--motion-height", "native"]
@@ -522,7 +525,7 @@ def test_only_a_bounded_number_of_items_is_taken_ahead() -> None:
             taken.append(number)
             yield number
 
-    ahead = work._ahead(lambda item: item, endless(), 8)
+    ahead = engines._ahead(lambda item: item, endless(), 8)
     for _ in range(20):
         next(ahead)
     assert len(taken) <= 28
@@ -531,7 +534,7 @@ def test_only_a_bounded_number_of_items_is_taken_ahead() -> None:
 @pytest.mark.slow
 def test_ray_gives_the_same_bytes(wild: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="NO RAY: curation on a cluster was NOT tested; install the extra 'cluster'.")
-    engine = work.RayEngine(workers=2)
+    engine = engines.RayEngine(workers=2)
     try:
         assert list(engine.map(CALL, TASKS, lambda item: item.args)) == [1, 2, (9,), 4]
         curate([str(wild)], tmp_path / "ray", SMALL, engine)
@@ -591,10 +594,11 @@ def test_the_command_leaves_pictures_and_says_what_it_did(wild: Path, tmp_path: 
 
     from PIL import Image
 
-    from emu_core.cli import data as commands
+    from emu_core.cli import curate as commands
+    from emu_core.data.report import count_reasons
 
     parser = ArgumentParser()
-    commands.add_commands(parser.add_subparsers())
+    commands.add(parser.add_subparsers())
     words = ["curate", str(wild), str(tmp_path / "out"), "--workers", "1", "--motion-height", "32"]
     commands.curate(parser.parse_args(words))
     assert "10 clips, 10 of them new" in capsys.readouterr().out
@@ -604,7 +608,7 @@ def test_the_command_leaves_pictures_and_says_what_it_did(wild: Path, tmp_path: 
             assert np.asarray(picture.convert("RGB")).std() > 10
     commands.curate(parser.parse_args([*words, "--json"]))
     assert json.loads(capsys.readouterr().out) == {"added": 0, "known": 10, "left_out": len(PROBLEMS), "total": 10}
-    assert commands.count_reasons(tmp_path / "out")["no caption"] == 1
+    assert count_reasons(tmp_path / "out")["no caption"] == 1
     for option, value in (("--motion-fps", "x"), ("--motion-height", "17"), ("--address", "a"), ("--workers", "0")):
         with pytest.raises(ValueError, match=option):
             commands.curate(parser.parse_args([*words, option, value]))

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from emu_core.data import clips as reading
 from emu_core.data import motion
-from emu_core.data import shards as storage
+from emu_core.data import table as storage
 from emu_core.data.clips import ClipDataset, eligible, loader, read_at_times
 from emu_core.data.curate import Settings, curate
 from emu_core.data.order import ClipOrder, fraction

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emu_core.data import shards as storage
+from emu_core.data import table as storage
 from emu_core.data.select import HQ, parse, select
 from emu_core.data.shards import Shards
 
@@ -188,11 +188,11 @@ def test_names_and_options_that_cannot_be_used_are_refused(tmp_path: Path) -> No
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from argparse import ArgumentParser
 
-    from emu_core.cli import data as command
+    from emu_core.cli import select as command
 
     fill(tmp_path / "x", CLIPS)
     parser = ArgumentParser()
-    command.add_commands(parser.add_subparsers())
+    command.add(parser.add_subparsers())
     command.select(parser.parse_args(["select", str(tmp_path / "x"), "big", "--where", "width > 400"]))
     assert "2 of 3 clips" in capsys.readouterr().out
     with pytest.raises(SystemExit):

@@ -161,14 +161,16 @@ def test_a_sentence_network_is_the_mean_of_its_words(tmp_path: Path) -> None:
 
 def test_retrieve_from_curated_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pyarrow")
-    shards = pytest.importorskip("emu_core.data.shards")
+    from emu_core.data import table
+    from emu_core.data.files import TarWriter
+
     clips = shapes.clips(5, range(6))
     videos = [((v + 1) / 2).permute(0, 2, 3, 1) for v in shapes.render(clips, torch.arange(4) / 4)]
     folder = tmp_path / "shards"
-    (folder / shards.PARTS).mkdir(parents=True)
+    (folder / table.PARTS).mkdir(parents=True)
     rows = []
-    with open(folder / shards.shard_name(0), "wb") as file:
-        tar = shards.TarWriter(file)
+    with open(folder / table.shard_name(0), "wb") as file:
+        tar = TarWriter(file)
         for number, (clip, video) in enumerate(zip(clips, videos, strict=True)):
             media.write_video(tmp_path / "v.mp4", video, 4.0)
             data, told = (tmp_path / "v.mp4").read_bytes(), json.dumps({"caption": clip.caption}).encode()
@@ -182,8 +184,8 @@ def test_retrieve_from_curated_shards(tmp_path: Path, capsys: pytest.CaptureFixt
                 places[f"{kind}_size"] = len(content)
             rows.append({"key": f"{number:06d}", "shard": 0, "caption": clip.caption, **places})
         tar.close()
-    shards.write_table(shards.part_path(folder, 0), rows)
-    shards.merge(folder)
+    table.write_table(table.part_path(folder, 0), rows)
+    table.merge(folder)
     (tmp_path / "p.txt").write_text("\n".join(clip.caption for clip in reversed(clips)))
     parser = argparse.ArgumentParser()
     command.add_commands(parser.add_subparsers())

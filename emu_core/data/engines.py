@@ -1,0 +1,152 @@
+"""Where the work of `curate` is done: in this process, in several of this machine, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from threading import Thread
+from typing import Any, Protocol, TypeVar
+
+WINDOW = 4
+"""Tasks under way for each worker."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Engine(Protocol):
+    """Something that runs functions elsewhere. Results come in the order of the items, of which only a bounded number is taken
+    ahead. `crashed(item)` gives the result of an item that kills its worker; without it that is an error."""
+
+    def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] | None = None) -> Iterator[R]: ...
+
+    def close(self) -> None: ...
+
+
+class ProcessEngine:
+    """Processes on this machine. One worker: everything runs in this very process."""
+
+    def __init__(self, workers: int) -> None:
+        if workers < 1:
+            raise ValueError(f"--workers: expected at least 1, found {workers}.")
+        self.workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] | None = None) -> Iterator[R]:
+        if self.workers == 1:
+            yield from map(function, items)
+            return
+        for item, future in _ahead(partial(self._submit, function), items, WINDOW * self.workers):
+            try:
+                result = future.result()
+            except BrokenProcessPool:  # by this item or by one beside it
+                result = _alone(function, item, crashed)
+            yield result
+
+    def _submit(self, function: Callable[[T], R], item: T) -> Any:
+        try:
+            self._pool = self._pool or _pool(self.workers)
+            return self._pool.submit(function, item)
+        except BrokenProcessPool:
+            self._pool = _pool(self.workers)
+            return self._pool.submit(function, item)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+def _ahead(submit: Callable[[T], Any], items: Iterable[T], window: int) -> Iterator[tuple[T, Any]]:
+    """Items and what submitting them gave, in order, `window` of them submitted ahead."""
+    waiting: deque[tuple[T, Any]] = deque()
+    for item in items:
+        waiting.append((item, submit(item)))
+        if len(waiting) >= window:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    from multiprocessing import get_context
+
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    """Ctrl-C is the driver's to handle; and a worker whose driver was killed must not go on."""
+    import signal
+    from multiprocessing import parent_process
+    from multiprocessing.connection import wait
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            wait([parent.sentinel])
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _alone(function: Callable[[T], R], item: T, crashed: Callable[[T], R] | None) -> R:
+    """Once more, in a process of its own: so the one that kills its worker is told from those that were beside it."""
+    pool = _pool(1)
+    try:
+        return pool.submit(function, item).result()
+    except BrokenProcessPool as problem:
+        if crashed is None:
+            raise OSError("a worker process was killed, perhaps for want of memory; run the same command again.") from problem
+        return crashed(item)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class RayEngine:
+    """Tasks of a Ray cluster, or of a local Ray if no address is given. All machines must see sources and OUT by the same
+    paths and have this package installed."""
+
+    def __init__(self, address: str | None = None, workers: int | None = None) -> None:
+        try:
+            import ray
+        except ImportError as problem:
+            raise ValueError(
+                "--engine ray: expected the package ray, found none; install this package's extra 'cluster'."
+            ) from problem
+        self._ray: Any = ray
+        self._mine = not ray.is_initialized()
+        if self._mine:
+            try:
+                cpus = workers if address is None else None
+                ray.init(address, num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+            except (ConnectionError, RuntimeError, ValueError) as problem:
+                raise ValueError(
+                    f"--address {address}: expected a Ray cluster, found none that answers ({problem})."
+                ) from problem
+        self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self._call: Any = ray.remote(max_retries=1)(_call)
+
+    def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] | None = None) -> Iterator[R]:
+        shared = self._ray.put(function)
+        for item, promise in _ahead(lambda one: self._call.remote(shared, one), items, WINDOW * self.workers):
+            try:
+                result = self._ray.get(promise)
+            except (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.OutOfMemoryError) as problem:
+                if crashed is None:
+                    raise OSError("a worker of the cluster was killed; run the same command again.") from problem
+                result = crashed(item)
+            yield result
+
+    def close(self) -> None:
+        if self._mine:
+            self._ray.shutdown()
+
+
+def _call(function: Callable[[T], R], item: T) -> R:
+    return function(item)
