@@ -1,4 +1,4 @@
-"""The command `emu-video select`."""
+"""The command `emu-video select`: a subset of curated clips."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from .options import add_command
 
 def add(commands: argparse._SubParsersAction) -> None:
     """The command and its options."""
-    parser = add_command(commands, "select", "a subset of curated clips, without rewriting them", "emu_core.cli.select:select")
+    summary = "a subset of curated clips, without rewriting them"
+    parser = add_command(commands, "select", summary, f"{__name__}:select")
     parser.add_argument("out", metavar="OUT", help="folder that curate made")
     parser.add_argument("name", metavar="NAME", help="name of the selection")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -22,7 +23,8 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def select(options: argparse.Namespace) -> None:
-    from ..data import select as work
+    """Write the selection and say how many clips it has."""
+    from ..data import select as work  # here: help does not wait for pyarrow
 
     chosen = work.select(options.out, options.name, work.HQ if options.hq else options.where, options.top, options.by)
     if options.json:

@@ -10,32 +10,39 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from itertools import count as counting
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Thread
 from typing import Any
 
-from . import table
-from .engines import Engine, ProcessEngine
-from .files import TarWriter
-from .motion import look, motion_summary, transcode
-from .sources import Item, check_sources, count, listing, read_caption
+from tqdm import tqdm
 
-SETTINGS, LEFT_OUT, LOCK = "curate.json", "left_out.jsonl", ".curate.lock"
+from ..media.files import whole_file
+from . import scores, table
+from .engines import Engine, ProcessEngine
+from .files import TarWriter, locked
+from .motion import look, motion_summary, transcode
+from .sources import Item, check_sources, listing, read_caption
+
+MEASURED_BY, LEFT_OUT, LOCK = "curate.json", "left_out.jsonl", ".curate.lock"
 KNOWN_BATCH = 64
 MAX_MEMBER = 2**32 - 1
+DUPLICATE = "duplicate key: another item has the same source name and path; rename the folder or list of one"
+CHANGED = "changed since it was put in a shard, which stays as it is; curate into a new folder to have it"
+KILLED = "the process that decoded it was killed, by the decoder or for want of memory"
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Curation:
     """How clips are measured and shards cut. motion_fps, motion_height: what videos are brought to before their motion is
     measured (None: as they are). clip, aesthetic: local model folder and head, or None. A shard is closed once it has
     `shard_clips` clips or `shard_bytes` bytes of sources."""
@@ -51,6 +58,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class LeftOut:
+    """An item that is not in the shards: a line of left_out.jsonl."""
+
     key: str
     source: str
     root: str
@@ -66,10 +75,6 @@ class Found:
     state: tuple[int, int, int]
 
 
-Outcome = Found | LeftOut | None
-"""None: already in a shard, and unchanged."""
-
-
 @dataclass
 class Summary:
     """What a run did: clips added, clips found again, items left out, clips in all."""
@@ -80,57 +85,60 @@ class Summary:
     total: int = 0
 
 
+Candidate = tuple[Item, int | None]
+"""An item, and the identity under which its key is in a shard already."""
+Outcome = Found | LeftOut | None
+"""None: already in a shard, and unchanged."""
+
+
 # -- what workers do
 
 
-def examine(settings: Settings, batch: Sequence[tuple[Item, int | None]]) -> list[Outcome]:
-    """Look at each item; with it comes the identity under which its key is in a shard already, or None."""
-    return [_examine(settings, item, known) for item, known in batch]
+def examine(curation: Curation, batch: Sequence[Candidate]) -> list[Outcome]:
+    """Look at each item, and measure those that are in no shard."""
+    return [_examine(curation, item, known) for item, known in batch]
 
 
-def _examine(settings: Settings, item: Item, known: int | None) -> Outcome:
+def _examine(curation: Curation, item: Item, known: int | None) -> Outcome:
     try:
         if item.problem:
             raise ValueError(item.problem)
-        caption = read_caption(item)
-        assert item.video is not None
-        state = item.video.state()
+        caption, state = read_caption(item), item.video.state()
         identity = identity_of(caption, state[0])
-        if known is not None:
-            if known != identity:
-                raise ValueError("changed since it was put in a shard, which stays as it is; curate into a new folder to have it")
+        if known == identity:
             return None
+        if known is not None:
+            raise ValueError(CHANGED)
         if state[0] == 0:
             raise ValueError("empty file")
         if state[0] > MAX_MEMBER:
             raise ValueError("more than 4 GiB; cut it into clips first")
-        return Found(item, _facts(settings, item, caption, state[0], identity), state)
+        return Found(item, {**_facts(curation, item, caption), "source_size": state[0], "identity": identity}, state)
     except OSError as problem:
         return _left_out(item, f"cannot be read ({problem.strerror or problem})")
     except ValueError as problem:
-        return _left_out(item, str(problem).removeprefix(f"{item.source}: ").rstrip("."))
+        return _left_out(item, problem)
 
 
-def _left_out(item: Item, reason: str) -> LeftOut:
-    return LeftOut(item.key, item.source, item.root, " ".join(reason.split()))
+def _left_out(item: Item, reason: str | ValueError) -> LeftOut:
+    text = str(reason).removeprefix(f"{item.source}: ").rstrip(".")
+    return LeftOut(item.key, item.source, item.root, " ".join(text.split()))
 
 
-def _crashed(batch: Sequence[tuple[Item, int | None]]) -> list[Outcome]:
-    return [_left_out(item, "the process that decoded it was killed, by the decoder or for want of memory") for item, _ in batch]
+def _crashed(batch: Sequence[Candidate]) -> list[Outcome]:
+    return [_left_out(item, KILLED) for item, _ in batch]
 
 
-def _facts(settings: Settings, item: Item, caption: str, size: int, identity: int) -> dict[str, Any]:
-    """The row of one clip, but for where it will lie. Raises ValueError for a video that cannot be used."""
-    assert item.video is not None
+def _facts(curation: Curation, item: Item, caption: str) -> dict[str, Any]:
+    """The row of one clip, but for its identity and where it will lie. Raises ValueError for a video that cannot be used."""
     with item.video.open() as file:
-        seen = look(file, settings.motion_fps, settings.motion_height, item.source, first=settings.clip is not None)
+        seen = look(file, curation.motion_fps, curation.motion_height, item.source, first=curation.clip is not None)
     score, least = motion_summary(seen.scores)
     clip_score, aesthetic = None, None
-    if settings.clip is not None:
-        from .scores import scorer
-
+    if curation.clip is not None:
         assert seen.first is not None
-        clip_score, aesthetic = scorer(settings.clip, settings.aesthetic, settings.device).score(caption, seen.first)
+        scorer = scores.scorer(curation.clip, curation.aesthetic, curation.device)
+        clip_score, aesthetic = scorer.score(caption, seen.first)
     return {
         "key": item.key,
         "caption": caption,
@@ -148,8 +156,6 @@ def _facts(settings: Settings, item: Item, caption: str, size: int, identity: in
         "clip_score": clip_score,
         "aesthetic": aesthetic,
         "source": item.source,
-        "source_size": size,
-        "identity": identity,
     }
 
 
@@ -158,66 +164,50 @@ def identity_of(caption: str, size: int) -> int:
     return int.from_bytes(blake2b(f"{size}\0{caption}".encode(), digest_size=8).digest(), "little")
 
 
-@dataclass(frozen=True)
-class Spec:
-    """A shard to be written."""
-
-    folder: Path
-    number: int
-    clips: list[Found]
-
-
-def write_shard(spec: Spec) -> tuple[int, list[LeftOut]]:
-    """Write one shard and then its part of the table; returns the number of clips in it and what could not be put there."""
-    path, rows, left = spec.folder / table.shard_name(spec.number), [], []
+def write_shard(folder: Path, shard: tuple[int, Sequence[Found]]) -> tuple[int, list[LeftOut]]:
+    """Write a shard, of a number and clips, and then its part of the table; returns the number of clips in it and what could
+    not be put there. Raises ValueError for a full disk and the like."""
+    number, clips = shard
+    path = folder / table.shard_name(number)
+    rows, left = [], []
     try:
-        with table.whole(path) as part, open(part, "wb") as file:
+        with whole_file(path) as part, open(part, "wb") as file:
             tar = TarWriter(file)
-            for found in spec.clips:
+            for found in clips:
                 try:
-                    rows.append({**found.facts, "shard": spec.number, **_write_clip(tar, found)})
+                    rows.append({**found.facts, "shard": number, **_write_clip(tar, found)})
                 except ValueError as problem:
-                    left.append(_left_out(found.item, str(problem).removeprefix(f"{found.item.source}: ").rstrip(".")))
+                    left.append(_left_out(found.item, problem))
             tar.close()
         if rows:
-            table.write_table(table.part_path(spec.folder, spec.number), rows)
+            table.write_table(table.part_path(folder, number), rows)
         else:
             path.unlink()
-    except OSError as problem:
-        raise ValueError(
-            f"{path}: expected to write the shard, found {problem.strerror or problem}; "
-            f"mend that and run the same command again, it goes on from here."
-        ) from problem
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem.__cause__ or problem, "strerror", None) or problem
+        again = "mend that and run the same command again, it goes on from here"
+        raise ValueError(f"{path}: expected to write the shard, found {reason}; {again}.") from problem
     return len(rows), left
 
 
 def _write_clip(tar: TarWriter, found: Found) -> dict[str, int]:
     """Where the two members lie. ValueError, and the tar as before, where the source is no longer what was examined."""
-    before, place = tar.position, found.item.video
-    assert place is not None
-    key = found.item.key
-    try:
-        with _readable(found) as file:
-            if found.facts["transcoded"]:
-                made = io.BytesIO()
-                transcode(file, made, found.item.source)
-                file, size = io.BytesIO(made.getvalue()), len(made.getvalue())
-            else:
-                size = found.state[0]
-            video = tar.add(f"{key}.mp4", file, size)
+    key, size = found.item.key, found.state[0]
+    with tar.all_or_nothing(), _as_examined(found) as file:
+        if found.facts["transcoded"]:
+            made = io.BytesIO()
+            transcode(file, made, found.item.source)
+            file, size = io.BytesIO(made.getvalue()), len(made.getvalue())
+        video = tar.add(f"{key}.mp4", file, size)
         about = {name: value for name, value in found.facts.items() if name not in table.LOCATION}
         text = json.dumps(about, ensure_ascii=False, sort_keys=True).encode()
         offset = tar.add(f"{key}.json", io.BytesIO(text), len(text))
-    except BaseException:
-        tar.back_to(before)
-        raise
     return {"video_offset": video, "video_size": size, "json_offset": offset, "json_size": len(text)}
 
 
 @contextmanager
-def _readable(found: Found) -> Iterator[Any]:
+def _as_examined(found: Found) -> Iterator[Any]:
     place = found.item.video
-    assert place is not None
     try:
         same, file = place.state() == found.state, place.open()
     except OSError as problem:
@@ -232,63 +222,70 @@ def _readable(found: Found) -> Iterator[Any]:
 
 
 def curate(
-    sources: Sequence[str], out: str | Path, settings: Settings, engine: Engine | None = None, progress: bool = False
+    sources: Sequence[str], out: str | Path, curation: Curation, engine: Engine | None = None, progress: bool = False
 ) -> Summary:
     """Add what is new in the sources to the shards in `out`, which is made if missing; `engine`: by default this process.
 
     Raises ValueError, before any work, for sources, models or settings that cannot be used; afterwards only for a full disk
     and the like. What single items have wrong with them goes to left_out.jsonl.
     """
-    folder, engine = Path(out), engine or ProcessEngine(1)
-    _check(sources, folder, settings)
-    with _locked(folder):
-        _check_settings(folder, settings)
+    folder = Path(out)
+    _check(sources, folder, curation)
+    with locked(folder / LOCK, f"{folder}: expected no other curate at work in it, found one; wait until it ends."):
+        _check_measures(folder, curation)
         _clean(folder)
-        run = _Run(folder, list(sources), settings, engine, progress)
-        summary = run.run()
-        if table.part_numbers(folder) or not table.is_merged(folder):
-            table.merge(folder)
-        if (folder / table.PARTS).is_dir():
-            (folder / table.PARTS).rmdir()
-        summary.total = table.rows_in(folder)
+        summary = _Run(folder, sources, curation, engine or ProcessEngine(1)).run(progress)
+        summary.total = table.merge(folder)
+        # not rmdir: workers of a killed run may only now be ending, and what they leave is half-written or in the table already
+        shutil.rmtree(folder / table.PARTS, ignore_errors=True)
     return summary
 
 
 class _Run:
     """One pass over the sources."""
 
-    def __init__(self, folder: Path, sources: list[str], settings: Settings, engine: Engine, progress: bool) -> None:
-        self.folder, self.sources, self.settings, self.engine = folder, sources, settings, engine
-        self.known, last = table.known_keys(folder)
-        taken = set(table.part_numbers(folder))
-        self.numbers = (number for number in counting(last + 1) if number not in taken)
-        self.summary, self.bar = Summary(), _bar(sources) if progress else None
+    def __init__(self, folder: Path, sources: Sequence[str], curation: Curation, engine: Engine) -> None:
+        self.folder, self.sources, self.curation, self.engine = folder, sources, curation, engine
+        self.known, self.summary = table.known_keys(folder), Summary()
         (folder / table.PARTS).mkdir(exist_ok=True)
 
-    def run(self) -> Summary:
-        late: list[LeftOut] = []
-        with table.whole(self.folder / LEFT_OUT) as part, open(part, "w", encoding="utf-8") as self.left_out:
-            for line in _others(self.folder / LEFT_OUT, self.sources):
-                self.left_out.write(line)
-            for added, left in self.engine.map(write_shard, self._specs()):
+    def run(self, progress: bool) -> Summary:
+        """Writes the shards and left_out.jsonl; progress: with a bar on the terminal."""
+        path, late = self.folder / LEFT_OUT, []
+        self.bar = tqdm(unit=" items", mininterval=1.0, smoothing=0.05, disable=not progress)
+        if progress:
+            Thread(target=self._find_total, daemon=True).start()
+        with self.bar, TemporaryFile("w+", encoding="utf-8", dir=self.folder) as self.left_out:
+            for added, left in self.engine.map(partial(write_shard, self.folder), self._shards()):
                 self.summary.added += added
                 late += left
             for entry in late:  # last, so that the file does not depend on when shards are written
                 self._leave_out(entry)
-        if self.bar is not None:
-            self.bar.close()
+            self.left_out.seek(0)
+            with whole_file(path) as part, open(part, "w", encoding="utf-8") as file:
+                file.writelines(_others(path, self.sources))
+                shutil.copyfileobj(self.left_out, file)
         return self.summary
+
+    def _find_total(self) -> None:
+        """The bar's end is counted while the work has begun."""
+        try:
+            self.bar.total = sum(1 for _ in listing(self.sources))
+        except (OSError, ValueError):  # the listing itself says what is wrong
+            logger.debug("the number of items could not be counted", exc_info=True)
 
     def _leave_out(self, entry: LeftOut) -> None:
         self.summary.left_out += 1
         self.left_out.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
 
-    def _specs(self) -> Iterator[Spec]:
+    def _shards(self) -> Iterator[tuple[int, list[Found]]]:
+        """Numbers and clips of the shards to be written."""
+        taken = set(table.part_numbers(self.folder))
+        numbers = (number for number in counting(table.last_shard(self.folder) + 1) if number not in taken)
         clips: list[Found] = []
         size = 0
         for outcome in self._outcomes():
-            if self.bar is not None:
-                self.bar.update(1)
+            self.bar.update(1)
             if isinstance(outcome, LeftOut):
                 self._leave_out(outcome)
             elif outcome is None:
@@ -297,53 +294,37 @@ class _Run:
                 clips.append(outcome)
                 size += outcome.state[0]
             # Only the clips inside decide where a shard ends, so that a resumed run cuts at the same places.
-            if len(clips) >= self.settings.shard_clips or size >= self.settings.shard_bytes:
-                yield Spec(self.folder, next(self.numbers), clips)
+            if len(clips) >= self.curation.shard_clips or size >= self.curation.shard_bytes:
+                yield next(numbers), clips
                 clips, size = [], 0
         if clips:
-            yield Spec(self.folder, next(self.numbers), clips)
+            yield next(numbers), clips
 
     def _outcomes(self) -> Iterator[Outcome]:
-        for batch in self.engine.map(partial(examine, self.settings), self._batches(), _crashed):
+        for batch in self.engine.map(partial(examine, self.curation), self._batches(), _crashed):
             yield from batch
 
-    def _batches(self) -> Iterator[list[tuple[Item, int | None]]]:
+    def _batches(self) -> Iterator[list[Candidate]]:
         """New items one by one, since each is long work; what takes no time many at once."""
-        seen, quick = table.KeyTable(), []
+        seen = table.KeyTable()
+        quick: list[Candidate] = []
         for item in listing(self.sources):
-            known = self.known.get(item.key)
-            if item.problem:
-                known = None
-            elif seen.get(item.key) is not None:
-                problem = "duplicate key: another item has the same source name and path; rename the folder or list of one"
-                item, known = Item(item.key, item.source, item.root, problem=problem), None
-            else:
+            known = None
+            if not item.problem and seen.get(item.key) is not None:
+                item = replace(item, problem=DUPLICATE)
+            elif not item.problem:
                 seen.add(item.key)
-            if item.problem or known is not None:
+                known = self.known.get(item.key)
+            new = known is None and not item.problem
+            if not new:
                 quick.append((item, known))
-            if quick and (len(quick) >= KNOWN_BATCH or not (item.problem or known is not None)):
+            if quick and (new or len(quick) >= KNOWN_BATCH):
                 yield quick
                 quick = []
-            if not (item.problem or known is not None):
+            if new:
                 yield [(item, None)]
         if quick:
             yield quick
-
-
-def _bar(sources: list[str]) -> Any:
-    """A progress bar whose end is counted meanwhile."""
-    from tqdm import tqdm
-
-    bar: Any = tqdm(unit=" items", mininterval=1.0, smoothing=0.05)
-
-    def find_total() -> None:
-        try:
-            bar.total = count(sources)
-        except (OSError, ValueError):  # the listing itself says what is wrong
-            logger.debug("the number of items could not be counted", exc_info=True)
-
-    Thread(target=find_total, daemon=True).start()
-    return bar
 
 
 def _others(path: Path, sources: Sequence[str]) -> Iterator[str]:
@@ -356,62 +337,36 @@ def _others(path: Path, sources: Sequence[str]) -> Iterator[str]:
 # -- the folder
 
 
-def _check(sources: Sequence[str], folder: Path, settings: Settings) -> None:
-    from .scores import check_models
-
+def _check(sources: Sequence[str], folder: Path, curation: Curation) -> None:
     check_sources(sources)
-    check_models(settings.clip, settings.aesthetic)
-    if settings.shard_clips < 1 or settings.shard_bytes < 1:
-        raise ValueError(
-            f"shards: expected at least 1 clip and 1 byte each, found {settings.shard_clips} and {settings.shard_bytes}."
-        )
-    if settings.clip:
-        from .scores import Scorer
-
-        Scorer(settings.clip, settings.aesthetic, settings.device)
+    scores.check_models(curation.clip, curation.aesthetic)
+    clips, size = curation.shard_clips, curation.shard_bytes
+    if clips < 1 or size < 1:
+        raise ValueError(f"shards: expected at least 1 clip and 1 byte each, found {clips} and {size}.")
+    if curation.clip:
+        scores.scorer(curation.clip, curation.aesthetic, curation.device)
     for source in sources:
         if folder.resolve().is_relative_to(Path(source).resolve()):
             raise ValueError(f"{folder}: expected OUT outside of the sources, found it in {source}; choose another folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f"probe.{os.getpid()}.part"
-        probe.write_bytes(b"")
-        probe.unlink()
+        TemporaryFile(dir=folder).close()
     except OSError as problem:
-        raise ValueError(
-            f"{folder}: expected a folder to write into, found {problem.strerror or problem}; choose another."
-        ) from problem
+        reason = problem.strerror or problem
+        raise ValueError(f"{folder}: expected a folder to write into, found {reason}; choose another.") from problem
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Only one curate at a time in a folder. The system lets go of the lock when a process dies."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with open(folder / LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as problem:
-            raise ValueError(f"{folder}: expected no other curate at work in it, found one; wait until it ends.") from problem
-        yield
-
-
-def _check_settings(folder: Path, settings: Settings) -> None:
+def _check_measures(folder: Path, curation: Curation) -> None:
     """Scores of one folder must be comparable: the first run's settings hold for all."""
-    from .scores import fingerprint
-
     mine = {
-        "motion_fps": settings.motion_fps,
-        "motion_height": settings.motion_height,
-        "clip": settings.clip and fingerprint(settings.clip),
-        "aesthetic": settings.aesthetic and fingerprint(settings.aesthetic),
+        "motion_fps": curation.motion_fps,
+        "motion_height": curation.motion_height,
+        "clip": curation.clip and scores.fingerprint(curation.clip),
+        "aesthetic": curation.aesthetic and scores.fingerprint(curation.aesthetic),
     }
-    path = folder / SETTINGS
+    path = folder / MEASURED_BY
     if not path.exists():
-        with table.whole(path) as part:
+        with whole_file(path) as part:
             part.write_text(json.dumps(mine, indent=2), encoding="utf-8")
     earlier = json.loads(path.read_text(encoding="utf-8"))
     for name, value in mine.items():

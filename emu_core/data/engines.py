@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing import connection
 from threading import Thread
 from typing import Any, Protocol, TypeVar
 
-WINDOW = 4
+AHEAD = 4
 """Tasks under way for each worker."""
 
 T = TypeVar("T")
@@ -20,12 +23,16 @@ R = TypeVar("R")
 
 
 class Engine(Protocol):
-    """Something that runs functions elsewhere. Results come in the order of the items, of which only a bounded number is taken
-    ahead. `crashed(item)` gives the result of an item that kills its worker; without it that is an error."""
+    """Something that runs functions elsewhere."""
 
-    def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] | None = None) -> Iterator[R]: ...
+    def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] | None = None) -> Iterator[R]:
+        """Results in the order of the items, of which only a bounded number is taken ahead. `crashed(item)` gives the result of
+        an item that kills its worker; without it that is an OSError."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let the workers go."""
+        ...
 
 
 class ProcessEngine:
@@ -38,10 +45,11 @@ class ProcessEngine:
         self._pool: ProcessPoolExecutor | None = None
 
     def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] | None = None) -> Iterator[R]:
+        """See Engine."""
         if self.workers == 1:
             yield from map(function, items)
             return
-        for item, future in _ahead(partial(self._submit, function), items, WINDOW * self.workers):
+        for item, future in _ahead(partial(self._submit, function), items, AHEAD * self.workers):
             try:
                 result = future.result()
             except BrokenProcessPool:  # by this item or by one beside it
@@ -57,39 +65,34 @@ class ProcessEngine:
             return self._pool.submit(function, item)
 
     def close(self) -> None:
+        """See Engine."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
 
-def _ahead(submit: Callable[[T], Any], items: Iterable[T], window: int) -> Iterator[tuple[T, Any]]:
-    """Items and what submitting them gave, in order, `window` of them submitted ahead."""
+def _ahead(submit: Callable[[T], Any], items: Iterable[T], most: int) -> Iterator[tuple[T, Any]]:
+    """Items and what submitting them gave, in order, `most` of them submitted ahead."""
     waiting: deque[tuple[T, Any]] = deque()
     for item in items:
         waiting.append((item, submit(item)))
-        if len(waiting) >= window:
+        if len(waiting) >= most:
             yield waiting.popleft()
     yield from waiting
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    from multiprocessing import get_context
-
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
 
 
 def _start_worker() -> None:
     """Ctrl-C is the driver's to handle; and a worker whose driver was killed must not go on."""
-    import signal
-    from multiprocessing import parent_process
-    from multiprocessing.connection import wait
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
+    parent = multiprocessing.parent_process()
 
     def watch() -> None:
         if parent is not None:
-            wait([parent.sentinel])
+            connection.wait([parent.sentinel])
             os._exit(1)
 
     Thread(target=watch, daemon=True).start()
@@ -97,15 +100,13 @@ def _start_worker() -> None:
 
 def _alone(function: Callable[[T], R], item: T, crashed: Callable[[T], R] | None) -> R:
     """Once more, in a process of its own: so the one that kills its worker is told from those that were beside it."""
-    pool = _pool(1)
-    try:
-        return pool.submit(function, item).result()
-    except BrokenProcessPool as problem:
-        if crashed is None:
-            raise OSError("a worker process was killed, perhaps for want of memory; run the same command again.") from problem
-        return crashed(item)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with _pool(1) as pool:
+        try:
+            return pool.submit(function, item).result()
+        except BrokenProcessPool as problem:
+            if crashed is None:
+                raise OSError("a worker process was killed, perhaps for want of memory; run the same command again.") from problem
+            return crashed(item)
 
 
 class RayEngine:
@@ -114,11 +115,9 @@ class RayEngine:
 
     def __init__(self, address: str | None = None, workers: int | None = None) -> None:
         try:
-            import ray
+            import ray  # heavy, and of an extra of its own
         except ImportError as problem:
-            raise ValueError(
-                "--engine ray: expected the package ray, found none; install this package's extra 'cluster'."
-            ) from problem
+            raise ValueError("--engine ray: expected the package ray, found none; install the extra 'cluster'.") from problem
         self._ray: Any = ray
         self._mine = not ray.is_initialized()
         if self._mine:
@@ -126,15 +125,15 @@ class RayEngine:
                 cpus = workers if address is None else None
                 ray.init(address, num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
             except (ConnectionError, RuntimeError, ValueError) as problem:
-                raise ValueError(
-                    f"--address {address}: expected a Ray cluster, found none that answers ({problem})."
-                ) from problem
+                message = f"--address {address}: expected a Ray cluster, found none that answers ({problem})."
+                raise ValueError(message) from problem
         self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._call: Any = ray.remote(max_retries=1)(_call)
 
     def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] | None = None) -> Iterator[R]:
+        """See Engine."""
         shared = self._ray.put(function)
-        for item, promise in _ahead(lambda one: self._call.remote(shared, one), items, WINDOW * self.workers):
+        for item, promise in _ahead(lambda one: self._call.remote(shared, one), items, AHEAD * self.workers):
             try:
                 result = self._ray.get(promise)
             except (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.OutOfMemoryError) as problem:
@@ -144,6 +143,7 @@ class RayEngine:
             yield result
 
     def close(self) -> None:
+        """See Engine."""
         if self._mine:
             self._ray.shutdown()
 

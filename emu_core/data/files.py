@@ -1,58 +1,15 @@
-"""Bytes in files: a part of a file, the members of a tar."""
+"""Bytes in files: where they lie, a part of a file as a file, the members of a tar, a lock."""
 
 from __future__ import annotations
 
 import io
 import os
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, cast
-
-BLOCK, RECORD = 512, 10_240
-
-
-class Segment(io.RawIOBase):
-    """A part of an open file, as a file of its own. Position reads only, so that several can share a handle."""
-
-    def __init__(self, handle: BinaryIO, offset: int, size: int, close: bool = False) -> None:
-        self._handle, self._offset, self._size, self._position, self._close = handle, offset, size, 0, close
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._position = max(0, offset + (0, self._position, self._size)[whence])
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._size - self._position))
-        data = read_at(self._handle, self._offset + self._position, wanted)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        if self._close and not self.closed:
-            self._handle.close()
-        super().close()
-
-
-def read_at(handle: BinaryIO, offset: int, size: int) -> bytes:
-    """Bytes of an open file, without moving its position where the system allows."""
-    if hasattr(os, "pread"):
-        parts = []
-        while size > 0 and (part := os.pread(handle.fileno(), min(size, 1 << 30), offset)):
-            parts.append(part)
-            offset, size = offset + len(part), size - len(part)
-        return b"".join(parts)
-    handle.seek(offset)
-    return handle.read(size)
 
 
 @dataclass(frozen=True)
@@ -64,6 +21,7 @@ class Place:
     size: int | None = None
 
     def open(self) -> BinaryIO:
+        """The bytes as a file, which the caller closes."""
         handle = open(self.path, "rb")  # noqa: SIM115 - the caller's
         return handle if self.size is None else cast(BinaryIO, Segment(handle, self.offset, self.size, close=True))
 
@@ -73,8 +31,53 @@ class Place:
         return found.st_size if self.size is None else self.size, found.st_size, found.st_mtime_ns
 
 
+class Segment(io.RawIOBase):
+    """`size` bytes at `offset` of an open file, as a file of its own; several can share a handle. close: the handle too."""
+
+    def __init__(self, handle: BinaryIO, offset: int, size: int, close: bool = False) -> None:
+        self._handle, self._offset, self._size, self._position, self._close = handle, offset, size, 0, close
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of any file; `tell` is `seek(0, 1)`."""
+        self._position = max(0, offset + (0, self._position, self._size)[whence])
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """As of any file."""
+        data = read_at(self._handle, self._offset + self._position, max(0, min(len(buffer), self._size - self._position)))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        """As of any file."""
+        if self._close and not self.closed:
+            self._handle.close()
+        super().close()
+
+
+def read_at(handle: BinaryIO, offset: int, size: int) -> bytes:
+    """`size` bytes of an open file, or those there are; its position stays where the system allows."""
+    if not hasattr(os, "pread"):
+        handle.seek(offset)
+        return handle.read(size)
+    parts = []
+    while size > 0 and (part := os.pread(handle.fileno(), min(size, 1 << 30), offset)):
+        parts.append(part)
+        offset, size = offset + len(part), size - len(part)
+    return b"".join(parts)
+
+
 class TarWriter:
-    """Writes members one after the other and says where their bytes lie. Nothing of the clock or the user goes in."""
+    """Writes members to an open file and says where their bytes lie. Nothing of the clock or the user goes in."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -82,29 +85,50 @@ class TarWriter:
     def add(self, name: str, source: BinaryIO, size: int) -> int:
         """Copy `size` bytes; returns their offset. ValueError, and the tar as it was before, if the source has fewer."""
         assert len(name) < 100, name
-        before = self._file.tell()
-        member = tarfile.TarInfo(name)
+        member, left = tarfile.TarInfo(name), size
         member.size = size
-        self._file.write(member.tobuf(tarfile.USTAR_FORMAT))
-        offset, left = self._file.tell(), size
-        while left and (part := source.read(min(left, 1 << 20))):
-            self._file.write(part)
-            left -= len(part)
-        if left:
-            self.back_to(before)
-            raise ValueError(f"{left} of {size} bytes are missing")
-        self._file.write(bytes(-size % BLOCK))
+        with self.all_or_nothing():
+            self._file.write(member.tobuf(tarfile.USTAR_FORMAT))
+            offset = self._file.tell()
+            while left and (part := source.read(min(left, 1 << 20))):
+                self._file.write(part)
+                left -= len(part)
+            if left:
+                raise ValueError(f"{left} of {size} bytes are missing")
+            self._file.write(bytes(-size % tarfile.BLOCKSIZE))
         return offset
 
-    def back_to(self, position: int) -> None:
-        """Forget what was written from `position` on."""
-        self._file.seek(position)
-        self._file.truncate()
-
-    @property
-    def position(self) -> int:
-        return self._file.tell()
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """What was added in a block that fails is taken out again."""
+        before = self._file.tell()
+        try:
+            yield
+        except BaseException:
+            self._file.seek(before)
+            self._file.truncate()
+            raise
 
     def close(self) -> None:
-        self._file.write(bytes(2 * BLOCK))
-        self._file.write(bytes(-self._file.tell() % RECORD))
+        """Write the end of the tar."""
+        self._file.write(bytes(2 * tarfile.BLOCKSIZE))
+        self._file.write(bytes(-self._file.tell() % tarfile.RECORDSIZE))
+
+
+@contextmanager
+def locked(path: Path, busy: str = "") -> Iterator[None]:
+    """Hold a lock on the file `path`, which the system lets go of when a process dies; on Windows there is none.
+
+    Where another holds it: ValueError with the sentence `busy`; without one, wait.
+    """
+    try:
+        import fcntl  # not on Windows
+    except ImportError:
+        yield
+        return
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except OSError as problem:
+            raise ValueError(busy) from problem
+        yield

@@ -6,7 +6,6 @@ at any time without a clip being seen twice or missed.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,7 +55,7 @@ class ClipOrder:
             raise ValueError("order: expected rows in ascending order, found others; sort them.")
         self._rows = rows
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
-        self._windows: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._windows: dict[tuple[int, int], np.ndarray] = {}
 
     def __len__(self) -> int:
         """Clips in an epoch."""
@@ -64,24 +63,15 @@ class ClipOrder:
 
     def __getitem__(self, position: int) -> int:
         """The row at a position of 0 or more, whatever the epoch."""
-        if position < 0:
-            raise ValueError(f"order: expected a position of 0 or more, found {position}.")
-        epoch, place = divmod(int(position), self._size)
-        starts = self._of_epoch(epoch)[1]
-        window = int(np.searchsorted(starts, place, side="right")) - 1
-        return int(self._of_window(epoch, window)[place - int(starts[window])])
+        return int(self._rest_of_window(int(position))[0])
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """The rows at positions start .. stop - 1, int64: as one by one, only faster."""
-        parts, position = [], start
-        while position < stop:
-            epoch, place = divmod(position, self._size)
-            starts = self._of_epoch(epoch)[1]
-            window = int(np.searchsorted(starts, place, side="right")) - 1
-            inside = place - int(starts[window])
-            parts.append(self._of_window(epoch, window)[inside : inside + stop - position])
-            position += len(parts[-1])
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+        parts = [np.empty(0, np.int64)]
+        while start < stop:
+            parts.append(self._rest_of_window(start)[: stop - start])
+            start += len(parts[-1])
+        return np.concatenate(parts)
 
     def keep(self, rows: np.ndarray) -> ClipOrder:
         """The same order over only those of its rows that are in `rows` (any order)."""
@@ -89,8 +79,21 @@ class ClipOrder:
         kept = np.isin(mine, rows)
         if kept.all():
             return self
-        counts = np.add.reduceat(np.append(kept, False).astype(np.int64), self._firsts[:-1])
-        return ClipOrder(np.where(self.counts > 0, counts, 0), self.seed, self.window, np.asarray(mine)[kept])
+        shard = np.repeat(np.arange(len(self.counts)), self.counts)
+        return ClipOrder(np.bincount(shard[kept], minlength=len(self.counts)), self.seed, self.window, np.asarray(mine)[kept])
+
+    def _rest_of_window(self, position: int) -> np.ndarray:
+        """The rows from a position to the end of its window."""
+        if position < 0:
+            raise ValueError(f"order: expected a position of 0 or more, found {position}.")
+        epoch, place = divmod(position, self._size)
+        shards, starts = self._of_epoch(epoch)
+        window = int(np.searchsorted(starts, place, side="right")) - 1
+        if (epoch, window) not in self._windows:
+            if len(self._windows) == KEPT_WINDOWS:
+                del self._windows[next(iter(self._windows))]
+            self._windows[epoch, window] = self._mixed(shards[window * self.window : (window + 1) * self.window], epoch)
+        return self._windows[epoch, window][place - int(starts[window]) :]
 
     def _of_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The shards in this epoch's order, and the place at which each window starts."""
@@ -101,17 +104,8 @@ class ClipOrder:
             self._epoch = epoch, shards, before[:-1][:: self.window]
         return self._epoch[1], self._epoch[2]
 
-    def _of_window(self, epoch: int, window: int) -> np.ndarray:
-        """The rows of one window in the order in which they are seen."""
-        found = self._windows.get((epoch, window))
-        if found is None:
-            shards = self._of_epoch(epoch)[0][window * self.window : (window + 1) * self.window]
-            numbers = np.concatenate([np.arange(self._firsts[s], self._firsts[s + 1]) for s in shards])
-            rows = numbers if self._rows is None else np.asarray(self._rows[numbers], dtype=np.int64)
-            found = rows[np.argsort(mix(rows, self.seed, epoch, _ROW), kind="stable")]
-            self._windows[epoch, window] = found
-            while len(self._windows) > KEPT_WINDOWS:
-                self._windows.popitem(last=False)
-        else:
-            self._windows.move_to_end((epoch, window))
-        return found
+    def _mixed(self, shards: np.ndarray, epoch: int) -> np.ndarray:
+        """The rows of these shards in the order in which they are seen."""
+        numbers = np.concatenate([np.arange(self._firsts[s], self._firsts[s + 1]) for s in shards])
+        rows = numbers if self._rows is None else np.asarray(self._rows[numbers], dtype=np.int64)
+        return rows[np.argsort(mix(rows, self.seed, epoch, _ROW), kind="stable")]

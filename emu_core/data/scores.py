@@ -1,5 +1,8 @@
 """How well text and first frame fit (CLIP), and how pleasing the frame is (a head on CLIP's image vector): the networks of
-`evaluation.features`, as curation asks them. Models come from local folders; nothing is ever downloaded."""
+`networks`, as curation asks them. Models come from local folders; nothing is ever downloaded.
+
+torch is imported where it is needed: the processes of `curate` start fast without it.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,12 @@ def check_models(clip: str | None, aesthetic: str | None) -> None:
     """ValueError before any work where the model folders cannot be what they should be."""
     if aesthetic and not clip:
         raise ValueError("--aesthetic: expected --clip FOLDER with it, since it works on CLIP's image embedding; give both.")
-    if clip:
-        for name in ("config.json", "preprocessor_config.json"):
-            if not (Path(clip) / name).is_file():
-                raise ValueError(
-                    f"{clip}: expected a folder of transformers' CLIPModel, found no {name} in it; save model, tokenizer and "
-                    f"image processor there with save_pretrained."
-                )
+    missing = [name for name in ("config.json", "preprocessor_config.json") if clip and not (Path(clip) / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{clip}: expected a folder of transformers' CLIPModel, found no {missing[0]} in it; save model, tokenizer and "
+            f"image processor there with save_pretrained."
+        )
     if aesthetic and not (os.path.isfile(aesthetic) and str(aesthetic).endswith(".safetensors")):
         raise ValueError(f"{aesthetic}: expected a .safetensors file with an aesthetic head, found none; check the path.")
 

@@ -1,18 +1,15 @@
-"""Shards: WebDataset tars (`key.mp4`, `key.json`), a table beside them, and an index of 28 bytes a clip.
+"""Reading of curated clips: WebDataset tars (`key.mp4`, `key.json`) with a table and an index beside them.
 
-A *row* is the number of a clip in the table `clips.parquet` and in `index.npy`; rows never change once written, further ones
-are added. Reading opens the index by memory map and touches nothing else until asked.
+Opening maps the index into memory and touches nothing else until asked. What a *row* is: `table`.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -20,13 +17,14 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from .files import Segment, read_at
-from .table import COLUMNS, INDEX, INDEX_TYPE, TABLE, shard_name, whole
+from ..media.files import whole_file
+from .arrow import parquet
+from .files import Segment, locked, read_at
+from .table import COLUMNS, INDEX, INDEX_TYPE, TABLE, shard_name
 
 SELECTIONS = "selections"
 KEPT_OPEN = 32
-
-logger = logging.getLogger(__name__)
+"""Shards that stay open."""
 
 
 class Shards:
@@ -40,9 +38,7 @@ class Shards:
         self.address, self._selection, self._cache = address, selection, cache
         self._store = _Store(address, cache)
         self.index = self._load_index()
-        if not len(self.index):
-            raise ValueError(f"{address}: expected clips, found none in it; see left_out.jsonl there for the reasons.")
-        self.selected = self._load_selection(selection) if selection is not None else None
+        self.selected = self._load_selection(os.fspath(selection)) if selection is not None else None
 
     @classmethod
     def open(cls, address: str | Path, selection: str | Path | None = None, cache: str | Path | None = None) -> Shards:
@@ -66,21 +62,22 @@ class Shards:
             ) from problem
         if index.dtype != INDEX_TYPE:
             raise ValueError(f"{self.address}/{INDEX}: expected fields {INDEX_TYPE}, found {index.dtype}; run curate again.")
+        if not len(index):
+            raise ValueError(f"{self.address}: expected clips, found none in it; see left_out.jsonl there for the reasons.")
         return index
 
-    def _load_selection(self, selection: str | Path) -> np.ndarray:
-        text = os.fspath(selection)
+    def _load_selection(self, name: str) -> np.ndarray:
         try:
-            rows = np.load(text) if text.endswith(".npy") else self._store.array(f"{SELECTIONS}/{text}.npy")
+            rows = np.load(name) if name.endswith(".npy") else self._store.array(f"{SELECTIONS}/{name}.npy")
         except (OSError, ValueError) as problem:
             raise ValueError(
-                f"{self.address}: expected the selection {text!r}, found none that can be read ({problem}); "
+                f"{self.address}: expected the selection {name!r}, found none that can be read ({problem}); "
                 f"make it with emu-video select."
             ) from problem
         if rows.ndim != 1 or rows.dtype.kind not in "ui" or not len(rows):
-            raise ValueError(f"{text}: expected row numbers, found {rows.dtype} of shape {rows.shape}; select again.")
+            raise ValueError(f"{name}: expected row numbers, found {rows.dtype} of shape {rows.shape}; select again.")
         if int(rows[-1]) >= len(self.index) or (np.diff(rows.astype(np.int64)) <= 0).any() or int(rows[0]) < 0:
-            raise ValueError(f"{text}: expected ascending rows below {len(self.index)}, found others; select again.")
+            raise ValueError(f"{name}: expected ascending rows below {len(self.index)}, found others; select again.")
         return np.asarray(rows)
 
     def __len__(self) -> int:
@@ -93,67 +90,17 @@ class Shards:
 
     def counts(self, rows: np.ndarray | None = None) -> np.ndarray:
         """How many of the rows (default: the selected) are in each shard, by the shard's number."""
-        shard = self.index["shard"]
-        chosen = rows if rows is not None else self.selected
-        last = int(shard[-1]) + 1
-        return np.bincount(shard if chosen is None else shard[chosen], minlength=last)
+        shard, chosen = self.index["shard"], rows if rows is not None else self.selected
+        return np.bincount(shard if chosen is None else shard[chosen], minlength=int(shard[-1]) + 1)
 
-    # -- one clip
-
-    def read(self, row: int) -> bytes:
-        """The bytes of a clip's mp4."""
-        entry = self.index[row]
-        return self._bytes(entry, "video")
-
-    def facts(self, row: int) -> dict[str, Any]:
-        """What the clip's .json says: key, caption, duration, motion_score ... It lies next to the video in the shard."""
-        return json.loads(self._bytes(self.index[row], "json"))
-
-    def caption(self, row: int) -> str:
-        return self.facts(row)["caption"]
-
-    def open_video(self, row: int) -> BinaryIO:
-        """The mp4 as a file, so that a short clip of a long video need not be read whole."""
-        entry = self.index[row]
-        handle = self._store.handle(*self._shard(int(entry["shard"])))
-        if handle is None:
-            return io.BytesIO(self.read(row))
-        return cast(BinaryIO, Segment(handle, int(entry["video"]), int(entry["video_size"])))
-
-    def _bytes(self, entry: Any, member: str) -> bytes:
-        number, offset, size = int(entry["shard"]), int(entry[member]), int(entry[f"{member}_size"])
-        data = self._store.read(*self._shard(number), offset, size)
-        if len(data) != size:
-            raise ValueError(
-                f"{self.address}/{shard_name(number)}: expected {size} bytes at {offset}, found {len(data)}; "
-                f"copy the shard again."
-            )
-        return data
-
-    def _shard(self, number: int) -> tuple[str, str]:
-        """A shard's name, and a mark of what is in it, so that a cached copy of another data set is not taken for it."""
-        if not self._store.caches:
-            return shard_name(number), ""
-        mark = self._marks.get(number)
-        if mark is None:
-            part = self.index[self._firsts[number] : self._firsts[number + 1]]
-            mark = self._marks[number] = blake2b(part.tobytes(), digest_size=6).hexdigest()
-        return shard_name(number), mark
-
-    @cached_property
-    def _marks(self) -> dict[int, str]:
-        return {}
-
-    @cached_property
-    def _firsts(self) -> np.ndarray:
-        return np.concatenate([[0], np.cumsum(np.bincount(self.index["shard"]))])
-
-    # -- the table
+    def column(self, name: str) -> np.ndarray:
+        """One column of the table over all rows; null is nan in a column of numbers."""
+        if name not in COLUMNS:
+            raise ValueError(f"column {name!r}: expected one of {', '.join(COLUMNS)}.")
+        return self._table.read(columns=[name]).column(0).to_numpy()
 
     @cached_property
     def _table(self) -> Any:
-        from pyarrow import parquet
-
         table = parquet.ParquetFile(self._store.file(TABLE))
         if table.metadata.num_rows != len(self.index):
             raise ValueError(
@@ -162,46 +109,44 @@ class Shards:
             )
         return table
 
-    @cached_property
-    def _groups(self) -> np.ndarray:
-        sizes = [self._table.metadata.row_group(i).num_rows for i in range(self._table.num_row_groups)]
-        return np.concatenate([[0], np.cumsum(sizes)])
+    def read(self, row: int) -> bytes:
+        """The bytes of a clip's mp4."""
+        return self._member(row, "video")
 
-    def row(self, row: int) -> dict[str, Any]:
-        """All columns of one row."""
-        group = int(np.searchsorted(self._groups, row, side="right")) - 1
-        if self._last_group[:1] != [group]:
-            self._last_group[:] = [group, self._table.read_row_group(group)]
-        return self._last_group[1].slice(row - int(self._groups[group]), 1).to_pylist()[0]
+    def facts(self, row: int) -> dict[str, Any]:
+        """What the clip's .json says: key, caption, duration, motion_score ... It lies next to the video in the shard."""
+        return json.loads(self._member(row, "json"))
 
-    @cached_property
-    def _last_group(self) -> list[Any]:
-        return []
+    def caption(self, row: int) -> str:
+        """The clip's caption."""
+        return self.facts(row)["caption"]
 
-    def column(self, name: str) -> np.ndarray:
-        """One column over all rows; null is nan in a column of numbers."""
-        if name not in COLUMNS:
-            raise ValueError(f"column {name!r}: expected one of {', '.join(COLUMNS)}.")
-        return self._table.read(columns=[name]).column(0).to_numpy()
+    def open_video(self, row: int) -> BinaryIO:
+        """The mp4 as a file, so that a short clip of a long video need not be read whole."""
+        entry = self.index[row]
+        handle = self._shard(int(entry["shard"]))
+        if handle is None:
+            return io.BytesIO(self.read(row))
+        return cast(BinaryIO, Segment(handle, int(entry["video"]), int(entry["video_size"])))
 
-    @cached_property
-    def keys(self) -> Sequence[str]:
-        """The keys of the selected clips, in the order of their rows. Read when first asked for."""
-        import pyarrow as pa
+    def _member(self, row: int, kind: str) -> bytes:
+        entry = self.index[row]
+        number, offset, size = int(entry["shard"]), int(entry[kind]), int(entry[f"{kind}_size"])
+        handle = self._shard(number)
+        data = read_at(handle, offset, size) if handle else self._store.fetch(shard_name(number), offset, size)
+        if len(data) != size:
+            where = f"{self.address}/{shard_name(number)}"
+            raise ValueError(f"{where}: expected {size} bytes at {offset}, found {len(data)}; copy the shard again.")
+        return data
 
-        column = self._table.read(columns=["key"]).column(0).cast(pa.large_string()).combine_chunks()
-        return _Texts(column if self.selected is None else column.take(pa.array(self.selected)))
+    def _shard(self, number: int) -> BinaryIO | None:
+        """A shard as an open file of this machine; None if it is remote and there is no cache."""
 
+        def mark() -> str:
+            """Of what is in it, so that a cached copy of another data set is not taken for it."""
+            return blake2b(self.index[self.index["shard"] == number].tobytes(), digest_size=6).hexdigest()
 
-class _Texts(Sequence[str]):
-    def __init__(self, values: Any) -> None:
-        self._values = values
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self._values[place].as_py() if isinstance(place, int) else self._values[place].to_pylist()
+        return self._store.handle(shard_name(number), mark)
 
 
 class _Store:
@@ -210,9 +155,7 @@ class _Store:
     def __init__(self, address: str, cache: str | Path | None) -> None:
         self.address = address
         self._folder = None if "://" in address else Path(address)
-        digest = blake2b(address.encode(), digest_size=6).hexdigest()
-        self._cache = Path(cache) / digest if cache is not None and self._folder is None else None
-        self.caches = self._cache is not None
+        self._cache = Path(cache) / blake2b(address.encode(), digest_size=6).hexdigest() if cache is not None else None
         self._open: OrderedDict[str, BinaryIO] = OrderedDict()
         self._remote: tuple[int, Any, str] | None = None
 
@@ -220,7 +163,7 @@ class _Store:
         # A file system may hold a network loop, which does not survive a fork.
         if self._remote is None or self._remote[0] != os.getpid():
             try:
-                from fsspec.core import url_to_fs
+                from fsspec.core import url_to_fs  # only remote shards need it
             except ImportError as problem:
                 raise ValueError(f"{self.address}: expected the package fsspec, found none; pip install fsspec.") from problem
             self._remote = os.getpid(), *url_to_fs(self.address)
@@ -236,55 +179,40 @@ class _Store:
     def array(self, name: str) -> np.ndarray:
         """A .npy file, by memory map where it is local; of a remote one the whole, since it is 28 bytes a clip."""
         if self._folder is not None:
-            loaded = np.load(self._folder / name, mmap_mode="r")
             # without the subclass: each access to a np.memmap makes an object that keeps track of the file
-            return loaded.view(np.ndarray)
+            return np.load(self._folder / name, mmap_mode="r").view(np.ndarray)
         with self.file(name) as file:
             return np.load(io.BytesIO(file.read()))
 
-    def handle(self, name: str, mark: str) -> BinaryIO | None:
-        """The shard as an open local file; None if it is remote and there is no cache."""
-        handle = self._open.get(name)
-        if handle is None:
-            path = self._folder / name if self._folder is not None else self._cached(name, mark)
-            if path is None:
-                return None
-            handle = self._open[name] = open(path, "rb")  # noqa: SIM115 - kept open
-            while len(self._open) > KEPT_OPEN:
-                self._open.popitem(last=False)  # closes when its last reader lets go of it
-        else:
-            self._open.move_to_end(name)
-        return handle
-
-    def read(self, name: str, mark: str, offset: int, size: int) -> bytes:
-        handle = self.handle(name, mark)
-        if handle is not None:
-            return read_at(handle, offset, size)
+    def fetch(self, name: str, offset: int, size: int) -> bytes:
+        """A part of a remote file."""
         fs, root = self._fs()
         return fs.cat_file(f"{root}/{name}", start=offset, end=offset + size)
 
-    def _cached(self, name: str, mark: str) -> Path | None:
+    def handle(self, name: str, mark: Callable[[], str]) -> BinaryIO | None:
+        """The file, opened once, if there is one on this machine; `mark` goes into the name of a copy."""
+        if name not in self._open:
+            path = self._folder / name if self._folder is not None else self._copy(name, mark)
+            if path is None:
+                return None
+            self._open[name] = open(path, "rb")  # noqa: SIM115 - kept open
+            if len(self._open) > KEPT_OPEN:
+                self._open.popitem(last=False)  # closes when its last reader lets go of it
+        self._open.move_to_end(name)
+        return self._open[name]
+
+    def _copy(self, name: str, mark: Callable[[], str]) -> Path | None:
         if self._cache is None:
             return None
-        path = self._cache / f"{mark}-{name}"
+        path = self._cache / f"{mark()}-{name}"
         if not path.exists():
             self._cache.mkdir(parents=True, exist_ok=True)
-            with _alone(path.with_suffix(".lock")):
+            with locked(path.with_suffix(".lock")):  # without locks a shard is fetched twice
                 if not path.exists():  # another process may have fetched it meanwhile
                     fs, root = self._fs()
-                    with whole(path) as part:
-                        fs.get_file(f"{root}/{name}", str(part))
+                    with whole_file(path) as part:
+                        try:
+                            fs.get_file(f"{root}/{name}", str(part))
+                        except OSError as problem:
+                            raise ValueError(f"{self.address}/{name}: expected to copy it here, found {problem}.") from problem
         return path
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Only one process of this machine at a time, where the system has such locks; without them a shard is fetched twice."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

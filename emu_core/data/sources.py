@@ -11,11 +11,13 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .arrow import pa, parquet
 from .files import Place
 
 VIDEO_NAMES = (
@@ -33,16 +35,22 @@ MAX_CAPTION_BYTES = 1 << 20
 @dataclass(frozen=True)
 class Item:
     """One clip to be, or what could not be one (`problem`). `root` is the source as the user gave it, `source` the place to
-    name in messages. The caption is here (from a list) or at `caption_at`, a .txt or .json."""
+    name in messages. The caption is here (from a list) or at `caption_at`, text or, with `caption_is_json`, an object."""
 
     key: str
     source: str
     root: str
-    video: Place | None = None
+    video: Place = Place("")
     caption: str | None = None
     caption_at: Place | None = None
-    caption_kind: str = ""
+    caption_is_json: bool = False
     problem: str = ""
+
+
+def _item(root: str, inner: str, **parts: Any) -> Item:
+    """The item that lies at `inner` in the source `root`."""
+    name = f"{root.rstrip('/')}/{inner}" if inner else root
+    return Item(key_of(root, inner), name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), root, **parts)
 
 
 def key_of(root: str, path: str) -> str:
@@ -50,10 +58,9 @@ def key_of(root: str, path: str) -> str:
 
     The folder that a source lies in does not count, so that moved data keep their keys.
     """
-    name = PurePosixPath(Path(root).absolute().name) / path
-    slug = re.sub(r"[^A-Za-z0-9_]+", "-", os.path.splitext(path)[0]).strip("-")
-    slug = slug[-SLUG_LENGTH:].strip("-") or "clip"
-    return f"{slug}-{blake2b(str(name).encode('utf-8', 'surrogateescape'), digest_size=4).hexdigest()}"
+    name = str(PurePosixPath(Path(root).absolute().name) / path)
+    slug = re.sub(r"[^A-Za-z0-9_]+", "-", os.path.splitext(path)[0]).strip("-")[-SLUG_LENGTH:].strip("-")
+    return f"{slug or 'clip'}-{blake2b(name.encode('utf-8', 'surrogateescape'), digest_size=4).hexdigest()}"
 
 
 # -- listing
@@ -89,69 +96,63 @@ def listing(sources: Sequence[str]) -> Iterator[Item]:
             yield from _list(source, path)
 
 
-def count(sources: Sequence[str]) -> int:
-    """How many items there will be."""
-    return sum(1 for _ in listing(sources))
-
-
-def _trouble(root: str, inner: str, problem: str) -> Item:
-    return Item(key_of(root, inner), _named(root, inner), root, problem=problem)
-
-
-def _named(root: str, inner: str) -> str:
-    name = f"{root.rstrip('/')}/{inner}" if inner else root
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
 def _folder(root: str, folder: Path, inside: str) -> Iterator[Item]:
     try:
         entries = sorted((e for e in os.scandir(folder) if not e.name.startswith(".")), key=lambda e: e.name)
     except OSError as problem:
-        yield _trouble(root, inside, f"the folder cannot be listed ({problem.strerror})")
+        yield _item(root, inside, problem=f"the folder cannot be listed ({problem.strerror})")
         return
     files = {entry.name for entry in entries if entry.is_file()}
     stems = {os.path.splitext(name)[0] for name in files if os.path.splitext(name)[1].lower() in VIDEO_NAMES}
     for entry in entries:
         inner, (stem, suffix) = inside + entry.name, os.path.splitext(entry.name)
-        suffix = suffix.lower()
         if entry.is_dir(follow_symlinks=False):
             yield from _folder(root, Path(entry.path), inner + "/")
         elif entry.name not in files:
-            yield _trouble(root, inner, "a link to a folder, which is not followed, or to nothing")
-        elif suffix in VIDEO_NAMES:
-            found = next((stem + kind for kind in CAPTION_NAMES if stem + kind in files), None)
-            place = Place(os.path.join(folder, found)) if found else None
-            item = Item(key_of(root, inner), _named(root, inner), root, Place(entry.path), caption_at=place)
-            yield replace(item, caption_kind=os.path.splitext(found or "")[1])
-        elif suffix == ".tar":
+            yield _item(root, inner, problem="a link to a folder, which is not followed, or to nothing")
+        elif suffix.lower() in VIDEO_NAMES:
+            captions = {kind: Place(os.path.join(folder, stem + kind)) for kind in CAPTION_NAMES if stem + kind in files}
+            yield _item(root, inner, video=Place(entry.path), **_caption(captions))
+        elif suffix.lower() == ".tar":
             yield from _tar(root, Path(entry.path), inner)
-        elif suffix not in CAPTION_NAMES:
-            yield _trouble(root, inner, "not a video by its name")
+        elif suffix.lower() not in CAPTION_NAMES:
+            yield _item(root, inner, problem="not a video by its name")
         elif stem not in stems:
-            yield _trouble(root, inner, "a caption without a video beside it")
+            yield _item(root, inner, problem="a caption without a video beside it")
 
 
-def _rows(path: Path) -> Iterator[tuple[str, str | None]]:
+def _caption(places: dict[str, Place]) -> dict[str, Any]:
+    """The parts of an item that say where its caption is, of what lies beside it, by extension."""
+    kind = next((kind for kind in CAPTION_NAMES if kind in places), "")
+    return {"caption_at": places.get(kind), "caption_is_json": kind == ".json"}
+
+
+def _list(root: str, path: Path) -> Iterator[Item]:
+    for number, (where, words) in enumerate(_rows(path), 1):
+        inner = str(where or "").strip()
+        if inner:
+            yield _item(root, inner, video=Place(os.path.join(path.parent, inner)), caption=str(words or ""))
+        else:
+            yield _item(root, f"row {number}", problem="no path in this row of the list")
+
+
+def _rows(path: Path) -> Iterator[tuple[str | None, str | None]]:
     """(path, caption) of each row of a list."""
-    if path.suffix.lower() == ".parquet":
-        import pyarrow
-        from pyarrow import parquet
-
-        try:
+    try:
+        if path.suffix.lower() == ".parquet":
             with parquet.ParquetFile(path) as file:
                 names = _columns(path, file.schema_arrow.names)
                 for batch in file.iter_batches(4096, columns=list(names)):
                     yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
-        except pyarrow.ArrowException as problem:
-            raise ValueError(f"{path}: expected a parquet file, found one that cannot be read ({problem}).") from problem
-        return
-    try:
+            return
         with open(path, encoding="utf-8-sig", newline="") as text:
             lines = (line.replace("\0", "\ufffd") for line in text)  # for one, csv before Python 3.11 refuses all of the list
             rows = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
             where, words = _columns(path, list(rows.fieldnames or []))
             for row in rows:
                 yield row[where], row[words]
+    except pa.ArrowException as problem:
+        raise ValueError(f"{path}: expected a parquet file, found one that cannot be read ({problem}).") from problem
     except (UnicodeDecodeError, csv.Error) as problem:
         raise ValueError(f"{path}: expected a list in UTF-8, found one that cannot be read ({problem}); convert it.") from problem
 
@@ -160,69 +161,46 @@ def _columns(path: Path, names: Sequence[str]) -> tuple[str, str]:
     where = next((name for name in PATH_COLUMNS if name in names), None)
     words = next((name for name in TEXT_COLUMNS if name in names), None)
     if where is None or words is None:
-        raise ValueError(
-            f"{path}: expected the columns path (or video) and caption (or text), "
-            f"found {', '.join(names) or 'none'}; rename them."
-        )
+        found = ", ".join(names) or "none"
+        raise ValueError(f"{path}: expected the columns path (or video) and caption (or text), found {found}; rename them.")
     return where, words
-
-
-def _list(root: str, path: Path) -> Iterator[Item]:
-    for number, (where, words) in enumerate(_rows(path), 1):
-        if not where or not str(where).strip():
-            yield _trouble(root, f"row {number}", "no path in this row of the list")
-            continue
-        inner = str(where).strip()
-        key = key_of(root, inner)
-        yield Item(key, _named(root, inner), root, Place(os.path.join(path.parent, inner)), caption=str(words or ""))
 
 
 def _tar(root: str, path: Path, inside: str) -> Iterator[Item]:
     """Samples of a WebDataset tar: members in a row that share the path up to the first dot of the file's name."""
-    prefix = inside + "/" if inside else ""
     size = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as tar:
-            group: list[tarfile.TarInfo] = []
-            for member in _members(tar):
-                if not member.isfile():
-                    continue
-                if group and _stem(member.name) != _stem(group[0].name):
-                    yield from _sample(root, path, prefix, group, size)
-                    group = []
-                group.append(member)
-            yield from _sample(root, path, prefix, group, size)
+            for _, sample in groupby(_members(tar), _stem):
+                yield from _sample(root, path, inside + "/" if inside else "", list(sample), size)
     except (tarfile.TarError, OSError) as problem:
-        yield _trouble(root, inside, f"the tar cannot be read to its end ({problem})")
+        yield _item(root, inside, problem=f"the tar cannot be read to its end ({problem})")
 
 
 def _members(tar: Any) -> Iterator[tarfile.TarInfo]:
     while (member := tar.next()) is not None:
-        yield member
         tar.members = []  # or a tar of a million members would stay in memory
+        if member.isfile():
+            yield member
 
 
-def _stem(name: str) -> str:
-    head, _, tail = name.rpartition("/")
+def _stem(member: tarfile.TarInfo) -> str:
+    head, _, tail = member.name.rpartition("/")
     return f"{head}/{tail.partition('.')[0]}"
 
 
-def _sample(root: str, path: Path, prefix: str, group: list[tarfile.TarInfo], size: int) -> Iterator[Item]:
-    if not group:
-        return
-    captions = {os.path.splitext(m.name)[1].lower(): m for m in group}
-    kind = next((kind for kind in CAPTION_NAMES if kind in captions), "")
-    videos = [m for m in group if os.path.splitext(m.name)[1].lower() in VIDEO_NAMES]
+def _sample(root: str, path: Path, prefix: str, members: list[tarfile.TarInfo], size: int) -> Iterator[Item]:
+    kinds = [os.path.splitext(member.name)[1].lower() for member in members]
+    places = {kind: Place(str(path), member.offset_data, member.size) for kind, member in zip(kinds, members, strict=True)}
+    videos = [member for kind, member in zip(kinds, members, strict=True) if kind in VIDEO_NAMES]
     for member in videos:
-        inner = prefix + member.name
         if member.offset_data + member.size > size:
-            yield _trouble(root, inner, "the tar breaks off inside it")
-            continue
-        place = Place(str(path), captions[kind].offset_data, captions[kind].size) if kind else None
-        video = Place(str(path), member.offset_data, member.size)
-        yield Item(key_of(root, inner), _named(root, inner), root, video, caption_at=place, caption_kind=kind)
+            yield _item(root, prefix + member.name, problem="the tar breaks off inside it")
+        else:
+            video = Place(str(path), member.offset_data, member.size)
+            yield _item(root, prefix + member.name, video=video, **_caption(places))
     if not videos:
-        yield _trouble(root, prefix + group[0].name, "no video in this sample of the tar")
+        yield _item(root, prefix + members[0].name, problem="no video in this sample of the tar")
 
 
 # -- captions
@@ -230,29 +208,28 @@ def _sample(root: str, path: Path, prefix: str, group: list[tarfile.TarInfo], si
 
 def read_caption(item: Item) -> str:
     """The item's caption, white space made single. ValueError, a short reason, where there is none."""
-    if item.caption is None and item.caption_at is None:
+    if item.caption is not None:
+        text = item.caption
+    elif item.caption_at is not None:
+        text = _read_text(item.caption_at, item.caption_is_json)
+    else:
         raise ValueError("no caption")
-    text = item.caption
-    if text is None:
-        assert item.caption_at is not None
-        with item.caption_at.open() as file:
-            data = file.read(MAX_CAPTION_BYTES + 1)
-        if len(data) > MAX_CAPTION_BYTES:
-            raise ValueError(f"caption of more than {MAX_CAPTION_BYTES >> 20} MB")
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError as problem:
-            raise ValueError("caption is not UTF-8 text") from problem
-        text = _from_json(text) if item.caption_kind == ".json" else text
     text = " ".join(text.replace("\0", " ").split())
     if not text:
         raise ValueError("caption empty")
     return text
 
 
-def _from_json(text: str) -> str:
+def _read_text(place: Place, is_json: bool) -> str:
+    with place.open() as file:
+        data = file.read(MAX_CAPTION_BYTES + 1)
+    if len(data) > MAX_CAPTION_BYTES:
+        raise ValueError(f"caption of more than {MAX_CAPTION_BYTES >> 20} MB")
     try:
-        content = json.loads(text)
+        text = data.decode("utf-8-sig")
+        content = json.loads(text) if is_json else {"text": text}
+    except UnicodeDecodeError as problem:
+        raise ValueError("caption is not UTF-8 text") from problem
     except ValueError as problem:
         raise ValueError("caption file is not JSON") from problem
     found = next((content[name] for name in TEXT_COLUMNS if isinstance(content, dict) and name in content), None)

@@ -1,101 +1,57 @@
-"""The table `clips.parquet` beside the shards, its parts while `curate` runs, and its index of 28 bytes a clip."""
+"""The table of curated clips, its parts while `curate` runs, and an index of 28 bytes a clip.
+
+A *row* is the number of a clip in `clips.parquet` and in `index.npy`; rows never change once written, further ones are added.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-INDEX_TYPE = np.dtype([("shard", "<u4"), ("video", "<u8"), ("video_size", "<u4"), ("json", "<u8"), ("json_size", "<u4")])
-INDEX_COLUMNS = {
-    "shard": "shard",
-    "video_offset": "video",
-    "video_size": "video_size",
-    "json_offset": "json",
-    "json_size": "json_size",
-}
-"""Column of the table -> field of the index."""
+from ..media.files import whole_file
+from .arrow import pa, parquet
+
 TABLE, INDEX, PARTS = "clips.parquet", "index.npy", "parts"
-GROUP_ROWS = 4096
-"""Rows of a row group: what is read where a single row is asked for."""
-COLUMNS: dict[str, str] = {
-    "key": "string",
-    "shard": "uint32",
-    "caption": "string",
-    "duration": "float64",
-    "fps": "float64",
-    "frames": "int64",
-    "width": "int32",
-    "height": "int32",
-    "codec": "string",
-    "transcoded": "bool",
-    "motion_score": "float64",
-    "motion_min": "float64",
-    "scene_cuts": "int32",
-    "cut_times": "list",
-    "clip_score": "float64",
-    "aesthetic": "float64",
-    "source": "string",
-    "source_size": "uint64",
-    "identity": "uint64",
-    "video_offset": "uint64",
-    "video_size": "uint32",
-    "json_offset": "uint64",
-    "json_size": "uint32",
-}
+INDEX_TYPE = np.dtype([("shard", "<u4"), ("video", "<u8"), ("video_size", "<u4"), ("json", "<u8"), ("json_size", "<u4")])
 LOCATION = ("shard", "identity", "video_offset", "video_size", "json_offset", "json_size")
 """Columns that say where a clip lies; the rest also stands in its .json."""
+GROUP_ROWS = 4096
+COLUMNS = {
+    **{"key": "string", "shard": "uint32", "caption": "string", "duration": "float64", "fps": "float64", "frames": "int64"},
+    **{"width": "int32", "height": "int32", "codec": "string", "transcoded": "bool", "motion_score": "float64"},
+    **{"motion_min": "float64", "scene_cuts": "int32", "cut_times": "list", "clip_score": "float64", "aesthetic": "float64"},
+    **{"source": "string", "source_size": "uint64", "identity": "uint64"},
+    **{"video_offset": "uint64", "video_size": "uint32", "json_offset": "uint64", "json_size": "uint32"},
+}
+SCHEMA = pa.schema([(n, pa.list_(pa.float64()) if k == "list" else pa.type_for_alias(k)) for n, k in COLUMNS.items()])
 
 
 def shard_name(number: int) -> str:
+    """The file of a shard."""
     return f"clips-{number:06d}.tar"
 
 
-@lru_cache(maxsize=1)
-def schema() -> Any:
-    import pyarrow as pa
-
-    kinds = {"list": pa.list_(pa.float64()), "string": pa.string(), "bool": pa.bool_()}
-    return pa.schema([(n, kinds[k] if k in kinds else pa.type_for_alias(k)) for n, k in COLUMNS.items()])
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes it at the end; whatever happens, the file is whole or not there."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A parquet file of these rows, whole or not there."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    with whole(path) as part:
-        parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema()), part, compression="zstd")
+def part_path(folder: Path, number: int) -> Path:
+    """The table of one shard, before it is put into the table of all: it is there once the shard is whole."""
+    return folder / PARTS / f"clips-{number:06d}.parquet"
 
 
 def part_numbers(folder: Path) -> list[int]:
     """Numbers of the whole shards that are not in the table yet."""
-    parts = folder / PARTS
-    return sorted(int(p.stem[-6:]) for p in parts.glob("clips-*.parquet")) if parts.is_dir() else []
+    return sorted(int(path.stem[-6:]) for path in (folder / PARTS).glob("clips-*.parquet"))
 
 
-def part_path(folder: Path, number: int) -> Path:
-    return folder / PARTS / f"clips-{number:06d}.parquet"
+# -- writing
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """A parquet file of these rows, whole or not there."""
+    with whole_file(path) as part:
+        parquet.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), part, compression="zstd")
 
 
 def merge(folder: Path) -> int:
@@ -103,71 +59,74 @@ def merge(folder: Path) -> int:
 
     Row groups are copied one at a time. The parts go last, so that a merge that was cut short is simply done again.
     """
-    from pyarrow import parquet
-
     table, numbers = folder / TABLE, part_numbers(folder)
-    sources = ([table] if table.exists() else []) + [part_path(folder, number) for number in numbers]
     if numbers or not table.exists():
-        with whole(table) as part, parquet.ParquetWriter(part, schema(), compression="zstd") as writer:
-            _copy(sources, writer)
-    rows = int(parquet.read_metadata(table).num_rows)
-    _write_index(table, folder / INDEX, rows)
+        with whole_file(table) as part, parquet.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
+            _copy([*_tables(folder)], writer)
+    if numbers or not (folder / INDEX).exists() or len(np.load(folder / INDEX, mmap_mode="r")) != rows_in(folder):
+        _write_index(folder)
     for number in numbers:
         part_path(folder, number).unlink()
-    return rows
+    return rows_in(folder)
+
+
+def _tables(folder: Path) -> list[Path]:
+    """The table of all, if it is there, and the parts that are not in it."""
+    table = folder / TABLE
+    return [*([table] if table.exists() else []), *(part_path(folder, number) for number in part_numbers(folder))]
 
 
 def _copy(sources: Sequence[Path], writer: Any) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    waiting: list[Any] = []
+    waiting = SCHEMA.empty_table()
     for source in sources:
         with parquet.ParquetFile(source) as file:
             for group in range(file.num_row_groups):
-                waiting.append(file.read_row_group(group))
-                while sum(map(len, waiting)) >= GROUP_ROWS:
-                    joined = pa.concat_tables(waiting)
-                    writer.write_table(joined.slice(0, GROUP_ROWS))
-                    waiting = [joined.slice(GROUP_ROWS)]
-    if sum(map(len, waiting)):
-        writer.write_table(pa.concat_tables(waiting))
+                waiting = pa.concat_tables([waiting, file.read_row_group(group)])
+                while len(waiting) >= GROUP_ROWS:
+                    writer.write_table(waiting.slice(0, GROUP_ROWS))
+                    waiting = waiting.slice(GROUP_ROWS)
+    if len(waiting):
+        writer.write_table(waiting)
 
 
-def _write_index(table: Path, target: Path, rows: int) -> None:
-    from pyarrow import parquet
-
-    with whole(target) as part, open(part, "wb") as out, parquet.ParquetFile(table) as file:
-        header = {"descr": np.lib.format.dtype_to_descr(INDEX_TYPE), "fortran_order": False, "shape": (rows,)}
-        np.lib.format.write_array_header_1_0(out, header)
-        for batch in file.iter_batches(GROUP_ROWS, columns=list(INDEX_COLUMNS)):
+def _write_index(folder: Path) -> None:
+    columns = ["shard", *LOCATION[2:]]
+    with whole_file(folder / INDEX) as part, open(part, "wb") as out, parquet.ParquetFile(folder / TABLE) as file:
+        header = {"descr": np.lib.format.dtype_to_descr(INDEX_TYPE), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(out, {**header, "shape": (file.metadata.num_rows,)})
+        for batch in file.iter_batches(GROUP_ROWS, columns=columns):
             block = np.empty(len(batch), INDEX_TYPE)
-            for column, name in INDEX_COLUMNS.items():
+            for column, name in zip(columns, INDEX_TYPE.names or (), strict=True):
                 block[name] = batch.column(column).to_numpy()
             out.write(block.tobytes())
 
 
-@dataclass
+# -- what is there already
+
+
 class KeyTable:
     """Keys seen so far, as 64-bit hashes with a number each: 16 bytes a key, for lists of many millions."""
 
-    hashes: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
-    numbers: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
-    recent: dict[int, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.hashes = self.numbers = np.empty(0, np.uint64)
+        self.recent: dict[int, int] = {}
 
     @staticmethod
     def hash(key: str) -> int:
+        """64 bits of a key."""
         return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little")
 
     def add(self, key: str, number: int = 0) -> None:
+        """Keep a number of 64 bits for a new key."""
         self.recent[self.hash(key)] = number
         if len(self.recent) >= 1 << 18:
-            hashes = np.concatenate([self.hashes, np.fromiter(self.recent.keys(), np.uint64)])
-            order = np.argsort(hashes, kind="stable")
+            hashes = np.concatenate([self.hashes, np.fromiter(self.recent, np.uint64)])
             numbers = np.concatenate([self.numbers, np.fromiter(self.recent.values(), np.uint64)])
+            order = np.argsort(hashes, kind="stable")
             self.hashes, self.numbers, self.recent = hashes[order], numbers[order], {}
 
     def get(self, key: str) -> int | None:
+        """The number of a key, None if there was no such key."""
         wanted = self.hash(key)
         if wanted in self.recent:
             return self.recent[wanted]
@@ -175,42 +134,25 @@ class KeyTable:
         return int(self.numbers[place]) if place < len(self.hashes) and int(self.hashes[place]) == wanted else None
 
 
-def known_keys(folder: Path) -> tuple[KeyTable, int]:
-    """Keys and identities of all clips in whole shards, and the last shard of the table (-1: none)."""
-    from pyarrow import parquet
-
+def known_keys(folder: Path) -> KeyTable:
+    """Keys and identities of all clips in whole shards."""
     known = KeyTable()
-    tables = [folder / TABLE] if (folder / TABLE).exists() else []
-    for path in tables + [part_path(folder, number) for number in part_numbers(folder)]:
+    for path in _tables(folder):
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(columns=["key", "identity"]):
-                for key, number in zip(batch.column("key").to_pylist(), batch.column("identity").to_pylist(), strict=True):
-                    known.add(key, number)
-    return known, last_shard(folder)
+                for row in batch.to_pylist():
+                    known.add(row["key"], row["identity"])
+    return known
 
 
 def last_shard(folder: Path) -> int:
-    from pyarrow import parquet
-
-    if not (folder / TABLE).exists():
+    """The number of the last shard in the table, -1 if there is none."""
+    if not (folder / TABLE).exists() or not rows_in(folder):
         return -1
     with parquet.ParquetFile(folder / TABLE) as file:
-        if not file.metadata.num_rows:
-            return -1
         return int(file.read_row_group(file.num_row_groups - 1, columns=["shard"]).column(0)[-1].as_py())
 
 
 def rows_in(folder: Path) -> int:
-    from pyarrow import parquet
-
+    """How many rows the table has."""
     return int(parquet.read_metadata(folder / TABLE).num_rows)
-
-
-def is_merged(folder: Path) -> bool:
-    """Whether table and index are there and of the same length; a merge that was cut short is done again."""
-    if not (folder / TABLE).exists() or not (folder / INDEX).exists():
-        return False
-    with open(folder / INDEX, "rb") as file:
-        np.lib.format.read_magic(file)
-        shape = np.lib.format.read_array_header_1_0(file)[0]
-    return shape == (rows_in(folder),)

@@ -63,7 +63,7 @@ def _write(path: Path, content: bytes) -> None:
 def make_shards(videos: Path, shards: Path, count: int) -> Path:
     """Draw `count` clips and the damaged files, curate them, and select as `hq` those that move enough: there is no CLIP for the
     paper's rule here. What is there already is kept."""
-    from ..data.curate import Settings, curate
+    from ..data.curate import Curation, curate
     from ..data.engines import ProcessEngine
     from ..data.report import draw_report
     from ..data.select import select
@@ -72,7 +72,7 @@ def make_shards(videos: Path, shards: Path, count: int) -> Path:
     write_damaged(videos)
     engine = ProcessEngine(max(1, min(os.cpu_count() or 1, 4)))
     try:
-        curate([str(videos)], shards, Settings(motion_fps=8.0, motion_height=64, shard_clips=50), engine)
+        curate([str(videos)], shards, Curation(motion_fps=8.0, motion_height=64, shard_clips=50), engine)
     finally:
         engine.close()
     draw_report(shards)

@@ -26,15 +26,15 @@ from pyarrow import parquet
 from emu_core.data import curate as work
 from emu_core.data import engines
 from emu_core.data import table as storage
-from emu_core.data.curate import Settings, Summary, curate
+from emu_core.data.curate import Curation, Summary, curate
 from emu_core.data.engines import ProcessEngine
-from emu_core.data.files import TarWriter
+from emu_core.data.files import TarWriter, locked
 from emu_core.data.sources import key_of, listing
 from emu_core.data.table import INDEX, INDEX_TYPE, TABLE
 
 from .test_data_motion import counting, encoded, lying, sliding, sound_only, webm
 
-SMALL = Settings(motion_fps=None, motion_height=None, shard_clips=3)
+SMALL = Curation(motion_fps=None, motion_height=None, shard_clips=3)
 PROBLEMS = {
     "cut.mp4": "broken file",
     "garbage.mp4": "broken file",
@@ -197,7 +197,7 @@ def test_scores_are_filled_where_models_are_given(good: Path, tmp_path: Path) ->
     some.mkdir()
     for name in ("plain 0.mp4", "plain 0.txt", "web.webm", "web.txt"):
         shutil.copy(good / name, some)
-    scored = Settings(motion_fps=None, motion_height=None, clip=str(clip), aesthetic=str(head))
+    scored = Curation(motion_fps=None, motion_height=None, clip=str(clip), aesthetic=str(head))
     curate([str(some)], tmp_path / "out", scored)
     for row in table(tmp_path / "out"):
         assert -1 <= row["clip_score"] <= 1
@@ -280,7 +280,7 @@ def test_stopped_at_any_change_of_the_folder_and_resumed(
         rename(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage.os, "replace", replace)
+        patch.setattr(os, "replace", replace)
         with pytest.raises(Stopped):
             curate([str(good)], tmp_path, SMALL)
     curate([str(good)], tmp_path, SMALL)
@@ -467,19 +467,15 @@ def test_sources_that_cannot_be_used_are_refused_before_any_work(
 
 def test_other_settings_a_second_run_at_the_same_time_and_a_file_for_a_folder_are_refused(good: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with work._locked(_made(out)), pytest.raises(ValueError, match="no other curate"):
+    out.mkdir()
+    with locked(out / work.LOCK), pytest.raises(ValueError, match="no other curate"):
         curate([str(good)], out, SMALL)
     curate([str(good)], out, SMALL)
     with pytest.raises(ValueError, match="--motion-fps as when"):
-        curate([str(good)], out, Settings(motion_fps=8, motion_height=None))
+        curate([str(good)], out, Curation(motion_fps=8, motion_height=None))
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="folder to write into"):
         curate([str(good)], tmp_path / "file", SMALL)
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing_half(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

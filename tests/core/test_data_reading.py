@@ -26,7 +26,7 @@ from emu_core.data import clips as reading
 from emu_core.data import motion
 from emu_core.data import table as storage
 from emu_core.data.clips import ClipDataset, eligible, loader, read_at_times
-from emu_core.data.curate import Settings, curate
+from emu_core.data.curate import Curation, curate
 from emu_core.data.order import ClipOrder, fraction
 from emu_core.data.select import select
 from emu_core.data.shards import Shards
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         put(source, name, data, f"caption of {name}")
     put(source, "short.mp4", encoded(counting(6)), "caption of short.mp4")
     put(source, "turned.mp4", lying(encoded(counting(48, 32, 64))), "caption of turned.mp4")
-    curate([str(source)], out, Settings(motion_fps=None, motion_height=None, shard_clips=2))
+    curate([str(source)], out, Curation(motion_fps=None, motion_height=None, shard_clips=2))
     return out
 
 
@@ -60,9 +60,9 @@ def test_rows_keys_captions_and_bytes(folder: Path) -> None:
     assert len(shards) == 6
     assert shards.counts().tolist() == [2, 2, 2]
     for row, name in enumerate(("even.mp4", "odd.mp4", "short.mp4", "slow.mp4", "turned.mp4", "web.webm")):
-        assert shards.caption(row) == shards.row(row)["caption"] == f"caption of {name}"
-        assert shards.keys[row] == shards.facts(row)["key"] == shards.row(row)["key"]
-        source = Path(shards.row(row)["source"])
+        assert shards.caption(row) == shards.column("caption")[row] == f"caption of {name}"
+        assert shards.column("key")[row] == shards.facts(row)["key"]
+        source = Path(shards.column("source")[row])
         assert (shards.read(row) == source.read_bytes()) == (name != "web.webm")
         with shards.open_video(row) as file:
             assert file.read() == shards.read(row)
@@ -73,9 +73,9 @@ def test_a_selection_chooses_rows_without_renumbering_them(folder: Path) -> None
     select(folder, "long", "duration > 1")
     shards = Shards.open(folder, selection="long")
     assert shards.rows.tolist() == [0, 1, 3, 4, 5]
-    assert len(shards) == len(shards.keys) == 5
+    assert len(shards) == 5
     assert shards.counts().tolist() == [2, 1, 2]
-    assert shards.keys[2] == Shards.open(folder).keys[3] == shards.facts(3)["key"]
+    assert shards.facts(3) == Shards.open(folder).facts(3)
     assert len(Shards.open(folder, selection=folder / "selections" / "long.npy")) == 5
 
 
@@ -87,9 +87,9 @@ def test_any_address_and_a_cache_on_this_machine(folder: Path, tmp_path: Path, m
     for row in range(6):
         assert remote.read(row) == cached.read(row) == local.read(row)
         assert remote.facts(row) == local.facts(row)
-        assert remote.row(row) == local.row(row)
         with remote.open_video(row) as one, cached.open_video(row) as other:
             assert one.read() == other.read()
+    assert remote.column("key").tolist() == local.column("key").tolist()
     assert sorted(p.suffix for p in tmp_path.rglob("*.tar")) == [".tar"] * 3
     monkeypatch.setattr(type(memory), "get_file", lambda *_: pytest.fail("fetched again"))
     fresh = pickle.loads(pickle.dumps(cached))
@@ -105,7 +105,7 @@ def test_a_cached_shard_of_other_data_at_the_same_address_is_not_used(folder: Pa
     before = Shards.open("memory://swap", cache=tmp_path).read(0)
     source, out = tmp_path / "in", tmp_path / "out"
     put(source, "even.mp4", encoded(counting(30)))
-    curate([str(source)], out, Settings())
+    curate([str(source)], out, Curation())
     memory.rm("/swap", recursive=True)
     memory.put(str(out), "/swap", recursive=True)
     assert Shards.open("memory://swap", cache=tmp_path).read(0) == (source / "even.mp4").read_bytes() != before
@@ -259,11 +259,11 @@ def test_frames_are_those_in_view_at_their_times(folder: Path) -> None:
     rows = set()
     for position in range(60):
         clip = dataset[position]
-        rate = float(RATES.get(shards.row(clip["row"])["source"].rsplit("/", 1)[1], 24))
+        rate = float(RATES.get(shards.facts(clip["row"])["source"].rsplit("/", 1)[1], 24))
         expected = [(clip["start"] + index / 8) * rate for index in range(5)]
         for found, exact in zip(shown(clip), expected, strict=True):
             assert exact - 1.02 < found <= exact + 0.02, (clip["key"], found, exact)
-        assert 0 <= clip["start"] <= shards.row(clip["row"])["duration"] - 0.5
+        assert 0 <= clip["start"] <= shards.facts(clip["row"])["duration"] - 0.5
         assert clip["frames"].shape == (5, 3, 32, 48)
         assert clip["frames"].dtype == torch.uint8
         assert clip["caption"] == shards.caption(clip["row"])
