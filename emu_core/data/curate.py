@@ -12,11 +12,9 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from hashlib import blake2b
-from itertools import count as counting
+from itertools import count, groupby, islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Thread
@@ -25,10 +23,12 @@ from typing import Any
 from tqdm import tqdm
 
 from ..media.files import whole_file
-from . import scores, table
+from ..networks import sha256
+from . import table
 from .engines import Engine, ProcessEngine
 from .files import TarWriter, locked
 from .motion import look, motion_summary, transcode
+from .scores import check_models, scorer
 from .sources import Item, check_sources, listing, read_caption
 
 MEASURED_BY, LEFT_OUT, LOCK = "curate.json", "left_out.jsonl", ".curate.lock"
@@ -91,9 +91,6 @@ Outcome = Found | LeftOut | None
 """None: already in a shard, and unchanged."""
 
 
-# -- what workers do
-
-
 def examine(curation: Curation, batch: Sequence[Candidate]) -> list[Outcome]:
     """Look at each item, and measure those that are in no shard."""
     return [_examine(curation, item, known) for item, known in batch]
@@ -104,7 +101,7 @@ def _examine(curation: Curation, item: Item, known: int | None) -> Outcome:
         if item.problem:
             raise ValueError(item.problem)
         caption, state = read_caption(item), item.video.state()
-        identity = identity_of(caption, state[0])
+        identity = table.hashed(f"{state[0]}\0{caption}")  # a change of caption or video is noticed without reading the video
         if known == identity:
             return None
         if known is not None:
@@ -135,19 +132,14 @@ def _facts(curation: Curation, item: Item, caption: str) -> dict[str, Any]:
         seen = look(file, curation.motion_fps, curation.motion_height, item.source, first=curation.clip is not None)
     score, least = motion_summary(seen.scores)
     clip_score, aesthetic = None, None
-    if curation.clip is not None:
-        assert seen.first is not None
-        scorer = scores.scorer(curation.clip, curation.aesthetic, curation.device)
-        clip_score, aesthetic = scorer.score(caption, seen.first)
+    if curation.clip is not None and seen.first is not None:
+        clip_score, aesthetic = scorer(curation.clip, curation.aesthetic, curation.device).score(caption, seen.first)
     return {
         "key": item.key,
         "caption": caption,
-        "duration": seen.duration,
-        "fps": seen.fps,
-        "frames": seen.frames,
+        **{name: getattr(seen, name) for name in ("duration", "fps", "frames", "codec")},
         "width": seen.width if seen.is_mp4 else seen.width // 2 * 2,
         "height": seen.height if seen.is_mp4 else seen.height // 2 * 2,
-        "codec": seen.codec,
         "transcoded": not seen.is_mp4,
         "motion_score": score,
         "motion_min": least,
@@ -157,11 +149,6 @@ def _facts(curation: Curation, item: Item, caption: str) -> dict[str, Any]:
         "aesthetic": aesthetic,
         "source": item.source,
     }
-
-
-def identity_of(caption: str, size: int) -> int:
-    """64 bits by which a changed caption or video is noticed without reading the video."""
-    return int.from_bytes(blake2b(f"{size}\0{caption}".encode(), digest_size=8).digest(), "little")
 
 
 def write_shard(folder: Path, shard: tuple[int, Sequence[Found]]) -> tuple[int, list[LeftOut]]:
@@ -192,8 +179,14 @@ def write_shard(folder: Path, shard: tuple[int, Sequence[Found]]) -> tuple[int, 
 
 def _write_clip(tar: TarWriter, found: Found) -> dict[str, int]:
     """Where the two members lie. ValueError, and the tar as before, where the source is no longer what was examined."""
-    key, size = found.item.key, found.state[0]
-    with tar.all_or_nothing(), _as_examined(found) as file:
+    key, place, size = found.item.key, found.item.video, found.state[0]
+    try:
+        same, file = place.state() == found.state, place.open()
+    except OSError as problem:
+        raise ValueError(f"cannot be read any more ({problem.strerror or problem})") from problem
+    with file, tar.all_or_nothing():
+        if not same:
+            raise ValueError("changed while curate ran")
         if found.facts["transcoded"]:
             made = io.BytesIO()
             transcode(file, made, found.item.source)
@@ -203,22 +196,6 @@ def _write_clip(tar: TarWriter, found: Found) -> dict[str, int]:
         text = json.dumps(about, ensure_ascii=False, sort_keys=True).encode()
         offset = tar.add(f"{key}.json", io.BytesIO(text), len(text))
     return {"video_offset": video, "video_size": size, "json_offset": offset, "json_size": len(text)}
-
-
-@contextmanager
-def _as_examined(found: Found) -> Iterator[Any]:
-    place = found.item.video
-    try:
-        same, file = place.state() == found.state, place.open()
-    except OSError as problem:
-        raise ValueError(f"cannot be read any more ({problem.strerror or problem})") from problem
-    with file:
-        if not same:
-            raise ValueError("changed while curate ran")
-        yield file
-
-
-# -- the driver
 
 
 def curate(
@@ -281,7 +258,7 @@ class _Run:
     def _shards(self) -> Iterator[tuple[int, list[Found]]]:
         """Numbers and clips of the shards to be written."""
         taken = set(table.part_numbers(self.folder))
-        numbers = (number for number in counting(table.last_shard(self.folder) + 1) if number not in taken)
+        numbers = (number for number in count(table.last_shard(self.folder) + 1) if number not in taken)
         clips: list[Found] = []
         size = 0
         for outcome in self._outcomes():
@@ -306,25 +283,20 @@ class _Run:
 
     def _batches(self) -> Iterator[list[Candidate]]:
         """New items one by one, since each is long work; what takes no time many at once."""
+        for quick, group in groupby(self._candidates(), lambda one: bool(one[0].problem) or one[1] is not None):
+            while batch := list(islice(group, KNOWN_BATCH if quick else 1)):
+                yield batch
+
+    def _candidates(self) -> Iterator[Candidate]:
         seen = table.KeyTable()
-        quick: list[Candidate] = []
         for item in listing(self.sources):
-            known = None
-            if not item.problem and seen.get(item.key) is not None:
-                item = replace(item, problem=DUPLICATE)
-            elif not item.problem:
+            if item.problem:
+                yield item, None
+            elif seen.get(item.key) is not None:
+                yield replace(item, problem=DUPLICATE), None
+            else:
                 seen.add(item.key)
-                known = self.known.get(item.key)
-            new = known is None and not item.problem
-            if not new:
-                quick.append((item, known))
-            if quick and (new or len(quick) >= KNOWN_BATCH):
-                yield quick
-                quick = []
-            if new:
-                yield [(item, None)]
-        if quick:
-            yield quick
+                yield item, self.known.get(item.key)
 
 
 def _others(path: Path, sources: Sequence[str]) -> Iterator[str]:
@@ -334,17 +306,14 @@ def _others(path: Path, sources: Sequence[str]) -> Iterator[str]:
             yield from (line for line in lines if json.loads(line)["root"] not in sources)
 
 
-# -- the folder
-
-
 def _check(sources: Sequence[str], folder: Path, curation: Curation) -> None:
     check_sources(sources)
-    scores.check_models(curation.clip, curation.aesthetic)
-    clips, size = curation.shard_clips, curation.shard_bytes
-    if clips < 1 or size < 1:
-        raise ValueError(f"shards: expected at least 1 clip and 1 byte each, found {clips} and {size}.")
+    check_models(curation.clip, curation.aesthetic)
+    if curation.shard_clips < 1 or curation.shard_bytes < 1:
+        found = f"{curation.shard_clips} and {curation.shard_bytes}"
+        raise ValueError(f"shards: expected at least 1 clip and 1 byte each, found {found}.")
     if curation.clip:
-        scores.scorer(curation.clip, curation.aesthetic, curation.device)
+        scorer(curation.clip, curation.aesthetic, curation.device)
     for source in sources:
         if folder.resolve().is_relative_to(Path(source).resolve()):
             raise ValueError(f"{folder}: expected OUT outside of the sources, found it in {source}; choose another folder.")
@@ -361,8 +330,8 @@ def _check_measures(folder: Path, curation: Curation) -> None:
     mine = {
         "motion_fps": curation.motion_fps,
         "motion_height": curation.motion_height,
-        "clip": curation.clip and scores.fingerprint(curation.clip),
-        "aesthetic": curation.aesthetic and scores.fingerprint(curation.aesthetic),
+        "clip": curation.clip and sha256(curation.clip),
+        "aesthetic": curation.aesthetic and sha256(curation.aesthetic),
     }
     path = folder / MEASURED_BY
     if not path.exists():
@@ -371,10 +340,8 @@ def _check_measures(folder: Path, curation: Curation) -> None:
     earlier = json.loads(path.read_text(encoding="utf-8"))
     for name, value in mine.items():
         if earlier.get(name) != value:
-            raise ValueError(
-                f"{folder}: expected --{name.replace('_', '-')} as when the folder was begun ({earlier.get(name)}), "
-                f"found {value}; use the same, or curate into a new folder."
-            )
+            same = f"--{name.replace('_', '-')} as when the folder was begun ({earlier.get(name)})"
+            raise ValueError(f"{folder}: expected {same}, found {value}; use the same, or curate into a new folder.")
 
 
 def _clean(folder: Path) -> None:

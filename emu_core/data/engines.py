@@ -13,26 +13,13 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import connection
 from threading import Thread
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 AHEAD = 4
 """Tasks under way for each worker."""
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class Engine(Protocol):
-    """Something that runs functions elsewhere."""
-
-    def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] | None = None) -> Iterator[R]:
-        """Results in the order of the items, of which only a bounded number is taken ahead. `crashed(item)` gives the result of
-        an item that kills its worker; without it that is an OSError."""
-        ...
-
-    def close(self) -> None:
-        """Let the workers go."""
-        ...
 
 
 class ProcessEngine:
@@ -45,7 +32,8 @@ class ProcessEngine:
         self._pool: ProcessPoolExecutor | None = None
 
     def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] | None = None) -> Iterator[R]:
-        """See Engine."""
+        """Results in the order of the items, of which only a bounded number is taken ahead. `crashed(item)` gives the result of
+        an item that kills its worker; without it that is an OSError."""
         if self.workers == 1:
             yield from map(function, items)
             return
@@ -65,7 +53,7 @@ class ProcessEngine:
             return self._pool.submit(function, item)
 
     def close(self) -> None:
-        """See Engine."""
+        """Let the workers go."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
@@ -131,7 +119,7 @@ class RayEngine:
         self._call: Any = ray.remote(max_retries=1)(_call)
 
     def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] | None = None) -> Iterator[R]:
-        """See Engine."""
+        """As that of ProcessEngine."""
         shared = self._ray.put(function)
         for item, promise in _ahead(lambda one: self._call.remote(shared, one), items, AHEAD * self.workers):
             try:
@@ -143,10 +131,13 @@ class RayEngine:
             yield result
 
     def close(self) -> None:
-        """See Engine."""
+        """Let the cluster go, if it was begun here."""
         if self._mine:
             self._ray.shutdown()
 
 
 def _call(function: Callable[[T], R], item: T) -> R:
     return function(item)
+
+
+Engine = ProcessEngine | RayEngine

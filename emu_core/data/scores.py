@@ -1,8 +1,5 @@
-"""How well text and first frame fit (CLIP), and how pleasing the frame is (a head on CLIP's image vector): the networks of
-`networks`, as curation asks them. Models come from local folders; nothing is ever downloaded.
-
-torch is imported where it is needed: the processes of `curate` start fast without it.
-"""
+"""How well text and first frame fit (CLIP), and how pleasing the frame is (a head on CLIP's image vector), as curation asks
+`networks`. Models come from local folders; nothing is ever downloaded."""
 
 from __future__ import annotations
 
@@ -11,6 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
+
+from ..networks import AestheticHead, Clip
 
 
 def check_models(clip: str | None, aesthetic: str | None) -> None:
@@ -27,13 +27,6 @@ def check_models(clip: str | None, aesthetic: str | None) -> None:
         raise ValueError(f"{aesthetic}: expected a .safetensors file with an aesthetic head, found none; check the path.")
 
 
-def fingerprint(path: str) -> str:
-    """Of a model's files, so that scores of two models are never mixed."""
-    from ..networks import sha256
-
-    return sha256(path)
-
-
 @lru_cache(maxsize=2)
 def scorer(clip: str, aesthetic: str | None, device: str) -> Scorer:
     """The scorer of this process, loaded once."""
@@ -47,8 +40,6 @@ class Scorer:
     """
 
     def __init__(self, clip: str, aesthetic: str | None = None, device: str = "cpu") -> None:
-        from ..networks import AestheticHead, Clip
-
         try:
             self._clip = Clip(clip, device)
         except ImportError as problem:
@@ -57,8 +48,6 @@ class Scorer:
 
     def score(self, caption: str, frame: np.ndarray) -> tuple[float, float | None]:
         """`frame` is (H, W, 3) uint8. One thread, so that the last digits do not depend on the machine's cores."""
-        import torch
-
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:

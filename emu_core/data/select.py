@@ -31,7 +31,8 @@ FILLED_BY = {
 }
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 EXAMPLE = 'for example: width >= 512 and motion_min > 0.5 and not contains(caption, "logo")'
-WHOLE_NUMBERS = ("int32", "int64", "uint32", "uint64")
+WHOLE_NUMBERS = [name for name, kind in COLUMNS.items() if kind in ("int32", "int64", "uint32", "uint64")]
+NUMBERS = [name for name, kind in COLUMNS.items() if kind == "float64" or name in WHOLE_NUMBERS]
 OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
     **{ast.And: operator.and_, ast.Or: operator.or_, ast.Add: pc.add, ast.Sub: pc.subtract, ast.Mult: pc.multiply},
     # of whole numbers too: 1 / 2 is a half, as in Python
@@ -41,105 +42,71 @@ OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Parsed:
-    """A pyarrow expression and the columns in it."""
-
-    expression: Any
-    columns: frozenset[str]
-
-
-def parse(text: str) -> Parsed:
-    """Translate an expression. Raises ValueError that names what is not understood."""
+def parse(text: str) -> tuple[Any, set[str]]:
+    """A pyarrow expression, and the columns in it. Raises ValueError that names what is not understood."""
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as problem:
         raise ValueError(f"expression {text!r}: expected a condition, found what cannot be read; {EXAMPLE}.") from problem
-    translator = _Translator(text)
-    return Parsed(translator(tree.body), frozenset(translator.columns))
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - {"contains"}
+    try:
+        return _expression(tree.body), names
+    except _Refused as refused:
+        raise ValueError(f"expression {text!r}: {refused.sentence(text.strip())}") from refused
 
 
-class _Translator:
-    """Python's syntax tree to pyarrow's expressions, one method for each kind of node that is allowed."""
+class _Refused(Exception):
+    """Of a part of a syntax tree."""
 
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self.columns: set[str] = set()
+    def sentence(self, text: str) -> str:
+        (node,) = self.args
+        if isinstance(node, ast.Name):
+            return f"expected one of the columns {', '.join(COLUMNS)}, found {node.id!r}; put text in quotes."
+        part = ast.get_source_segment(text, node) if hasattr(node, "lineno") else None
+        known = 'comparisons, and, or, not, + - * /, in, is None and contains(column, "text")'
+        return f"expected {known}, found {part or type(node).__name__!r}; {EXAMPLE}."
 
-    def __call__(self, node: ast.AST) -> Any:
-        method = getattr(self, f"_{type(node).__name__.lower()}", None)
-        if method is None:
-            raise self._refuse(node)
-        return method(node)
 
-    def _refuse(self, node: ast.AST) -> ValueError:
-        part = ast.get_source_segment(self._text.strip(), node) if hasattr(node, "lineno") else None  # type: ignore[arg-type]
-        return ValueError(
-            f"expression {self._text!r}: expected comparisons, and, or, not, + - * /, in, is None and "
-            f'contains(column, "text"), found {part or type(node).__name__!r}; {EXAMPLE}.'
-        )
+def _expression(node: ast.AST) -> Any:
+    match node:
+        case ast.Name(id=name) if name in WHOLE_NUMBERS:
+            # they would be compared and multiplied in as few bits as hold the smaller side, and overflow
+            return pc.field(name).cast("float64", safe=False)
+        case ast.Name(id=name) if name in COLUMNS:
+            return pc.field(name)
+        case ast.Constant(value=bool() | int() | float() | str() as value):
+            return pc.scalar(_plain(value))
+        case ast.BoolOp(op=how, values=values):
+            return reduce(OPERATORS[type(how)], map(_expression, values))
+        case ast.UnaryOp(op=ast.Not(), operand=inner):
+            return ~_expression(inner)
+        case ast.UnaryOp(op=ast.USub(), operand=inner):
+            return pc.negate(_expression(inner))
+        case ast.BinOp(left=left, op=how, right=right) if type(how) in OPERATORS:
+            return OPERATORS[type(how)](_expression(left), _expression(right))
+        case ast.Compare(left=left, ops=ops, comparators=others):
+            return reduce(operator.and_, map(_comparison, [left, *others], ops, others))
+        case ast.Call(func=ast.Name(id="contains"), args=[column, ast.Constant(value=str() as part)], keywords=[]):
+            return pc.match_substring(_expression(column), part, ignore_case=True)
+    raise _Refused(node)
 
-    def _name(self, node: ast.Name) -> Any:
-        if node.id not in COLUMNS:
-            known = ", ".join(COLUMNS)
-            raise ValueError(f"expression {self._text!r}: expected one of the columns {known}, found {node.id!r}; quote text.")
-        self.columns.add(node.id)
-        # whole numbers would be compared and multiplied in as few bits as hold the smaller side, and overflow
-        return pc.field(node.id).cast("float64", safe=False) if COLUMNS[node.id] in WHOLE_NUMBERS else pc.field(node.id)
 
-    def _constant(self, node: ast.Constant) -> Any:
-        if not isinstance(node.value, bool | int | float | str):
-            raise self._refuse(node)
-        return pc.scalar(_plain(node.value))
-
-    def _boolop(self, node: ast.BoolOp) -> Any:
-        return reduce(OPERATORS[type(node.op)], map(self, node.values))
-
-    def _unaryop(self, node: ast.UnaryOp) -> Any:
-        if isinstance(node.op, ast.Not):
-            return ~self(node.operand)
-        if isinstance(node.op, ast.USub):
-            return pc.negate(self(node.operand))
-        raise self._refuse(node)
-
-    def _binop(self, node: ast.BinOp) -> Any:
-        if type(node.op) not in OPERATORS:
-            raise self._refuse(node)
-        return OPERATORS[type(node.op)](self(node.left), self(node.right))
-
-    def _compare(self, node: ast.Compare) -> Any:
-        sides = [node.left, *node.comparators]
-        return reduce(operator.and_, map(self._compare_two, sides, node.ops, node.comparators))
-
-    def _compare_two(self, left: ast.expr, how: ast.cmpop, right: ast.expr) -> Any:
-        if type(how) in OPERATORS:
-            return OPERATORS[type(how)](self(left), self(right))
-        if isinstance(how, ast.In | ast.NotIn):
-            found = self._among(left, right)
-        elif isinstance(right, ast.Constant) and right.value is None:
-            found = self(left).is_null()
-        else:
-            raise self._refuse(right)
-        return found if isinstance(how, ast.In | ast.Is) else ~found
-
-    def _among(self, left: ast.expr, right: ast.expr) -> Any:
-        """`codec in ("h264", "hevc")`, and `"cat" in caption`, which minds capitals."""
-        if isinstance(right, ast.Tuple | ast.List | ast.Set):
-            values = [element.value for element in right.elts if isinstance(element, ast.Constant)]
-            if len(values) == len(right.elts):
-                return self(left).isin([_plain(value) for value in values])
-        elif isinstance(left, ast.Constant) and isinstance(left.value, str):
-            return pc.match_substring(self(right), left.value)
-        raise self._refuse(right)
-
-    def _call(self, node: ast.Call) -> Any:
-        """contains(column, "text"): whether the text is in it, capitals or not."""
-        named = isinstance(node.func, ast.Name) and node.func.id == "contains"
-        if not named or node.keywords or len(node.args) != 2 or not isinstance(node.args[1], ast.Constant):
-            raise self._refuse(node)
-        if not isinstance(node.args[1].value, str):
-            raise self._refuse(node.args[1])
-        return pc.match_substring(self(node.args[0]), node.args[1].value, ignore_case=True)
+def _comparison(left: ast.expr, how: ast.cmpop, right: ast.expr) -> Any:
+    match left, how, right:
+        case _, ast.Is() | ast.IsNot(), ast.Constant(value=None):
+            found = _expression(left).is_null()
+        case _, ast.In() | ast.NotIn(), ast.Tuple(elts=parts) | ast.List(elts=parts) | ast.Set(elts=parts):
+            values = [_plain(part.value) for part in parts if isinstance(part, ast.Constant)]
+            if len(values) < len(parts):
+                raise _Refused(right)
+            found = _expression(left).isin(values)
+        case ast.Constant(value=str() as part), ast.In() | ast.NotIn(), _:
+            found = pc.match_substring(_expression(right), part)
+        case _ if type(how) in OPERATORS:
+            return OPERATORS[type(how)](_expression(left), _expression(right))
+        case _:
+            raise _Refused(right)
+    return ~found if isinstance(how, ast.IsNot | ast.NotIn) else found
 
 
 def _plain(value: Any) -> Any:
@@ -168,14 +135,13 @@ def select(folder: str | Path, name: str, where: str, top: int | None = None, by
         raise ValueError(f"NAME: expected letters, digits, - and _, found {name!r}; choose another name.")
     if (top is None) != (by is None) or (top is not None and top < 1):
         raise ValueError(f"--top and --by: expected a number of at least 1 and a column, or neither, found {top} and {by}.")
-    parsed = parse(where)
-    numbers = [column for column, kind in COLUMNS.items() if kind in ("float64", *WHOLE_NUMBERS)]
-    if by is not None and by not in numbers:
-        raise ValueError(f"--by: expected one of {', '.join(numbers)}, found {by!r}.")
+    condition, used = parse(where)
+    if by is not None and by not in NUMBERS:
+        raise ValueError(f"--by: expected one of {', '.join(NUMBERS)}, found {by!r}.")
     if not (folder / TABLE).is_file():
         raise ValueError(f"{folder}: expected a folder that emu-video curate made, found no {TABLE} in it; check the path.")
     try:
-        rows, values, total, empty = _scan(folder, parsed, by)
+        rows, values, total, empty = _scan(folder, condition, used, by)
     except (pa.ArrowException, TypeError) as problem:
         why = f"expected a condition that fits its columns, found {problem}; {EXAMPLE}."
         raise ValueError(f"expression {where!r}: {why}") from problem
@@ -193,14 +159,14 @@ def select(folder: str | Path, name: str, where: str, top: int | None = None, by
     return Selection(path, len(rows), total, empty)
 
 
-def _scan(folder: Path, parsed: Parsed, by: str | None) -> tuple[np.ndarray, np.ndarray, int, int]:
+def _scan(folder: Path, condition: Any, used: set[str], by: str | None) -> tuple[np.ndarray, np.ndarray, int, int]:
     """Matching rows, their values of `by`, all rows, and those without a value in a used column; one row group at a time."""
-    used = sorted(parsed.columns | ({by} if by else set()))
-    condition = parsed.expression & pc.field(by).is_valid() if by else parsed.expression
+    if by:
+        condition, used = condition & pc.field(by).is_valid(), used | {by}
     nulls, rows, values, total, empty = dict.fromkeys(used, 0), [np.empty(0, np.int64)], [np.empty(0)], 0, 0
     with parquet.ParquetFile(folder / TABLE) as file:
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=used or ["key"])
+            table = file.read_row_group(group, columns=[*used] or ["key"])
             for name in used:
                 nulls[name] += table.column(name).null_count
             empty += len(table) - len(table.drop_null())

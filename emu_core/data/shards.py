@@ -56,10 +56,8 @@ class Shards:
         try:
             index = self._store.array(INDEX)
         except (OSError, ValueError) as problem:
-            raise ValueError(
-                f"{self.address}: expected a folder that emu-video curate finished, found no readable {INDEX} in it "
-                f"({problem}); check the address, or run curate to its end."
-            ) from problem
+            why = f"expected a folder that emu-video curate finished, found no readable {INDEX} in it ({problem})"
+            raise ValueError(f"{self.address}: {why}; check the address, or run curate to its end.") from problem
         if index.dtype != INDEX_TYPE:
             raise ValueError(f"{self.address}/{INDEX}: expected fields {INDEX_TYPE}, found {index.dtype}; run curate again.")
         if not len(index):
@@ -70,10 +68,8 @@ class Shards:
         try:
             rows = np.load(name) if name.endswith(".npy") else self._store.array(f"{SELECTIONS}/{name}.npy")
         except (OSError, ValueError) as problem:
-            raise ValueError(
-                f"{self.address}: expected the selection {name!r}, found none that can be read ({problem}); "
-                f"make it with emu-video select."
-            ) from problem
+            why = f"expected the selection {name!r}, found none that can be read ({problem})"
+            raise ValueError(f"{self.address}: {why}; make it with emu-video select.") from problem
         if rows.ndim != 1 or rows.dtype.kind not in "ui" or not len(rows):
             raise ValueError(f"{name}: expected row numbers, found {rows.dtype} of shape {rows.shape}; select again.")
         if int(rows[-1]) >= len(self.index) or (np.diff(rows.astype(np.int64)) <= 0).any() or int(rows[0]) < 0:
@@ -103,10 +99,8 @@ class Shards:
     def _table(self) -> Any:
         table = parquet.ParquetFile(self._store.file(TABLE))
         if table.metadata.num_rows != len(self.index):
-            raise ValueError(
-                f"{self.address}: expected as many rows in {TABLE} as in {INDEX}, found {table.metadata.num_rows} and "
-                f"{len(self.index)}; run curate again, which finishes what was cut short."
-            )
+            found = f"expected as many rows in {TABLE} as in {INDEX}, found {table.metadata.num_rows} and {len(self.index)}"
+            raise ValueError(f"{self.address}: {found}; run curate again, which finishes what was cut short.")
         return table
 
     def read(self, row: int) -> bytes:

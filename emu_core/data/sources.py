@@ -63,23 +63,17 @@ def key_of(root: str, path: str) -> str:
     return f"{slug or 'clip'}-{blake2b(name.encode('utf-8', 'surrogateescape'), digest_size=4).hexdigest()}"
 
 
-# -- listing
-
-
 def check_sources(sources: Sequence[str]) -> None:
     """ValueError before any work: a source that is missing or of no known kind, a list without its columns."""
     if not sources:
         raise ValueError("SOURCE: expected at least one folder, list or tar, found none; name one.")
     for source in sources:
-        path = Path(source)
-        suffix = path.suffix.lower()
+        path, suffix = Path(source), _extension(source)
         if not path.exists():
             raise ValueError(f"{source}: expected a folder, a list or a tar, found nothing of that name; check the path.")
         if not path.is_dir() and suffix not in (*LISTS, ".tar"):
-            raise ValueError(
-                f"{source}: expected a folder of videos, a list ({', '.join(LISTS)}) or an uncompressed .tar, "
-                f"found {suffix or 'no extension'}; unpack or convert it."
-            )
+            kinds = f"a folder of videos, a list ({', '.join(LISTS)}) or an uncompressed .tar"
+            raise ValueError(f"{source}: expected {kinds}, found {suffix or 'no extension'}; unpack or convert it.")
         if suffix in LISTS and path.is_file():
             next(_rows(path), None)
 
@@ -103,22 +97,26 @@ def _folder(root: str, folder: Path, inside: str) -> Iterator[Item]:
         yield _item(root, inside, problem=f"the folder cannot be listed ({problem.strerror})")
         return
     files = {entry.name for entry in entries if entry.is_file()}
-    stems = {os.path.splitext(name)[0] for name in files if os.path.splitext(name)[1].lower() in VIDEO_NAMES}
+    stems = {os.path.splitext(name)[0] for name in files if _extension(name) in VIDEO_NAMES}
     for entry in entries:
-        inner, (stem, suffix) = inside + entry.name, os.path.splitext(entry.name)
+        inner, stem, suffix = inside + entry.name, os.path.splitext(entry.name)[0], _extension(entry.name)
         if entry.is_dir(follow_symlinks=False):
             yield from _folder(root, Path(entry.path), inner + "/")
         elif entry.name not in files:
             yield _item(root, inner, problem="a link to a folder, which is not followed, or to nothing")
-        elif suffix.lower() in VIDEO_NAMES:
+        elif suffix in VIDEO_NAMES:
             captions = {kind: Place(os.path.join(folder, stem + kind)) for kind in CAPTION_NAMES if stem + kind in files}
             yield _item(root, inner, video=Place(entry.path), **_caption(captions))
-        elif suffix.lower() == ".tar":
+        elif suffix == ".tar":
             yield from _tar(root, Path(entry.path), inner)
-        elif suffix.lower() not in CAPTION_NAMES:
+        elif suffix not in CAPTION_NAMES:
             yield _item(root, inner, problem="not a video by its name")
         elif stem not in stems:
             yield _item(root, inner, problem="a caption without a video beside it")
+
+
+def _extension(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _caption(places: dict[str, Place]) -> dict[str, Any]:
@@ -158,12 +156,11 @@ def _rows(path: Path) -> Iterator[tuple[str | None, str | None]]:
 
 
 def _columns(path: Path, names: Sequence[str]) -> tuple[str, str]:
-    where = next((name for name in PATH_COLUMNS if name in names), None)
-    words = next((name for name in TEXT_COLUMNS if name in names), None)
-    if where is None or words is None:
+    where, words = ([name for name in known if name in names] for known in (PATH_COLUMNS, TEXT_COLUMNS))
+    if not where or not words:
         found = ", ".join(names) or "none"
         raise ValueError(f"{path}: expected the columns path (or video) and caption (or text), found {found}; rename them.")
-    return where, words
+    return where[0], words[0]
 
 
 def _tar(root: str, path: Path, inside: str) -> Iterator[Item]:
@@ -190,20 +187,16 @@ def _stem(member: tarfile.TarInfo) -> str:
 
 
 def _sample(root: str, path: Path, prefix: str, members: list[tarfile.TarInfo], size: int) -> Iterator[Item]:
-    kinds = [os.path.splitext(member.name)[1].lower() for member in members]
-    places = {kind: Place(str(path), member.offset_data, member.size) for kind, member in zip(kinds, members, strict=True)}
-    videos = [member for kind, member in zip(kinds, members, strict=True) if kind in VIDEO_NAMES]
-    for member in videos:
-        if member.offset_data + member.size > size:
-            yield _item(root, prefix + member.name, problem="the tar breaks off inside it")
+    parts = [(m.name, _extension(m.name), Place(str(path), m.offset_data, m.size)) for m in members]
+    caption = _caption({kind: place for _, kind, place in parts})
+    videos = [(name, place) for name, kind, place in parts if kind in VIDEO_NAMES]
+    for name, place in videos:
+        if place.offset + (place.size or 0) > size:
+            yield _item(root, prefix + name, problem="the tar breaks off inside it")
         else:
-            video = Place(str(path), member.offset_data, member.size)
-            yield _item(root, prefix + member.name, video=video, **_caption(places))
+            yield _item(root, prefix + name, video=place, **caption)
     if not videos:
-        yield _item(root, prefix + members[0].name, problem="no video in this sample of the tar")
-
-
-# -- captions
+        yield _item(root, prefix + parts[0][0], problem="no video in this sample of the tar")
 
 
 def read_caption(item: Item) -> str:

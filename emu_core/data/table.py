@@ -45,9 +45,6 @@ def part_numbers(folder: Path) -> list[int]:
     return sorted(int(path.stem[-6:]) for path in (folder / PARTS).glob("clips-*.parquet"))
 
 
-# -- writing
-
-
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """A parquet file of these rows, whole or not there."""
     with whole_file(path) as part:
@@ -101,7 +98,9 @@ def _write_index(folder: Path) -> None:
             out.write(block.tobytes())
 
 
-# -- what is there already
+def hashed(text: str) -> int:
+    """64 bits of a text."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 class KeyTable:
@@ -111,14 +110,9 @@ class KeyTable:
         self.hashes = self.numbers = np.empty(0, np.uint64)
         self.recent: dict[int, int] = {}
 
-    @staticmethod
-    def hash(key: str) -> int:
-        """64 bits of a key."""
-        return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little")
-
     def add(self, key: str, number: int = 0) -> None:
         """Keep a number of 64 bits for a new key."""
-        self.recent[self.hash(key)] = number
+        self.recent[hashed(key)] = number
         if len(self.recent) >= 1 << 18:
             hashes = np.concatenate([self.hashes, np.fromiter(self.recent, np.uint64)])
             numbers = np.concatenate([self.numbers, np.fromiter(self.recent.values(), np.uint64)])
@@ -127,7 +121,7 @@ class KeyTable:
 
     def get(self, key: str) -> int | None:
         """The number of a key, None if there was no such key."""
-        wanted = self.hash(key)
+        wanted = hashed(key)
         if wanted in self.recent:
             return self.recent[wanted]
         place = int(np.searchsorted(self.hashes, np.uint64(wanted)))
@@ -140,8 +134,8 @@ def known_keys(folder: Path) -> KeyTable:
     for path in _tables(folder):
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(columns=["key", "identity"]):
-                for row in batch.to_pylist():
-                    known.add(row["key"], row["identity"])
+                for key, identity in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    known.add(key, identity)
     return known
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from emu_core.data.scores import Scorer, check_models, fingerprint
-from emu_core.networks import AestheticHead, Clip
+from emu_core.data.scores import Scorer, check_models
+from emu_core.networks import AestheticHead, Clip, sha256
 
 from .evaluation_tiny import ROUNDING
 
@@ -133,5 +133,5 @@ def test_missing_models_are_refused_before_any_work(tmp_path: Path) -> None:
 
 def test_the_fingerprint_is_of_the_contents(clip: Path, tmp_path: Path) -> None:
     one, other = save_head(tmp_path / "a.safetensors"), save_head(tmp_path / "b.safetensors", (WIDTH, 1))
-    assert fingerprint(str(one)) == fingerprint(str(one))
-    assert len({fingerprint(str(path)) for path in (one, other, clip)}) == 3
+    assert sha256(str(one)) == sha256(str(one))
+    assert len({sha256(str(path)) for path in (one, other, clip)}) == 3
