@@ -161,6 +161,8 @@ def whole_file(path: PathLike) -> Iterator[Path]:
     try:
         with readable_errors(path):
             yield part
+            with open(part, "rb+") as file:
+                os.fsync(file.fileno())  # or the name could outlive a crash of the machine, and the contents not
             os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
