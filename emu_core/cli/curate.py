@@ -9,7 +9,6 @@ from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..data.engines import Engine, ProcessEngine, RayEngine
 from .options import add_command
 
 NEEDED = ("av", "numpy", "pyarrow", "tqdm", "matplotlib", "PIL", "torch")
@@ -47,6 +46,7 @@ def curate(options: argparse.Namespace) -> None:
     if missing:
         raise ValueError(f"curate: expected the packages {', '.join(missing)}, found none; install this package's extra 'data'.")
     from ..data import curate as work  # here: help waits for no torch, and without pyarrow there is the sentence above
+    from ..data.engines import open_engine
     from ..data.report import draw_report
 
     curation = work.Curation(
@@ -58,7 +58,7 @@ def curate(options: argparse.Namespace) -> None:
         shard_clips=options.shard_clips,
         shard_bytes=int(options.shard_mb * 1e6),
     )
-    with closing(_engine(options)) as engine:
+    with closing(open_engine(options.engine, options.workers, options.address)) as engine:
         summary = work.curate(options.sources, options.out, curation, engine, progress=not options.json)
     out = Path(options.out)
     draw_report(out)
@@ -71,14 +71,6 @@ def curate(options: argparse.Namespace) -> None:
         )
     if summary.total == 0:
         raise ValueError(f"{out}: expected at least one clip, found none that could be taken; see {work.LEFT_OUT} there.")
-
-
-def _engine(options: argparse.Namespace) -> Engine:
-    if options.engine == "ray":
-        return RayEngine(options.address, options.workers if options.address is None else None)
-    if options.address:
-        raise ValueError("--address: expected --engine ray with it, found none; add it or leave the address out.")
-    return ProcessEngine(options.workers)
 
 
 def _rate(text: str) -> float | None:

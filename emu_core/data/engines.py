@@ -45,8 +45,8 @@ class ProcessEngine:
             yield result
 
     def _submit(self, function: Callable[[T], R], item: T) -> Any:
+        self._pool = self._pool or _pool(self.workers)
         try:
-            self._pool = self._pool or _pool(self.workers)
             return self._pool.submit(function, item)
         except BrokenProcessPool:
             self._pool = _pool(self.workers)
@@ -109,12 +109,13 @@ class RayEngine:
         self._ray: Any = ray
         self._mine = not ray.is_initialized()
         if self._mine:
+            cpus = workers if address is None else None
             try:
-                cpus = workers if address is None else None
                 ray.init(address, num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
             except (ConnectionError, RuntimeError, ValueError) as problem:
-                message = f"--address {address}: expected a Ray cluster, found none that answers ({problem})."
-                raise ValueError(message) from problem
+                raise ValueError(
+                    f"--address {address}: expected a Ray cluster, found none that answers ({problem})."
+                ) from problem
         self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._call: Any = ray.remote(max_retries=1)(_call)
 
@@ -141,3 +142,12 @@ def _call(function: Callable[[T], R], item: T) -> R:
 
 
 Engine = ProcessEngine | RayEngine
+
+
+def open_engine(kind: str, workers: int, address: str | None = None) -> Engine:
+    """The engine of a kind, processes or ray; address: of a Ray cluster. Raises ValueError for what there is not."""
+    if kind == "ray":
+        return RayEngine(address, workers if address is None else None)
+    if address:
+        raise ValueError("--address: expected --engine ray with it, found none; add it or leave the address out.")
+    return ProcessEngine(workers)

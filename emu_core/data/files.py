@@ -38,11 +38,11 @@ class Segment(io.RawIOBase):
         self._handle, self._offset, self._size, self._position, self._close = handle, offset, size, 0, close
 
     def readable(self) -> bool:
-        """It is."""
+        """Always."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Always."""
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections import OrderedDict
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -37,6 +36,7 @@ class Shards:
     def __init__(self, address: str, selection: str | Path | None = None, cache: str | Path | None = None) -> None:
         self.address, self._selection, self._cache = address, selection, cache
         self._store = _Store(address, cache)
+        self._shard = lru_cache(KEPT_OPEN)(self._open_shard)
         self.index = self._load_index()
         self.selected = self._load_selection(os.fspath(selection)) if selection is not None else None
 
@@ -124,8 +124,7 @@ class Shards:
         return cast(BinaryIO, Segment(handle, int(entry["video"]), int(entry["video_size"])))
 
     def _member(self, row: int, kind: str) -> bytes:
-        entry = self.index[row]
-        number, offset, size = int(entry["shard"]), int(entry[kind]), int(entry[f"{kind}_size"])
+        number, offset, size = (int(self.index[row][name]) for name in ("shard", kind, f"{kind}_size"))
         handle = self._shard(number)
         data = read_at(handle, offset, size) if handle else self._store.fetch(shard_name(number), offset, size)
         if len(data) != size:
@@ -133,14 +132,15 @@ class Shards:
             raise ValueError(f"{where}: expected {size} bytes at {offset}, found {len(data)}; copy the shard again.")
         return data
 
-    def _shard(self, number: int) -> BinaryIO | None:
+    def _open_shard(self, number: int) -> BinaryIO | None:
         """A shard as an open file of this machine; None if it is remote and there is no cache."""
 
         def mark() -> str:
             """Of what is in it, so that a cached copy of another data set is not taken for it."""
             return blake2b(self.index[self.index["shard"] == number].tobytes(), digest_size=6).hexdigest()
 
-        return self._store.handle(shard_name(number), mark)
+        path = self._store.local(shard_name(number), mark)
+        return None if path is None else open(path, "rb")  # closes when its last reader lets go of it
 
 
 class _Store:
@@ -150,7 +150,6 @@ class _Store:
         self.address = address
         self._folder = None if "://" in address else Path(address)
         self._cache = Path(cache) / blake2b(address.encode(), digest_size=6).hexdigest() if cache is not None else None
-        self._open: OrderedDict[str, BinaryIO] = OrderedDict()
         self._remote: tuple[int, Any, str] | None = None
 
     def _fs(self) -> tuple[Any, str]:
@@ -183,19 +182,10 @@ class _Store:
         fs, root = self._fs()
         return fs.cat_file(f"{root}/{name}", start=offset, end=offset + size)
 
-    def handle(self, name: str, mark: Callable[[], str]) -> BinaryIO | None:
-        """The file, opened once, if there is one on this machine; `mark` goes into the name of a copy."""
-        if name not in self._open:
-            path = self._folder / name if self._folder is not None else self._copy(name, mark)
-            if path is None:
-                return None
-            self._open[name] = open(path, "rb")  # noqa: SIM115 - kept open
-            if len(self._open) > KEPT_OPEN:
-                self._open.popitem(last=False)  # closes when its last reader lets go of it
-        self._open.move_to_end(name)
-        return self._open[name]
-
-    def _copy(self, name: str, mark: Callable[[], str]) -> Path | None:
+    def local(self, name: str, mark: Callable[[], str]) -> Path | None:
+        """The file on this machine, fetched if there is a cache; `mark` goes into the name of the copy."""
+        if self._folder is not None:
+            return self._folder / name
         if self._cache is None:
             return None
         path = self._cache / f"{mark()}-{name}"

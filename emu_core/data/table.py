@@ -56,10 +56,10 @@ def merge(folder: Path) -> int:
 
     Row groups are copied one at a time. The parts go last, so that a merge that was cut short is simply done again.
     """
-    table, numbers = folder / TABLE, part_numbers(folder)
-    if numbers or not table.exists():
-        with whole_file(table) as part, parquet.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
-            _copy([*_tables(folder)], writer)
+    numbers = part_numbers(folder)
+    if numbers or not (folder / TABLE).exists():
+        with whole_file(folder / TABLE) as part, parquet.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
+            _copy(_tables(folder), writer)
     if numbers or not (folder / INDEX).exists() or len(np.load(folder / INDEX, mmap_mode="r")) != rows_in(folder):
         _write_index(folder)
     for number in numbers:
@@ -69,8 +69,7 @@ def merge(folder: Path) -> int:
 
 def _tables(folder: Path) -> list[Path]:
     """The table of all, if it is there, and the parts that are not in it."""
-    table = folder / TABLE
-    return [*([table] if table.exists() else []), *(part_path(folder, number) for number in part_numbers(folder))]
+    return [*folder.glob(TABLE), *(part_path(folder, number) for number in part_numbers(folder))]
 
 
 def _copy(sources: Sequence[Path], writer: Any) -> None:
@@ -87,15 +86,11 @@ def _copy(sources: Sequence[Path], writer: Any) -> None:
 
 
 def _write_index(folder: Path) -> None:
-    columns = ["shard", *LOCATION[2:]]
     with whole_file(folder / INDEX) as part, open(part, "wb") as out, parquet.ParquetFile(folder / TABLE) as file:
         header = {"descr": np.lib.format.dtype_to_descr(INDEX_TYPE), "fortran_order": False}
         np.lib.format.write_array_header_1_0(out, {**header, "shape": (file.metadata.num_rows,)})
-        for batch in file.iter_batches(GROUP_ROWS, columns=columns):
-            block = np.empty(len(batch), INDEX_TYPE)
-            for column, name in zip(columns, INDEX_TYPE.names or (), strict=True):
-                block[name] = batch.column(column).to_numpy()
-            out.write(block.tobytes())
+        for batch in file.iter_batches(GROUP_ROWS, columns=["shard", *LOCATION[2:]]):
+            out.write(np.rec.fromarrays([column.to_numpy() for column in batch.columns], dtype=INDEX_TYPE).tobytes())
 
 
 def hashed(text: str) -> int:
