@@ -308,6 +308,15 @@ def test_stopped_after_the_merge_before_the_parts_are_gone(
     assert contents(tmp_path) == whole
 
 
+def test_what_workers_of_a_killed_run_leave_at_the_last_moment_does_no_harm(
+    good: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = storage.merge
+    monkeypatch.setattr(storage, "merge", lambda folder: (folder / "parts" / "late.part").write_bytes(b"half") and real(folder))
+    assert curate([str(good)], tmp_path, SMALL).total == 10
+    assert contents(tmp_path) == whole
+
+
 def test_a_shard_that_was_lost_is_written_again_in_its_place(
     good: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
