@@ -63,7 +63,7 @@ class ClipOrder:
 
     def __getitem__(self, position: int) -> int:
         """The row at a position of 0 or more, whatever the epoch."""
-        return int(self._rest_of_window(int(position))[0])
+        return int(self._rest_of_window(position)[0])
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """The rows at positions start .. stop - 1, int64: as one by one, only faster."""
@@ -86,7 +86,7 @@ class ClipOrder:
         """The rows from a position to the end of its window."""
         if position < 0:
             raise ValueError(f"order: expected a position of 0 or more, found {position}.")
-        epoch, place = divmod(position, self._size)
+        epoch, place = divmod(int(position), self._size)
         shards, starts = self._of_epoch(epoch)
         window = int(np.searchsorted(starts, place, side="right")) - 1
         if (epoch, window) not in self._windows:

@@ -68,7 +68,7 @@ def check_sources(sources: Sequence[str]) -> None:
     if not sources:
         raise ValueError("SOURCE: expected at least one folder, list or tar, found none; name one.")
     for source in sources:
-        path, suffix = Path(source), _extension(source)
+        path, suffix = Path(source), Path(source).suffix.lower()
         if not path.exists():
             raise ValueError(f"{source}: expected a folder, a list or a tar, found nothing of that name; check the path.")
         if not path.is_dir() and suffix not in (*LISTS, ".tar"):
