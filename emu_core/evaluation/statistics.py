@@ -1,22 +1,24 @@
-"""Intervals: how far a figure can be trusted.
+"""Intervals and agreement: how far a figure can be trusted.
 
 A prompt is what is drawn at random, so everything is resampled over prompts, never over frames or votes. Seeds are fixed: the
-same videos give the same interval.
+same videos and votes give the same interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from fractions import Fraction
+from math import nan, sqrt
 
 import numpy as np
+import scipy  # loads scipy.stats when it is first used: that takes half a second
 from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
 RESAMPLES = 5000
 SEED = 0
-_CHUNK = 2_000_000  # drawn indices held at a time
+_CHUNK = 2_000_000  # numbers drawn at a time
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,15 @@ class Interval:
 
 def bootstrap_mean(values: ArrayLike, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = SEED) -> Interval:
     """Mean of values (n,), one a prompt, with its percentile bootstrap interval (Efron 1979). nan values are left out."""
-    kept = _finite(values)
-    if kept.size == 0:
-        return Interval(float("nan"), float("nan"), float("nan"), 0)
-    if kept.size == 1:
-        return Interval(float(kept[0]), float("nan"), float("nan"), 1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(_resampled_means(kept, resamples, seed), [tail, 1 - tail])
-    return Interval(float(kept.mean()), float(low), float(high), int(kept.size))
+    numbers = np.asarray(values, dtype=np.float64).ravel()
+    kept = numbers[np.isfinite(numbers)]
+    if kept.size < 2:
+        return Interval(float(kept[0]) if kept.size else nan, nan, nan, kept.size)
+
+    def means(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
+        return kept[generator.integers(kept.size, size=(count, kept.size))].mean(axis=1)
+
+    return Interval(float(kept.mean()), *_percentiles(means, kept.size, confidence, resamples, seed), kept.size)
 
 
 def bootstrap_difference(
@@ -51,33 +54,70 @@ def bootstrap_difference(
     return bootstrap_mean(a - b, confidence, resamples, seed)
 
 
+def bootstrap_share(clusters: Sequence[tuple[int, int]], resamples: int, seed: int = SEED) -> tuple[float, float] | None:
+    """Percentile interval of sum(successes) / sum(trials), drawing whole clusters (a prompt is one) with replacement.
+
+    clusters: (successes, trials) of each, with trials > 0; the order does not matter. None without any.
+    """
+    if not clusters:
+        return None
+    table = np.array(sorted(clusters), dtype=np.int64)
+
+    def shares(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
+        # How often each cluster is drawn: as good as drawing them one by one.
+        sums = generator.multinomial(len(table), np.full(len(table), 1 / len(table)), size=count) @ table
+        return sums[:, 0] / sums[:, 1]
+
+    return _percentiles(shares, len(table), CONFIDENCE, resamples, seed)
+
+
+def _percentiles(
+    draw: Callable[[np.random.Generator, int], NDArray[np.float64]], size: int, confidence: float, resamples: int, seed: int
+) -> tuple[float, float]:
+    """The middle `confidence` of what `draw` gives, called for some resamples of `size` numbers at a time to save memory."""
+    generator, step = np.random.default_rng(seed), max(1, _CHUNK // size)
+    found = np.concatenate([draw(generator, min(step, resamples - start)) for start in range(0, resamples, step)])
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(found, [tail, 1 - tail])
+    return float(low), float(high)
+
+
 def jackknife(whole: float, without: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Interval of a figure of a whole set (a Fréchet distance) from what it is without each of g groups of prompts.
 
     Delete-a-group jackknife (Efron & Tibshirani 1993, 11.5): se^2 = (g - 1) / g * sum (x_i - mean)^2, Student's t with g - 1
     degrees of freedom. Not the bootstrap: drawing prompts twice would make every Fréchet distance larger.
     """
-    from scipy.stats import t
-
     left = np.asarray(without, dtype=np.float64)
     if left.size < 2:
-        return float("nan"), float("nan")
+        return nan, nan
     error = sqrt((left.size - 1) / left.size * float(np.square(left - left.mean()).sum()))
-    half = float(t.ppf(0.5 + confidence / 2, left.size - 1)) * error
+    half = float(scipy.stats.t.ppf(0.5 + confidence / 2, left.size - 1)) * error
     return whole - half, whole + half
 
 
-def _finite(values: ArrayLike) -> NDArray[np.float64]:
-    numbers = np.asarray(values, dtype=np.float64).ravel()
-    return numbers[np.isfinite(numbers)]
+def wilson(successes: int, trials: int) -> tuple[float, float] | None:
+    """Wilson's 95 % interval of a share; None without trials."""
+    if trials == 0:
+        return None
+    interval = scipy.stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
-def _resampled_means(values: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    """Means (resamples,) of draws with replacement, a limited number of indices in memory at a time."""
-    generator = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    step = max(1, _CHUNK // values.size)
-    for start in range(0, resamples, step):
-        count = min(step, resamples - start)
-        means[start : start + count] = values[generator.integers(values.size, size=(count, values.size))].mean(axis=1)
-    return means
+def fleiss_kappa(counts: Sequence[Sequence[int]]) -> float | None:
+    """Fleiss (1971): agreement beyond chance. counts (subjects, classes): how many raters chose each class.
+
+    Exact fractions inside. None where it is not defined: no subject, one rater, or all votes in one class.
+    ValueError: subjects with different numbers of raters.
+    """
+    if not counts:
+        return None
+    raters = sum(counts[0])
+    if any(sum(row) != raters for row in counts):
+        raise ValueError("counts: expected the same number of raters for every subject, found different ones; leave those out.")
+    total = raters * len(counts)
+    chance = sum(Fraction(sum(column), total) ** 2 for column in zip(*counts, strict=True)) if total else Fraction(1)
+    if raters < 2 or chance == 1:
+        return None
+    agreement = Fraction(sum(count * (count - 1) for row in counts for count in row), total * (raters - 1))
+    return float((agreement - chance) / (1 - chance))

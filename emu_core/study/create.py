@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
 
 from ..evaluation.prompts import Prompt, file_stem, read_prompts
 from ..evaluation.videos import VideoSet, match, open_set
-from .store import VIDEOS, Study
+from ..media.files import real_target, whole_folder
+from .store import TITLE, VIDEOS, Study
 from .videos import prepare_video
-
-Progress: TypeAlias = "Callable[[Sequence[tuple[int, str]]], Iterable[tuple[int, str]]]"
-
 
 log = logging.getLogger(__name__)
 
@@ -28,27 +24,43 @@ def one_video_each(videos: VideoSet, prompts: Sequence[Prompt]) -> list[Path]:
     for number, prompt in enumerate(prompts):
         matches = files.get(prompt.id, [])
         if len(matches) != 1:
-            seen = "none" if not matches else " and ".join(file.name for file in matches)
-            raise ValueError(
-                f"{videos.folder}: expected exactly one video of the prompt {prompt.text!r} (such as {prompt.id}.mp4 or "
-                f"{file_stem(number, prompt.text)}.mp4), found {seen}; add or remove one."
-            )
+            seen = " and ".join(file.name for file in matches) or "none"
+            names = f"such as {prompt.id}.mp4 or {file_stem(number, prompt.text)}.mp4"
+            expected = f"{videos.folder}: expected exactly one video of the prompt {prompt.text!r} ({names})"
+            raise ValueError(f"{expected}, found {seen}; add or remove one.")
     if found.extra:
         name = found.extra[0][0].name
         log.warning("%s: %d videos belong to no prompt and are left out, such as %s.", videos.folder, len(found.extra), name)
     return [files[prompt.id][0] for prompt in prompts]
 
 
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder under a temporary name that is at `path` in the end. ValueError: something is there, or it cannot be written."""
+    _check_new(path)
+    with whole_folder(path) as part:
+        yield part
+        _check_new(path)  # somebody else may have been faster
+
+
+def _check_new(path: str | Path) -> None:
+    target = real_target(path)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{path}: expected a new or empty folder for the study, found something there; choose another.")
+    if not target.parent.is_dir():
+        raise ValueError(f"{path}: expected the folder {target.parent} to write into, found none; create it.")
+
+
 def create_study(
     out: str | Path,
-    systems: dict[str, Path],
+    systems: Mapping[str, Path],
     prompts: str | Path,
     raters: int = 5,
-    title: str = "Which video is better?",
+    title: str = TITLE,
     against: str | None = None,
     seed: int | None = None,
     lease_seconds: float = 900,
-    progress: Progress = lambda work: work,
+    progress: Callable[[Sequence[tuple[int, str]]], Iterable[tuple[int, str]]] = lambda work: work,
 ) -> dict[str, int]:
     """Make the study's folder; it is there whole or not at all. Returns its counts, and `reencoded`.
 
@@ -56,33 +68,19 @@ def create_study(
     progress: wraps the list of (prompt's index, system) that are prepared, as tqdm does.
     ValueError: a video that is missing or broken, an unknown system, a folder that exists; nothing is left then.
     """
-    out = Path(os.path.realpath(out))
     if len(systems) < 2:
         raise ValueError(f"systems: expected at least two folders to compare, found {len(systems)}; give another.")
     if against is not None and against not in systems:
         raise ValueError(f"--against: expected one of {', '.join(systems)}, found {against!r}; name one of those.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out}: expected a new or empty folder for the study, found something there; choose another.")
-    if not out.parent.is_dir():
-        raise ValueError(f"{out}: expected the folder {out.parent} to write into, found none; create it.")
-    texts = read_prompts(prompts)
-    files = {name: one_video_each(open_set(name, folder), texts) for name, folder in systems.items()}
-    part = out.parent / f".{secrets.token_hex(8)}.part"
-    try:
+    with new_folder(out) as part:
+        texts = read_prompts(prompts)
+        files = {name: one_video_each(open_set(name, folder), texts) for name, folder in systems.items()}
+        reencoded, ready = 0, {}
         with Study.create(part, title, raters, lease_seconds, seed) as study:
-            reencoded = 0
-            ready = {}
             for index, name in progress([(index, name) for index in range(len(texts)) for name in systems]):
-                target = part / VIDEOS / f"{secrets.token_hex(8)}.mp4"
-                ready[name] = prepare_video(files[name][index], target)
+                ready[name] = prepare_video(files[name][index], part / VIDEOS / f"{secrets.token_hex(8)}.mp4")
                 reencoded += ready[name].reencoded
                 if len(ready) == len(systems):
                     study.insert_prompt(texts[index].id, texts[index].text, ready, against)
                     ready = {}
-            counts = study.counts()
-        if out.exists():
-            out.rmdir()
-        os.rename(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return {**counts, "reencoded": reencoded}
+            return {**study.counts(), "reencoded": reencoded}

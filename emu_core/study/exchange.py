@@ -9,58 +9,48 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
-import secrets
-import shutil
 import sqlite3
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .questions import ordered_reasons
-from .results import SIDES, Answer, Pair, Results, Side, Vote
+from .questions import QUESTIONS, ordered_reasons
+from .results import Pair, Results, Vote
 from .rules import NAME_LENGTH
-from .store import Study, insert, now_ms
+from .schema import PAIRS
+from .store import Study, insert, insert_vote, now_ms
 
 FORMAT = "emu-video-study"
 VERSION = 1
 UID = re.compile(r"[A-Za-z0-9]{16,64}")
 PAIR_COLUMNS = ("study", "title", "raters", "systems", "prompt", "text", "first", "second", "first_sha256", "second_sha256")
-VOTE_COLUMNS = (
-    "vote", "rater", "time_ms", "shown_left",
-    "quality", "quality_reasons", "quality_ms", "faithfulness", "faithfulness_reasons", "faithfulness_ms",
-)  # fmt: skip
+ANSWER_COLUMNS = (f"{question.key}{part}" for question in QUESTIONS for part in ("", "_reasons", "_ms"))
+COLUMNS = (*PAIR_COLUMNS, "vote", "rater", "time_ms", "shown_left", *ANSWER_COLUMNS)
 
 
 def to_json(results: Results) -> str:
+    """All of it, under the names of the dataclasses' fields."""
     return json.dumps({"format": FORMAT, "version": VERSION, **asdict(results)}, indent=1, ensure_ascii=False) + "\n"
 
 
 def to_csv(results: Results) -> str:
     """One line a vote, and one for a pair that has none; reasons are joined by ";"."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*PAIR_COLUMNS, *VOTE_COLUMNS])
+    writer = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    study = {"study": results.uid, "title": results.title, "raters": results.raters}
+    study["systems"] = json.dumps(results.systems, ensure_ascii=False)
     for pair in results.pairs:
-        start = [results.uid, results.title, results.raters, json.dumps(results.systems, ensure_ascii=False)]
-        start += [pair.prompt, results.prompts[pair.prompt], pair.first, pair.second, pair.first_sha256, pair.second_sha256]
-        for vote in pair.votes or (None,):
-            writer.writerow([*start, *(_cells(vote) if vote else [""] * len(VOTE_COLUMNS))])
+        row = {**study, **vars(pair), "text": results.prompts[pair.prompt]}
+        votes = [{"vote": vote.uid, "rater": vote.rater, **vote.columns(";")} for vote in pair.votes]
+        writer.writerows(row | vote for vote in votes or [{}])
     return text.getvalue()
-
-
-def _cells(vote: Vote) -> list[object]:
-    cells: list[object] = [vote.uid, vote.rater, vote.time_ms, vote.shown_left]
-    for answer in (vote.quality, vote.faithfulness):
-        cells += [answer.choice, ";".join(answer.reasons), answer.ms]
-    return cells
 
 
 def write_results(results: Results, path: str | Path) -> None:
     """.json or .csv. ValueError: another extension, or it cannot be written."""
-    from ..media.files import whole_file
+    from ..media.files import whole_file  # its package takes seconds, which an import need not wait
 
     writers = {".json": to_json, ".csv": to_csv}
     kind = Path(path).suffix.lower()
@@ -75,32 +65,23 @@ def read_results(path: str | Path) -> Results:
     file = Path(path)
     try:
         text = file.read_bytes().decode("utf-8-sig")
-        results = _from_json(json.loads(text)) if file.suffix.lower() == ".json" else _from_csv(text)
+        found = _from_json(text) if file.suffix.lower() == ".json" else asdict(_from_csv(text))
+        results = _typed(Results, found)
         _check(results)
     except OSError as problem:
         raise ValueError(f"{path}: expected an exported study, found {problem.strerror}; check the path.") from problem
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, csv.Error) as problem:
         reason = f"no {problem}" if isinstance(problem, KeyError) else str(problem)
-        raise ValueError(
-            f"{path}: expected an exported study (JSON or CSV), found a mistake in it ({reason}); export it anew."
-        ) from problem
+        expected = f"{path}: expected an exported study (JSON or CSV), found a mistake in it ({reason})"
+        raise ValueError(f"{expected}; export it anew.") from problem
     return results
 
 
-def _from_json(found: dict[str, Any]) -> Results:
+def _from_json(text: str) -> dict[str, Any]:
+    found = json.loads(text)
     if found["format"] != FORMAT or found["version"] != VERSION:
         raise ValueError(f"format {found['format']} version {found['version']}, not {FORMAT} version {VERSION}")
-    pairs = []
-    for entry in found["pairs"]:
-        votes = []
-        for vote in entry["votes"]:
-            answers = {
-                question: Answer(**{**vote[question], "reasons": tuple(vote[question]["reasons"])})
-                for question in ("quality", "faithfulness")
-            }
-            votes.append(Vote(**{**vote, **answers}))
-        pairs.append(Pair(**{**entry, "votes": tuple(votes)}))
-    return Results(found["uid"], found["title"], found["raters"], tuple(found["systems"]), dict(found["prompts"]), tuple(pairs))
+    return {field.name: found[field.name] for field in fields(Results)}
 
 
 def _from_csv(text: str) -> Results:
@@ -116,32 +97,42 @@ def _from_csv(text: str) -> Results:
         key = (row["prompt"], row["first"], row["second"])
         pair = pairs.setdefault(key, Pair(*key, row["first_sha256"], row["second_sha256"]))
         if row["vote"]:
-            pairs[key] = replace(pair, votes=(*pair.votes, _vote(row)))
+            pairs[key] = replace(pair, votes=(*pair.votes, Vote.from_columns(row["vote"], row["rater"], row, ";")))
     systems = tuple(json.loads(head["systems"]))
     return Results(head["study"], head["title"], int(head["raters"]), systems, prompts, tuple(pairs.values()))
 
 
-def _vote(row: dict[str, str]) -> Vote:
-    quality, faithfulness = (
-        Answer(cast(Side, row[question]), tuple(row[f"{question}_reasons"].split(";")), int(row[f"{question}_ms"]))
-        for question in ("quality", "faithfulness")
-    )
-    return Vote(row["vote"], row["rater"], cast(Side, row["shown_left"]), quality, faithfulness, int(row["time_ms"]))
+def _typed(kind: Any, value: Any) -> Any:
+    """A value as JSON holds it, as what a dataclass's field is declared to be. ValueError: it is something else."""
+    inner = get_args(kind)
+    if is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        if set(value) != set(hints):
+            raise ValueError(f"{', '.join(value)} instead of {', '.join(hints)}")
+        return kind(**{name: _typed(hints[name], part) for name, part in value.items()})  # type: ignore[operator]
+    if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+        return tuple(_typed(inner[0], part) for part in value)
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {_typed(inner[0], name): _typed(inner[1], part) for name, part in value.items()}
+    if type(value) is kind or (get_origin(kind) is Literal and value in inner):
+        return value
+    raise ValueError(f"{str(value)[:40]!r} instead of {getattr(kind, '__name__', kind)}")
 
 
 def _check(results: Results) -> None:
-    """What no study of ours could have written is refused: the file may have been edited."""
+    """What no study of ours could have written is refused: the file may have been edited. Types are as declared."""
+    systems = {name: place for place, name in enumerate(results.systems)}
     uids = set()
-    if not (isinstance(results.uid, str) and UID.fullmatch(results.uid) and isinstance(results.title, str)):
+    if not UID.fullmatch(results.uid):
         raise ValueError("no study's uid")
-    if not isinstance(results.raters, int) or not 1 <= results.raters <= 99 or results.raters % 2 == 0:
+    if not 1 <= results.raters <= 99 or results.raters % 2 == 0:
         raise ValueError("raters is not an odd number")
-    if len(set(results.systems)) != len(results.systems) or not all(isinstance(name, str) and name for name in results.systems):
+    if len(systems) != len(results.systems) or "" in systems:
         raise ValueError("systems are not different names")
     for pair in results.pairs:
-        if pair.prompt not in results.prompts or not {pair.first, pair.second} <= set(results.systems):
+        if pair.prompt not in results.prompts or not {pair.first, pair.second} <= set(systems):
             raise ValueError(f"pair {pair.name} of an unknown prompt or system")
-        if results.systems.index(pair.first) >= results.systems.index(pair.second):
+        if systems[pair.first] >= systems[pair.second]:
             raise ValueError(f"pair {pair.name} in the wrong order")
         if len(pair.votes) > results.raters or len({vote.rater.casefold() for vote in pair.votes}) != len(pair.votes):
             raise ValueError(f"pair {pair.name} with more than {results.raters} votes or two of one rater")
@@ -153,51 +144,43 @@ def _check(results: Results) -> None:
 
 
 def _check_vote(vote: Vote) -> None:
-    whole = [vote.time_ms, vote.quality.ms, vote.faithfulness.ms]
-    sides = {vote.shown_left, vote.quality.choice, vote.faithfulness.choice}
-    if not UID.fullmatch(vote.uid) or not sides <= set(SIDES) or not all(type(n) is int and n >= 0 for n in whole):
+    if not UID.fullmatch(vote.uid) or min(vote.time_ms, vote.quality.ms, vote.faithfulness.ms) < 0:
         raise ValueError(f"vote {vote.uid} with a value that cannot be")
     if not 1 <= len(vote.rater) <= NAME_LENGTH or not vote.rater.isprintable():
         raise ValueError(f"vote {vote.uid} of a rater without a name")
-    for question in ("quality", "faithfulness"):
-        if ordered_reasons(question, vote.answer(question).reasons) != vote.answer(question).reasons:
+    for key in (question.key for question in QUESTIONS):
+        if ordered_reasons(key, vote.answer(key).reasons) != vote.answer(key).reasons:
             raise ValueError(f"vote {vote.uid} with reasons in another order")
 
 
 def import_new(results: Results, folder: str | Path) -> None:
-    """An export as a study of its own, without videos: for reports and merging, not for raters. There whole or not at all."""
-    folder = Path(folder)
-    if folder.exists():
-        raise ValueError(f"{folder}: expected a new folder for the study, found something there; choose another.")
-    if not folder.parent.is_dir():
-        raise ValueError(f"{folder}: expected the folder {folder.parent} to write into, found none; create it.")
-    part = folder.parent / f".{secrets.token_hex(8)}.part"
-    try:
-        with Study.create(part, results.title, results.raters, uid=results.uid) as study:
-            with study.transaction() as db:
-                _enter(db, results)
-            merge(study, results)
-        os.rename(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    """An export as a study of its own, without videos: for reports and merging, not for raters. There whole or not at all.
+
+    ValueError: something is there already, or one system has two videos of a prompt.
+    """
+    from .create import new_folder  # loads what reads videos, which takes seconds; reports do not wait for it
+
+    with new_folder(folder) as part, Study.create(part, results.title, results.raters, uid=results.uid) as study:
+        with study.transaction() as db:
+            _enter(db, results)
+        merge(study, results)
 
 
 def _enter(db: sqlite3.Connection, results: Results) -> None:
     """Systems, prompts and pairs, the videos by their hashes only."""
-    systems = {name: insert(db, "systems", "name", (name,)) for name in results.systems}
-    prompts = {key: insert(db, "prompts", "key, text", (key, text)) for key, text in results.prompts.items()}
-    videos: dict[tuple[str, str], tuple[int, str]] = {}
+    systems = {name: insert(db, "systems", name=name) for name in results.systems}
+    prompts = {key: insert(db, "prompts", key=key, text=text) for key, text in results.prompts.items()}
+    videos: dict[tuple[int, int], tuple[int, str]] = {}
     for pair in results.pairs:
-        ids = []
-        for system, sha256 in ((pair.first, pair.first_sha256), (pair.second, pair.second_sha256)):
-            if (pair.prompt, system) not in videos:
-                values = (prompts[pair.prompt], systems[system], sha256)
-                videos[pair.prompt, system] = insert(db, "videos", "prompt_id, system_id, sha256", values), sha256
-            number, known = videos[pair.prompt, system]
-            if known != sha256:
+        prompt, ids = prompts[pair.prompt], []
+        for name, sha256 in ((pair.first, pair.first_sha256), (pair.second, pair.second_sha256)):
+            key = (prompt, systems[name])
+            if key not in videos:
+                videos[key] = insert(db, "videos", prompt_id=prompt, system_id=key[1], sha256=sha256), sha256
+            if videos[key][1] != sha256:
                 raise ValueError(f"pair {pair.name}: expected one video of a system for a prompt, found two; export it anew.")
-            ids.append(number)
-        insert(db, "pairs", "prompt_id, first_id, second_id", (prompts[pair.prompt], *ids))
+            ids.append(videos[key][0])
+        insert(db, "pairs", prompt_id=prompt, first_id=ids[0], second_id=ids[1])
 
 
 def merge(study: Study, results: Results) -> tuple[int, int]:
@@ -208,70 +191,40 @@ def merge(study: Study, results: Results) -> tuple[int, int]:
     """
     if results.uid != study.uid:
         raise ValueError(f"expected votes of the study {study.uid}, found some of {results.uid}; merge copies of one study only.")
-    here = {(pair.prompt, pair.first, pair.second): pair for pair in study.results().pairs}
-    new = old = 0
+    columns = [field.name for field in fields(Pair) if field.name != "votes"]
+    taken: list[bool] = []
     with study.transaction() as db:
-        ids = _pair_ids(db)
+        here = {tuple(row[name] for name in columns): row["id"] for row in db.execute(PAIRS)}
         for pair in results.pairs:
-            key = (pair.prompt, pair.first, pair.second)
-            mine = here.get(key)
-            if mine is None or (mine.first_sha256, mine.second_sha256) != (pair.first_sha256, pair.second_sha256):
-                raise ValueError(
-                    f"pair {pair.name}: expected one of this study with the same videos, found none; nothing was taken."
-                )
-            for vote in pair.votes:
-                if _take(db, ids[key], pair, vote, study.raters):
-                    new += 1
-                else:
-                    old += 1
-    return new, old
+            number = here.get(tuple(getattr(pair, name) for name in columns))
+            if number is None:
+                expected = f"pair {pair.name}: expected one of this study with the same videos, found none"
+                raise ValueError(f"{expected}; nothing was taken.")
+            taken += [_take(db, number, pair, vote, study.raters) for vote in pair.votes]
+    return sum(taken), len(taken) - sum(taken)
 
 
-def _pair_ids(db: sqlite3.Connection) -> dict[tuple[str, str, str], int]:
-    rows: Iterable[sqlite3.Row] = db.execute(
-        "SELECT p.id, t.key, x.name, y.name FROM pairs p JOIN prompts t ON t.id = p.prompt_id "
-        "JOIN videos a ON a.id = p.first_id JOIN videos b ON b.id = p.second_id "
-        "JOIN systems x ON x.id = a.system_id JOIN systems y ON y.id = b.system_id"
-    )
-    return {(row[1], row[2], row[3]): row[0] for row in rows}
-
-
-def _take(db: sqlite3.Connection, pair_id: int, pair: Pair, vote: Vote, raters: int) -> bool:
-    """Insert one vote; False if it is there. ValueError as merge."""
-    values = _columns(vote)
+def _take(db: sqlite3.Connection, number: int, pair: Pair, vote: Vote, raters: int) -> bool:
+    """Insert one vote; False if it is there. number: the pair's here. ValueError as merge."""
     old = db.execute("SELECT * FROM votes WHERE uid = ?", (vote.uid,)).fetchone()
-    rater = db.execute("SELECT id FROM raters WHERE name = ?", (vote.rater,)).fetchone()
+    row = db.execute("SELECT id FROM raters WHERE name = ?", (vote.rater,)).fetchone()
     if old:
-        if (
-            rater
-            and (old["pair_id"], old["rater_id"]) == (pair_id, rater[0])
-            and all(old[name] == values[name] for name in values)
-        ):
+        same_place = row is not None and (old["pair_id"], old["rater_id"]) == (number, row["id"])
+        if same_place and Vote.from_columns(vote.uid, vote.rater, old, ",") == vote:
             return False
         raise ValueError(f"vote {vote.uid}: expected the same content as here, found another; nothing was taken.")
-    if rater is None:
-        rater = (insert(db, "raters", "name, created_ms", (vote.rater, now_ms())),)
-    seats = db.execute("SELECT seat, rater_id, expires_ms FROM seats WHERE pair_id = ?", (pair_id,)).fetchall()
-    voted = {row["seat"]: row["rater_id"] for row in seats if row["expires_ms"] is None}
-    if rater[0] in voted.values():
+    rater = row["id"] if row else insert(db, "raters", name=vote.rater, created_ms=now_ms())
+    seats = db.execute("SELECT seat, rater_id, expires_ms FROM seats WHERE pair_id = ?", (number,)).fetchall()
+    voted = {seat["seat"]: seat["rater_id"] for seat in seats if seat["expires_ms"] is None}
+    if rater in voted.values():
         raise ValueError(f"pair {pair.name}: expected one vote of {vote.rater!r}, found another one here; nothing was taken.")
     # Leases give way: the vote that comes in has been cast, and whoever holds a lease is told when they send theirs.
     free = [seat for seat in range(1, raters + 1) if seat not in voted]
     if not free:
         raise ValueError(f"pair {pair.name}: expected at most {raters} votes together, found more; nothing was taken.")
-    empty = [seat for seat in free if seat not in {row["seat"] for row in seats}]
-    own = [row["seat"] for row in seats if row["rater_id"] == rater[0]]
-    seat = (own or empty or free)[0]
-    db.execute("DELETE FROM seats WHERE pair_id = ? AND (seat = ? OR rater_id = ?)", (pair_id, seat, rater[0]))
-    insert(db, "seats", "pair_id, seat, rater_id", (pair_id, seat, rater[0]))
-    row = {"uid": vote.uid, "pair_id": pair_id, "seat": seat, "rater_id": rater[0], **values}
-    insert(db, "votes", ", ".join(row), list(row.values()))
+    holder = {seat["seat"]: seat["rater_id"] for seat in seats}
+    best = min(free, key=lambda seat: (holder.get(seat) != rater, seat in holder))  # their own, or an empty one, or the first
+    db.execute("DELETE FROM seats WHERE pair_id = ? AND (seat = ? OR rater_id = ?)", (number, best, rater))
+    insert(db, "seats", pair_id=number, seat=best, rater_id=rater)
+    insert_vote(db, vote, number, best, rater)
     return True
-
-
-def _columns(vote: Vote) -> dict[str, object]:
-    values: dict[str, object] = {"shown_left": vote.shown_left, "time_ms": vote.time_ms}
-    for question in ("quality", "faithfulness"):
-        answer = vote.answer(question)
-        values |= {question: answer.choice, f"{question}_reasons": ",".join(answer.reasons), f"{question}_ms": answer.ms}
-    return values

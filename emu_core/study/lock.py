@@ -11,11 +11,24 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 LOCK_NAME = "study.lock"
 FAR = 1 << 30
 """Windows locks bytes and then nobody else can read them: this one lies behind the text."""
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: IO[str]) -> None:
+        file.seek(FAR)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        file.seek(0)
+else:
+    import fcntl
+
+    def _lock(file: IO[str]) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class ServerLock:
@@ -33,41 +46,26 @@ class ServerLock:
         try:
             _lock(file)
         except OSError as problem:
-            owner = self._owner(file)
-            file.close()
-            raise ValueError(
-                f"{self.path.parent}: expected a study that no other server has open, found it served by {owner}; "
-                f"stop that one first, or use its page."
-            ) from problem
+            with file:
+                owner = _owner(file)
+            expected = f"{self.path.parent}: expected a study that no other server has open, found it served by {owner}"
+            raise ValueError(f"{expected}; stop that one first, or use its page.") from problem
         file.truncate(0)
         json.dump({"process": os.getpid(), "computer": socket.gethostname(), "address": address}, file)
         file.flush()
         self._file = file
 
     def release(self) -> None:
+        """Let another server have it; nothing happens if this one does not."""
         if self._file is not None:
             self._file.truncate(0)
             self._file.close()
             self._file = None
 
-    def _owner(self, file: IO[str]) -> str:
-        try:
-            file.seek(0)
-            found: dict[str, Any] = json.loads(file.read())
-            return f"process {found['process']} on {found['computer']} at {found['address']}"
-        except (OSError, ValueError, KeyError, TypeError):
-            return "another process"
 
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: IO[str]) -> None:
-        file.seek(FAR)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+def _owner(file: IO[str]) -> str:
+    try:
         file.seek(0)
-else:
-    import fcntl
-
-    def _lock(file: IO[str]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return "process {process} on {computer} at {address}".format(**json.load(file))
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

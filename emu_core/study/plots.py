@@ -1,16 +1,17 @@
-"""The report's pictures, PNG as bytes."""
+"""The report's pictures, PNG as bytes. Needs matplotlib."""
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from .questions import QUESTIONS
 from .tables import number
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 INK, SOFT, LINE = "#1c2230", "#667085", "#d9dee7"
 FIRST, SECOND = "#2f6fde", "#e0863a"
@@ -36,24 +37,18 @@ LONGEST_NAME = 28
 
 def draw(report: dict[str, Any]) -> dict[str, bytes]:
     """File name -> PNG: win_rates, agreement, reasons, raters. Nothing where there is no complete pair."""
-    import matplotlib as mpl
-
     if not report["study"]["complete_pairs"]:
         return {}
+    makers = {"win_rates": _win_rates, "agreement": _agreement, "reasons": _reasons, "raters": _raters}
     with mpl.rc_context(STYLE):
-        makers = {"win_rates": _win_rates, "agreement": _agreement, "reasons": _reasons, "raters": _raters}
         return {f"{name}.png": _png(make(report)) for name, make in makers.items()}
 
 
 def _figure(width: float, height: float, rows: int, columns: int, **settings: Any) -> tuple[Figure, list[Axes]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.18, h_pad=0.16)  # type: ignore[union-attr, call-arg]
     FigureCanvasAgg(figure)  # no window, no global state: this may run inside a server
-    axes = figure.subplots(rows, columns, squeeze=False, **settings)
-    return figure, list(axes.ravel())
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **settings).ravel())
 
 
 def _png(figure: Figure) -> bytes:
@@ -62,11 +57,15 @@ def _png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def short(name: str) -> str:
+def _short(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
-def _shares(axes: Axes) -> None:
+def _shares(axes: Axes, grid: bool = False) -> None:
+    """The horizontal axis: 0 to 100 %."""
+    if grid:
+        axes.grid(axis="x", color=LINE, lw=0.6)
+        axes.set_axisbelow(True)
     axes.set_xlim(0, 100)
     axes.set_xticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
     axes.tick_params(length=0)
@@ -77,25 +76,30 @@ def _title(axes: Axes, title: str, text: str) -> None:
     axes.text(0, 1.0, text, transform=axes.transAxes, color=SOFT, fontsize=9, va="bottom")
 
 
+def _note(axes: Axes, place: float, text: str, size: float = 9) -> None:
+    """Right of a bar."""
+    axes.text(102, place, text, va="center", fontsize=size, color=SOFT, clip_on=False)
+
+
 def _win_rates(report: dict[str, Any]) -> Figure:
     """A bar a comparison, the first system's wins from the left, with the Wilson interval at the border."""
-    count = min(MOST_COMPARISONS, max(len(report["questions"][question.key]["comparisons"]) for question in QUESTIONS))
+    compared = [report["questions"][question.key]["comparisons"][:MOST_COMPARISONS] for question in QUESTIONS]
+    count = max(map(len, compared))
     figure, panels = _figure(12, 1.9 + 0.72 * count, 1, 2)
-    for axes, question in zip(panels, QUESTIONS, strict=True):
-        rows = report["questions"][question.key]["comparisons"][:MOST_COMPARISONS]
+    for axes, question, rows in zip(panels, QUESTIONS, compared, strict=True):
         _title(axes, question.title, question.text)
         for place, row in enumerate(rows):
             share = 100 * row["win_rate"]
+            low, high = (100 * end for end in row["wilson"])
             axes.barh(place, share, height=0.42, color=FIRST)
             axes.barh(place, 100 - share, left=share, height=0.42, color=SECOND)
-            low, high = (100 * end for end in row["wilson"])
             axes.plot([low, high], [place, place], color=INK, lw=1.6, solid_capstyle="butt")
             axes.vlines([low, high], place - 0.09, place + 0.09, color=INK, lw=1.6)
             axes.plot(share, place, "o", color="white", markeredgecolor=INK, markersize=5.5)
             words: dict[str, Any] = {"fontweight": "bold", "va": "bottom", "fontsize": 9}
-            axes.text(0, place - 0.26, f"{short(row['first'])}  {share:.1f} %", color=FIRST, ha="left", **words)
-            axes.text(100, place - 0.26, f"{100 - share:.1f} %  {short(row['second'])}", color=SECOND, ha="right", **words)
-            axes.text(102, place, f"n = {row['prompts']}", color=SOFT, va="center", fontsize=8.5, clip_on=False)
+            axes.text(0, place - 0.26, f"{_short(row['first'])}  {share:.1f} %", color=FIRST, ha="left", **words)
+            axes.text(100, place - 0.26, f"{100 - share:.1f} %  {_short(row['second'])}", color=SECOND, ha="right", **words)
+            _note(axes, place, f"n = {row['prompts']}", 8.5)
         axes.axvline(50, color="white", lw=1)
         axes.set_yticks([])
         axes.set_ylim(count - 0.5, -0.75)
@@ -105,14 +109,13 @@ def _win_rates(report: dict[str, Any]) -> Figure:
 
 
 def _agreement(report: dict[str, Any]) -> Figure:
-    """How united the raters were."""
-    rows: list[tuple[str, dict[str, Any], bool]] = []
+    """How united the raters were: all pairs in bold, then each comparison."""
+    rows: list[tuple[str, dict[str, Any], str]] = []
     for question in QUESTIONS:
         found = report["questions"][question.key]
-        rows.append((f"{question.title}, all pairs", found, True))
-        if len(found["comparisons"]) > 1:
-            for row in found["comparisons"][:MOST_COMPARISONS]:
-                rows.append((f"{short(row['first'])} - {short(row['second'])}", row, False))
+        rows.append((f"{question.title}, all pairs", found, "bold"))
+        for row in found["comparisons"][:MOST_COMPARISONS] if len(found["comparisons"]) > 1 else ():
+            rows.append((f"{_short(row['first'])} - {_short(row['second'])}", row, "normal"))
     figure, (axes,) = _figure(9.5, 1.5 + 0.42 * len(rows), 1, 1)
     for place, (_, row, _) in enumerate(rows):
         total, left = sum(row["agreement"].values()), 0.0
@@ -123,15 +126,14 @@ def _agreement(report: dict[str, Any]) -> Figure:
                 ink = "white" if kind == "complete" else INK
                 axes.text(left + share / 2, place, f"{share:.0f}", ha="center", va="center", fontsize=9, color=ink)
             left += share
-        axes.text(102, place, f"κ {number(row['kappa'])}   n = {total}", va="center", fontsize=9, color=SOFT, clip_on=False)
+        _note(axes, place, f"κ {number(row['kappa'])}   n = {total}")
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
-    for label, (_, _, bold) in zip(axes.get_yticklabels(), rows, strict=True):
-        label.set_fontweight("bold" if bold else "normal")
+    for label, (_, _, weight) in zip(axes.get_yticklabels(), rows, strict=True):
+        label.set_fontweight(weight)
     axes.set_ylim(len(rows) - 0.5, -0.6)
     _shares(axes)
     raters = report["study"]["raters_per_pair"]
-    half = raters // 2
-    words = f"split {half + 1}-{half}" + (f", complete {raters}-0, partial between" if raters > 3 else f", complete {raters}-0")
+    words = f"split {raters // 2 + 1}-{raters // 2}, complete {raters}-0{', partial between' if raters > 3 else ''}"
     _title(axes, "Agreement of the raters", f"share of pairs; {words}; κ: Fleiss' kappa")
     axes.legend(loc="upper right", bbox_to_anchor=(1.0, 1.0 + 0.55 / (0.42 * len(rows))), ncols=3, frameon=False, fontsize=9)
     return figure
@@ -142,28 +144,23 @@ def _reasons(report: dict[str, Any]) -> Figure:
     systems = report["study"]["systems"][: len(SERIES)]
     width = 0.8 / len(systems)
     sizes = [len(question.reasons) for question in QUESTIONS]
-    per_reason = 0.24 * len(systems) + 0.22
-    figure, panels = _figure(9.5, 2.6 + per_reason * sum(sizes), 2, 1, gridspec_kw={"height_ratios": sizes})
+    height = 2.6 + (0.24 * len(systems) + 0.22) * sum(sizes)
+    figure, panels = _figure(9.5, height, 2, 1, gridspec_kw={"height_ratios": sizes})
     for axes, question in zip(panels, QUESTIONS, strict=True):
         found = {row["system"]: row for row in report["questions"][question.key]["systems"]}
-        _title(
-            axes,
-            f"{question.title}: reasons for wins",
-            "share of the votes for the winner that gave the reason (several may be given)",
-        )
+        text = "share of the votes for the winner that gave the reason (several may be given)"
+        _title(axes, f"{question.title}: reasons for wins", text)
         for order, system in enumerate(systems):
             for place, reason in enumerate(question.reasons):
                 share = found[system]["reasons"][reason.key]
                 at = place + (order - (len(systems) - 1) / 2) * width
-                label = f"{short(system)} ({found[system]['wins']} wins)" if place == 0 else None
+                label = f"{_short(system)} ({found[system]['wins']} wins)" if place == 0 else None
                 axes.barh(at, 100 * (share or 0), height=width * 0.86, color=SERIES[order], label=label)
                 text = "no wins" if share is None else f"{100 * share:.0f}"
                 axes.text(100 * (share or 0) + 1, at, text, va="center", fontsize=8, color=SOFT)
         axes.set_yticks(range(len(question.reasons)), [reason.name for reason in question.reasons])
         axes.set_ylim(len(question.reasons) - 0.5, -0.5)
-        axes.grid(axis="x", color=LINE, lw=0.6)
-        axes.set_axisbelow(True)
-        _shares(axes)
+        _shares(axes, grid=True)
         axes.legend(loc="center left", bbox_to_anchor=(1.07, 0.5), frameon=False, fontsize=9)
     return figure
 
@@ -171,27 +168,26 @@ def _reasons(report: dict[str, Any]) -> Figure:
 def _raters(report: dict[str, Any]) -> Figure:
     """A line a rater: how often with most of the others. Of very many, those who agree least."""
 
+    def shares(row: dict[str, Any]) -> list[float | None]:
+        return [row[question.key]["with_others"] for question in QUESTIONS]
+
     def least(row: dict[str, Any]) -> float:
-        shares = [row[question.key]["with_others"] for question in QUESTIONS]
-        return min((share for share in shares if share is not None), default=2.0)
+        return min((share for share in shares(row) if share is not None), default=2.0)
 
     rows = sorted(sorted(report["raters"], key=least)[:MOST_RATERS], key=lambda row: row["rater"])
     figure, (axes,) = _figure(9.5, 1.9 + 0.3 * len(rows), 1, 1)
     for place, row in enumerate(rows):
-        shares = [row[question.key]["with_others"] for question in QUESTIONS]
-        known = [100 * share for share in shares if share is not None]
+        known = [100 * share for share in shares(row) if share is not None]
         if known:
             axes.plot([min(known), max(known)], [place, place], color=LINE, lw=2.5, zorder=1)
-        for share, question, colour in zip(shares, QUESTIONS, (FIRST, SECOND), strict=True):
+        for share, question, colour in zip(shares(row), QUESTIONS, (FIRST, SECOND), strict=True):
             if share is not None:
                 axes.scatter(100 * share, place, s=46, color=colour, zorder=2, label=question.title if place == 0 else None)
-        axes.text(102, place, f"{row['votes']} votes", va="center", fontsize=9, color=SOFT, clip_on=False)
+        _note(axes, place, f"{row['votes']} votes")
     axes.axvline(50, color=SOFT, lw=0.9, ls=(0, (4, 3)), zorder=0)
-    axes.set_yticks(range(len(rows)), [short(row["rater"]) for row in rows])
+    axes.set_yticks(range(len(rows)), [_short(row["rater"]) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.grid(axis="x", color=LINE, lw=0.6)
-    axes.set_axisbelow(True)
-    _shares(axes)
+    _shares(axes, grid=True)
     few = f"; the {MOST_RATERS} who agree least" if len(report["raters"]) > MOST_RATERS else ""
     _title(axes, "Each rater", f"share of their votes with most of the other raters of the pair; dashed: chance{few}")
     axes.legend(loc="upper left", bbox_to_anchor=(1.1, 1.0), frameon=False, fontsize=9)

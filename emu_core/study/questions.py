@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -18,49 +18,37 @@ class Reason:
 
 @dataclass(frozen=True)
 class Question:
-    """key: in votes and exports; text: the paper's question; shows_prompt: whether the rater sees the prompt."""
+    """key: in votes and exports; text, factors: the paper's questions; shows_prompt: whether the rater sees the prompt."""
 
     key: str
     title: str
     text: str
     shows_prompt: bool
+    factors: str
     reasons: tuple[Reason, ...]
 
 
 FACTORS = "Which factors contributed towards making this choice? (Select all that apply)"
-QUALITY = Question(
-    "quality",
-    "Quality",
-    "Which video do you prefer?",
-    False,
-    (
-        Reason("motion_smoothness", "Motion smoothness", "m", "Things move evenly, without jumps, stutter or flicker."),
-        Reason(
-            "consistency", "Object/scene consistency", "c", "Things and places stay the same from the first moment to the last."
-        ),
-        Reason("sharpness", "Pixel sharpness", "s", "The picture is crisp and clear, not blurred, blocky or noisy."),
-        Reason("recognizable", "Recognizable objects/scenes", "r", "You can tell what you see; shapes are whole, not distorted."),
-        Reason("motion_amount", "Amount of motion", "a", "It moves as much as you would like: not frozen, not frantic."),
-    ),
+OF_QUALITY = (
+    Reason("motion_smoothness", "Motion smoothness", "m", "Things move evenly, without jumps, stutter or flicker."),
+    Reason("consistency", "Object/scene consistency", "c", "Things and places stay the same from the first moment to the last."),
+    Reason("sharpness", "Pixel sharpness", "s", "The picture is crisp and clear, not blurred, blocky or noisy."),
+    Reason("recognizable", "Recognizable objects/scenes", "r", "You can tell what you see; shapes are whole, not distorted."),
+    Reason("motion_amount", "Amount of motion", "a", "It moves as much as you would like: not frozen, not frantic."),
 )
-FAITHFULNESS = Question(
-    "faithfulness",
-    "Faithfulness",
-    "Which video aligns better with the text prompt?",
-    True,
-    (
-        Reason(
-            "spatial", "Spatial text alignment", "s", "The right things, colours, number, places and style are in the picture."
-        ),
-        Reason("temporal", "Temporal text alignment", "t", "What the text says should happen does happen, in that order."),
-    ),
+OF_FAITHFULNESS = (
+    Reason("spatial", "Spatial text alignment", "s", "The right things, colours, number, places and style are in the picture."),
+    Reason("temporal", "Temporal text alignment", "t", "What the text says should happen does happen, in that order."),
 )
-QUESTIONS = (QUALITY, FAITHFULNESS)
-BY_KEY = {question.key: question for question in QUESTIONS}
+QUESTIONS = (
+    Question("quality", "Quality", "Which video do you prefer?", False, FACTORS, OF_QUALITY),
+    Question("faithfulness", "Faithfulness", "Which video aligns better with the text prompt?", True, FACTORS, OF_FAITHFULNESS),
+)
 
 
 def reason_keys(question: str) -> tuple[str, ...]:
-    return tuple(reason.key for reason in BY_KEY[question].reasons)
+    """The keys of a question's reasons, in the questionnaire's order."""
+    return next(tuple(reason.key for reason in each.reasons) for each in QUESTIONS if each.key == question)
 
 
 def ordered_reasons(question: str, reasons: object) -> tuple[str, ...]:
@@ -69,7 +57,7 @@ def ordered_reasons(question: str, reasons: object) -> tuple[str, ...]:
     if not isinstance(reasons, (list, tuple)) or not reasons:
         raise ValueError(f"{question}: expected at least one reason of {', '.join(known)}, found none; tick one.")
     for reason in reasons:
-        if not isinstance(reason, str) or reason not in known:
+        if reason not in known:
             raise ValueError(f"{question}: expected reasons of {', '.join(known)}, found {str(reason)[:40]!r}; use those.")
     if len(set(reasons)) != len(reasons):
         raise ValueError(f"{question}: expected each reason once, found one twice; send it once.")
@@ -78,14 +66,4 @@ def ordered_reasons(question: str, reasons: object) -> tuple[str, ...]:
 
 def as_json() -> list[dict[str, Any]]:
     """The questionnaire as the page takes it."""
-    return [
-        {
-            "key": question.key,
-            "title": question.title,
-            "text": question.text,
-            "shows_prompt": question.shows_prompt,
-            "factors": FACTORS,
-            "reasons": [vars(reason) for reason in question.reasons],
-        }
-        for question in QUESTIONS
-    ]
+    return [asdict(question) for question in QUESTIONS]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ..evaluation.statistics import CONFIDENCE, bootstrap_share, fleiss_kappa, wilson
 from .questions import QUESTIONS, reason_keys
-from .results import SIDES, Pair, Results, Side, Vote
-from .statistics import CONFIDENCE, RESAMPLES, bootstrap, fleiss_kappa, wilson
+from .results import Pair, Results, Vote
+from .tables import markdown
 
 log = logging.getLogger(__name__)
 
 AGREEMENT = ("split", "partial", "complete")
+RESAMPLES = 10_000
 
 
 def tally(pair: Pair, question: str) -> tuple[int, int]:
@@ -26,10 +28,10 @@ def tally(pair: Pair, question: str) -> tuple[int, int]:
     return first, len(pair.votes) - first
 
 
-def majority(pair: Pair, question: str) -> Side:
-    """The winner; the number of votes of a complete pair is odd."""
+def winner(pair: Pair, question: str) -> str:
+    """The system that most are for; the number of votes of a complete pair is odd."""
     first, second = tally(pair, question)
-    return "first" if first > second else "second"
+    return pair.first if first > second else pair.second
 
 
 def agreement(pair: Pair, question: str) -> str:
@@ -61,8 +63,8 @@ def build_report(results: Results) -> dict[str, Any]:
             "kappa": "Fleiss' kappa; the classes are the two systems; none if all votes are for one",
         },
         "questions": {question.key: _question(results, complete, question.key) for question in QUESTIONS},
-        "raters": _raters(results, complete),
-        "prompts": [_prompt(results, pair) for pair in complete],
+        "raters": _raters(results),
+        "prompts": [{**_named(results, pair), **_verdicts(pair)} for pair in complete],
         "short": [
             {**_named(results, pair), "votes": len(pair.votes), "missing": results.raters - len(pair.votes)} for pair in short
         ],
@@ -73,22 +75,18 @@ def _named(results: Results, pair: Pair) -> dict[str, Any]:
     return {"prompt": pair.prompt, "text": results.prompts[pair.prompt], "first": pair.first, "second": pair.second}
 
 
-def _prompt(results: Results, pair: Pair) -> dict[str, Any]:
-    row = _named(results, pair)
-    for question in QUESTIONS:
-        winner = pair.first if majority(pair, question.key) == "first" else pair.second
-        row[question.key] = {"winner": winner, "votes": "-".join(map(str, tally(pair, question.key)))}
-    return row
+def _verdicts(pair: Pair) -> dict[str, Any]:
+    keys = [question.key for question in QUESTIONS]
+    return {key: {"winner": winner(pair, key), "votes": "-".join(map(str, tally(pair, key)))} for key in keys}
 
 
 def _question(results: Results, complete: Sequence[Pair], question: str) -> dict[str, Any]:
-    compared = []
-    for first, second in combinations(results.systems, 2):
-        pairs = [pair for pair in complete if (pair.first, pair.second) == (first, second)]
-        if pairs:
-            compared.append(_comparison(results, pairs, question))
+    groups = defaultdict(list)
+    for pair in complete:
+        groups[pair.first, pair.second].append(pair)
+    chosen = [groups[pair] for pair in combinations(results.systems, 2) if pair in groups]
     return {
-        "comparisons": compared,
+        "comparisons": [_comparison(results, pairs, question) for pairs in chosen],
         "systems": [_system(results, complete, question, system) for system in results.systems],
         **_agreement(complete, question),
     }
@@ -96,127 +94,110 @@ def _question(results: Results, complete: Sequence[Pair], question: str) -> dict
 
 def _agreement(pairs: Sequence[Pair], question: str) -> dict[str, Any]:
     kinds = Counter(agreement(pair, question) for pair in pairs)
-    return {
-        "agreement": {kind: kinds[kind] for kind in AGREEMENT},
-        "kappa": fleiss_kappa([tally(pair, question) for pair in pairs]),
-    }
+    kappa = fleiss_kappa([tally(pair, question) for pair in pairs])
+    return {"agreement": {kind: kinds[kind] for kind in AGREEMENT}, "kappa": kappa}
 
 
-def _clusters(results: Results, rows: Iterable[tuple[Pair, int, int]]) -> list[tuple[int, int]]:
-    """(successes, trials) of each prompt text: the same text twice is one cluster."""
-    sums: dict[str, list[int]] = {}
+def _interval(results: Results, rows: Iterable[tuple[Pair, int, int]]) -> tuple[float, float] | None:
+    """Of the share of successes, of (pair, successes, trials): prompts are drawn, and the same text twice is one prompt."""
+    sums: dict[str, tuple[int, int]] = {}
     for pair, successes, trials in rows:
-        entry = sums.setdefault(results.prompts[pair.prompt], [0, 0])
-        entry[0] += successes
-        entry[1] += trials
-    return [(successes, trials) for successes, trials in sums.values()]
+        before = sums.get(results.prompts[pair.prompt], (0, 0))
+        sums[results.prompts[pair.prompt]] = before[0] + successes, before[1] + trials
+    return bootstrap_share(list(sums.values()), RESAMPLES)
 
 
 def _comparison(results: Results, pairs: Sequence[Pair], question: str) -> dict[str, Any]:
     """Two systems: the win rate and the share of single votes are the first one's."""
-    wins = sum(majority(pair, question) == "first" for pair in pairs)
-    votes = sum(tally(pair, question)[0] for pair in pairs)
-    total = sum(len(pair.votes) for pair in pairs)
+    first, second = pairs[0].first, pairs[0].second
+    won = [(pair, int(winner(pair, question) == first), 1) for pair in pairs]
+    cast = [(pair, tally(pair, question)[0], len(pair.votes)) for pair in pairs]
+    wins = sum(row[1] for row in won)
     return {
-        "first": pairs[0].first,
-        "second": pairs[0].second,
+        "first": first,
+        "second": second,
         "prompts": len(pairs),
         "wins_first": wins,
         "wins_second": len(pairs) - wins,
         "win_rate": wins / len(pairs),
         "wilson": wilson(wins, len(pairs)),
-        "bootstrap": bootstrap(_clusters(results, ((pair, int(majority(pair, question) == "first"), 1) for pair in pairs))),
-        "vote_share": votes / total,
-        "vote_share_bootstrap": bootstrap(_clusters(results, ((p, tally(p, question)[0], len(p.votes)) for p in pairs))),
+        "bootstrap": _interval(results, won),
+        "vote_share": sum(row[1] for row in cast) / sum(row[2] for row in cast),
+        "vote_share_bootstrap": _interval(results, cast),
         **_agreement(pairs, question),
-        "reasons": {side: _reasons(pairs, question, side) for side in SIDES},
+        "reasons": {side: _reasons(pairs, question, system) for side, system in (("first", first), ("second", second))},
     }
 
 
-def _reasons(pairs: Sequence[Pair], question: str, side: Side) -> dict[str, Any]:
-    """Of the votes for the winner in pairs that this side won: how many gave each reason."""
-    answers = [
-        vote.answer(question)
-        for pair in pairs
-        if majority(pair, question) == side
-        for vote in pair.votes
-        if vote.answer(question).choice == side
-    ]
-    counts = Counter(reason for answer in answers for reason in answer.reasons)
+def _reasons(pairs: Sequence[Pair], question: str, system: str) -> dict[str, Any]:
+    """Of the votes for this system in the pairs that it won: how many gave each reason."""
+    won = [pair for pair in pairs if winner(pair, question) == system]
+    answers = [(pair, vote.answer(question)) for pair in won for vote in pair.votes]
+    given = [answer.reasons for pair, answer in answers if getattr(pair, answer.choice) == system]
+    counts = Counter(reason for reasons in given for reason in reasons)
     return {
-        "votes": len(answers),
+        "votes": len(given),
         "given": {key: counts[key] for key in reason_keys(question)},
-        "share": {key: counts[key] / len(answers) if answers else None for key in reason_keys(question)},
+        "share": {key: counts[key] / len(given) if given else None for key in reason_keys(question)},
     }
 
 
 def _system(results: Results, complete: Sequence[Pair], question: str, system: str) -> dict[str, Any]:
     """One system against all others: pairs of one prompt hang together, so the interval comes from drawing prompts."""
-    rows = []
-    reasons: Counter[str] = Counter()
-    votes = 0
-    for pair in complete:
-        if system not in (pair.first, pair.second):
-            continue
-        side: Side = "first" if system == pair.first else "second"
-        won = majority(pair, question) == side
-        rows.append((pair, int(won), 1))
-        for answer in (vote.answer(question) for vote in pair.votes if won):
-            if answer.choice == side:
-                votes += 1
-                reasons.update(answer.reasons)
-    wins = sum(row[1] for row in rows)
+    pairs = [pair for pair in complete if system in (pair.first, pair.second)]
+    won = [winner(pair, question) == system for pair in pairs]
     return {
         "system": system,
-        "pairs": len(rows),
-        "wins": wins,
-        "win_rate": wins / len(rows) if rows else None,
-        "bootstrap": bootstrap(_clusters(results, rows)),
-        "reasons": {key: reasons[key] / votes if votes else None for key in reason_keys(question)},
+        "pairs": len(pairs),
+        "wins": sum(won),
+        "win_rate": _share(won),
+        "bootstrap": _interval(results, ((pair, int(one), 1) for pair, one in zip(pairs, won, strict=True))),
+        "reasons": _reasons(pairs, question, system)["share"],
     }
 
 
-def _raters(results: Results, complete: Sequence[Pair]) -> list[dict[str, Any]]:
+def _share(found: Collection[bool]) -> float | None:
+    return sum(found) / len(found) if found else None
+
+
+def _raters(results: Results) -> list[dict[str, Any]]:
     """Each rater: agreement with the majority (their own vote in it), with most of the others, habits."""
-    votes: dict[str, list[Vote]] = {}
+    votes: dict[str, list[tuple[Pair, Vote]]] = defaultdict(list)
     for pair in results.pairs:
         for vote in pair.votes:
-            votes.setdefault(vote.rater, []).append(vote)
-    counted = {name: {question.key: [0, 0, 0, 0] for question in QUESTIONS} for name in votes}
-    for pair in complete:
-        for question in QUESTIONS:
-            first, second = tally(pair, question.key)
-            for vote in pair.votes:
-                choice = vote.answer(question.key).choice
-                with_rater, against = (first, second) if choice == "first" else (second, first)
-                entry = counted[vote.rater][question.key]
-                entry[0] += with_rater > against
-                entry[1] += 1
-                if with_rater - 1 != against:  # the others are divided equally: no majority of theirs to agree with
-                    entry[2] += with_rater - 1 > against
-                    entry[3] += 1
-    rows = []
-    for name in sorted(votes):
-        row: dict[str, Any] = {"rater": name, "votes": len(votes[name])}
-        for question in QUESTIONS:
-            own, pairs, others, decided = counted[name][question.key]
-            answers = [vote.answer(question.key) for vote in votes[name]]
-            left = sum(answer.choice == vote.shown_left for answer, vote in zip(answers, votes[name], strict=True))
-            row[question.key] = {
-                "with_majority": own / pairs if pairs else None,
-                "with_others": others / decided if decided else None,
-                "left_share": left / len(answers),
-                "median_seconds": round(median(answer.ms for answer in answers) / 1000, 1),
-            }
-        rows.append(row)
-    return rows
+            votes[vote.rater].append((pair, vote))
+    return [
+        {
+            "rater": rater,
+            "votes": len(given),
+            **{question.key: _habits(given, question.key, results.raters) for question in QUESTIONS},
+        }
+        for rater, given in sorted(votes.items())
+    ]
+
+
+def _habits(votes: Sequence[tuple[Pair, Vote]], question: str, raters: int) -> dict[str, Any]:
+    """One rater's; agreement on complete pairs only."""
+    margins = []  # votes like the rater's, their own included, minus the others
+    for pair, vote in votes:
+        first, second = tally(pair, question)
+        if len(pair.votes) >= raters:
+            margins.append(first - second if vote.answer(question).choice == "first" else second - first)
+    answers = [vote.answer(question) for _, vote in votes]
+    return {
+        "with_majority": _share([margin > 0 for margin in margins]),
+        "with_others": _share([margin > 1 for margin in margins if margin != 1]),  # 1: the others are divided equally
+        "left_share": _share([vote.answer(question).choice == vote.shown_left for _, vote in votes]),
+        "median_seconds": round(median(answer.ms for answer in answers) / 1000, 1),
+    }
 
 
 def write_report(results: Results, folder: str | Path) -> list[Path]:
-    """report.json, report.md and the plots as PNG, each whole or untouched. Returns the files."""
-    from ..media.files import whole_file
-    from . import plots
-    from .tables import markdown
+    """report.json, report.md and the plots as PNG, each whole or untouched. Returns the files.
+
+    ValueError: the folder is a file, or cannot be written into.
+    """
+    from ..media.files import whole_file  # its package takes seconds, which a printed report need not wait
 
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -224,7 +205,9 @@ def write_report(results: Results, folder: str | Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     report = build_report(results)
     try:
-        drawn = plots.draw(report)
+        from .plots import draw  # matplotlib is optional
+
+        drawn = draw(report)
     except ImportError:
         log.warning("The report has no plots: matplotlib is not installed (pip install matplotlib).")
         drawn = {}
@@ -236,4 +219,5 @@ def write_report(results: Results, folder: str | Path) -> list[Path]:
 
 
 def report_json(report: dict[str, Any]) -> str:
+    """What report.json holds."""
     return json.dumps(report, indent=1, ensure_ascii=False) + "\n"

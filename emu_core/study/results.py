@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
+
+from .questions import QUESTIONS
 
 Side: TypeAlias = Literal["first", "second"]
 SIDES: tuple[Side, Side] = ("first", "second")
@@ -30,7 +33,25 @@ class Vote:
     time_ms: int
 
     def answer(self, question: str) -> Answer:
-        return self.quality if question == "quality" else self.faithfulness
+        """The answer to the question of this key."""
+        return getattr(self, question)
+
+    def columns(self, joint: str) -> dict[str, Any]:
+        """All but uid and rater as flat columns: in the store reasons are joined by ",", in CSV by ";"."""
+        row: dict[str, Any] = {"time_ms": self.time_ms, "shown_left": self.shown_left}
+        for key in (question.key for question in QUESTIONS):
+            answer = self.answer(key)
+            row |= {key: answer.choice, f"{key}_reasons": joint.join(answer.reasons), f"{key}_ms": answer.ms}
+        return row
+
+    @classmethod
+    def from_columns(cls, uid: str, rater: str, row: Mapping[str, Any], joint: str) -> Vote:
+        """The vote of `columns`; numbers may be text. ValueError, KeyError: they are not that."""
+        keys = [question.key for question in QUESTIONS]
+        quality, faithfulness = (
+            Answer(row[key], tuple(row[f"{key}_reasons"].split(joint)), int(row[f"{key}_ms"])) for key in keys
+        )
+        return cls(uid, rater, row["shown_left"], quality, faithfulness, int(row["time_ms"]))
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,7 @@ class Pair:
 
     @property
     def name(self) -> str:
+        """For sentences about it."""
         return f"{self.prompt}: {self.first} - {self.second}"
 
 

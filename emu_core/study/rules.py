@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import secrets
 import unicodedata
+from typing import Any
 
 from .questions import ordered_reasons
 
 MAX_MS = 24 * 3600 * 1000
 NAME_LENGTH = 40
-SCREEN_SIDES = ("left", "right")
 TOKEN_LETTERS = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"  # without 0 O 1 I, which people mix up
 
 
@@ -29,11 +29,11 @@ def token_hash(token: str) -> str:
 
 def new_token() -> str:
     """80 random bits in four groups."""
-    letters = "".join(secrets.choice(TOKEN_LETTERS) for _ in range(16))
-    return "-".join(letters[start : start + 4] for start in range(0, 16, 4))
+    return "-".join("".join(secrets.choice(TOKEN_LETTERS) for _ in range(4)) for _ in range(4))
 
 
 def check_key(key: object) -> None:
+    """Refused 422: no name that a pair could have."""
     if not isinstance(key, str) or not key.isascii():
         raise Refused(422, "A pair is named by letters and digits.")
 
@@ -46,17 +46,17 @@ def clean_name(name: object) -> str:
     return text
 
 
-def read_answer(question: str, given: object) -> tuple[str, tuple[str, ...], int]:
-    """(side on the screen, reasons, milliseconds) of what the page sent. Refused 422."""
+def read_answer(question: str, given: object) -> dict[str, Any]:
+    """What the page sent, checked: choice ("left" or "right" on the screen), reasons in order, whole ms. Refused 422."""
     if not isinstance(given, dict) or set(given) != {"choice", "reasons", "ms"}:
         raise Refused(422, f"{question}: an answer has a choice, reasons and ms, nothing else.")
-    side, ms = given["choice"], given["ms"]
-    if side not in SCREEN_SIDES:
+    if given["choice"] not in ("left", "right"):
         raise Refused(422, f"{question}: the choice is left or right; there is no other side.")
     try:
         reasons = ordered_reasons(question, given["reasons"])
     except ValueError as problem:
         raise Refused(422, str(problem)) from problem
+    ms = given["ms"]
     if isinstance(ms, bool) or not isinstance(ms, (int, float)) or not 0 <= ms < float("inf"):
         raise Refused(422, f"{question}: ms is a number of milliseconds from 0.")
-    return side, reasons, min(int(ms), MAX_MS)
+    return {"choice": given["choice"], "reasons": reasons, "ms": min(int(ms), MAX_MS)}

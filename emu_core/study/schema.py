@@ -115,3 +115,10 @@ CREATE TRIGGER votes_are_final BEFORE UPDATE ON votes BEGIN SELECT RAISE(ABORT, 
 CREATE TRIGGER votes_are_kept BEFORE DELETE ON votes BEGIN SELECT RAISE(ABORT, 'a vote is not deleted'); END;
 CREATE TRIGGER raters_are_fixed BEFORE UPDATE OF raters, uid ON study BEGIN SELECT RAISE(ABORT, 'fixed for this study'); END;
 """
+
+PAIRS = """
+SELECT p.id, t.key prompt, t.text, x.name first, y.name second, a.sha256 first_sha256, b.sha256 second_sha256,
+    a.file first_file, b.file second_file
+FROM pairs p JOIN prompts t ON t.id = p.prompt_id JOIN videos a ON a.id = p.first_id JOIN videos b ON b.id = p.second_id
+JOIN systems x ON x.id = a.system_id JOIN systems y ON y.id = b.system_id
+"""

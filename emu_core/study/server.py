@@ -1,6 +1,6 @@
 """The study's page over HTTP, stand-alone or inside another aiohttp server (ComfyUI's, for one).
 
-Every handler goes through `_Pages._guarded`: the same headers, the same checks and the same log of refusals, wherever it is
+Every handler goes through `_Pages.handler`: the same headers, the same checks and the same log of refusals, wherever it is
 mounted; nothing relies on a middleware. The store is asked on one thread of its own, so that the event loop never waits for it.
 """
 
@@ -24,9 +24,8 @@ from .questions import as_json
 from .rules import Refused
 from .store import Rater, Study
 
-Routes: TypeAlias = "web.Application | web.RouteTableDef"
 Find: TypeAlias = "Study | Callable[[web.Request], Study]"
-Handler: TypeAlias = "Callable[[web.Request, Study], Awaitable[web.StreamResponse]]"
+Answer: TypeAlias = "Callable[[web.Request, Study], Awaitable[web.StreamResponse]]"
 T = TypeVar("T")
 
 PAGE = Path(__file__).with_name("page")
@@ -48,33 +47,69 @@ SESSION_SECONDS = 90 * 24 * 3600
 log = logging.getLogger(__name__)
 
 
-def add_routes(routes: Routes, study: Find, prefix: str = "") -> None:
+def add_routes(routes: web.Application | web.RouteTableDef, study: Find, prefix: str = "") -> None:
     """Put the study's page at `prefix`/ of an application or a route table (such as PromptServer.instance.routes).
 
     study: one, or a function from a request to one (by `request.match_info` of a prefix such as "/emu_video/study/{study}"),
     which raises LookupError for a study that there is not. The caller takes `study.lock` if nobody else may serve it.
     """
     pages = _Pages(study)
-    if prefix:
-        _add(routes, "GET", prefix, pages.to_folder)
-    _add(routes, "GET", f"{prefix}/", pages.file("index.html"))
-    for name in PAGE_FILES[1:]:
-        _add(routes, "GET", f"{prefix}/{name}", pages.file(name))
-    _add(routes, "GET", prefix + "/api/state", pages.handler(pages.state))
-    _add(routes, "GET", prefix + "/video/{video}.mp4", pages.handler(pages.video))
-    for name in ("join", "leave", "next", "keep", "draft", "vote"):
-        _add(routes, "POST", f"{prefix}/api/{name}", pages.handler(getattr(pages, name)))
-
-
-def _add(routes: Routes, method: str, path: str, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
     table = routes if isinstance(routes, web.RouteTableDef) else web.RouteTableDef()
-    (table.get(path) if method == "GET" else table.post(path))(handler)
+    if prefix:
+        table.get(prefix)(to_folder)
+    for name in PAGE_FILES:
+        table.get(f"{prefix}/{name.removeprefix('index.html')}")(pages.handler(lambda request, _: send_file(request)))
+    table.get(f"{prefix}/api/state")(pages.handler(pages.state))
+    table.get(prefix + "/video/{video}.mp4")(pages.handler(pages.video))
+    for name in ("join", "leave", *ACTIONS):
+        table.post(f"{prefix}/api/{name}")(pages.handler(getattr(pages, name, pages.act)))
     if isinstance(routes, web.Application):
         routes.add_routes(table)
 
 
+async def to_folder(request: web.Request) -> web.StreamResponse:
+    """Sends a browser on to the same path with a "/" at the end, which the page's relative addresses need."""
+    raise web.HTTPPermanentRedirect(request.rel_url.raw_path + "/", headers=HEADERS)
+
+
+async def send_file(request: web.Request) -> web.StreamResponse:
+    """One of PAGE_FILES, by the last part of the request's path; index.html if that is empty."""
+    name = request.path.rsplit("/", 1)[1] or "index.html"
+    return web.FileResponse(PAGE / name, headers={**HEADERS, "Cache-Control": "no-cache"})
+
+
+def _next(study: Study, rater: Rater) -> dict[str, Any]:
+    """The rater's pair: {"status": "pair"}; or "waiting" (others hold what is left), or "finished"."""
+    showing, progress = study.next_pair(rater), study.progress(rater)
+    if showing is None:
+        return {"status": "waiting" if progress["left"] else "finished", **progress}
+    videos = {side: f"video/{getattr(showing, side)}.mp4" for side in ("left", "right")}
+    return {"status": "pair", "pair": {**asdict(showing), **videos}, **progress}
+
+
+ACTIONS: dict[str, tuple[Callable[..., Any], tuple[str, ...], Callable[[Any], dict[str, Any]]]] = {
+    "next": (_next, (), dict),
+    "keep": (Study.keep, ("pair",), lambda _: {"kept": True}),
+    "draft": (Study.save_draft, ("pair", "quality"), lambda _: {"kept": True}),
+    "vote": (Study.vote, ("id", "pair", "quality", "faithfulness"), lambda repeated: {"stored": True, "repeated": repeated}),
+}
+"""A rater's requests: what the store does, with which fields of the request, and what is answered then."""
+
+
+def _state(study: Study, session: str) -> dict[str, Any]:
+    """What the page needs at its start: the study, the questionnaire, and the rater if there is a session."""
+    rater = None
+    try:
+        found = study.rater_of(session)
+        rater = {"name": found.name, **study.progress(found)}
+    except Refused:
+        log.info("nobody is signed in")
+    about = {"title": study.title, "tokens_required": study.tokens_required, "keep_ms": study.lease_ms // 4}
+    return {"study": about, "questions": as_json(), "rater": rater}
+
+
 class _Pages:
-    """The handlers. Each returns JSON, or raises Refused."""
+    """The handlers of one study, or of the one that is found for each request."""
 
     def __init__(self, study: Find) -> None:
         self._study = study
@@ -89,39 +124,30 @@ class _Pages:
         except LookupError as problem:
             raise Refused(404, "There is no such study here.") from problem
 
-    def file(self, name: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def send(request: web.Request, study: Study) -> web.StreamResponse:
-            return web.FileResponse(PAGE / name, headers={"Cache-Control": "no-cache"})
+    def handler(self, answer: Answer) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """`answer` after all checks and with all headers; what is refused or fails becomes JSON."""
 
-        return self.handler(send)
-
-    async def to_folder(self, request: web.Request) -> web.StreamResponse:
-        raise web.HTTPPermanentRedirect(request.rel_url.raw_path + "/", headers=HEADERS)
-
-    def handler(self, answer: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            response = await self._guarded(request, answer)
+            study = None
+            try:
+                study = self._find(request)
+                if request.method == "POST":
+                    _check_origin(request)
+                response = await answer(request, study)
+            except Refused as refusal:
+                await self._log(request, study, refusal)
+                response = web.json_response({"error": str(refusal)}, status=refusal.status)
+            except web.HTTPException:
+                raise
+            except Exception:
+                log.exception("%s %s failed", request.method, request.path)
+                sentence = "The server could not do this; its log says why. Try again."
+                response = web.json_response({"error": sentence}, status=500)
             for name, value in HEADERS.items():
                 response.headers.setdefault(name, value)
             return response
 
         return handle
-
-    async def _guarded(self, request: web.Request, answer: Handler) -> web.StreamResponse:
-        study = None
-        try:
-            study = self._find(request)
-            if request.method == "POST":
-                _check_origin(request)
-            return await answer(request, study)
-        except Refused as refusal:
-            await self._log(request, study, refusal)
-            return web.json_response({"error": str(refusal)}, status=refusal.status)
-        except web.HTTPException:
-            raise
-        except Exception:
-            log.exception("%s %s failed", request.method, request.path)
-            return web.json_response({"error": "The server could not do this; its log says why. Try again."}, status=500)
 
     async def _log(self, request: web.Request, study: Study | None, refusal: Refused) -> None:
         what = f"{request.method} {request.path}"
@@ -137,29 +163,25 @@ class _Pages:
         except ValueError:  # a full disk: the rater is told of the refusal all the same
             log.exception("the refusal could not be recorded")
 
-    async def _as_rater(self, request: web.Request, study: Study, act: Callable[[Rater], T]) -> T:
+    async def _as_rater(self, request: web.Request, study: Study, function: Callable[..., T], *arguments: object) -> T:
         """One turn on the store's thread: to line up anew for each question would double the time under load."""
         session = _session(request, study)
-        return await self._ask(lambda: act(study.rater_of(session)))
+        return await self._ask(lambda: function(study, study.rater_of(session), *arguments))
 
     # -- answers
 
     async def state(self, request: web.Request, study: Study) -> web.StreamResponse:
-        """What the page needs at its start: the study, the questionnaire, and the rater if there is a session."""
-        rater = None
-        session = _session(request, study)
-        if session:
-            try:
-                found = await self._ask(study.rater_of, session)
-                rater = {"name": found.name, **asdict(await self._ask(study.progress, found))}
-            except Refused:
-                log.info("a session is no longer valid")
-        about = {
-            "title": study.title,
-            "tokens_required": await self._ask(lambda: study.tokens_required),
-            "keep_ms": study.lease_ms // 4,
-        }
-        return web.json_response({"study": about, "questions": as_json(), "rater": rater})
+        return web.json_response(await self._ask(_state, study, _session(request, study)))
+
+    async def video(self, request: web.Request, study: Study) -> web.StreamResponse:
+        file = await self._as_rater(request, study, Study.video_file, request.match_info["video"])
+        return web.FileResponse(file, headers={"Cache-Control": "private, max-age=3600"})  # else each round is loaded anew
+
+    async def act(self, request: web.Request, study: Study) -> web.StreamResponse:
+        """One of ACTIONS, by the last part of the request's path."""
+        do, names, told = ACTIONS[request.path.rsplit("/", 1)[1]]
+        body = await _body(request, names)
+        return web.json_response(told(await self._as_rater(request, study, do, *(body[name] for name in names))))
 
     async def join(self, request: web.Request, study: Study) -> web.StreamResponse:
         """{"name"} of a new rater or {"token"}: sets the session's cookie; a new rater is told the code to come back with."""
@@ -167,7 +189,7 @@ class _Pages:
         if not all(isinstance(value, str) and len(value) <= 200 for value in body.values()):
             raise Refused(422, "A name or a token is a short text.")
         rater, session, code = await self._ask(study.join, body.get("name", ""), body.get("token", ""))
-        response = web.json_response({"name": rater.name, "code": code, **asdict(await self._ask(study.progress, rater))})
+        response = web.json_response({"name": rater.name, "code": code, **await self._ask(study.progress, rater)})
         safe: dict[str, Any] = {"httponly": True, "samesite": "Strict", "secure": request.secure}
         response.set_cookie(_cookie(study), session, path=_base(request), max_age=SESSION_SECONDS, **safe)
         return response
@@ -179,43 +201,6 @@ class _Pages:
         response = web.json_response({"left": True})
         response.del_cookie(_cookie(study), path=_base(request))
         return response
-
-    async def next(self, request: web.Request, study: Study) -> web.StreamResponse:
-        """The rater's pair: {"status": "pair"}; or "waiting" (others hold what is left), or "finished"."""
-        await _body(request)
-        task, progress = await self._as_rater(request, study, lambda rater: (study.next_task(rater), study.progress(rater)))
-        if task is None:
-            return web.json_response({"status": "waiting" if progress.left else "finished", **asdict(progress)})
-        pair = {
-            "key": task.key,
-            "prompt": task.prompt,
-            "left": f"video/{task.left}.mp4",
-            "right": f"video/{task.right}.mp4",
-            "draft": task.draft,
-        }
-        return web.json_response({"status": "pair", "pair": pair, **asdict(progress)})
-
-    async def keep(self, request: web.Request, study: Study) -> web.StreamResponse:
-        body = await _body(request, ("pair",))
-        await self._as_rater(request, study, lambda rater: study.keep(rater, body["pair"]))
-        return web.json_response({"kept": True})
-
-    async def draft(self, request: web.Request, study: Study) -> web.StreamResponse:
-        body = await _body(request, ("pair", "quality"))
-        await self._as_rater(request, study, lambda rater: study.save_draft(rater, body["pair"], body["quality"]))
-        return web.json_response({"kept": True})
-
-    async def vote(self, request: web.Request, study: Study) -> web.StreamResponse:
-        """{"id", "pair", "quality", "faithfulness"}: acknowledged when it is on the disk; sent again, it counts once."""
-        body = await _body(request, ("id", "pair", "quality", "faithfulness"))
-        answers = body["quality"], body["faithfulness"]
-        repeated = await self._as_rater(request, study, lambda rater: study.vote(rater, body["id"], body["pair"], *answers))
-        return web.json_response({"stored": True, "repeated": repeated})
-
-    async def video(self, request: web.Request, study: Study) -> web.StreamResponse:
-        name = request.match_info["video"]
-        file = await self._as_rater(request, study, lambda rater: study.video_file(rater, name))
-        return web.FileResponse(file, headers={"Cache-Control": "private, max-age=3600"})  # else each round is loaded anew
 
 
 def _cookie(study: Study) -> str:
@@ -235,13 +220,9 @@ def _session(request: web.Request, study: Study) -> str:
 
 def _check_origin(request: web.Request) -> None:
     """Refused 403: another site's page sent this. Browsers say so themselves; other programs have no rater's cookie to abuse."""
-    site = request.headers.get("Sec-Fetch-Site")
-    if site is not None:
-        if site != "same-origin":
-            raise Refused(403, "Only the study's own page may send this.")
-        return
-    origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != request.host.lower():
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    ours = origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
+    if not ours if site is None else site != "same-origin":
         raise Refused(403, "Only the study's own page may send this.")
 
 
@@ -249,13 +230,11 @@ async def _body(request: web.Request, needed: tuple[str, ...] = (), optional: tu
     """The JSON object that was sent. Refused: 415 no JSON, 413 too large, 400 no object or other fields."""
     if request.content_type != "application/json":
         raise Refused(415, "Send JSON (Content-Type: application/json).")
-    if (request.content_length or 0) > MAX_BODY:
+    try:
+        await request.content.readexactly(MAX_BODY + 1)
         raise Refused(413, f"Send at most {MAX_BODY} bytes.")
-    content = b""
-    while chunk := await request.content.read(MAX_BODY + 1 - len(content)):
-        content += chunk
-        if len(content) > MAX_BODY:
-            raise Refused(413, f"Send at most {MAX_BODY} bytes.")
+    except asyncio.IncompleteReadError as all_of_it:
+        content = all_of_it.partial
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as problem:
@@ -300,30 +279,27 @@ async def serve(
     ValueError: another server has the study, it has no videos, or the address cannot be used.
     """
     if not study.counts()["playable"]:
-        raise ValueError(
-            f"{study.folder}: expected a study with videos, found none in it (an import has none); serve the original."
-        )
-    study.lock.take(f"http://{_shown(host)}:{port}/")
+        expected = f"{study.folder}: expected a study with videos, found none in it (an import has none)"
+        raise ValueError(f"{expected}; serve the original.")
+    study.lock.take(f"http://{shown_host(host)}:{port}/")
     hosts = (*LOOPBACK, *public_hosts) if host in LOOPBACK else ()
     runner = web.AppRunner(application(study, hosts), access_log=None, shutdown_timeout=3)
     stop = _stop_signal()
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
         try:
-            await site.start()
+            await web.TCPSite(runner, host, port).start()
         except OSError as problem:
-            raise ValueError(
-                f"--host {host} --port {port}: expected an address that is free, found {problem.strerror}; choose another."
-            ) from problem
-        started(f"http://{_shown(host)}:{runner.addresses[0][1]}/")
+            expected = f"--host {host} --port {port}: expected an address that is free, found {problem.strerror}"
+            raise ValueError(f"{expected}; choose another.") from problem
+        started(f"http://{shown_host(host)}:{runner.addresses[0][1]}/")
         await stop.wait()
     finally:
         await runner.cleanup()
         study.close()
 
 
-def _shown(host: str) -> str:
+def shown_host(host: str) -> str:
     """A host as links name it: an address that means "every one" is reached by this computer's name."""
     if host in ("0.0.0.0", "::", ""):
         return socket.gethostname()
@@ -333,10 +309,9 @@ def _shown(host: str) -> str:
 def _stop_signal() -> asyncio.Event:
     """Set by Ctrl-C or a termination signal; a vote that is being stored then is stored and acknowledged."""
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
     except (NotImplementedError, RuntimeError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
         log.debug("no signal handlers here")
     return stop

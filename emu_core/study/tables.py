@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .questions import QUESTIONS
+
+SIDES = (("first", "second"), ("second", "first"))
 
 
 def cell(text: object) -> str:
@@ -18,18 +20,22 @@ def cell(text: object) -> str:
 
 
 def percent(share: float | None) -> str:
+    """A share of 1 as per cent; "-" for None, as below."""
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def interval(ends: Sequence[float] | None) -> str:
+    """Both ends of an interval of shares as per cent."""
     return "-" if ends is None else f"{100 * ends[0]:.1f} .. {100 * ends[1]:.1f}"
 
 
 def number(value: float | None) -> str:
-    return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"  # never -0.00
+    """Two decimals, never -0.00."""
+    return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lines of a table, and an empty one."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return [*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""]
 
@@ -49,90 +55,62 @@ def markdown(report: dict[str, Any], plots: Sequence[str] = ()) -> str:
     ]
     for question in QUESTIONS:
         found = report["questions"][question.key]
-        lines += [f"## {question.title}: {question.text}", ""]
-        lines += _comparisons(found)
-        lines += ["### Reasons for wins", ""]
-        lines += _reasons(question.key, found)
+        lines += [f"## {question.title}: {question.text}", "", *_comparisons(found)]
+        head = ["wins of", "over", "votes", *(reason.name for reason in question.reasons)]
+        rows = [_reasons(row, side, other) for row in found["comparisons"] for side, other in SIDES]
+        lines += ["### Reasons for wins", "", *table(head, rows)]
     lines += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in plots]
     lines += ["## Raters", "", *_raters(report)]
-    lines += ["## Prompts", "", *_prompts(report)]
-    lines += ["## Pairs short of votes", "", *_short(report)]
+    winners = [f"{question.title}: winner" for question in QUESTIONS]
+    lines += ["## Prompts", "", *table(["prompt", "text", "pair", *winners], map(_prompt, report["prompts"]))]
+    short = [[*_pair(row), row["votes"], row["missing"]] for row in report["short"]]
+    lines += ["## Pairs short of votes", ""]
+    lines += table(["prompt", "text", "pair", "votes", "missing"], short) if short else ["None.", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _comparisons(found: dict[str, Any]) -> list[str]:
     head = ["win rate of", "against", "prompts", "wins", "win rate", "Wilson", "bootstrap", "single votes"]
-    head += ["split", "partial", "complete", "kappa"]
-    rows = [
-        [
-            cell(row["first"]), cell(row["second"]), row["prompts"], f"{row['wins_first']} : {row['wins_second']}",
-            f"**{percent(row['win_rate'])}**", interval(row["wilson"]), interval(row["bootstrap"]), percent(row["vote_share"]),
-            *row["agreement"].values(), number(row["kappa"]),
-        ]
-        for row in found["comparisons"]
-    ]  # fmt: skip
-    lines = table(head, rows)
-    overall = [
-        [cell(row["system"]), row["pairs"], row["wins"], f"**{percent(row['win_rate'])}**", interval(row["bootstrap"])]
-        for row in found["systems"]
-    ]
-    if len(overall) > 2:
-        lines += table(["system against all others", "pairs", "wins", "win rate", "bootstrap"], overall)
-    kinds = found["agreement"]
-    lines += [
-        f"All pairs: split {kinds['split']}, partial {kinds['partial']}, complete {kinds['complete']}; "
-        f"Fleiss' kappa {number(found['kappa'])}.",
-        "",
-    ]
-    return lines
+    lines = table([*head, "split", "partial", "complete", "kappa"], map(_comparison, found["comparisons"]))
+    if len(found["systems"]) > 2:
+        rows = [[cell(row["system"]), row["pairs"], row["wins"], *_win_rate(row)] for row in found["systems"]]
+        lines += table(["system against all others", "pairs", "wins", "win rate", "bootstrap"], rows)
+    kinds = ", ".join(f"{kind} {count}" for kind, count in found["agreement"].items())
+    return [*lines, f"All pairs: {kinds}; Fleiss' kappa {number(found['kappa'])}.", ""]
 
 
-def _reasons(question: str, found: dict[str, Any]) -> list[str]:
-    names = next(entry for entry in QUESTIONS if entry.key == question).reasons
-    head = ["wins of", "over", "votes", *(reason.name for reason in names)]
-    rows = []
-    for row in found["comparisons"]:
-        for side, other in (("first", "second"), ("second", "first")):
-            reasons = row["reasons"][side]
-            rows.append([cell(row[side]), cell(row[other]), reasons["votes"], *(percent(s) for s in reasons["share"].values())])
-    return table(head, rows)
+def _win_rate(row: dict[str, Any], *between: str) -> list[str]:
+    return [f"**{percent(row['win_rate'])}**", *between, interval(row["bootstrap"])]
+
+
+def _comparison(row: dict[str, Any]) -> list[object]:
+    start = [cell(row["first"]), cell(row["second"]), row["prompts"], f"{row['wins_first']} : {row['wins_second']}"]
+    rates = [*_win_rate(row, interval(row["wilson"])), percent(row["vote_share"])]
+    return [*start, *rates, *row["agreement"].values(), number(row["kappa"])]
+
+
+def _reasons(row: dict[str, Any], side: str, other: str) -> list[object]:
+    reasons = row["reasons"][side]
+    return [cell(row[side]), cell(row[other]), reasons["votes"], *map(percent, reasons["share"].values())]
 
 
 def _raters(report: dict[str, Any]) -> list[str]:
     """Agreement, habits: who always takes the left one, or answers in a second, was not looking."""
-    head = ["rater", "votes"]
+    head, keys = ["rater", "votes"], ("with_majority", "with_others", "left_share")
     for question in QUESTIONS:
         head += [f"{question.title}: with majority", "with most others", "took left", "median s"]
     rows = []
     for row in report["raters"]:
-        cells: list[object] = [cell(row["rater"]), row["votes"]]
-        for question in QUESTIONS:
-            own = row[question.key]
-            cells += [
-                percent(own["with_majority"]),
-                percent(own["with_others"]),
-                percent(own["left_share"]),
-                own["median_seconds"],
-            ]
-        rows.append(cells)
+        own = [row[question.key] for question in QUESTIONS]
+        habits = [[*(percent(each[key]) for key in keys), each["median_seconds"]] for each in own]
+        rows.append([cell(row["rater"]), row["votes"], *sum(habits, [])])
     return table(head, rows)
 
 
-def _prompts(report: dict[str, Any]) -> list[str]:
-    head = ["prompt", "text", "pair", *(f"{question.title}: winner" for question in QUESTIONS)]
-    rows = [
-        [cell(row["prompt"]), cell(row["text"]), f"{cell(row['first'])} - {cell(row['second'])}"]
-        + [f"{cell(row[question.key]['winner'])} ({row[question.key]['votes']})" for question in QUESTIONS]
-        for row in report["prompts"]
-    ]
-    return table(head, rows)
+def _pair(row: dict[str, Any]) -> list[str]:
+    return [cell(row["prompt"]), cell(row["text"]), f"{cell(row['first'])} - {cell(row['second'])}"]
 
 
-def _short(report: dict[str, Any]) -> list[str]:
-    if not report["short"]:
-        return ["None.", ""]
-    rows = [
-        [cell(row["prompt"]), cell(row["text"]), f"{cell(row['first'])} - {cell(row['second'])}", row["votes"], row["missing"]]
-        for row in report["short"]
-    ]
-    return table(["prompt", "text", "pair", "votes", "missing"], rows)
+def _prompt(row: dict[str, Any]) -> list[str]:
+    verdicts = [row[question.key] for question in QUESTIONS]
+    return [*_pair(row), *(f"{cell(verdict['winner'])} ({verdict['votes']})" for verdict in verdicts)]

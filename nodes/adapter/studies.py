@@ -10,7 +10,6 @@ import atexit
 import html
 import logging
 import os
-import socket
 import sqlite3
 import threading
 from pathlib import Path
@@ -20,7 +19,7 @@ from aiohttp import web
 from comfy.cli_args import args
 
 from ...emu_core.study.rules import Refused
-from ...emu_core.study.server import HEADERS, PAGE, POLICY, add_routes
+from ...emu_core.study.server import HEADERS, POLICY, add_routes, send_file, shown_host, to_folder
 from ...emu_core.study.store import STORE_NAME, Study
 from .paths import studies_folder
 from .shown import server_instance
@@ -29,7 +28,6 @@ PREFIX = "/emu_video/study"
 NAME_LENGTH = 64
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(10))}
 """Names that mean something else to Windows, wherever they stand."""
-SERVED_WITH_LIST = {"study.css": "text/css", "icon.svg": "image/svg+xml"}
 logger = logging.getLogger(__name__)
 
 
@@ -37,9 +35,8 @@ def checked_name(name: str) -> str:
     """A study's name as its folder; ValueError unless it is of letters, digits, space, - and _ alone."""
     plain = all(character.isalnum() or character in " -_" for character in name)
     if not plain or name != name.strip() or not 1 <= len(name) <= NAME_LENGTH or name.upper() in DEVICES:
-        raise ValueError(
-            f"study should be a name of 1 to {NAME_LENGTH} letters, digits, spaces, - and _, found {name[:80]!r}: choose another"
-        )
+        wanted = f"a name of 1 to {NAME_LENGTH} letters, digits, spaces, - and _"
+        raise ValueError(f"study should be {wanted}, found {name[:80]!r}: choose another")
     return name
 
 
@@ -55,15 +52,12 @@ class Studies:
         """LookupError: there is no such study, or none that can be opened."""
         try:
             return self._opened(name)
-        except OSError as problem:
-            raise LookupError(name) from problem
         except ValueError as problem:
             logger.warning("%s", problem)
             raise LookupError(name) from problem
 
     def make(self, name: str, raters: int) -> Study:
-        """The study of this name, new if there is none. ValueError: a name that is none, a number of raters that cannot be, or a
-        store that cannot be opened."""
+        """The study of this name, new if there is none. ValueError: a name or number that cannot be, or a broken store."""
         folder = studies_folder() / checked_name(name)
         if not (folder / STORE_NAME).exists():
             Study.create(folder, raters=raters).close()
@@ -71,15 +65,18 @@ class Studies:
 
     def _opened(self, name: str) -> Study:
         folder = studies_folder() / checked_name(name)
-        status = (folder / STORE_NAME).stat()
-        key = status.st_dev, status.st_ino
+        key = _identity(folder)
+        if key is None:
+            raise LookupError(name)
         with self._guard:
             if key not in self._open:
-                self._close_those_gone()
+                for gone in [old for old, study in self._open.items() if _identity(study.folder) != old]:
+                    self._open.pop(gone).close()
                 self._open[key] = Study(folder)
             return self._open[key]
 
     def names(self) -> list[str]:
+        """All studies that are there, by the alphabet."""
         try:
             found = [entry.name for entry in os.scandir(studies_folder()) if Path(entry.path, STORE_NAME).is_file()]
         except OSError:
@@ -97,19 +94,20 @@ class Studies:
         return study
 
     def close(self) -> None:
+        """Close all that are open."""
         with self._guard:
             for study in self._open.values():
                 study.close()
             self._open.clear()
 
-    def _close_those_gone(self) -> None:
-        for key, study in list(self._open.items()):
-            try:
-                status = (study.folder / STORE_NAME).stat()
-            except OSError:
-                status = None
-            if status is None or (status.st_dev, status.st_ino) != key:
-                self._open.pop(key).close()
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Which file a study's store is; None: there is none."""
+    try:
+        status = (folder / STORE_NAME).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 STUDIES = Studies()
@@ -122,11 +120,8 @@ def address(name: str) -> str:
     port = getattr(server, "port", None)
     if port is None:
         return path
-    host = server.address
-    if host in ("0.0.0.0", "::", ""):
-        host = socket.gethostname()
     scheme = "https" if args.tls_keyfile and args.tls_certfile else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{path}"
+    return f"{scheme}://{shown_host(server.address)}:{port}{path}"
 
 
 def mount() -> None:
@@ -135,10 +130,10 @@ def mount() -> None:
     if server is None:
         return
     atexit.register(STUDIES.close)  # else each store would leave its journal beside it
-    server.routes.get(PREFIX)(_to_list)
+    server.routes.get(PREFIX)(to_folder)
     server.routes.get(f"{PREFIX}/")(_list)
-    for name in SERVED_WITH_LIST:
-        server.routes.get(f"{PREFIX}/{name}")(_file)
+    for name in ("study.css", "icon.svg"):
+        server.routes.get(f"{PREFIX}/{name}")(send_file)
     add_routes(server.routes, STUDIES.served, f"{PREFIX}/{{study}}")
     server.app.on_response_prepare.append(_keep_strict)
 
@@ -152,25 +147,13 @@ async def _keep_strict(request: web.Request, response: web.StreamResponse) -> No
             del response.headers[name]
 
 
-async def _to_list(request: web.Request) -> web.StreamResponse:
-    raise web.HTTPPermanentRedirect(request.rel_url.raw_path + "/", headers=HEADERS)
-
-
-async def _file(request: web.Request) -> web.StreamResponse:
-    name = request.path.rsplit("/", 1)[1]
-    headers = {**HEADERS, "Cache-Control": "no-cache", "Content-Type": SERVED_WITH_LIST[name]}
-    return web.FileResponse(PAGE / name, headers=headers)
-
-
 async def _list(request: web.Request) -> web.StreamResponse:
-    text = await asyncio.to_thread(_list_page)
-    return web.Response(text=text, content_type="text/html", headers=HEADERS)
+    cards = await asyncio.to_thread(lambda: "\n".join(map(_card, STUDIES.names())))
+    return web.Response(text=LIST.format(cards=cards or NONE), content_type="text/html", headers=HEADERS)
 
 
-def _list_page() -> str:
-    cards = "\n".join(_card(name) for name in STUDIES.names())
-    none = '<p class="lead">There is none yet. The node <b>Add to Study</b> makes one.</p>'
-    return f"""<!doctype html>
+NONE = '<p class="lead">There is none yet. The node <b>Add to Study</b> makes one.</p>'
+LIST = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -185,7 +168,7 @@ def _list_page() -> str:
 <header class="bar"><p class="brand">Emu Video</p></header>
 <main><section class="screen narrow">
 <h1>Studies</h1>
-{cards or none}
+{cards}
 </section></main>
 </body>
 </html>

@@ -208,7 +208,7 @@ def test_every_two_systems_or_one_against_the_others(tmp_path: Path, systems: di
     (tmp_path / "all").rename(tmp_path / "moved")
     with Study(tmp_path / "moved") as study:
         rater = study.join("r")[0]
-        task = study.next_task(rater)
+        task = study.next_pair(rater)
         assert task is not None
         assert study.video_file(rater, task.left).is_file()
 

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from scipy.stats import binomtest
 
+from emu_core.evaluation.statistics import bootstrap_share, fleiss_kappa, wilson
 from emu_core.study.exchange import import_new, merge, read_results, to_csv, to_json, write_results
 from emu_core.study.report import build_report, report_json, write_report
 from emu_core.study.results import Answer, Pair, Results, Side, Vote
-from emu_core.study.statistics import bootstrap, fleiss_kappa, wilson
 from emu_core.study.store import Study
 from emu_core.study.tables import cell, markdown
 
@@ -59,14 +59,14 @@ def test_wilson_against_the_closed_form(wins: int, trials: int) -> None:
 
 
 def test_bootstrap_draws_prompts() -> None:
-    alone = bootstrap([(1, 1)] * 70 + [(0, 1)] * 30)
+    alone = bootstrap_share([(1, 1)] * 70 + [(0, 1)] * 30, 10_000)
     assert alone == pytest.approx((0.61, 0.79), abs=0.011)  # what scipy.stats.bootstrap gives for 70 of 100
-    assert bootstrap([(0, 1)] * 30 + [(1, 1)] * 70) == alone  # the order does not matter
-    together = bootstrap([(5, 5)] * 14 + [(0, 5)] * 6)  # the same 100, but only 20 prompts
+    assert bootstrap_share([(0, 1)] * 30 + [(1, 1)] * 70, 10_000) == alone  # the order does not matter
+    together = bootstrap_share([(5, 5)] * 14 + [(0, 5)] * 6, 10_000)  # the same 100, but only 20 prompts
     assert together is not None
     assert together[1] - together[0] > 1.8 * (alone[1] - alone[0])
-    assert bootstrap([(3, 3)]) == (1, 1)
-    assert bootstrap([]) is None
+    assert bootstrap_share([(3, 3)], 10) == (1, 1)
+    assert bootstrap_share([], 10) is None
 
 
 def a_vote(
@@ -246,9 +246,9 @@ def test_a_merged_vote_takes_the_place_of_a_lease(tmp_path: Path) -> None:
     worlds.empty_pairs(study, 1)
     base = study.results()
     rater = study.join("here")[0]
-    assert study.next_task(rater) is not None
+    assert study.next_pair(rater) is not None
     merge(study, replace(base, pairs=(replace(base.pairs[0], votes=(a_vote("v", "elsewhere", True),)),)))
-    assert study.next_task(rater) is None
+    assert study.next_pair(rater) is None
     assert study.counts()["done"] == 1
     study.close()
 

@@ -136,7 +136,7 @@ def test_votes_that_must_not_count(study: Study) -> None:
         await post(client, "join", {"name": "Ann"})
         pair = (await post(client, "next"))["pair"]
         bob = study.join("Bob")
-        theirs = study.next_task(bob[0])
+        theirs = study.next_pair(bob[0])
         assert theirs is not None
         as_bob = {"Authorization": f"Bearer {bob[1]}"}
         await post(client, "vote", vote_of({"key": theirs.key}), 404)  # for another rater

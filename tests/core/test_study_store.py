@@ -12,7 +12,7 @@ import pytest
 
 from emu_core.study.lock import ServerLock
 from emu_core.study.rules import Refused, new_token, token_hash
-from emu_core.study.store import Rater, Study, Task
+from emu_core.study.store import Rater, Showing, Study
 
 from ..study import worlds
 
@@ -43,13 +43,13 @@ def new_rater(study: Study, name: str) -> Rater:
     return study.join(name)[0]
 
 
-def next_task(study: Study, rater: Rater) -> Task:
-    task = study.next_task(rater)
+def next_pair(study: Study, rater: Rater) -> Showing:
+    task = study.next_pair(rater)
     assert task is not None
     return task
 
 
-def vote(study: Study, rater: Rater, task: Task, uid: str = "", side: str = "left") -> bool:
+def vote(study: Study, rater: Rater, task: Showing, uid: str = "", side: str = "left") -> bool:
     uid = uid or f"{rater.id:08d}{task.key}"
     return study.vote(rater, uid, task.key, worlds.answer("quality", side), worlds.answer("faithfulness", side))
 
@@ -57,22 +57,22 @@ def vote(study: Study, rater: Rater, task: Task, uid: str = "", side: str = "lef
 def test_each_pair_gets_five_votes_of_five_raters(study: Study) -> None:
     for number in range(7):
         rater = new_rater(study, f"r{number}")
-        while task := study.next_task(rater):
+        while task := study.next_pair(rater):
             vote(study, rater, task)
     assert [len({vote.rater for vote in pair.votes}) for pair in study.results().pairs] == [5, 5, 5]
     assert study.counts()["done"] == 3
-    assert study.progress(rater).left == 0
+    assert study.progress(rater)["left"] == 0
 
 
 def test_a_lease_is_a_seat_and_gives_way_only_when_it_ended(study: Study, clock: Clock) -> None:
     raters = [new_rater(study, f"r{number}") for number in range(16)]
-    held = [next_task(study, rater) for rater in raters[:15]]
-    assert study.next_task(raters[15]) is None  # 15 leases take all seats of three pairs
-    assert study.progress(raters[15]).left == 3
+    held = [next_pair(study, rater) for rater in raters[:15]]
+    assert study.next_pair(raters[15]) is None  # 15 leases take all seats of three pairs
+    assert study.progress(raters[15])["left"] == 3
     clock.now += 9_000
     study.keep(raters[0], held[0].key)
     clock.now += 2_000  # 14 leases have ended, one was renewed
-    late = next_task(study, raters[15])
+    late = next_pair(study, raters[15])
     vote(study, raters[15], late)
     refused = []
     for rater, task in zip(raters[:15], held, strict=True):
@@ -86,18 +86,18 @@ def test_a_lease_is_a_seat_and_gives_way_only_when_it_ended(study: Study, clock:
 
 def test_the_same_pair_comes_back_with_its_draft(study: Study) -> None:
     rater = new_rater(study, "r")
-    task = next_task(study, rater)
+    task = next_pair(study, rater)
     study.save_draft(rater, task.key, worlds.answer("quality", "right", "sharpness"))
-    again = next_task(study, rater)
+    again = next_pair(study, rater)
     assert (again.key, again.left, again.right) == (task.key, task.left, task.right)
     assert again.draft == {"choice": "right", "reasons": ["sharpness"], "ms": 1500}
     vote(study, rater, task)
-    assert next_task(study, rater).key != task.key
+    assert next_pair(study, rater).key != task.key
 
 
 def test_a_repeated_vote_counts_once_and_another_one_is_refused(study: Study) -> None:
     rater, other = new_rater(study, "r"), new_rater(study, "s")
-    task = next_task(study, rater)
+    task = next_pair(study, rater)
     assert not vote(study, rater, task, "a" * 32)
     assert vote(study, rater, task, "a" * 32)
     for who, uid, side in ((rater, "a" * 32, "right"), (rater, "b" * 32, "left"), (other, "a" * 32, "left")):
@@ -127,7 +127,7 @@ def test_a_repeated_vote_counts_once_and_another_one_is_refused(study: Study) ->
 )
 def test_answers_that_cannot_be_are_refused(study: Study, answer: object) -> None:
     rater = new_rater(study, "r")
-    task = next_task(study, rater)
+    task = next_pair(study, rater)
     with pytest.raises(Refused) as refused:
         study.vote(rater, "a" * 32, task.key, answer, worlds.answer("faithfulness", "left"))
     assert refused.value.status == 422
@@ -183,7 +183,7 @@ def test_many_threads_and_two_connections_give_no_sixth_vote(tmp_path: Path) -> 
     def work(study: Study, name: str) -> None:
         rater = new_rater(study, name)
         for attempt in range(60):
-            task = study.next_task(rater)
+            task = study.next_pair(rater)
             if task is None:
                 return
             uid = f"{rater.id:08d}{attempt:08d}"
@@ -221,8 +221,8 @@ def test_nothing_that_a_rater_sees_tells_the_systems_apart(study: Study) -> None
 
 def test_videos_are_those_of_the_pair_of_the_moment(study: Study) -> None:
     rater, other = new_rater(study, "r"), new_rater(study, "s")
-    task = next_task(study, rater)
-    next_task(study, other)
+    task = next_pair(study, rater)
+    next_pair(study, other)
     assert {study.video_file(rater, key).parent.name for key in (task.left, task.right)} == {"videos"}
     vote(study, rater, task)
     for who, key in ((other, task.left), (rater, task.left), (rater, "../study"), (rater, ""), (rater, "ü")):

@@ -89,7 +89,7 @@ def vote_all(study: Study, raters: int, likes_first: float, seed: int = 0) -> No
     generator = random.Random(seed)
     for number in range(raters):
         rater: Rater = study.join(f"rater {number}")[0]
-        while task := study.next_task(rater):
+        while task := study.next_pair(rater):
             pair = study._one("SELECT pair_id FROM seats WHERE rater_id = ? AND expires_ms IS NOT NULL", (rater.id,))[0]
             left = study.left_side(rater.id, pair) == "first"
             answers = []
@@ -104,7 +104,7 @@ def vote_all_by(study: Study, name: str, pairs: int) -> None:
     """One more rater, who takes the left video of so many pairs."""
     rater = study.join(name)[0]
     for number in range(pairs):
-        task = study.next_task(rater)
+        task = study.next_pair(rater)
         assert task is not None
         uid = f"{rater.id:08d}{number:08d}"
         study.vote(rater, uid, task.key, answer("quality", "left"), answer("faithfulness", "left"))
