@@ -18,8 +18,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from .questions import QUESTIONS, ordered_reasons
 from .results import Pair, Results, Vote
 from .rules import NAME_LENGTH
-from .schema import PAIRS
-from .store import Study, insert, insert_vote, now_ms
+from .store import PAIRS, Study, insert, insert_vote, now_ms
 
 FORMAT = "emu-video-study"
 VERSION = 1
@@ -121,36 +120,32 @@ def _typed(kind: Any, value: Any) -> Any:
 
 def _check(results: Results) -> None:
     """What no study of ours could have written is refused: the file may have been edited. Types are as declared."""
-    systems = {name: place for place, name in enumerate(results.systems)}
-    uids = set()
-    if not UID.fullmatch(results.uid):
-        raise ValueError("no study's uid")
-    if not 1 <= results.raters <= 99 or results.raters % 2 == 0:
-        raise ValueError("raters is not an odd number")
-    if len(systems) != len(results.systems) or "" in systems:
-        raise ValueError("systems are not different names")
+    places, uids = {name: place for place, name in enumerate(results.systems)}, set()
+    _expect(UID.fullmatch(results.uid), "no study's uid")
+    _expect(1 <= results.raters <= 99 and results.raters % 2, "raters is not an odd number")
+    _expect(len(places) == len(results.systems) and "" not in places, "systems are not different names")
     for pair in results.pairs:
-        if pair.prompt not in results.prompts or not {pair.first, pair.second} <= set(systems):
-            raise ValueError(f"pair {pair.name} of an unknown prompt or system")
-        if systems[pair.first] >= systems[pair.second]:
-            raise ValueError(f"pair {pair.name} in the wrong order")
-        if len(pair.votes) > results.raters or len({vote.rater.casefold() for vote in pair.votes}) != len(pair.votes):
-            raise ValueError(f"pair {pair.name} with more than {results.raters} votes or two of one rater")
+        known = pair.prompt in results.prompts and {pair.first, pair.second} <= set(places)
+        _expect(known, f"pair {pair.name} of an unknown prompt or system")
+        _expect(places[pair.first] < places[pair.second], f"pair {pair.name} in the wrong order")
+        raters = {vote.rater.casefold() for vote in pair.votes}
+        enough = f"pair {pair.name} with more than {results.raters} votes or two of one rater"
+        _expect(len(raters) == len(pair.votes) <= results.raters, enough)
         for vote in pair.votes:
-            _check_vote(vote)
-            if vote.uid in uids:
-                raise ValueError(f"vote {vote.uid} twice")
+            name = f"vote {vote.uid}"
+            numbers = (vote.time_ms, vote.quality.ms, vote.faithfulness.ms)
+            _expect(UID.fullmatch(vote.uid) and min(numbers) >= 0, f"{name} with a value that cannot be")
+            _expect(1 <= len(vote.rater) <= NAME_LENGTH and vote.rater.isprintable(), f"{name} of a rater without a name")
+            reasons = {question.key: vote.answer(question.key).reasons for question in QUESTIONS}
+            ordered = all(ordered_reasons(key, given) == given for key, given in reasons.items())
+            _expect(ordered, f"{name} with reasons in another order")
+            _expect(vote.uid not in uids, f"{name} twice")
             uids.add(vote.uid)
 
 
-def _check_vote(vote: Vote) -> None:
-    if not UID.fullmatch(vote.uid) or min(vote.time_ms, vote.quality.ms, vote.faithfulness.ms) < 0:
-        raise ValueError(f"vote {vote.uid} with a value that cannot be")
-    if not 1 <= len(vote.rater) <= NAME_LENGTH or not vote.rater.isprintable():
-        raise ValueError(f"vote {vote.uid} of a rater without a name")
-    for key in (question.key for question in QUESTIONS):
-        if ordered_reasons(key, vote.answer(key).reasons) != vote.answer(key).reasons:
-            raise ValueError(f"vote {vote.uid} with reasons in another order")
+def _expect(fine: object, otherwise: str) -> None:
+    if not fine:
+        raise ValueError(otherwise)
 
 
 def import_new(results: Results, folder: str | Path) -> None:

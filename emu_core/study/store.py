@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,18 +26,25 @@ from typing import TYPE_CHECKING, Any
 from .lock import ServerLock
 from .results import SIDES, Answer, Pair, Results, Side, Vote
 from .rules import TOKEN_LETTERS, Refused, check_key, clean_name, new_token, read_answer, token_hash
-from .schema import APPLICATION_ID, PAIRS, SCHEMA, VERSION
 
 if TYPE_CHECKING:
-    import os
-
+    from ..media.files import PathLike
     from .videos import Prepared
 
 STORE_NAME = "study.sqlite"
 VIDEOS = "videos"
+SCHEMA = Path(__file__).with_name("schema.sql")
+APPLICATION_ID = 0x454D5653  # "EMVS"
+VERSION = 1
 TITLE = "Which video is better?"
 MAX_EVENTS = 10_000
 MOST_RANKS = 500_000
+PAIRS = """
+SELECT p.id, t.key prompt, t.text, x.name first, y.name second, a.sha256 first_sha256, b.sha256 second_sha256,
+    a.file first_file, b.file second_file
+FROM pairs p JOIN prompts t ON t.id = p.prompt_id JOIN videos a ON a.id = p.first_id JOIN videos b ON b.id = p.second_id
+JOIN systems x ON x.id = a.system_id JOIN systems y ON y.id = b.system_id
+"""
 
 
 @dataclass(frozen=True)
@@ -66,13 +74,13 @@ def now_ms() -> int:
 class Study:
     """One study. Safe to use from several threads; several processes may have it open."""
 
-    def __init__(self, folder: str | Path, clock: Callable[[], int] = now_ms) -> None:
+    def __init__(self, folder: PathLike, clock: Callable[[], int] = now_ms) -> None:
         """Open. ValueError: no study there, or one of another version. clock: milliseconds, for tests."""
         self.folder = Path(folder).resolve()
         self.clock = clock
         self.lock = ServerLock(self.folder)
         self._guard = threading.RLock()
-        self._ranks: dict[tuple[int, int], int] = {}
+        self._rank = lru_cache(MOST_RANKS)(self._rank_of)
         file = self.folder / STORE_NAME
         if not file.is_file():
             raise ValueError(f"{folder}: expected a study's folder with {STORE_NAME}, found none; make one with `study create`.")
@@ -83,21 +91,15 @@ class Study:
             raise ValueError(f"{file}: expected a study's store, found {problem}; take the file from a copy.") from problem
         if found != (APPLICATION_ID, VERSION):
             self._db.close()
-            wanted = f"{file}: expected a study of version {VERSION}, found version {found[1]}"
-            raise ValueError(f"{wanted}; use the program that made it.")
+            versions = f"expected a study of version {VERSION}, found version {found[1]}"
+            raise ValueError(f"{file}: {versions}; use the program that made it.")
         row = self._one("SELECT * FROM study")
         self.uid, self.title, self.raters = str(row["uid"]), str(row["title"]), int(row["raters"])
         self.lease_ms, self._secret = int(row["lease_ms"]), bytes.fromhex(row["secret"])
 
-    @classmethod
+    @staticmethod
     def create(
-        cls,
-        folder: str | Path,
-        title: str = TITLE,
-        raters: int = 5,
-        lease_seconds: float = 900,
-        seed: int | None = None,
-        uid: str | None = None,
+        folder: PathLike, title: str = TITLE, raters: int = 5, lease_seconds: float = 900, seed: int | None = None, uid: str = ""
     ) -> Study:
         """A new, empty study. raters: votes a pair, odd, so that there always is a majority.
 
@@ -105,8 +107,7 @@ class Study:
         ValueError: numbers that cannot be, or a folder with a study in it.
         """
         if not 1 <= raters <= 99 or raters % 2 == 0:
-            wanted = "an odd number from 1 to 99, so that a majority decides"
-            raise ValueError(f"raters: expected {wanted}, found {raters}; change it.")
+            raise ValueError(f"raters: expected an odd number from 1 to 99, for a majority, found {raters}; change it.")
         if not 0.05 <= lease_seconds <= 7 * 24 * 3600:
             raise ValueError(f"lease: expected seconds up to a week, found {lease_seconds:g}; change it.")
         file = Path(folder) / STORE_NAME
@@ -117,12 +118,12 @@ class Study:
         db = _connect(file)
         try:
             marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
-            db.executescript(f"{marks} BEGIN; {SCHEMA} COMMIT;")
+            db.executescript(f"{marks} BEGIN; {SCHEMA.read_text(encoding='utf-8')} COMMIT;")
             values = (uid or secrets.token_hex(8), title, raters, int(lease_seconds * 1000), secret.hex(), now_ms())
             db.execute("INSERT INTO study VALUES (1, ?, ?, ?, ?, 0, ?, ?)", values)
         finally:
             db.close()
-        return cls(folder)
+        return Study(folder)
 
     def close(self) -> None:
         """The last one to close leaves everything in the one file, which can then be copied; the server's lock goes."""
@@ -164,7 +165,7 @@ class Study:
 
     # -- pairs
 
-    def add_pair(self, prompt: str, videos: Mapping[str, str | os.PathLike[str]], key: str | None = None) -> int:
+    def add_pair(self, prompt: str, videos: Mapping[str, PathLike], key: str | None = None) -> int:
         """Add one prompt with the video of each system (at least two); every two of them become a pair. Returns their number.
 
         The videos are copied into the study first, re-encoded only where a browser could not play them. Safe while a server
@@ -212,14 +213,9 @@ class Study:
 
     def counts(self) -> dict[str, int]:
         """systems, prompts, pairs, done (pairs with all votes), votes, raters, playable (pairs whose videos are here)."""
-        return dict(
-            self._one(
-                "SELECT (SELECT count(*) FROM systems) systems, (SELECT count(*) FROM prompts) prompts, "
-                "(SELECT count(*) FROM pairs) pairs, (SELECT count(*) FROM pairs WHERE done) done, "
-                "(SELECT count(*) FROM votes) votes, (SELECT count(*) FROM raters) raters, "
-                "(SELECT count(*) FROM pairs p JOIN videos v ON v.id = p.first_id WHERE v.file IS NOT NULL) playable"
-            )
-        )
+        rows = {table: table for table in ("systems", "prompts", "pairs", "votes", "raters")}
+        rows |= {"done": "pairs WHERE done", "playable": "pairs p JOIN videos v ON v.id = p.first_id WHERE v.file IS NOT NULL"}
+        return dict(self._one("SELECT " + ", ".join(f"(SELECT count(*) FROM {what}) {name}" for name, what in rows.items())))
 
     # -- raters
 
@@ -345,13 +341,9 @@ class Study:
         )
         return [row[0] for row in rows]
 
-    def _rank(self, rater: int, pair: int) -> int:
+    def _rank_of(self, rater: int, pair: int) -> int:
         """Where a pair stands in the rater's own random order; remembered, since each choice compares all free pairs."""
-        if len(self._ranks) > MOST_RANKS:
-            self._ranks.clear()
-        if (rater, pair) not in self._ranks:
-            self._ranks[rater, pair] = int(self._mac("order", rater, pair)[:15], 16)
-        return self._ranks[rater, pair]
+        return int(self._mac("order", rater, pair)[:15], 16)
 
     def _take_seat(self, db: sqlite3.Connection, rater: int, pair: int, now: int) -> None:
         """A free seat, or else the one whose lease ended longest ago: a rater who is late but not replaced may still vote."""
@@ -422,12 +414,9 @@ class Study:
 
     def progress(self, rater: Rater) -> dict[str, int]:
         """voted: pairs that the rater has judged; left: pairs still open to them, those that others hold just now included."""
-        row = self._one(
-            "SELECT (SELECT count(*) FROM votes WHERE rater_id = ?) voted, (SELECT count(*) FROM pairs p WHERE done = 0 "
-            "AND NOT EXISTS (SELECT 1 FROM votes v WHERE v.pair_id = p.id AND v.rater_id = ?)) AS 'left'",
-            (rater.id, rater.id),
-        )
-        return dict(row)
+        open_pairs = "pairs p WHERE done = 0 AND NOT EXISTS (SELECT 1 FROM votes v WHERE v.pair_id = p.id AND v.rater_id = ?)"
+        sql = f"SELECT (SELECT count(*) FROM votes WHERE rater_id = ?) voted, (SELECT count(*) FROM {open_pairs}) AS 'left'"
+        return dict(self._one(sql, (rater.id, rater.id)))
 
     # -- events and results
 

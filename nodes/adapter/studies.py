@@ -156,18 +156,13 @@ NONE = '<p class="lead">There is none yet. The node <b>Add to Study</b> makes on
 LIST = """<!doctype html>
 <html lang="en">
 <head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="robots" content="noindex">
-<meta name="color-scheme" content="light dark">
-<title>Studies</title>
-<link rel="stylesheet" href="study.css">
-<link rel="icon" href="icon.svg" type="image/svg+xml">
+<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="robots" content="noindex"><meta name="color-scheme" content="light dark"><title>Studies</title>
+<link rel="stylesheet" href="study.css"><link rel="icon" href="icon.svg" type="image/svg+xml">
 </head>
 <body>
 <header class="bar"><p class="brand">Emu Video</p></header>
-<main><section class="screen narrow">
-<h1>Studies</h1>
+<main><section class="screen narrow"><h1>Studies</h1>
 {cards}
 </section></main>
 </body>

@@ -1,16 +1,11 @@
-"""The tables of study.sqlite. What must never happen is forbidden here, whatever a program does:
+-- The tables of study.sqlite. What must never happen is forbidden here, whatever a program does:
+--
+-- * a sixth vote: a vote needs a seat, a pair has as many seats as raters, a seat holds one rater;
+-- * two votes of one rater on a pair: a rater has one seat of a pair, a seat has one vote;
+-- * a changed or deleted vote.
+--
+-- A lease is a seat with a time of expiry; a vote takes the expiry away.
 
-* a sixth vote: a vote needs a seat, a pair has as many seats as raters, a seat holds one rater;
-* two votes of one rater on a pair: a rater has one seat of a pair, a seat has one vote;
-* a changed or deleted vote.
-
-A lease is a seat with a time of expiry; a vote takes the expiry away.
-"""
-
-APPLICATION_ID = 0x454D5653  # "EMVS"
-VERSION = 1
-
-SCHEMA = """
 CREATE TABLE study (
     only INTEGER PRIMARY KEY CHECK (only = 1),
     uid TEXT NOT NULL,
@@ -114,11 +109,3 @@ END;
 CREATE TRIGGER votes_are_final BEFORE UPDATE ON votes BEGIN SELECT RAISE(ABORT, 'a vote is not changed'); END;
 CREATE TRIGGER votes_are_kept BEFORE DELETE ON votes BEGIN SELECT RAISE(ABORT, 'a vote is not deleted'); END;
 CREATE TRIGGER raters_are_fixed BEFORE UPDATE OF raters, uid ON study BEGIN SELECT RAISE(ABORT, 'fixed for this study'); END;
-"""
-
-PAIRS = """
-SELECT p.id, t.key prompt, t.text, x.name first, y.name second, a.sha256 first_sha256, b.sha256 second_sha256,
-    a.file first_file, b.file second_file
-FROM pairs p JOIN prompts t ON t.id = p.prompt_id JOIN videos a ON a.id = p.first_id JOIN videos b ON b.id = p.second_id
-JOIN systems x ON x.id = a.system_id JOIN systems y ON y.id = b.system_id
-"""
