@@ -19,7 +19,7 @@ from ..weights import save_tensors
 from . import shapes
 from .autoencoder import decode, encode
 from .detect import separate
-from .latents import LatentSource
+from .source import LatentSource
 from .text import caption
 
 RANK = 8

@@ -22,7 +22,7 @@ from ..training.sheets import save_grid
 from . import shapes
 from .autoencoder import decode
 from .detect import read_frames
-from .latents import LatentSource
+from .source import LatentSource
 from .text import build_text_encoder, build_tokenizer, caption, token_ids
 
 SCHEDULE = ScheduleConfig()

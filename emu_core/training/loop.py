@@ -25,8 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 from . import checkpoints
-from .parallel import Parallel, local
-from .processes import Processes
+from .processes import Parallel, Processes, local
 from .recipes import Optimisation, Recipe
 
 logger = logging.getLogger(__name__)

@@ -23,12 +23,12 @@ from ..model.stack import TemporalStack
 from ..model.video_model import VideoModel
 from ..toy import shapes
 from ..toy.detect import direction_of, read_frames
+from ..toy.source import WorldSource
 from .loop import PRECISIONS, TaskDefaults
-from .parallel import whole
-from .processes import Processes
+from .processes import Processes, whole
 from .recipes import Recipe
 from .sheets import save_grid
-from .sources import Batch, Source, WorldSource, build_source, frame_times
+from .sources import Batch, ShardSource, Source, frame_times
 
 SHEET_STEPS = 10
 BANDS = 4  # of timesteps, for the validation loss
@@ -374,3 +374,9 @@ def judge(clips: list[shapes.Clip], videos: torch.Tensor, times: torch.Tensor) -
     error = (path - shapes.positions(clips, times)).norm(dim=-1).nan_to_num(nan=32.0)
     figures = {"direction": sum(right) / n, "path_error_px": float(error.mean())}
     return figures | ({"still_drift_px": sum(still) / len(still)} if still else {})
+
+
+def build_source(recipe: Recipe, base: Base, folder: Path, processes: Processes) -> Source:
+    if not recipe.clips.shards:
+        return WorldSource(recipe, base, folder, processes)
+    return ShardSource(recipe, base, folder, processes)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from diffusers.models import AutoencoderKL
 from safetensors import safe_open
+from torch.nn import functional as F
 from tqdm import tqdm
 
+from ..base import Base
 from ..training.processes import Processes
+from ..training.recipes import Recipe
+from ..training.sources import Batch, frame_times
 from ..weights import save_tensors
 from . import anything, shapes
 from .autoencoder import encode
+
+HELD_OUT_SEED = 30_000  # of the world's validation clips
 
 
 class LatentSource:
@@ -77,3 +83,53 @@ def _shuffled(index: int, count: int) -> int:
 def _progress(indices: range, rank: int) -> Iterable[range]:
     parts = [indices[i : i + 64] for i in range(0, len(indices), 64)]
     return tqdm(parts, desc="encoding", disable=rank != 0, mininterval=2)
+
+
+class WorldSource:
+    """Clips of the procedural world, which are endless and need no files."""
+
+    def __init__(self, recipe: Recipe, base: Base, folder: Path, processes: Processes) -> None:
+        self.recipe, self.base = recipe, base
+        self.times = frame_times(recipe.clips, recipe.role)
+        height, width = recipe.clips.size
+        if height != width or shapes.SIZE % height:
+            raise ValueError(
+                f"the procedural world draws {shapes.SIZE} x {shapes.SIZE} pixels or a whole part of it, found clips.size="
+                f"{height},{width}: choose {shapes.SIZE // 2},{shapes.SIZE // 2}, or give clips.shards"
+            )
+        self.shrink = shapes.SIZE // height
+        self.device = processes.device
+        self.latents = _WorldLatents(base.vae, recipe.world_seed, self.times, recipe.cache, recipe.anything)
+        self.latents.shrink = self.shrink
+        self.latents.prepare(folder, processes)
+
+    def stream(self, positions: Iterable[Sequence[int]]) -> Iterator[Batch]:
+        for part in positions:
+            clips, latents = self.latents(part)
+            yield Batch(part, clips, latents.float().to(self.device))
+
+    def held_out(self, count: int) -> tuple[list[shapes.Clip], torch.Tensor]:
+        """Clips of combinations that are never trained on, and their latents."""
+        clips = shapes.clips(HELD_OUT_SEED, range(count), held_out=True)
+        return clips, self.latents.encode_clips(clips)
+
+    def validation(self) -> Batch:
+        clips, latents = self.held_out(self.recipe.clips.validation)
+        return Batch(range(len(clips)), [c.caption for c in clips], latents.float().to(self.device))
+
+
+class _WorldLatents(LatentSource):
+    shrink = 1
+
+    def key(self) -> str:
+        own = super().key()
+        return own if self.shrink == 1 else hashlib.sha256(f"{own} {self.shrink}".encode()).hexdigest()[:24]
+
+    def encode(self, indices: Iterable[int]) -> torch.Tensor:
+        return self.encode_clips(self.clips(indices))
+
+    def encode_clips(self, clips: Sequence[shapes.Clip | anything.Anything]) -> torch.Tensor:
+        images = anything.render_mixed(clips, self.times)
+        if self.shrink > 1:
+            images = F.avg_pool2d(images.flatten(0, 1), self.shrink).unflatten(0, images.shape[:2])
+        return encode(self.vae, images.to(self.vae.device)).cpu()
