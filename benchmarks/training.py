@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +101,7 @@ def loader(options: argparse.Namespace) -> None:
     from emu_core.data.shards import Shards
     from emu_core.pipeline import BUNDLED
     from emu_core.toy.demo import make_shards
+    from emu_core.toy.recipes import TINY
     from emu_core.training import paper
     from emu_core.training.loop import Trainer
     from emu_core.training.recipes import override
@@ -112,7 +112,7 @@ def loader(options: argparse.Namespace) -> None:
         shards = make_shards(folder / "videos", folder / "shards", 200)
         changes = {"optimisation.batch": "16", "optimisation.steps": "1000", "clips.validation": "0", "clips.workers": "0"}
         changes |= {"clips.starts": "1", "compute.cache": "true"}
-        recipe = override(replace(paper.stage2_512px("tiny"), base=str(BUNDLED)), {**changes, "clips.shards": str(shards)})
+        recipe = override(paper.stage2_512px(TINY), {**changes, "start.base": str(BUNDLED), "clips.shards": str(shards)})
         trainer = Trainer(recipe, VideoTask(recipe, folder / "run"), folder / "run")
         trainer.one_step()
         started = time.perf_counter()
@@ -137,6 +137,8 @@ def loader(options: argparse.Namespace) -> None:
 def start(options: argparse.Namespace) -> None:
     """Two runs of one recipe that differ in nothing else; validation loss on held-out clips."""
     from emu_core.pipeline import BUNDLED
+    from emu_core.toy.recipes import TINY
+    from emu_core.toy.source import WorldSource
     from emu_core.training import paper
     from emu_core.training.loop import Trainer
     from emu_core.training.recipes import override
@@ -148,9 +150,9 @@ def start(options: argparse.Namespace) -> None:
         changes = {"optimisation.batch": "8", "optimisation.steps": str(options.steps), "clips.validation": "32", "cache": "2000"}
         changes |= {"validate_every": str(every), "method.start": kind, "sheet_every": "1000000", "save_every": "1000000"}
         changes |= {"clips.size": "32,32"} if options.small else {}
-        recipe = override(replace(paper.stage2_512px("tiny"), base=str(BUNDLED)), changes)
+        recipe = override(paper.stage2_512px(TINY), changes | {"start.base": str(BUNDLED)})
         folder = Path(options.out) / kind
-        trainer = Trainer(recipe, VideoTask(recipe, Path(options.out)), folder)
+        trainer = Trainer(recipe, VideoTask(recipe, Path(options.out), source=WorldSource), folder)
         folder.mkdir(parents=True, exist_ok=True)
         curves[kind] = [f["val_loss"] for f in trainer.steps() if "val_loss" in f]
         print(kind, " ".join(f"{value:.4f}" for value in curves[kind]), flush=True)

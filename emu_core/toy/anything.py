@@ -41,12 +41,20 @@ class Anything:
 
     @property
     def caption(self) -> str:
+        """The motion in words; there are none for the rest."""
         return shapes.motion_words(self.direction, self.speed)
 
     @property
     def velocity(self) -> tuple[float, float]:
         """Pixels a second, (x, y); y grows downwards."""
         return shapes.velocity(self.direction, self.speed)
+
+    def said(self, generator: torch.Generator, drop: float, keep_motion: bool = True) -> str:
+        """The caption, empty in a share `drop`."""
+        return shapes.typed(self.caption, (), generator, drop)
+
+
+Mixed = shapes.Clip | Anything
 
 
 def clip(seed: int, index: int) -> Anything:
@@ -73,23 +81,16 @@ def clip(seed: int, index: int) -> Anything:
     return Anything(tuple(parts), colour(18), (ground, other), 6.2832 * number[21], blur, direction, speed, start)
 
 
-def clips(seed: int, indices: Sequence[int]) -> list[Anything]:
-    return [clip(seed, int(i)) for i in indices]
-
-
-def render(batch: Sequence[Anything], times: torch.Tensor) -> torch.Tensor:
-    """Draw at `times` (f,) seconds -> (n, f, 3, 64, 64) in -1..1."""
+def render(c: Anything, times: torch.Tensor) -> torch.Tensor:
+    """Draw at `times` (f,) seconds -> (f, 3, 64, 64) in -1..1."""
     grid = shapes.pixel_grid()
-    frames = torch.empty(len(batch), len(times), 3, shapes.SIZE, shapes.SIZE)
-    for i, c in enumerate(batch):
-        across = torch.tensor([c.angle]).cos() * (grid[..., 0] - 32) + torch.tensor([c.angle]).sin() * (grid[..., 1] - 32)
-        share = (across / 80 + 0.5).clamp(0, 1)
-        first, second = (torch.tensor(corner).view(3, 1, 1) for corner in c.corners)
-        ground = first + share * (second - first)
-        centre = torch.tensor(c.start) + torch.tensor(c.velocity) * times[:, None]
-        alpha = figure(c, grid - centre[:, None, None])[:, None]
-        frames[i] = ground + alpha * (torch.tensor(c.colour).view(3, 1, 1) - ground)
-    return frames
+    across = torch.tensor([c.angle]).cos() * (grid[..., 0] - 32) + torch.tensor([c.angle]).sin() * (grid[..., 1] - 32)
+    share = (across / 80 + 0.5).clamp(0, 1)
+    first, second = (torch.tensor(corner).view(3, 1, 1) for corner in c.corners)
+    ground = first + share * (second - first)
+    centre = torch.tensor(c.start) + torch.tensor(c.velocity) * times[:, None]
+    alpha = figure(c, grid - centre[:, None, None])[:, None]
+    return ground + alpha * (torch.tensor(c.colour).view(3, 1, 1) - ground)
 
 
 def figure(c: Anything, offset: torch.Tensor) -> torch.Tensor:
@@ -101,12 +102,12 @@ def figure(c: Anything, offset: torch.Tensor) -> torch.Tensor:
     return (0.5 - torch.stack(inside).amin(0) / c.blur).clamp(0, 1)
 
 
-def mixed(seed: int, indices: Sequence[int], share: float) -> list[shapes.Clip | Anything]:
+def mixed(seed: int, indices: Sequence[int], share: float) -> list[Mixed]:
     """Clips of the named world, with a fixed `share` 0..1 of nameless figures among them, spread evenly over the indices."""
     return [clip(seed, int(i)) if int((i + 1) * share) > int(i * share) else shapes.clip(seed, int(i)) for i in indices]
 
 
-def render_mixed(batch: Sequence[shapes.Clip | Anything], times: torch.Tensor) -> torch.Tensor:
-    """`render` for clips of both kinds, in their order."""
-    frames = [render([c], times) if isinstance(c, Anything) else shapes.render([c], times) for c in batch]
-    return torch.cat(frames)
+def render_mixed(batch: Sequence[Mixed], times: torch.Tensor, palette: shapes.Palette = shapes.PALETTE) -> torch.Tensor:
+    """Draw clips of both kinds at `times` (f,) seconds -> (n, f, 3, 64, 64) in -1..1. `palette`: what names of colours mean."""
+    frames = [render(c, times) if isinstance(c, Anything) else shapes.render([c], times, palette)[0] for c in batch]
+    return torch.stack(frames)

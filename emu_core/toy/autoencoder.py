@@ -12,9 +12,10 @@ from diffusers.models import AutoencoderKL
 from torch import nn
 from torch.nn import functional as F
 
-from ..training.loop import TaskDefaults
+from ..training.folder import write_sheet
+from ..training.loop import Task
+from ..training.processes import Processes
 from ..training.recipes import Recipe
-from ..training.sheets import save_grid
 from . import anything, shapes
 
 CROP = 32
@@ -25,15 +26,9 @@ LATENT_NOISE = 0.25  # most noise, in standard deviations, that the decoder lear
 
 def build_vae() -> AutoencoderKL:
     """64 channels at every level: at 32, a group norm of 32 groups would take each channel's mean, a flat colour, away."""
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(64,) * 4,
-        layers_per_block=1,
-        latent_channels=4,
-        sample_size=shapes.SIZE,
-        scaling_factor=1.0,
-    )
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    sizes = {"block_out_channels": (64,) * 4, "layers_per_block": 1, "latent_channels": 4, "sample_size": shapes.SIZE}
+    vae = AutoencoderKL(**kinds, **sizes, scaling_factor=1.0)
     for resnet in _outer_resnets(vae):
         for p in resnet.parameters():
             p.requires_grad_(False)
@@ -50,6 +45,7 @@ def _outer_resnets(vae: Any) -> list[Any]:
 
 class _Pass(nn.Module):
     def forward(self, x: torch.Tensor, temb: torch.Tensor | None = None) -> torch.Tensor:
+        """The input itself."""
         return x
 
 
@@ -100,12 +96,12 @@ class _Module(nn.Module):
         super().__init__()
         self.recipe = recipe
         vae: Any = build_vae()
-        if recipe.init:
-            vae.load_state_dict(AutoencoderKL.from_pretrained(Path(recipe.init) / "vae").state_dict())
+        if recipe.start.init:
+            vae.load_state_dict(AutoencoderKL.from_pretrained(Path(recipe.start.init) / "vae").state_dict())
         self.vae: Any = vae.to(memory_format=torch.channels_last)
         self.register_buffer("mean", torch.zeros(1, 4, 1, 1))
         self.register_buffer("std", torch.ones(1, 4, 1, 1))
-        components, centre = principal_components(recipe.world_seed)
+        components, centre = principal_components(recipe.world.seed)
         self.register_buffer("components", components)
         self.register_buffer("centre", centre)
 
@@ -124,16 +120,18 @@ class _Module(nn.Module):
             output = self.vae.decode((latents + level * noise) * self.std + self.mean).sample
         mse, l1 = F.mse_loss(output, images), F.l1_loss(output, images)
         loss = mse + l1 + 1e-4 * (raw.square().mean())
-        if progress < PULL_SHARE and not self.recipe.init:
+        if progress < PULL_SHARE and not self.recipe.start.init:
             loss = loss + (1 - progress / PULL_SHARE) * F.mse_loss(raw, self.principal(images))
         # every parameter takes part, or a distributed run waits for its gradient: the posterior's variance is unused
         loss = loss + 0.0 * posterior.logvar.sum()
         return loss, {"mse": mse.item()}
 
     def images(self, indices: range, generator: torch.Generator, progress: float) -> torch.Tensor:
+        """Pictures (n, 3, H, W) of the world at one time: crops around the shape early in the run, then whole ones, half as
+        many."""
         crops = progress < CROP_SHARE
         wanted = indices if crops else indices[: max(1, len(indices) // 2)]
-        batch = anything.mixed(self.recipe.world_seed, wanted, self.recipe.anything)
+        batch = anything.mixed(self.recipe.world.seed, wanted, self.recipe.world.anything)
         times = 2.0 * torch.rand(1, generator=generator)
         images = anything.render_mixed(batch, times)[:, 0]
         if crops:
@@ -158,24 +156,24 @@ def principal_components(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return vectors[:4] / scale[:, None], mean[:, None, None]
 
 
-class AutoencoderTask(TaskDefaults):
-    def __init__(self, recipe: Recipe) -> None:
-        torch.manual_seed(recipe.optimisation.seed)
-        self.module: nn.Module = _Module(recipe)
+class AutoencoderTask(Task):
+    """See `training.loop.Task`."""
 
-    @property
-    def inner(self) -> _Module:
-        return self.module  # type: ignore[return-value]
+    module: _Module
+
+    def __init__(self, recipe: Recipe, folder: Path, processes: Processes) -> None:
+        torch.manual_seed(recipe.optimisation.seed)
+        self.module = _Module(recipe)
 
     def sheet(self, path: Path | None) -> dict[str, float]:
         """Originals above, reconstructions below, then decodings of latents with noise; whole-frame error."""
-        batch = anything.mixed(10_000, range(24), self.inner.recipe.anything)
+        batch = anything.mixed(10_000, range(24), self.module.recipe.world.anything)
         images = anything.render_mixed(batch, torch.tensor([0.5]))[:, 0]
-        latents = encode(self.inner.vae, images)
-        output = decode(self.inner.vae, latents)
+        latents = encode(self.module.vae, images)
+        output = decode(self.module.vae, latents)
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-        noisy = decode(self.inner.vae, latents + 0.25 * noise * latents.std((0, 2, 3), keepdim=True))
-        save_grid(torch.cat([images[:12], output[:12], noisy[:12]]), path, columns=12)
+        noisy = decode(self.module.vae, latents + 0.25 * noise * latents.std((0, 2, 3), keepdim=True))
+        write_sheet(torch.cat([images[:12], output[:12], noisy[:12]]), path, columns=12)
         return {"sheet_mse": F.mse_loss(output, images).item()}
 
     def export(self, folder: Path | None) -> None:
@@ -183,8 +181,8 @@ class AutoencoderTask(TaskDefaults):
         if folder is None:
             return
         vae = build_vae()
-        vae.load_state_dict(self.inner.vae.state_dict())
-        images = shapes.render(shapes.clips(self.inner.recipe.world_seed, range(2000)), torch.tensor([0.5]))[:, 0]
+        vae.load_state_dict(self.module.vae.state_dict())
+        images = shapes.render(shapes.clips(self.module.recipe.world.seed, range(2000)), torch.tensor([0.5]))[:, 0]
         latents = encode(vae, images)
         normalise_latents(vae, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
         vae.save_pretrained(folder / "vae")

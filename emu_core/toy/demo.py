@@ -1,4 +1,4 @@
-"""Real video files of the procedural world, some of them damaged, for the training demo and for tests."""
+"""The demo of training: real video files of the procedural world, some of them damaged, as shards; and the verdict at its end."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ..data.curate import Curation, curate
+from ..data.engines import ProcessEngine
+from ..data.report import draw_report
+from ..data.select import select
 from ..media import write_video
+from ..media.files import whole_file
+from ..pipeline import EmuVideoPipeline, Settings
+from ..training.folder import write_json
 from . import shapes
+from .judge import evaluate
 
 SECONDS, FPS = 4.0, 16.0
 ODD_RATES = (29.97, 12.5)
 SEED = 77
+PROMPTS = 5
 
 
 def write_videos(folder: Path, count: int, fps: float = FPS) -> None:
@@ -55,19 +64,13 @@ def write_damaged(folder: Path) -> list[str]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with whole_file(path) as part:
+        part.write_bytes(content)
 
 
 def make_shards(videos: Path, shards: Path, count: int) -> Path:
     """Draw `count` clips and the damaged files, curate them, and select as `hq` those that move enough: there is no CLIP for the
     paper's rule here. What is there already is kept."""
-    from ..data.curate import Curation, curate
-    from ..data.engines import ProcessEngine
-    from ..data.report import draw_report
-    from ..data.select import select
-
     write_videos(videos, count)
     write_damaged(videos)
     engine = ProcessEngine(max(1, min(os.cpu_count() or 1, 4)))
@@ -78,3 +81,11 @@ def make_shards(videos: Path, shards: Path, count: int) -> Path:
     draw_report(shards)
     select(shards, "hq", "motion_min > 0.3")
     return shards
+
+
+def judge_stacks(stacks: dict[str, Path], out: Path) -> dict[str, float]:
+    """Generate with the stacks F and I on the bundled model, into `out`, and what the world's judge says of it."""
+    pipeline = EmuVideoPipeline.from_files(None, str(stacks["F"]), str(stacks["I"]))
+    figures = evaluate(pipeline, PROMPTS, Settings(frames=8, steps=8), out=out / "videos_made")
+    write_json(out / "judge.json", figures)
+    return figures

@@ -58,7 +58,8 @@ def separate(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     return ground, colour, alpha.clamp(0, 1), axis.norm(dim=1) > _FAINT
 
 
-def _nearest(colour: torch.Tensor, palette: dict[str, tuple[int, int, int]]) -> str:
+def nearest(colour: torch.Tensor, palette: shapes.Palette) -> str:
+    """The name of a palette's colour that is nearest to `colour` (3,) in -1..1."""
     distances = {name: float((colour - shapes.rgb(value)).norm()) for name, value in palette.items()}
     return min(distances, key=distances.__getitem__)
 
@@ -88,7 +89,7 @@ def _read(ground: torch.Tensor, colour: torch.Tensor, alpha: torch.Tensor, visib
     best = overlap.flatten(2).max(-1)
     readings = []
     for i in range(len(alpha)):
-        background = _nearest(ground[i], shapes.BACKGROUNDS)
+        background = nearest(ground[i], shapes.BACKGROUNDS)
         if not visible[i]:
             readings.append(Reading(NOTHING, background, NOTHING, NOTHING, (float("nan"), float("nan")), 0.0))
             continue
@@ -98,7 +99,7 @@ def _read(ground: torch.Tensor, colour: torch.Tensor, alpha: torch.Tensor, visib
                 row, column = divmod(int(best.indices[i, kind]), side)
                 fits.append((*_refine(alpha[i], shape, shapes.RADIUS[size], (column, row)), shape, size))
         score, x, y, shape, size = max(fits)
-        readings.append(Reading(_nearest(colour[i], shapes.PALETTE), background, shape, size, (x, y), score))
+        readings.append(Reading(nearest(colour[i], shapes.PALETTE), background, shape, size, (x, y), score))
     return readings
 
 

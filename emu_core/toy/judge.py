@@ -6,17 +6,18 @@ Frames are read by the exact detectors of `detect`, which are first held against
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from ..media import VIDEO_EXTENSIONS, contact_sheet, read_video, write_image
 from ..model.conditioning import slots
 from ..pipeline import EmuVideoPipeline, Settings
 from . import shapes
-from .detect import Reading, direction_of, read_frames
+from .detect import Reading, direction_of, read_frames, separate
 
 SEED = 987_654  # of the held-out prompts; training uses others, and other combinations
 PARTS = ("colour", "background", "shape", "size")
@@ -51,20 +52,34 @@ def check_detectors(count: int) -> dict[str, float]:
     readings = read_frames(shapes.render(clips, times).flatten(0, 1))
     truth = shapes.positions(clips, times).flatten(0, 1)
     doubled = [c for c in clips for _ in times]
-    figures = {f"detector_{part}": _agreement(readings, doubled, part) for part in PARTS}
+    figures = {f"detector_{part}": agreement(readings, doubled, part) for part in PARTS}
     place = torch.tensor([r.centre for r in readings]) - truth
     return figures | {"detector_place_px": float(place.norm(dim=1).max())}
 
 
-def _agreement(readings: Iterable[Reading], clips: Iterable[shapes.Clip], part: str) -> float:
+def agreement(readings: Iterable[Reading], clips: Iterable[shapes.Clip], part: str) -> float:
+    """Share of readings, 0..1, in which a part (colour, shape ...) is what the clip says."""
     right = [getattr(r, part) == getattr(c, part) for r, c in zip(readings, clips, strict=True)]
     return sum(right) / len(right)
+
+
+def judge_clips(clips: Sequence[shapes.Clip], videos: torch.Tensor, times: torch.Tensor) -> dict[str, float]:
+    """Of videos (n, f, 3, 64, 64) in -1..1 of known clips at `times` (f,) seconds: share of right directions, drift of the still
+    and distance from the true path in pixels."""
+    n, f = videos.shape[:2]
+    path = torch.tensor([r.centre for r in read_frames(videos.flatten(0, 1))]).view(n, f, 2)
+    move = path[:, -1] - path[:, 0]
+    right = [direction_of(*m.tolist()) == c.direction for m, c in zip(move, clips, strict=True)]
+    still = [float(m.norm()) for m, c in zip(move, clips, strict=True) if c.direction == "still"]
+    error = (path - shapes.positions(clips, times)).norm(dim=-1).nan_to_num(nan=32.0)
+    figures = {"direction": sum(right) / n, "path_error_px": float(error.mean())}
+    return figures | ({"still_drift_px": sum(still) / len(still)} if still else {})
 
 
 def judge_starting_frames(samples: list[Sample]) -> dict[str, float]:
     """Of the starting frame, or of the video's first frame where that is not known."""
     readings = read_frames(torch.cat([_network(s.video[:1] if s.first is None else s.first) for s in samples]))
-    return {part: _agreement(readings, [s.clip for s in samples], part) for part in PARTS}
+    return {part: agreement(readings, [s.clip for s in samples], part) for part in PARTS}
 
 
 def judge_videos(samples: list[Sample]) -> dict[str, float]:
@@ -73,36 +88,28 @@ def judge_videos(samples: list[Sample]) -> dict[str, float]:
     `speed`: share of moving clips whose travel is nearer to that of the asked speed than to the other. `travel_ratio`: mean of
     travel over what was asked. `colour_drift`: mean change of the shape's colour from first to last frame, in 0..255.
     """
-    directions, speeds, ratios, drifts, drift_of_colour = [], [], [], [], []
+    found: dict[str, list[float]] = {name: [] for name in ("direction", "speed", "travel_ratio", "still_drift_px")}
+    last = []
     for s in samples:
-        ends = read_frames(_network(s.video[[0, -1]]))
-        dx, dy = (b - a for a, b in zip(ends[0].centre, ends[1].centre, strict=True))
-        directions.append(direction_of(dx, dy) == s.clip.direction)
+        first, end = read_frames(_network(s.video[[0, -1]]))
+        last.append(end)
+        dx, dy = (b - a for a, b in zip(first.centre, end.centre, strict=True))
+        found["direction"].append(direction_of(dx, dy) == s.clip.direction)
         travel, seconds = (dx * dx + dy * dy) ** 0.5, (len(s.video) - 1) / s.fps
         if s.clip.direction == "still":
-            drifts.append(travel)
+            found["still_drift_px"].append(travel)
         else:
             nearest = min(shapes.SPEED, key=lambda word: abs(shapes.SPEED[word] * seconds - travel))
-            speeds.append(nearest == s.clip.speed)
-            ratios.append(travel / (shapes.SPEED[s.clip.speed] * seconds))
-        drift_of_colour.append(_colour_drift(s.video))
-    given = [_psnr(s.first[0], s.video[0]) for s in samples if s.first is not None]
-    return {
-        "direction": _mean(directions),
-        "speed": _mean(speeds),
-        "travel_ratio": _mean(ratios),
-        "still_drift_px": _mean(drifts),
-        **({"frame0_psnr_db": _mean(given)} if given else {}),
-        "colour_drift": _mean(drift_of_colour),
-        "last_frame_shape": _agreement(
-            read_frames(torch.cat([_network(s.video[-1:]) for s in samples])), [s.clip for s in samples], "shape"
-        ),
-    }
+            found["speed"].append(nearest == s.clip.speed)
+            found["travel_ratio"].append(travel / (shapes.SPEED[s.clip.speed] * seconds))
+    if given := [_psnr(s.first[0], s.video[0]) for s in samples if s.first is not None]:
+        found["frame0_psnr_db"] = given
+    found["colour_drift"] = [_colour_drift(s.video) for s in samples]
+    figures = {name: _mean(values) for name, values in found.items()}
+    return figures | {"last_frame_shape": agreement(last, [s.clip for s in samples], "shape")}
 
 
 def _colour_drift(video: torch.Tensor) -> float:
-    from .detect import separate
-
     _, colour, _, _ = separate(_network(video[[0, -1]]))
     return float((colour[1] - colour[0]).abs().mean()) * 127.5
 
@@ -132,39 +139,33 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def evaluate(
-    pipeline: EmuVideoPipeline,
-    prompts: int = 200,
-    settings: Settings = Settings(),
-    interpolate: bool = True,
-    out: Path | None = None,
+    pipeline: EmuVideoPipeline, prompts: int, settings: Settings = Settings(), interpolate: bool = True, out: Path | None = None
 ) -> dict[str, float]:
     """Run the three steps on held-out prompts and measure them. With `out`, sheets of the first videos are written there."""
-    from tqdm import tqdm
-
     figures: dict[str, float] = {"prompts": prompts, **check_detectors(prompts)}
     samples = []
     for i, clip in enumerate(tqdm(shapes.clips(SEED, range(prompts), held_out=True), desc="videos")):
-        result = pipeline(clip.caption, _seeded(settings, i), interpolate=interpolate)
+        result = pipeline(clip.caption, replace(settings, seed=settings.seed + i), interpolate=interpolate)
         samples.append(Sample(clip, result.video, result.fps, result.starting_frame, result.interpolated))
-    figures |= judge_starting_frames(samples) | judge_videos(samples) | judge_interpolation(samples)
-    if out is not None:
-        write_sheets(samples[:8], out)
-    return figures
+    return figures | _judged(samples, out)
 
 
 def evaluate_folder(folder: Path, out: Path | None = None) -> dict[str, float]:
     """Measure videos that were made elsewhere, by the same detectors. Each file's prompt is what its metadata says (of this
     project or of ComfyUI), or the text of a file of the same name that ends in .txt. The given starting frame is not known, so
-    nothing is said of it; a video counts as it is, interpolated or not."""
+    nothing is said of it; a video counts as it is, interpolated or not. ValueError for a folder without videos, for one of
+    another size or without a prompt."""
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_EXTENSIONS) if folder.is_dir() else []
     if not files:
         raise ValueError(f"{folder} should be a folder with videos ({', '.join(VIDEO_EXTENSIONS)}), found none: check the path")
     samples = [_read_sample(path) for path in files]
-    figures: dict[str, float] = {"videos": len(samples), **check_detectors(50)}
-    figures |= judge_starting_frames(samples) | judge_videos(samples)
+    return {"videos": len(samples), **check_detectors(50), **_judged(samples, out)}
+
+
+def _judged(samples: list[Sample], out: Path | None) -> dict[str, float]:
     if out is not None:
         write_sheets(samples[:8], out)
-    return figures
+    return judge_starting_frames(samples) | judge_videos(samples) | judge_interpolation(samples)
 
 
 def _read_sample(path: Path) -> Sample:
@@ -195,12 +196,6 @@ def _texts(prompt: str) -> Iterator[str]:
         return
     for inputs in nodes:
         yield from (value for value in inputs.values() if isinstance(value, str))
-
-
-def _seeded(settings: Settings, number: int) -> Settings:
-    from dataclasses import replace
-
-    return replace(settings, seed=settings.seed + number)
 
 
 def write_sheets(samples: list[Sample], out: Path) -> None:

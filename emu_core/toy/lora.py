@@ -9,33 +9,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..base import Base, load_base
-from ..model.sampling import sample
 from ..model.schedule import add_noise, stratified_timesteps, target
-from ..training.loop import TaskDefaults
+from ..training.folder import write_sheet
+from ..training.loop import Task
 from ..training.processes import Processes
 from ..training.recipes import Recipe
-from ..training.sheets import save_grid
 from ..weights import save_tensors
 from . import shapes
-from .autoencoder import decode, encode
-from .detect import separate
+from .detect import nearest, separate
 from .source import LatentSource
-from .text import caption
+from .text_to_image import SHEET_SEED, draw
 
 RANK = 8
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
-PASTEL: dict[str, tuple[int, int, int]] = {
-    name: (r // 2 + 115, g // 2 + 115, b // 2 + 115) for name, (r, g, b) in shapes.PALETTE.items()
-}
+PASTEL = {name: (r // 2 + 115, g // 2 + 115, b // 2 + 115) for name, (r, g, b) in shapes.PALETTE.items()}
 """Each colour of the palette, half way to white."""
-
-
-class _PastelSource(LatentSource):
-    def key(self) -> str:
-        return f"pastel-{super().key()}"
-
-    def encode(self, indices: range) -> torch.Tensor:  # type: ignore[override]
-        return encode(self.vae, shapes.render(shapes.clips(self.world_seed, indices), self.times, PASTEL))
 
 
 class _Module(nn.Module):
@@ -55,41 +43,33 @@ class _Module(nn.Module):
         base = self._base[0]
         clips, latents = self.source(indices)
         x0 = latents[:, 0].float()
-        text = base.encode_text([caption(c, generator, self.recipe.text_drop) for c in clips]).hidden
+        drop = self.recipe.given.text_drop
+        text = base.encode_text([c.said(generator, drop, keep_motion=False) for c in clips]).hidden
         t = stratified_timesteps(base.schedule, len(x0), generator)
         noise = torch.randn(x0.shape, generator=generator)
         output = self.unet(add_noise(base.schedule, x0, noise, t), t, text).sample
         return F.mse_loss(output, target(base.schedule, x0, noise, t)), {}
 
 
-class LoraTask(TaskDefaults):
-    """See `loop.Task`."""
+class LoraTask(Task):
+    """See `training.loop.Task`. ValueError without peft."""
 
     def __init__(self, recipe: Recipe, folder: Path, processes: Processes) -> None:
         torch.manual_seed(recipe.optimisation.seed)
-        self.base = load_base(recipe.base)
-        source = _PastelSource(self.base.vae, recipe.world_seed, torch.zeros(1), recipe.cache)
+        self.base = load_base(recipe.start.base)
+        source = LatentSource(self.base.vae, recipe.world, torch.zeros(1), palette=PASTEL)
         source.prepare(folder, processes)
-        self.module: nn.Module = _Module(recipe, self.base, source)
+        self.module = _Module(recipe, self.base, source)
 
-    def sheet(self, path: Path | None, count: int = 32, guidance: float = 3.0, steps: int = 20) -> dict[str, float]:
+    def sheet(self, path: Path | None, count: int = 32) -> dict[str, float]:
         """Starting frames of held-out prompts, and how many have the colour that was asked for in its pastel tone."""
-        clips = shapes.clips(20_000, range(count), held_out=True)
-        texts = torch.cat([self.base.encode_text(said).hidden for said in ([""] * count, [c.caption for c in clips])])
-
-        def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            none, full = self.base.unet(torch.cat([x, x]), t, texts).sample.chunk(2)
-            return none + guidance * (full - none)
-
-        noise = torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-        images = decode(self.base.vae, sample(denoise, noise, self.base.schedule, steps))
-        save_grid(images, path, columns=16)
+        clips, base = shapes.clips(SHEET_SEED, range(count), held_out=True), self.base
+        captions = [c.caption for c in clips]
+        images = draw(base.unet, base.vae, lambda said: base.encode_text(said).hidden, captions, base.schedule)
+        write_sheet(images, path, columns=16)
+        tones = PASTEL | {f"full {name}": value for name, value in shapes.PALETTE.items()}
         _, colours, _, _ = separate(images)
-        tones = {name: shapes.rgb(value) for name, value in PASTEL.items()} | {
-            f"full {name}": shapes.rgb(value) for name, value in shapes.PALETTE.items()
-        }
-        nearest = [min(tones, key=lambda name: float((colour - tones[name]).norm())) for colour in colours]
-        return {"pastel": sum(n == c.colour for n, c in zip(nearest, clips, strict=True)) / count}
+        return {"pastel": sum(nearest(tone, tones) == c.colour for tone, c in zip(colours, clips, strict=True)) / count}
 
     def export(self, folder: Path | None) -> None:
         """Write the LoRA alone, under the names that ComfyUI and others read, float16."""

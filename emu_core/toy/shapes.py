@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import torch
 
 SIZE = 64
-PALETTE: dict[str, tuple[int, int, int]] = {
+Palette = Mapping[str, tuple[int, int, int]]
+PALETTE: Palette = {
     "red": (220, 40, 40),
     "green": (40, 170, 60),
     "blue": (40, 70, 220),
@@ -25,7 +26,7 @@ PALETTE: dict[str, tuple[int, int, int]] = {
     "purple": (160, 50, 200),
     "cyan": (40, 200, 220),
 }
-BACKGROUNDS: dict[str, tuple[int, int, int]] = {"white": (245, 245, 245), "gray": (128, 128, 128), "black": (12, 12, 12)}
+BACKGROUNDS: Palette = {"white": (245, 245, 245), "gray": (128, 128, 128), "black": (12, 12, 12)}
 SHAPES = ("circle", "square", "triangle", "cross")
 RADIUS = {"small": 11.0, "big": 18.0}
 DIRECTIONS: dict[str, tuple[int, int]] = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1), "still": (0, 0)}
@@ -59,6 +60,7 @@ class Clip:
 
     @property
     def caption(self) -> str:
+        """All that happens, in words."""
         motion = motion_words(self.direction, self.speed)
         return f"a {self.size} {self.colour} {self.shape} {motion} on a {self.background} background"
 
@@ -66,6 +68,22 @@ class Clip:
     def velocity(self) -> tuple[float, float]:
         """Pixels a second, (x, y); y grows downwards."""
         return velocity(self.direction, self.speed)
+
+    def said(self, generator: torch.Generator, drop: float, keep_motion: bool = True) -> str:
+        """The caption as somebody might type it: empty in a share `drop`. Of the others a quarter lack one part, so that short
+        prompts work; the motion only where it need not be kept."""
+        text, motion = self.caption, motion_words(self.direction, self.speed)
+        last = f"{self.colour} " if keep_motion else f" {motion}"
+        return typed(text, (f"{self.size} ", f" on a {self.background} background", last), generator, drop)
+
+
+def typed(text: str, parts: Sequence[str], generator: torch.Generator, drop: float) -> str:
+    """A text: empty in a share `drop`, and in a quarter of the rest without one of `parts`."""
+    roll, part = torch.rand(2, generator=generator).tolist()
+    if roll < drop:
+        return ""
+    lacks = bool(parts) and roll > drop + 0.75 * (1 - drop)
+    return text.replace(parts[int(part * len(parts))], "", 1) if lacks else text
 
 
 def read_caption(text: str) -> Clip | None:
@@ -176,7 +194,7 @@ def rgb(colour: tuple[int, int, int]) -> torch.Tensor:
     return torch.tensor(colour, dtype=torch.float32) / 127.5 - 1
 
 
-def render(batch: Sequence[Clip], times: torch.Tensor, palette: Mapping[str, tuple[int, int, int]] = PALETTE) -> torch.Tensor:
+def render(batch: Sequence[Clip], times: torch.Tensor, palette: Palette = PALETTE) -> torch.Tensor:
     """Draw clips at `times` (f,) seconds -> (n, f, 3, 64, 64) in -1..1. `palette`: what the names of colours mean."""
     centre = positions(batch, times)
     grid = pixel_grid()

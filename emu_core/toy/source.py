@@ -1,73 +1,92 @@
-"""Latents of the procedural world: encoded once and kept, or encoded as they come."""
+"""Clips of the procedural world for training: latents encoded once and kept, or as they come. The world is endless and needs no
+files."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers.models import AutoencoderKL
 from safetensors import safe_open
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..base import Base
+from ..model.conditioning import KEYFRAMES, slots
 from ..training.processes import Processes
-from ..training.recipes import Recipe
-from ..training.sources import Batch, frame_times
+from ..training.recipes import Clips, Recipe, World
+from ..training.sources import Batch
 from ..weights import save_tensors
 from . import anything, shapes
 from .autoencoder import encode
+from .judge import judge_clips
 
-HELD_OUT_SEED = 30_000  # of the world's validation clips
+HELD_OUT_SEED = 30_000  # of the clips that measure
 
 
 class LatentSource:
-    """Latents (n, f, 4, 8, 8) of clips at fixed times. With `count`, clips 0..count-1 are encoded once, shared between
-    processes, and kept in `folder`, under a key of everything that they depend on."""
+    """Latents (n, f, 4, 8, 8) of clips at fixed times. With `world.cache`, clips 0..cache-1 are encoded once, shared between
+    processes, and kept in `folder`, under a key of everything that they depend on. `shrink`: pixels of the picture that become
+    one; `palette`: what the names of colours mean."""
 
-    def __init__(self, vae: AutoencoderKL, world_seed: int, times: torch.Tensor, count: int = 0, nameless: float = 0.0) -> None:
-        self.vae, self.world_seed, self.times, self.count, self.nameless = vae, world_seed, times, count, nameless
-        self.cached: torch.Tensor | None = None
+    def __init__(self, vae: Any, world: World, times: Tensor, shrink: int = 1, palette: shapes.Palette = shapes.PALETTE) -> None:
+        self.vae, self.world, self.times, self.shrink, self.palette = vae, world, times, shrink, palette
+        self.cached: Tensor | None = None
 
     def key(self) -> str:
-        digest = hashlib.sha256(f"{self.world_seed} {self.times.tolist()} {self.count} {self.nameless} {shapes.RADIUS}".encode())
+        """A name for what is kept."""
+        world = self.world
+        digest = hashlib.sha256(f"{world.seed} {self.times.tolist()} {world.cache} {world.anything} {shapes.RADIUS}".encode())
         for name, value in sorted(self.vae.state_dict().items()):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:24]
+        own = digest.hexdigest()[:24]
+        if self.shrink > 1:
+            own = hashlib.sha256(f"{own} {self.shrink}".encode()).hexdigest()[:24]
+        return own if self.palette is shapes.PALETTE else f"pastel-{own}"
 
-    def prepare(self, folder: Path, processes: Processes) -> None:
-        """Encode the cache, each process its share, or read it when its key fits."""
-        if not self.count:
+    def prepare(self, folder: Path, here: Processes) -> None:
+        """Encode what is to be kept, each process its share, or read it when its key fits."""
+        count = self.world.cache
+        if not count:
             return
         path = folder / f"latents-{self.key()}.safetensors"
-        processes.barrier()
+        here.barrier()
         if not path.is_file():
-            rank, ranks = processes.rank, processes.world
-            own = torch.cat([self.encode(part) for part in _progress(range(rank, self.count, ranks), rank)])
-            own = torch.nn.functional.pad(own, [0] * (2 * own.dim() - 1) + [-(-self.count // ranks) - len(own)])
-            together = processes.gather(own.to(processes.device)).cpu().unflatten(0, (ranks, -1))
-            if processes.main:
+            mine = range(here.rank, count, here.world)
+            parts = [mine[i : i + 64] for i in range(0, len(mine), 64)]
+            bar = tqdm(parts, desc="encoding", disable=not here.main, mininterval=2)
+            own = torch.cat([self.encode(self.clips(part)) for part in bar])
+            own = F.pad(own, [0] * (2 * own.dim() - 1) + [-(-count // here.world) - len(own)])
+            together = here.gather(own.to(here.device)).cpu().unflatten(0, (here.world, -1))
+            if here.main:
                 folder.mkdir(parents=True, exist_ok=True)
-                whole = together.transpose(0, 1).flatten(0, 1)[: self.count]
-                save_tensors({"latents": whole}, path)
-            processes.barrier()
+                save_tensors({"latents": together.transpose(0, 1).flatten(0, 1)[:count]}, path)
+            here.barrier()
         with safe_open(path, framework="pt") as file:
             self.cached = file.get_tensor("latents")
 
-    def encode(self, indices: Iterable[int]) -> torch.Tensor:
-        return encode(self.vae, anything.render_mixed(self.clips(indices), self.times))
+    def encode(self, clips: Sequence[anything.Mixed]) -> Tensor:
+        """Latents of clips, in main memory."""
+        images = anything.render_mixed(clips, self.times, self.palette)
+        if self.shrink > 1:
+            images = F.avg_pool2d(images.flatten(0, 1), self.shrink).unflatten(0, images.shape[:2])
+        return encode(self.vae, images.to(self.vae.device)).cpu()
 
-    def clips(self, indices: Iterable[int]) -> list[shapes.Clip | anything.Anything]:
-        return anything.mixed(self.world_seed, list(indices), self.nameless)
+    def clips(self, indices: Iterable[int]) -> list[anything.Mixed]:
+        """The world's clips of these numbers."""
+        return anything.mixed(self.world.seed, list(indices), self.world.anything)
 
-    def __call__(self, indices: Iterable[int]) -> tuple[list[shapes.Clip | anything.Anything], torch.Tensor]:
+    def __call__(self, indices: Iterable[int]) -> tuple[list[anything.Mixed], Tensor]:
         """Clips and latents of samples `indices`; beyond the cache's size they come round again, in another order."""
         if self.cached is None:
-            indices = list(indices)
-            return self.clips(indices), self.encode(indices)
-        places = [_shuffled(int(i), self.count) for i in indices]
+            clips = self.clips(indices)
+            return clips, self.encode(clips)
+        places = [_shuffled(int(i), self.world.cache) for i in indices]
         return self.clips(places), self.cached[places]
 
 
@@ -75,61 +94,56 @@ def _shuffled(index: int, count: int) -> int:
     """A different order each time round: multiply by a number coprime to `count`, which is a permutation."""
     lap, place = divmod(index, count)
     step = 2 * lap + 1
-    while torch.gcd(torch.tensor(step), torch.tensor(count)) != 1:
+    while math.gcd(step, count) != 1:
         step += 2
     return (place * step + 7919 * lap) % count
 
 
-def _progress(indices: range, rank: int) -> Iterable[range]:
-    parts = [indices[i : i + 64] for i in range(0, len(indices), 64)]
-    return tqdm(parts, desc="encoding", disable=rank != 0, mininterval=2)
+def frame_times(clips: Clips, role: str) -> Tensor:
+    """Seconds of each frame: F's from 0; I's so that its first keyframe is at 0."""
+    first = slots(KEYFRAMES)[0] if role == "I" else 0
+    return (torch.arange(clips.frames) - first) / clips.fps
 
 
 class WorldSource:
-    """Clips of the procedural world, which are endless and need no files."""
+    """See `training.sources.Source`. Those that measure are combinations that are never trained on."""
 
     def __init__(self, recipe: Recipe, base: Base, folder: Path, processes: Processes) -> None:
-        self.recipe, self.base = recipe, base
-        self.times = frame_times(recipe.clips, recipe.role)
+        self.recipe, self.device = recipe, processes.device
         height, width = recipe.clips.size
         if height != width or shapes.SIZE % height:
+            half = shapes.SIZE // 2
             raise ValueError(
                 f"the procedural world draws {shapes.SIZE} x {shapes.SIZE} pixels or a whole part of it, found clips.size="
-                f"{height},{width}: choose {shapes.SIZE // 2},{shapes.SIZE // 2}, or give clips.shards"
+                f"{height},{width}: choose {half},{half}, or give clips.shards"
             )
-        self.shrink = shapes.SIZE // height
-        self.device = processes.device
-        self.latents = _WorldLatents(base.vae, recipe.world_seed, self.times, recipe.cache, recipe.anything)
-        self.latents.shrink = self.shrink
+        times = frame_times(recipe.clips, recipe.role)
+        self.latents = LatentSource(base.vae, recipe.world, times, shapes.SIZE // height)
         self.latents.prepare(folder, processes)
 
     def stream(self, positions: Iterable[Sequence[int]]) -> Iterator[Batch]:
+        """See `Source`; the clips word their captions, which may lack a part."""
         for part in positions:
             clips, latents = self.latents(part)
-            yield Batch(part, clips, latents.float().to(self.device))
+            yield Batch(part, [c.caption for c in clips], latents.float().to(self.device), clips=clips)
 
-    def held_out(self, count: int) -> tuple[list[shapes.Clip], torch.Tensor]:
-        """Clips of combinations that are never trained on, and their latents."""
+    @cached_property
+    def kept_out(self) -> Batch:
+        """As many as the recipe asks for."""
+        batch = self._held_out(self.recipe.clips.validation)
+        batch.latents = batch.latents.float().to(self.device)
+        return batch
+
+    def examples(self, count: int) -> Batch:
+        """The first of those that measure; a few of I's longer ones."""
+        return self._held_out(count if self.recipe.role == "F" else 4)
+
+    def judge(self, videos: Tensor) -> dict[str, float]:
+        """How many move as asked, and how still the still are, where the detectors can read the pictures."""
+        if videos.shape[-1] != shapes.SIZE:
+            return {}
+        return judge_clips(shapes.clips(HELD_OUT_SEED, range(len(videos)), held_out=True), videos, self.latents.times)
+
+    def _held_out(self, count: int) -> Batch:
         clips = shapes.clips(HELD_OUT_SEED, range(count), held_out=True)
-        return clips, self.latents.encode_clips(clips)
-
-    def validation(self) -> Batch:
-        clips, latents = self.held_out(self.recipe.clips.validation)
-        return Batch(range(len(clips)), [c.caption for c in clips], latents.float().to(self.device))
-
-
-class _WorldLatents(LatentSource):
-    shrink = 1
-
-    def key(self) -> str:
-        own = super().key()
-        return own if self.shrink == 1 else hashlib.sha256(f"{own} {self.shrink}".encode()).hexdigest()[:24]
-
-    def encode(self, indices: Iterable[int]) -> torch.Tensor:
-        return self.encode_clips(self.clips(indices))
-
-    def encode_clips(self, clips: Sequence[shapes.Clip | anything.Anything]) -> torch.Tensor:
-        images = anything.render_mixed(clips, self.times)
-        if self.shrink > 1:
-            images = F.avg_pool2d(images.flatten(0, 1), self.shrink).unflatten(0, images.shape[:2])
-        return encode(self.vae, images.to(self.vae.device)).cpu()
+        return Batch(range(count), [c.caption for c in clips], self.latents.encode(clips))

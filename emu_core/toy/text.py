@@ -7,7 +7,6 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from . import shapes
-from .anything import Anything
 
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
 MAX_TOKENS = 20
@@ -50,19 +49,3 @@ def build_text_encoder(vocabulary_size: int, width: int = 128, layers: int = 2) 
 def token_ids(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.Tensor:
     """(n, MAX_TOKENS) int64."""
     return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-
-
-def caption(clip: shapes.Clip | Anything, generator: torch.Generator, drop: float, keep_motion: bool = False) -> str:
-    """A clip's caption as somebody might type it: now and then empty, or without one of its parts.
-
-    `drop` is the share of empty ones. Of the others a quarter lack one part, so that short prompts work.
-    """
-    roll, part = torch.rand(2, generator=generator).tolist()
-    text = clip.caption
-    if roll < drop:
-        return ""
-    if isinstance(clip, shapes.Clip) and roll > drop + 0.75 * (1 - drop):
-        parts = [f"{clip.size} ", f" on a {clip.background} background"]
-        parts += [f"{clip.colour} "] if keep_motion else [text[text.index(clip.shape) + len(clip.shape) : text.index(" on a")]]
-        text = text.replace(parts[int(part * len(parts))], "", 1)
-    return text

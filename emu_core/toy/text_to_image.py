@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel
 
+from ..model.guidance import GuidedDenoiser, calls
 from ..model.sampling import build_scheduler, sample
 from ..model.schedule import ScheduleConfig, add_noise, stratified_timesteps, target
 from ..pipeline import DEFAULTS_FILE
-from ..training.loop import TaskDefaults
+from ..training.folder import write_sheet
+from ..training.loop import Task
 from ..training.processes import Processes
 from ..training.recipes import Recipe
-from ..training.sheets import save_grid
 from . import shapes
 from .autoencoder import decode
 from .detect import read_frames
+from .judge import agreement
 from .source import LatentSource
-from .text import build_text_encoder, build_tokenizer, caption, token_ids
+from .text import build_text_encoder, build_tokenizer, token_ids
 
 SCHEDULE = ScheduleConfig()
+STEPS, TEXT_GUIDANCE = 20, 3.0  # recommended for the starting frame
+SHEET_SEED = 20_000
 WORD_LOSS = 0.1
 """Weight of reading each word back from its text state. A starting frame does not show how it will move, so the image loss alone
 leaves the words of motion faint in the text states, which are all that a stack on the frozen model has of them."""
@@ -52,15 +57,15 @@ class _Module(nn.Module):
         self.tokenizer = build_tokenizer()
         self.text_encoder = build_text_encoder(len(self.tokenizer))
         self.read_back = nn.Linear(self.text_encoder.config.hidden_size, len(self.tokenizer))
-        self.unet = build_unet(tuple(int(w) for w in recipe.widths), recipe.layers)
-        if recipe.init:
-            start = Path(recipe.init)
+        self.unet = build_unet(recipe.network.widths, recipe.network.layers)
+        if recipe.start.init:
+            start = Path(recipe.start.init)
             self.unet.load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet").float().state_dict())
             self.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder").float().state_dict())
 
     def forward(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
         clips, latents = self.source(indices)
-        captions = [caption(c, generator, self.recipe.text_drop) for c in clips]
+        captions = [c.said(generator, self.recipe.given.text_drop, keep_motion=False) for c in clips]
         x0 = latents[:, 0]
         t = stratified_timesteps(SCHEDULE, len(x0), generator)
         noise = torch.randn(x0.shape, generator=generator)
@@ -71,50 +76,50 @@ class _Module(nn.Module):
         word_loss = F.cross_entropy(self.read_back(F.layer_norm(states, states.shape[-1:])).flatten(0, 1), ids.flatten())
         return image_loss + WORD_LOSS * word_loss, {"image_loss": image_loss.item(), "word_loss": word_loss.item()}
 
-    def states(self, captions: list[str]) -> torch.Tensor:
+    def states(self, captions: list[str]) -> Tensor:
+        """Text states (n, tokens, width)."""
         return self.text_encoder(token_ids(self.tokenizer, captions)).last_hidden_state
 
 
-class TextToImageTask(TaskDefaults):
+def draw(unet: Any, vae: Any, states: Callable[[list[str]], Tensor], captions: list[str], schedule: ScheduleConfig) -> Tensor:
+    """A starting frame for each caption, (n, 3, 64, 64) in -1..1, as the tiny model recommends, from one seed."""
+    texts = {text: states(said) for text, said in {True: captions, False: [""] * len(captions)}.items()}
+    plan = calls(1.0, TEXT_GUIDANCE, has_image=False)
+    denoise = GuidedDenoiser(lambda x, t, call: unet(x, t, texts[call.text]).sample, plan)
+    noise = torch.randn(len(captions), 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    return decode(vae, sample(denoise, noise, schedule, STEPS))
+
+
+class TextToImageTask(Task):
+    """See `training.loop.Task`. ValueError if the autoencoder is missing."""
+
+    module: _Module
+
     def __init__(self, recipe: Recipe, folder: Path, processes: Processes) -> None:
-        vae_folder = Path(recipe.base) / "vae"
+        vae_folder = Path(recipe.start.base) / "vae"
         if not vae_folder.is_dir():
             raise ValueError(f"recipe {recipe.name!r} needs an autoencoder in {vae_folder}: run `emu-video train tiny-vae` first")
         self.vae = AutoencoderKL.from_pretrained(vae_folder).eval().requires_grad_(False)
-        source = LatentSource(self.vae, recipe.world_seed, torch.zeros(1), recipe.cache, recipe.anything)
+        source = LatentSource(self.vae, recipe.world, torch.zeros(1))
         source.prepare(folder, processes)
         torch.manual_seed(recipe.optimisation.seed)
-        self.module: nn.Module = _Module(recipe, source)
+        self.module = _Module(recipe, source)
 
-    @property
-    def inner(self) -> _Module:
-        return self.module  # type: ignore[return-value]
-
-    def sheet(self, path: Path | None, count: int = 64, guidance: float = 3.0, steps: int = 20) -> dict[str, float]:
+    def sheet(self, path: Path | None, count: int = 64) -> dict[str, float]:
         """Starting frames of held-out prompts, and how many show what was asked."""
-        clips = shapes.clips(20_000, range(count), held_out=True)
-        noise = torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-        with_text, without = self.inner.states([c.caption for c in clips]), self.inner.states([""] * count)
-
-        def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            none, full = self.inner.unet(torch.cat([x, x]), t, torch.cat([without, with_text])).sample.chunk(2)
-            return none + guidance * (full - none)
-
-        images = decode(self.vae, sample(denoise, noise, SCHEDULE, steps))
-        save_grid(images[: count // 16 * 16], path, columns=16)
+        clips = shapes.clips(SHEET_SEED, range(count), held_out=True)
+        images = draw(self.module.unet, self.vae, self.module.states, [c.caption for c in clips], SCHEDULE)
+        write_sheet(images[: count // 16 * 16], path, columns=16)
         readings = read_frames(images)
-        return {
-            name: sum(getattr(r, name) == getattr(c, name) for r, c in zip(readings, clips, strict=True)) / count
-            for name in ("colour", "background", "size", "shape")
-        }
+        return {part: agreement(readings, clips, part) for part in ("colour", "background", "size", "shape")}
 
     def export(self, folder: Path | None) -> None:
         """Write the whole image model as a diffusers folder, float16."""
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self.inner.tokenizer.save_pretrained(folder / "tokenizer")
-        parts: dict[str, Any] = {"unet": self.inner.unet, "text_encoder": self.inner.text_encoder, "vae": self.vae}
+        self.module.tokenizer.save_pretrained(folder / "tokenizer")
+        parts: dict[str, Any] = {"unet": self.module.unet, "text_encoder": self.module.text_encoder, "vae": self.vae}
         for name, part in parts.items():
             copy = type(part).from_config(part.config) if name != "text_encoder" else type(part)(part.config)
             copy.load_state_dict(part.state_dict())
@@ -122,7 +127,6 @@ class TextToImageTask(TaskDefaults):
         complete_folder(folder)
 
 
-STEPS, TEXT_GUIDANCE = 20, 3.0  # recommended for the starting frame
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],

@@ -23,13 +23,12 @@ KEPT = 2  # the newest, and one before
 
 def checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints of a run, oldest first."""
-    found = [
-        p for p in folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit() and (p / ".metadata").is_file()
-    ]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
+    found = [(p.name.removeprefix("checkpoint-"), p) for p in folder.glob("checkpoint-*") if (p / ".metadata").is_file()]
+    return [p for _, p in sorted((int(step), p) for step, p in found if step.isdigit())]
 
 
 def newest(folder: Path) -> Path:
+    """The newest whole checkpoint of a run. ValueError if there is none."""
     found = checkpoints(folder)
     if not found:
         raise ValueError(f"nothing to resume: {folder} holds no checkpoint; start without --resume")
@@ -50,10 +49,8 @@ def save(state: dict[str, Any], folder: Path, step: int, processes: Processes) -
             dcp.save(state, checkpoint_id=part, no_dist=processes.world == 1)
     except (CheckpointException, OSError, RuntimeError) as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise OSError(
-            f"{target} could not be written ({_cause(error)}): make room on the disk, then go on with --resume; "
-            "the checkpoint before is untouched"
-        ) from error
+        advice = "make room on the disk, then go on with --resume; the checkpoint before is untouched"
+        raise OSError(f"{target} could not be written ({_cause(error)}): {advice}") from error
     processes.barrier()  # all shares are written
     if processes.main:
         if target.exists():
@@ -84,15 +81,11 @@ def load(state: dict[str, Any], path: Path, processes: Processes) -> None:
     saved = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     if saved.keys() != state.keys():
         strange = sorted(saved.keys() ^ state.keys())
-        raise ValueError(
-            f"{path} holds other parameters than this recipe trains, such as {strange[0]}: resume with the same recipe"
-        )
+        raise ValueError(f"{path} holds other parameters than this recipe trains, such as {strange[0]}: use the same recipe")
     shapes = {name: tuple(getattr(entry, "size", ())) for name, entry in saved.items()}
     for name, tensor in state.items():
         if shapes[name] != tuple(tensor.shape):
-            raise ValueError(
-                f"{path} holds {name} of shape {shapes[name]}, this recipe trains {tuple(tensor.shape)}: "
-                "resume with the same recipe"
-            )
+            found = f"{path} holds {name} of shape {shapes[name]}, this recipe trains {tuple(tensor.shape)}"
+            raise ValueError(f"{found}: resume with the same recipe")
     with _quiet():
         dcp.load(state, checkpoint_id=path, no_dist=processes.world == 1)

@@ -7,69 +7,55 @@ continues exactly as if it had never stopped, and no generator state has to be s
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import itertools
 import json
 import logging
 import math
-import shutil
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from . import checkpoints
-from .processes import Parallel, Processes, local
+from .folder import BAD_BATCH, LOG_FILE, RECIPE_FILE, check_folder, forget_rows_after, open_board, plot_losses, write_json
+from .processes import Parallel, Processes, fingerprint, local, whole
 from .recipes import Optimisation, Recipe
 
 logger = logging.getLogger(__name__)
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-RECIPE_FILE, LOG_FILE, BAD_BATCH = "recipe.json", "log.jsonl", "bad_batch.pt"
 
 
-class Task(Protocol):
+class Task(ABC):
     """What a recipe trains. `module` holds every trainable parameter and, called with (sample, generator, progress), returns the
     loss and further figures. `progress` is the share of the run that is done, 0..1."""
 
     module: nn.Module
 
     def stream(self, positions: Iterable[range]) -> Iterator[Any]:
-        """For each range of positions in the endless sequence of samples, what `module` takes."""
-        ...
-
-    def frozen(self) -> list[nn.Module]:
-        """What must be the same, to the bit, before and after."""
-        ...
-
-    def validate(self) -> dict[str, float]: ...
-
-    def sheet(self, path: Path | None) -> dict[str, float]:
-        """Pictures as a PNG, and figures read from them. Of a sharded model every process has to draw; one names a path."""
-        ...
-
-    def export(self, folder: Path | None) -> None:
-        """Write what was trained; `folder` is None in the processes that only help to gather it."""
-        ...
-
-
-class TaskDefaults:
-    """What most tasks have no need to say."""
-
-    def stream(self, positions: Iterable[range]) -> Iterator[Any]:
+        """For each range of positions in the endless sequence of samples, what `module` takes; here the positions."""
         return iter(positions)
 
     def frozen(self) -> list[nn.Module]:
+        """What must be the same, to the bit, before and after."""
         return []
 
     def validate(self) -> dict[str, float]:
+        """Figures that are measured on what is never trained on."""
         return {}
+
+    @abstractmethod
+    def sheet(self, path: Path | None) -> dict[str, float]:
+        """Pictures as a PNG, and figures read from them. Of a sharded model every process has to draw; one names a path."""
+
+    @abstractmethod
+    def export(self, folder: Path | None) -> None:
+        """Write what was trained; `folder` is None in the processes that only help to gather it."""
 
 
 def rate_factor(step: int, config: Optimisation) -> float:
@@ -96,9 +82,8 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(
             list(self.trained.values()), lr=self.config.rate, betas=self.config.betas, weight_decay=self.config.weight_decay
         )
-        self.average = {n: p.detach().clone() for n, p in self.trained.items()}
-        if self.compute.ema_on_cpu:
-            self.average = {n: value.to("cpu") for n, value in self.average.items()}
+        place = "cpu" if self.compute.ema_on_cpu else None
+        self.average = {n: p.detach().clone().to(place) for n, p in self.trained.items()}
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.compute.precision == "float16")
         self.step = 0
         self.started = time.monotonic()
@@ -111,9 +96,8 @@ class Trainer:
         """All that a resumed run needs, by name; the tensors are the live ones."""
         for p in self.trained.values():
             if not self.optimiser.state[p]:  # before the first step: what AdamW would begin with
-                self.optimiser.state[p] = {
-                    "step": torch.tensor(0.0), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)
-                }  # fmt: skip
+                moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+                self.optimiser.state[p] = {"step": torch.tensor(0.0), **moments}
         state = {"step": torch.tensor(self.step), "elapsed": torch.tensor(self.elapsed + time.monotonic() - self.started)}
         state["scale"] = torch.tensor(self.scaler.get_scale() if self.scaler.is_enabled() else 1.0)
         for name, p in self.trained.items():
@@ -133,7 +117,7 @@ class Trainer:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": float(state["scale"])})
         if self.processes.main:
-            _forget_rows_after(self.step, self.folder / LOG_FILE)
+            forget_rows_after(self.step, self.folder / LOG_FILE)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -157,33 +141,29 @@ class Trainer:
         """Train to the end, or stop after `max_minutes` with a checkpoint to resume from. `tensorboard`: figures also go to the
         folder `tensorboard`."""
         self.started = time.monotonic()
-        board = open_board(self.folder / "tensorboard", self.step) if tensorboard and self.processes.main else None
+        writes = tensorboard and self.processes.main
+        board: Any = open_board(self.folder / "tensorboard", self.step) if writes else contextlib.nullcontext()
         self.begin()
-        before = fingerprint(self.task.frozen())
-        bar = tqdm(
-            total=self.config.steps, initial=self.step, desc=self.recipe.name, disable=not self.processes.main, mininterval=2
-        )
-        with open(self.folder / LOG_FILE, "a") if self.processes.main else contextlib.nullcontext() as log:
+        before, main, name = fingerprint(self.task.frozen()), self.processes.main, self.recipe.name
+        bar = tqdm(total=self.config.steps, initial=self.step, desc=name, disable=not main, mininterval=2)
+        with bar, board, open(self.folder / LOG_FILE, "a") if main else contextlib.nullcontext() as log:
             for figures in self.steps(max_minutes):
                 bar.update(1)
-                if log is not None:
-                    bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
-                    log.write(json.dumps({"step": self.step, **figures}) + "\n")
-                    log.flush()
-                if board is not None:
-                    for name, value in figures.items():
-                        board.add_scalar(name, value, self.step)
-        bar.close()
-        if board is not None:
-            board.close()
+                if log is None:
+                    continue
+                bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
+                log.write(json.dumps({"step": self.step, **figures}) + "\n")
+                log.flush()
+                for key, value in figures.items() if tensorboard else ():
+                    board.add_scalar(key, value, self.step)
         self.save()
         if fingerprint(self.task.frozen()) != before:
-            raise RuntimeError(f"the frozen parts changed while {self.recipe.name} trained; its result is not to be used")
+            raise RuntimeError(f"the frozen parts changed while {name} trained; its result is not to be used")
         with self.averaged():
-            self.task.export(self.folder / "model" if self.processes.main else None)
-        if self.processes.main:
+            self.task.export(self.folder / "model" if main else None)
+        if main:
             plot_losses(self.folder)
-            _write(self.folder / "frozen.json", {"sha256_before": before, "sha256_after": before, "step": self.step})
+            write_json(self.folder / "frozen.json", {"sha256_before": before, "sha256_after": before, "step": self.step})
         self.processes.barrier()
 
     def begin(self) -> None:
@@ -194,30 +174,28 @@ class Trainer:
             sizes = {name: old + size * (2 if name == "AdamW" else 1) for name, old in sizes.items()}
         if self.processes.main:
             needed = (checkpoints.KEPT + 1) * sum(v for k, v in sizes.items() if k != "gradients")
-            check_folder(self.folder, needed if not checkpoints.checkpoints(self.folder) else 0)
-            _write(self.folder / RECIPE_FILE, asdict(self.recipe))
+            check_folder(self.folder, 0 if checkpoints.checkpoints(self.folder) else needed)
+            write_json(self.folder / RECIPE_FILE, asdict(self.recipe))
             parts = ", ".join(f"{name} {size / 2**20:.0f} MB" for name, size in sizes.items())
             logger.info("%s trains %d parameters: %s", self.recipe.name, sum(p.numel() for p in self.trained.values()), parts)
         self.processes.barrier()
 
     def steps(self, max_minutes: float = math.inf) -> Iterator[dict[str, float]]:
-        end = self.started + 60 * max_minutes
-        recipe = self.recipe
-        while self.step < self.config.steps:
+        """Train; the figures of each step, with those of what is due after it."""
+        end, every, steps = self.started + 60 * max_minutes, self.recipe.every, self.config.steps
+        while self.step < steps:
             figures = self.one_step()
-            if recipe.validate_every and (self.step % recipe.validate_every == 0 or self.step == self.config.steps):
+            if every.validate and (self.step % every.validate == 0 or self.step == steps):
                 with torch.no_grad(), self.autocast():
                     figures |= self.task.validate()
-            if self.step % recipe.sheet_every == 0 and (self.processes.main or self.parallel.sharded):
+            if self.step % every.sheet == 0 and (self.processes.main or self.parallel.sharded):
                 with self.averaged(), torch.no_grad(), self.autocast():
                     figures |= self.task.sheet(self.folder / f"sheet_{self.step:06d}.png" if self.processes.main else None)
-                if self.processes.main and self.step < self.config.steps:
+                if self.processes.main and self.step < steps:
                     plot_losses(self.folder)
-            if self.step % recipe.save_every == 0 and self.step < self.config.steps:
-                yield figures  # its row is written before the checkpoint that follows it
+            yield figures  # its row is written before the checkpoint that follows it
+            if self.step % every.save == 0 and self.step < steps:
                 self.save()
-            else:
-                yield figures
             if self.processes.main_says(time.monotonic() > end):
                 return
 
@@ -235,6 +213,7 @@ class Trainer:
             yield from (range(i, min(i + micro, first + self.share)) for i in range(first, first + self.share, micro))
 
     def one_step(self) -> dict[str, float]:
+        """Move the weights once, by the whole batch; loss, norm of the gradients and what the module says."""
         config = self.config
         if self.samples is None:
             self.samples = self.task.stream(self._positions())
@@ -266,7 +245,7 @@ class Trainer:
         """Clip the gradients and move the weights; returns the gradients' norm before."""
         self.scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(list(self.trained.values()), self.config.clip)
-        value = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        value = float(whole(norm))
         if not self.scaler.is_enabled():  # else a step with infinite gradients is left out and the scale lowered
             self._stop_unless_finite(value, "gradient norm", samples)
         self.scaler.step(self.optimiser)
@@ -302,87 +281,3 @@ def shares(batch: int, world: int, micro: int) -> int:
             f"a process's {share} of the batch of {batch} do not divide into compute.micro={micro}: choose a divisor of {share}"
         )
     return share
-
-
-def check_folder(folder: Path, needed: int) -> None:
-    """Refuse, before anything long begins, a folder that cannot be written or has no room for `needed` bytes."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be written ({error.strerror}): name another folder with --out") from error
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise ValueError(
-            f"{folder} has {free / 2**30:.1f} GB of free space, and the checkpoints of this run need {needed / 2**30:.1f} GB: "
-            "make room, or name another folder with --out"
-        )
-
-
-def open_board(folder: Path, step: int) -> Any:
-    """A writer for TensorBoard that forgets what was written after `step`; a sentence if TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError("--tensorboard needs the package tensorboard: pip install tensorboard, or leave it out") from error
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
-
-
-def fingerprint(modules: Sequence[nn.Module]) -> str:
-    """sha256 over every weight and buffer, names and bits (of a sharded model, this process's share)."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, value in sorted(module.state_dict().items()):
-            flat = local(value).detach().cpu().contiguous().flatten()
-            digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _forget_rows_after(step: int, path: Path) -> None:
-    """After a crash, rows of steps that will be made again."""
-    if not path.is_file():
-        return
-    rows = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(ValueError, KeyError):  # the last row may be cut off
-            if json.loads(line)["step"] <= step:
-                rows.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(row + "\n" for row in rows))
-    temporary.replace(path)
-
-
-def _write(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2))
-    temporary.replace(path)
-
-
-def plot_losses(folder: Path) -> None:
-    """Draw `log.jsonl` as `loss.png`: the loss, a running mean, and every other figure in a panel of its own."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    rows = [json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()]
-    names = sorted({k for row in rows for k in row} - {"step", "grad_norm"})
-    if not names:
-        return
-    figure, axes = pyplot.subplots(len(names), 1, figsize=(8, 2.4 * len(names)), squeeze=False)
-    for axis, name in zip(axes[:, 0], names, strict=True):
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        steps, values = zip(*points, strict=True)
-        axis.plot(steps, values, lw=0.5, alpha=0.4, marker="." if len(points) < 50 else "")
-        window = max(1, len(values) // 50)
-        sums = [0.0, *itertools.accumulate(values)]
-        smooth = [(sums[i + 1] - sums[max(0, i - window)]) / (i + 1 - max(0, i - window)) for i in range(len(values))]
-        axis.plot(steps, smooth, lw=1.5)
-        axis.set_ylabel(name)
-        if "loss" in name:
-            axis.set_yscale("log")
-    axes[-1, 0].set_xlabel("step")
-    figure.tight_layout()
-    figure.savefig(folder / "loss.png", dpi=80)
-    pyplot.close(figure)

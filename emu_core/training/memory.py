@@ -6,9 +6,10 @@ torch's meta device, where tensors have shapes and no data, and adding up what a
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from ..base.architectures import CONFIGS, SLIM, STACK_SETTINGS, build_unet
 from ..model.stack import TemporalStack
 from ..model.video_model import VideoModel
-from .recipes import Recipe
+from .recipes import Recipe, override
 
 GB = 2**30
 OVERHEAD = 1.0 * GB  # the driver's context, work space of the matrix products, kernels
@@ -182,28 +183,23 @@ def fit(recipe: Recipe, size: str) -> tuple[Recipe, str]:
     limit = read_size(size)
     if recipe.task != "video" or recipe.family not in CONFIGS:
         raise ValueError(f"--fit is for the training of stacks, and recipe {recipe.name!r} needs little memory: leave it out")
-    recipe = replace(recipe, optimisation=replace(recipe.optimisation, batch=min(recipe.optimisation.batch, HOME_BATCH)))
+    recipe = override(recipe, {"optimisation.batch": min(recipe.optimisation.batch, HOME_BATCH)})
     if recipe.clips.shards or recipe.family != "tiny":
-        recipe = replace(recipe, clips=replace(recipe.clips, starts=recipe.clips.starts or 4))
-    smallest: tuple[Recipe, Needs] | None = None
-    for checkpointing, ema_on_cpu in ((False, False), (False, True), (True, False), (True, True)):
-        compute = replace(
-            recipe.compute, precision="bfloat16", cache=True, checkpointing=checkpointing, ema_on_cpu=ema_on_cpu, micro=1
-        )
-        here = replace(recipe, compute=compute)
-        least = needs(here, 1)
-        if smallest is None or least.total < smallest[1].total:
-            smallest = here, least
-        if least.total > limit:
-            continue
-        micro = _most(here, limit)
-        here = replace(here, compute=replace(compute, micro=micro))
-        return here, _said(here, needs(here, micro), size)
-    assert smallest is not None
+        recipe = override(recipe, {"clips.starts": recipe.clips.starts or 4})
+    recipe = override(recipe, {"compute.precision": "bfloat16", "compute.cache": True})
+    least: list[Needs] = []
+    for checkpointing, ema_on_cpu in itertools.product((False, True), repeat=2):
+        here = override(recipe, {"compute.checkpointing": checkpointing, "compute.ema_on_cpu": ema_on_cpu})
+        least.append(needs(here, 1))
+        if least[-1].total <= limit:
+            micro = _most(here, limit)
+            here = override(here, {"compute.micro": micro})
+            return here, _said(here, needs(here, micro), size)
+    smallest = min(least, key=lambda need: need.total)
     advice = "" if recipe.method.stack == "slim" else "; --ablation slim has fewer temporal layers"
     raise ValueError(
         f"recipe {recipe.name!r} for {recipe.family} does not fit {size}: at its smallest (one clip at a time, bfloat16, "
-        f"gradient checkpointing, latents kept on disk, average in main memory) it needs {smallest[1]}{advice}"
+        f"gradient checkpointing, latents kept on disk, average in main memory) it needs {smallest}{advice}"
     )
 
 

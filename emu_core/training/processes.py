@@ -1,17 +1,18 @@
-"""The processes of a training run, as torch's launcher starts them: who I am, on which device, and what we tell each other."""
+"""The processes of a training run, as torch's launcher starts them: who I am, on which device, what we tell each other, and one
+module over all of them, by torch's own engines."""
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,15 @@ class Processes:
 
     @property
     def main(self) -> bool:
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
     def barrier(self) -> None:
+        """Wait for the others."""
         if self.world > 1:
             dist.barrier()
 
-    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+    def gather(self, tensor: Tensor) -> Tensor:
         """Tensors of equal shape (n, ...) of all processes -> (world n, ...), on the device."""
         if self.world == 1:
             return tensor
@@ -38,29 +41,20 @@ class Processes:
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
-    def mean(self, values: torch.Tensor) -> torch.Tensor:
+    def mean(self, values: Tensor) -> Tensor:
         """Mean over the processes, in double precision, so that their number hardly shows."""
-        if self.world == 1:
-            return values
-        total = values.double()
-        dist.all_reduce(total)
-        return total / self.world
+        return values if self.world == 1 else self.gather(values.double()[None]).mean(0)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
-        if self.world == 1:
-            return flag
-        value = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return bool(value.item())
+        return bool(self._flags(flag).any())
 
     def main_says(self, flag: bool) -> bool:
         """The first process's flag: clocks differ, and one that stops alone leaves the others waiting."""
-        if self.world == 1:
-            return flag
-        value = torch.tensor(float(flag), device=self.device)
-        dist.broadcast(value, 0)
-        return bool(value.item())
+        return bool(self._flags(flag)[0])
+
+    def _flags(self, flag: bool) -> Tensor:
+        return self.gather(torch.tensor([float(flag)], device=self.device))
 
 
 def processes_started() -> int:
@@ -75,11 +69,10 @@ def processes(need_group: bool = False) -> Iterator[Processes]:
     world, rank = processes_started(), int(os.environ.get("RANK", "0"))
     device = torch.device("cpu")
     if torch.accelerator.is_available():
-        local = int(os.environ.get("LOCAL_RANK", "0"))
         kind = torch.accelerator.current_accelerator()
         assert kind is not None
-        device = torch.device(kind.type, local)
-        torch.accelerator.set_device_index(local)
+        device = torch.device(kind.type, int(os.environ.get("LOCAL_RANK", "0")))
+        torch.accelerator.set_device_index(device.index)
     if (world == 1 and not need_group) or dist.is_initialized():
         yield Processes(rank, world, device)
         return
@@ -94,22 +87,20 @@ def processes(need_group: bool = False) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-# -- one module over several processes
-
-
 SHARDED_BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock", "ConvStack", "MotionModule", "TemporalConv", "TemporalTransformer")
 """Classes whose weights are gathered together for one call: the image model's blocks, and the temporal layers."""
 
 
 class Parallel:
-    """`module`, whose call is the loss, ready to run in all processes. `mode`: "ddp" or "fsdp"."""
+    """`module`, whose call is the loss, ready to run in all processes. `mode`: "ddp" (each has all weights) or "fsdp" (FSDP2:
+    each has a share)."""
 
     def __init__(self, module: nn.Module, mode: str, processes: Processes) -> None:
-        self.mode, self.processes = mode, processes
+        self.sharded, self.world = mode == "fsdp", processes.world
         self.inner: Any = module
         self.module: Any = module
-        if mode == "fsdp":
-            from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+        if self.sharded:
+            from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # takes a second
 
             for part in module.modules():
                 if type(part).__name__ in SHARDED_BLOCKS:
@@ -121,30 +112,36 @@ class Parallel:
             devices = None if processes.device.type == "cpu" else [processes.device]
             self.module = nn.parallel.DistributedDataParallel(module, device_ids=devices)
 
-    @property
-    def sharded(self) -> bool:
-        return self.mode == "fsdp"
-
-    @contextlib.contextmanager
+    @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
         """Gradients of the processes are only brought together in the last of several backward passes."""
         if self.sharded:
             self.inner.set_requires_gradient_sync(last)
             yield
-        elif last or self.processes.world == 1:
+        elif last or self.world == 1:
             yield
         else:
             with self.module.no_sync():
                 yield
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def whole(tensor: Tensor) -> Tensor:
     """All of a tensor of which each process may have a share only. Every process has to ask."""
     full = getattr(tensor, "full_tensor", None)
     return tensor if full is None else full()
 
 
-def local(tensor: torch.Tensor) -> torch.Tensor:
+def local(tensor: Tensor) -> Tensor:
     """This process's share of a tensor."""
     share = getattr(tensor, "to_local", None)
     return tensor if share is None else share()
+
+
+def fingerprint(modules: Sequence[nn.Module]) -> str:
+    """sha256 over every weight and buffer, names and bits (of a sharded model, this process's share)."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, value in sorted(module.state_dict().items()):
+            flat = local(value).detach().cpu().contiguous().flatten()
+            digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

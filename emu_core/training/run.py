@@ -1,77 +1,155 @@
-"""Start a recipe: build its task, open its folder, run it in one process or several."""
+"""Start a recipe, in one process or several, or a chain of them: stages one after the other, each from the last, that goes on
+where it was stopped."""
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 
+from . import checkpoints
 from .checks import check_output, check_recipe
-from .loop import Task, Trainer, check_folder
+from .folder import RECIPE_FILE, check_folder, write_json
+from .loop import Task, Trainer
 from .processes import Processes, processes, processes_started
-from .recipes import Recipe
+from .recipes import Recipe, override
+from .sources import SourceFactory
+from .video import VideoTask
+
+logger = logging.getLogger(__name__)
+
+DONE = "done.json"
 
 
-def build_task(recipe: Recipe, folder: Path, here: Processes) -> Task:
-    if recipe.task == "autoencoder":
-        from ..toy.autoencoder import AutoencoderTask
+@dataclass(frozen=True)
+class Extras:
+    """What is handed in from above, where it is known: further kinds of training by `Recipe.task`, and the source of clips for
+    stacks that are trained without shards."""
 
-        return AutoencoderTask(recipe)
-    if recipe.task == "text_to_image":
-        from ..toy.text_to_image import TextToImageTask
+    tasks: Mapping[str, Callable[[Recipe, Path, Processes], Task]] = field(default_factory=dict)
+    source: SourceFactory | None = None
 
-        return TextToImageTask(recipe, folder, here)
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How recipes are run: go on with what is there, for so many minutes at most, figures for TensorBoard as well, and what is
+    handed in."""
+
+    resume: bool = False
+    max_minutes: float = math.inf
+    tensorboard: bool = False
+    extras: Extras = Extras()
+
+
+def build_task(recipe: Recipe, folder: Path, here: Processes, extras: Extras = Extras()) -> Task:
+    """What the recipe trains. ValueError for a task that nobody knows."""
     if recipe.task == "video":
-        from .video import VideoTask
-
-        return VideoTask(recipe, folder, here)
-    if recipe.task == "lora":
-        from ..toy.lora import LoraTask
-
-        return LoraTask(recipe, folder, here)
-    raise ValueError(f"recipe {recipe.name!r} names an unknown task {recipe.task!r}")
+        return VideoTask(recipe, folder, here, extras.source)
+    if recipe.task not in extras.tasks:
+        raise ValueError(f"recipe {recipe.name!r} names an unknown task {recipe.task!r}")
+    return extras.tasks[recipe.task](recipe, folder, here)
 
 
-def train(recipe: Recipe, folder: Path, resume: bool = False, max_minutes: float = math.inf, tensorboard: bool = False) -> bool:
-    """Run a recipe in `folder`, from the start or from its newest checkpoint, to its end or for `max_minutes`. Returns whether
-    it came to its end."""
-    check_output(folder, resume)
+def train(recipe: Recipe, folder: Path, options: RunOptions = RunOptions()) -> bool:
+    """Run a recipe in `folder`, from the start or from its newest checkpoint. Returns whether it came to its end. ValueError for
+    what can be known to be impossible."""
+    check_output(folder, options.resume)
     check_recipe(recipe, processes_started())
-    check_folder(folder, 0)
+    check_folder(folder)
     with processes(need_group=recipe.compute.parallel == "fsdp") as here:
         if recipe.task != "video":  # made for the tiny model, on a CPU
             here = Processes(here.rank, here.world, torch.device("cpu"))
-        trainer = Trainer(recipe, build_task(recipe, folder, here), folder, here)
-        if resume:
+        trainer = Trainer(recipe, build_task(recipe, folder, here, options.extras), folder, here)
+        if options.resume:
             trainer.load()
-        trainer.run(max_minutes, tensorboard)
+        trainer.run(options.max_minutes, options.tensorboard)
     return trainer.step >= recipe.optimisation.steps
 
 
-def launch(processes: int, arguments: list[str]) -> None:
-    """Run `emu-video` with these arguments in several processes of this machine, through torch's own launcher."""
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+def launch(count: int, arguments: Sequence[str]) -> None:
+    """Run `emu-video` with these arguments in `count` processes of this machine, through torch's own launcher. ValueError if one
+    of them fails."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # the launcher takes a second
     from torch.distributed.run import main
 
-    rest = _without(arguments, "--processes")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting processes must not take the cores of those that work
+    command = ["--standalone", "--nproc-per-node", str(count), "-m", "emu_core", *_without(arguments, "--processes")]
     try:
-        main(["--standalone", "--nproc-per-node", str(processes), "-m", "emu_core", *rest])
+        main(command)
     except ChildFailedError as error:
-        raise ValueError(f"one of the {processes} processes failed; what it said stands above") from error
+        raise ValueError(f"one of the {count} processes failed; what it said stands above") from error
 
 
-def _without(arguments: list[str], option: str) -> list[str]:
+def _without(arguments: Sequence[str], option: str) -> Iterator[str]:
     """Arguments less `option VALUE` or `option=VALUE`."""
-    result, skip = [], False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument == option:
-            skip = True
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == option:
+            next(rest, None)
         elif not argument.startswith(option + "="):
-            result.append(argument)
-    return result
+            yield argument
+
+
+# -- chains
+
+
+def open_chain(out: Path, resume: bool) -> None:
+    """Make the folder of a chain. ValueError if it holds one already that is not to be resumed, or none that is."""
+    there = (out / DONE).exists() or any(out.glob("*/" + RECIPE_FILE))
+    if there and not resume:
+        raise ValueError(f"{out} holds a chain already: go on with --resume, or name another folder with --out")
+    if resume and not there:
+        raise ValueError(f"nothing to resume: {out} holds no chain; start without --resume")
+    check_folder(out)
+
+
+def train_chain(
+    recipes: Sequence[Recipe], out: Path, options: RunOptions = RunOptions(), count: int = 1
+) -> Iterator[tuple[Recipe, Path, bool]]:
+    """Run stages in folders of their own below `out`, each in `count` processes from the one before, or pass over those that are
+    complete. For each its recipe, its model's folder, and whether it came to its end; after one that did not, no more follow.
+    ValueError as `train` says, of any stage before the first begins."""
+    end = time.monotonic() + 60 * options.max_minutes
+    for recipe in recipes:
+        check_recipe(recipe, count)
+    before = recipes[0].start.init
+    for number, recipe in enumerate(recipes, 1):
+        folder = out / f"{number}-{recipe.name}"
+        left = replace(options, max_minutes=max((end - time.monotonic()) / 60, 0.0))
+        complete = _run_stage(override(recipe, {"start.init": before}), folder, left, count)
+        yield recipe, folder / "model", complete
+        if not complete:
+            return
+        before = str(folder / "model")
+
+
+def close_chain(out: Path, recipes: Sequence[Recipe]) -> None:
+    """Mark a chain as complete."""
+    write_json(out / DONE, {"stages": [recipe.name for recipe in recipes]})
+
+
+def _run_stage(recipe: Recipe, folder: Path, options: RunOptions, count: int) -> bool:
+    if (folder / DONE).is_file():
+        logger.info("%s is complete", folder)
+        return True
+    options = replace(options, resume=bool(checkpoints.checkpoints(folder)))
+    steps = recipe.optimisation.steps
+    if count > 1:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / RECIPE_FILE, asdict(recipe))
+        limit = [] if math.isinf(options.max_minutes) else ["--max-minutes", str(options.max_minutes)]
+        flags = [f"--{name}" for name in ("resume", "tensorboard") if getattr(options, name)]
+        launch(count, ["train", str(folder / RECIPE_FILE), "--out", str(folder), *flags, *limit])
+        complete = checkpoints.newest(folder).name == f"checkpoint-{steps:08d}"
+    else:
+        complete = train(recipe, folder, options)
+    if complete:
+        write_json(folder / DONE, {"steps": steps})
+    return complete

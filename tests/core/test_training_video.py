@@ -24,17 +24,21 @@ from safetensors.torch import load_file
 from emu_core.checkpoint import load_stack, read_config
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings
 from emu_core.toy import demo
-from emu_core.training import loop, memory, paper
+from emu_core.toy import recipes as toy
+from emu_core.toy.extras import EXTRAS
+from emu_core.training import folder as files
+from emu_core.training import loop, memory, paper, run, video
 from emu_core.training.checks import check_recipe
 from emu_core.training.loop import Trainer
-from emu_core.training.recipes import RECIPES, Recipe, from_dict, override
-from emu_core.training.run import train
+from emu_core.training.processes import fingerprint
+from emu_core.training.recipes import Recipe, from_dict, override
 from emu_core.training.sources import Batch
-from emu_core.training.video import VideoTask, draw_positions
+from emu_core.training.video import draw_positions
 
 from .helpers import DOUBLE
 
 ROOT = Path(__file__).parents[2]
+SD15 = paper.SCALES["sd15"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,6 +55,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(demo.make_shards(folder / "videos", folder / "shards", 24))
 
 
+def VideoTask(recipe: Recipe, folder: Path) -> video.VideoTask:
+    return video.VideoTask(recipe, folder, source=EXTRAS.source)
+
+
+def train(recipe: Recipe, folder: Path, resume: bool = False) -> None:
+    run.train(recipe, folder, run.RunOptions(resume, extras=EXTRAS))
+
+
 def small(name: str = "stage1_256px", steps: int = 3, **changes: str) -> Recipe:
     """A stage of the tiny family on 32 x 32 pixels: 4 frames, 4 clips a step."""
     settings = {
@@ -60,7 +72,7 @@ def small(name: str = "stage1_256px", steps: int = 3, **changes: str) -> Recipe:
     if name != "interpolation":
         settings["clips.frames"] = "4"
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
-    return override(replace(paper.STAGES[name]("tiny"), base=str(BUNDLED)), {**settings, **dotted})
+    return override(paper.STAGES[name](toy.TINY), {"base": str(BUNDLED), **settings, **dotted})
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -71,7 +83,7 @@ def losses(folder: Path) -> list[float]:
     return [row["loss"] for row in rows(folder)]
 
 
-def in_float64(task: VideoTask) -> Any:
+def in_float64(task: video.VideoTask) -> Any:
     """The loss as a function of a batch, in networks where no kernel's rounding is seen (see helpers.DOUBLE)."""
     task.base.to(dtype=DOUBLE)
     return task.module.to(DOUBLE)
@@ -86,9 +98,9 @@ def test_frozen_parts_are_the_same_before_and_after_and_only_the_stack_moves(tmp
     task = VideoTask(small(), tmp_path)
     trainer = Trainer(small(), task, tmp_path)
     assert {name.split(".")[1] for name in trainer.trained} == {"stack"}
-    start = loop.fingerprint(task.frozen())
+    start = fingerprint(task.frozen())
     trainer.run()
-    assert loop.fingerprint(task.frozen()) == start
+    assert fingerprint(task.frozen()) == start
     assert json.loads((tmp_path / "frozen.json").read_text())["sha256_after"] == start
     assert base_file.read_bytes() == before
     assert any(value.any() for name, value in trainer.trained.items() if name.endswith("conv.weight"))
@@ -110,9 +122,9 @@ def test_first_loss_is_that_of_the_image_model_alone(tmp_path: Path) -> None:
     for i, position in enumerate(batch.positions):
         generator = sample_generator(recipe.optimisation.seed, position)
         said = batch.says(i, generator, 0.0)
-        task.inner.given(batch.latents[i], generator)  # draws as many numbers as in training
+        task.module.given(batch.latents[i], generator)  # draws as many numbers as in training
         noise = frame_noise(batch.latents[i].shape, generator)
-        t = task.inner.timestep(position).expand(len(noise))
+        t = task.module.timestep(position).expand(len(noise))
         x = add_noise(recipe.schedule, batch.latents[i], noise, t)
         text = task.base.encode_text([said]).hidden.expand(len(noise), -1, -1)
         with torch.no_grad():
@@ -124,7 +136,7 @@ def test_first_loss_is_that_of_the_image_model_alone(tmp_path: Path) -> None:
 def test_timesteps_of_a_step_are_spread_over_the_schedule_whoever_asks(tmp_path: Path) -> None:
     task = VideoTask(small(optimisation__batch="8"), tmp_path)
     for step in range(3):
-        t = sorted(int(task.inner.timestep(8 * step + i)) for i in range(8))
+        t = sorted(int(task.module.timestep(8 * step + i)) for i in range(8))
         assert [value // 125 for value in t] == list(range(8))
 
 
@@ -322,8 +334,8 @@ def test_a_chain_goes_on_where_it_stopped(
 
     little = {"optimisation.steps": "2", "optimisation.batch": "2", "clips.validation": "2", "clips.workers": "0"}
     little |= {"compute.cache": "false", "clips.starts": "0"}
-    chain = replace(paper.CHAINS["tiny-demo"], changes={"": little}, demo=24)
-    monkeypatch.setitem(paper.CHAINS, "tiny-demo", chain)
+    chain = replace(toy.CHAINS["tiny-demo"], changes={"": little}, demo=24)
+    monkeypatch.setitem(toy.CHAINS, "tiny-demo", chain)
     command = ["train", "chain", "tiny-demo", "--out", str(tmp_path)]
     assert main([*command, "--max-minutes", "0"]) == 0
     assert "stage1_256px stopped before its end: go on with --resume" in capsys.readouterr().out
@@ -334,7 +346,7 @@ def test_a_chain_goes_on_where_it_stopped(
     assert [p.name for p in sorted(tmp_path.glob("?-*"))] == [f"{i}-{n}" for i, n in enumerate(paper.STAGES, 1)]
     assert all((folder / "model").is_dir() and (folder / "done.json").is_file() for folder in tmp_path.glob("?-*"))
     for before, after in itertools.pairwise(sorted(tmp_path.glob("?-*"))):
-        assert json.loads((after / "recipe.json").read_text())["init"] == str(before / "model")
+        assert json.loads((after / "recipe.json").read_text())["start"]["init"] == str(before / "model")
     config = read_config(tmp_path / "5-interpolation" / "model" / "stack_I.safetensors")
     assert (config.role, config.clip.frames, config.sampling.image_noise) == ("I", 37, 20)
     judged = json.loads((tmp_path / "judge.json").read_text())
@@ -350,7 +362,7 @@ def test_two_processes_have_the_losses_of_one(mode: str, shards: str, tmp_path: 
     recipe = small(steps=4, clips__shards=shards, validate_every="4", sheet_every="4", optimisation__rate="1e-4")
     start = VideoTask(recipe, tmp_path).model.stack.state_dict()
     train(recipe, tmp_path / "one")
-    several = replace(recipe, compute=replace(recipe.compute, parallel=mode))
+    several = override(recipe, {"compute.parallel": mode})
     done = run_cli("train", write(several, tmp_path / "recipe.json"), "--out", str(tmp_path / "two"), "--processes", "2")
     assert done.returncode == 0, done.stderr[-3000:]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
@@ -391,25 +403,25 @@ def test_activations_are_counted_as_autograd_keeps_them(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_fit_chooses_what_fits_and_refuses_what_cannot() -> None:
     for size in ("12GB", "24GB", "80GB"):
-        recipe, said = memory.fit(paper.stage1_256px("sd15"), size)
+        recipe, said = memory.fit(paper.stage1_256px(SD15), size)
         assert memory.needs(recipe, recipe.compute.micro).total <= memory.read_size(size)
         assert recipe.optimisation.batch % recipe.compute.micro == 0
         assert f"--fit {size} chose: batch 32 as {32 // recipe.compute.micro} x {recipe.compute.micro}, bfloat16" in said
     with pytest.raises(
         ValueError, match=r"'stage2_512px' for sd15 does not fit 8GB: .*needs 1\d\.\d GB in all: .*--ablation slim"
     ):
-        memory.fit(paper.stage2_512px("sd15"), "8GB")
-    recipe, said = memory.fit(paper.ablate(paper.stage2_512px("sd15"), ["slim"]), "8GB")
+        memory.fit(paper.stage2_512px(SD15), "8GB")
+    recipe, said = memory.fit(paper.ablate(paper.stage2_512px(SD15), ["slim"]), "8GB")
     assert recipe.compute.checkpointing
     assert "gradient checkpointing" in said
     for wrong in ("much", "0GB", "-3GB"):
         with pytest.raises(ValueError, match="--fit takes the memory of a GPU such as 8GB"):
-            memory.fit(paper.stage1_256px("sd15"), wrong)
+            memory.fit(paper.stage1_256px(SD15), wrong)
 
 
 @pytest.mark.slow
 def test_training_the_stack_alone_needs_less_than_six_tenths_of_training_all() -> None:
-    recipe = override(paper.stage2_512px("sd15"), {"clips.size": "64,64", "compute.cache": "true"})
+    recipe = override(paper.stage2_512px(SD15), {"clips.size": "64,64", "compute.cache": "true"})
     alone, everything = memory.needs(recipe, 1), memory.needs(paper.ablate(recipe, ["all_trained"]), 1)
     assert alone.total <= 0.6 * everything.total
 
@@ -419,7 +431,7 @@ def test_training_the_stack_alone_needs_less_than_six_tenths_of_training_all() -
 
 def test_stages_have_the_papers_figures() -> None:
     """Emu Video, arXiv 2311.10709, section 4 and the appendix's table of training."""
-    stages = {name: make("sd15") for name, make in paper.STAGES.items()}
+    stages = {name: make(SD15) for name, make in paper.STAGES.items()}
     table = {
         "stage1_256px": (70_000, 512, 1e-4, 1000, 0.0, 8, 8.0, 256, "epsilon", False),
         "stage2_512px": (15_000, 512, 1e-4, 1000, 0.0, 8, 4.0, 512, "v_prediction", True),
@@ -433,22 +445,23 @@ def test_stages_have_the_papers_figures() -> None:
         assert found == table[name]
         assert (o.betas, o.decay) == ((0.9, 0.999), 0.0)  # a constant rate after the warm-up
     i = stages["interpolation"]
-    assert (i.role, i.image_noise, i.image_noise_inference) == ("I", 250, 100)
-    assert (stages["stage2_512px"].text_guidance, stages["stage2_512px"].image_guidance) == (7.5, 2.0)
+    assert (i.role, i.given.image_noise, i.recommended.image_noise) == ("I", 250, 100)
+    recommended = stages["stage2_512px"].recommended
+    assert (recommended.text_guidance, recommended.image_guidance) == (7.5, 2.0)
 
 
-@pytest.mark.parametrize("family", paper.SCALES)
-def test_recipes_survive_their_files(family: str) -> None:
-    for recipe in [*(make(family) for make in paper.STAGES.values()), *(make() for make in RECIPES.values())]:
+@pytest.mark.parametrize("scale", [toy.TINY, *paper.SCALES.values()], ids=lambda scale: scale.family)
+def test_recipes_survive_their_files(scale: paper.Scale) -> None:
+    for recipe in [*(make(scale) for make in paper.STAGES.values()), *toy.RECIPES.values()]:
         assert from_dict(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
 
 
 def test_chain_hands_on_the_length_of_the_clips() -> None:
-    names = {chain: [r.name for r in paper.CHAINS[chain].recipes("sd15", [])] for chain in ("paper", "short")}
+    names = {chain: [r.name for r in paper.CHAINS[chain].recipes(SD15, [])] for chain in ("paper", "short")}
     assert names["paper"] == list(paper.STAGES)
-    hq = {chain: paper.CHAINS[chain].recipes("sd15", [])[-2].clips.frames for chain in names}
+    hq = {chain: paper.CHAINS[chain].recipes(SD15, [])[-2].clips.frames for chain in names}
     assert hq == {"paper": 16, "short": 8}
-    single = paper.CHAINS["paper"].recipes("sd15", ["single_stage", "direct"])
+    single = paper.CHAINS["paper"].recipes(SD15, ["single_stage", "direct"])
     assert [r.name for r in single] == list(paper.STAGES)[1:]
     assert all(not r.method.image for r in single)
 
@@ -496,7 +509,7 @@ def test_other_faults_are_said_before_the_first_step(shards: str, tmp_path: Path
     with pytest.raises(ValueError, match="cannot be written"):
         train(small(), tmp_path / "file" / "run")
     with pytest.raises(ValueError, match="and the checkpoints of this run need 1048576.0 GB: make room"):
-        loop.check_folder(tmp_path, 2**50)
+        files.check_folder(tmp_path, 2**50)
     train(small(steps=1), tmp_path / "run")
     with pytest.raises(ValueError, match="continue with --resume, or name another folder"):
         train(small(steps=1), tmp_path / "run")
@@ -534,7 +547,7 @@ def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
 
     assert main(["recipes"]) == 0
     listing = capsys.readouterr().out
-    assert all(name in listing for name in (*paper.STAGES, *paper.ABLATIONS, *paper.CHAINS, *RECIPES))
+    assert all(name in listing for name in (*paper.STAGES, *paper.ABLATIONS, *paper.CHAINS, *toy.CHAINS, *toy.RECIPES))
     assert main(["recipes", "stage2_512px", "--family", "sdxl", "--ablation", "direct", "--set", "optimisation.steps=5"]) == 0
     shown = from_dict(json.loads(capsys.readouterr().out))
     assert (shown.family, shown.method.image, shown.optimisation.steps) == ("sdxl", False, 5)

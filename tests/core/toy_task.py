@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from emu_core.training.loop import TaskDefaults, Trainer
+from emu_core.training.loop import Task, Trainer
 from emu_core.training.processes import processes
-from emu_core.training.recipes import Optimisation, Recipe
+from emu_core.training.recipes import Every, Optimisation, Recipe, override
 
 
 def toy_recipe(**changes: Any) -> Recipe:
     settings = {"steps": 6, "batch": 8, "rate": 0.02, "warmup": 2, "decay": 0.5, "ema": 0.9, "clip": 0.1, "seed": 3}
-    return Recipe("toy", "toy", Optimisation(**{**settings, **changes}), sheet_every=1000, save_every=1000)
+    return Recipe("toy", "toy", Optimisation(**{**settings, **changes}), every=Every(sheet=1000, save=1000))
 
 
 class ToyModule(nn.Module):
@@ -47,7 +46,7 @@ class ToyModule(nn.Module):
         return loss * (torch.nan if progress >= self.fail_at else 1), {"progress": progress}
 
 
-class ToyTask(TaskDefaults):
+class ToyTask(Task):
     def __init__(self, seed: int = 0, noise: float = 0.1, fail_at: float = 2.0) -> None:
         self.module: nn.Module = ToyModule(seed, noise, fail_at)
         self.sheets: list[Path] = []
@@ -66,8 +65,7 @@ class ToyTask(TaskDefaults):
 
 
 def main(folder: str, mode: str) -> None:
-    recipe = toy_recipe()
-    recipe = replace(recipe, compute=replace(recipe.compute, parallel=mode))
+    recipe = override(toy_recipe(), {"compute.parallel": mode})
     with processes(need_group=mode == "fsdp") as here:
         trainer = Trainer(recipe, ToyTask(noise=0.0), Path(folder), here)
         trainer.run()

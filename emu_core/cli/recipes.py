@@ -1,0 +1,166 @@
+"""`emu-video recipes`, and the recipes that the command line asks for. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .options import add_command
+
+if TYPE_CHECKING:
+    from ..training.paper import Chain, Scale
+    from ..training.recipes import Recipe
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add `recipes`."""
+    about = "list recipes, chains and ablations, or show one as it would run"
+    parser = add_command(commands, "recipes", about, "emu_core.cli.recipes:recipes")
+    parser.add_argument("recipe", nargs="?", help="which one to show")
+    parser.add_argument("chain", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    add_recipe_options(parser)
+
+
+def add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    """What changes a recipe."""
+    add = parser.add_argument
+    add("--family", help="base that the paper's stages are for: tiny, sd15, sd21 or sdxl (default: that of --base, else sd15)")
+    add("--base", help="image model to build on: a diffusers folder or one .safetensors file")
+    add("--tokenizer", help="folder with the tokenizer that a single-file model lacks, or a ComfyUI installation")
+    add("--init", help="stack to start from: a file, or the `model` folder of an earlier run")
+    add("--shards", help="training videos: a folder or address that `emu-video curate` wrote")
+    add("--selection", help="only the videos of this `emu-video select`")
+    ablation = "change the design as in the paper's comparisons"
+    add("--ablation", action="append", default=[], metavar="NAME", help=ablation)
+    fit = "choose batch, accumulation, precision ... so that the run needs no more GPU memory than this"
+    add("--fit", metavar="8GB", help=fit)
+    change = "change a setting, such as optimisation.steps=100; may be repeated"
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help=change)
+
+
+def recipes(options: Namespace) -> None:
+    """List what there is, or print one recipe or chain as JSON."""
+    from dataclasses import asdict
+
+    from ..toy.recipes import ABOUT
+    from ..training.paper import ABLATIONS, STAGES
+
+    if options.recipe == "chain" and options.chain:
+        shown = chain_recipes(find_chain(options.chain), options)
+        print(json.dumps({recipe.name: asdict(recipe) for recipe in shown}, indent=2))
+    elif options.recipe and options.recipe != "chain":
+        print(json.dumps(asdict(resolve(options)), indent=2))
+    else:
+        parts = {
+            "The paper's stages, for --family tiny, sd15, sd21 or sdxl": {n: f.__doc__ or "" for n, f in STAGES.items()},
+            "Chains: emu-video train chain NAME": {n: c.about for n, c in chains().items()},
+            "Ablations: --ablation NAME": {n: a.about for n, a in ABLATIONS.items()},
+            "Recipes that made the bundled model, in order": ABOUT,
+        }
+        print(json.dumps(parts, indent=2) if options.json else _listing(parts))
+
+
+def _listing(parts: dict[str, dict[str, str]]) -> str:
+    width = max(len(name) for rows in parts.values() for name in rows)
+    blocks = ["\n".join([title, *(f"  {n:<{width}}  {about}" for n, about in rows.items())]) for title, rows in parts.items()]
+    return "\n\n".join(blocks) + "\n\nShow one with all its settings: emu-video recipes NAME --family sd15"
+
+
+def chains() -> dict[str, Chain]:
+    """The paper's chains and the demo, by name."""
+    from ..toy import recipes as toy
+    from ..training import paper
+
+    return {**paper.CHAINS, **toy.CHAINS}
+
+
+def find_chain(name: str | None) -> Chain:
+    """The chain of a name. ValueError if there is none."""
+    known = chains()
+    if name not in known:
+        raise ValueError(f"expected the name of a chain, {', '.join(known)}, found {name!r}: such as `train chain tiny-demo`")
+    return known[name]
+
+
+def chain_recipes(chain: Chain, options: Namespace) -> list[Recipe]:
+    """The recipes of a chain's stages as the command line changes them; what each starts from is not known yet."""
+    if chain.family and options.family not in (None, chain.family):
+        raise ValueError(f"chain {chain.name!r} is for the family {chain.family} alone: leave --family out")
+    made: list[Recipe] = []
+    for recipe in chain.recipes(_scale(chain.family or _family(options)), options.ablation):
+        changes = chain.changes.get("", {}) | chain.changes.get(recipe.name, {})
+        made.append(_finish(recipe, options, changes, first=not made))
+    return made
+
+
+def resolve(options: Namespace) -> Recipe:
+    """The recipe as the command line asks for it. ValueError for names and values that are unknown."""
+    from ..toy.recipes import RECIPES
+    from ..training.paper import STAGES, ablate
+    from ..training.recipes import read_recipe
+
+    name = options.recipe
+    if name.endswith(".json"):
+        recipe = read_recipe(Path(name))
+    elif name in RECIPES:
+        if options.family:
+            raise ValueError(f"recipe {name!r} is for the tiny model alone: leave --family out")
+        recipe = RECIPES[name]
+    elif name in STAGES:
+        recipe = STAGES[name](_scale(_family(options)))
+    else:
+        known = ", ".join([*STAGES, *RECIPES])
+        raise ValueError(f"unknown recipe {name!r}: expected one of {known}, a recipe.json, or chain")
+    return _finish(ablate(recipe, options.ablation), options)
+
+
+def _finish(recipe: Recipe, options: Namespace, changes: dict[str, str] | None = None, first: bool = True) -> Recipe:
+    """With the bundled base, the places that the command line names, `changes`, and what the command line sets; fitted."""
+    from ..pipeline import BUNDLED
+    from ..training.memory import fit
+    from ..training.recipes import override
+
+    bundled = {"start.base": str(BUNDLED)} if recipe.family == "tiny" and recipe.task == "video" and not recipe.start.base else {}
+    names = ("start.base", "start.init", "start.tokenizer", "clips.shards", "clips.selection")
+    given = {name: getattr(options, name.partition(".")[2]) for name in names}
+    recipe = override(recipe, bundled | {name: value for name, value in given.items() if value} | (changes or {}))
+    recipe = override(recipe, pairs(options.set))
+    if options.init and not first:
+        recipe = override(recipe, {"start.init": ""})
+    if options.fit:
+        recipe, said = fit(recipe, options.fit)
+        print(said, file=sys.stderr)
+    return recipe
+
+
+def pairs(texts: list[str]) -> dict[str, str]:
+    """NAME=VALUE texts as a dictionary. ValueError for one without a sign."""
+    result = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise ValueError(f"--set takes NAME=VALUE, such as optimisation.steps=100, found {text!r}")
+        result[name] = value
+    return result
+
+
+def _scale(family: str) -> Scale:
+    from ..toy.recipes import TINY
+    from ..training.paper import SCALES
+
+    scales = {TINY.family: TINY, **SCALES}
+    if family not in scales:
+        raise ValueError(f"there are recipes for the families {', '.join(scales)}, found {family!r}")
+    return scales[family]
+
+
+def _family(options: Namespace) -> str:
+    """The family that is asked for, or that of the base."""
+    from ..base import inspect_base
+
+    return options.family or (inspect_base(options.base).family if options.base else "sd15")

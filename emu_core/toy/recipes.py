@@ -1,0 +1,78 @@
+"""The recipes that made the bundled model, the paper's stages at its scale, and the demo of training: all on a CPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..training.paper import STAGES, Chain, Scale
+from ..training.recipes import Clips, Every, Given, Optimisation, Recipe, Recommended, Start, World
+
+TINY = Scale(
+    "tiny", 32, 64, stage1=(1200, 16, 2e-3, 50), stage2=(1600, 16, 2e-3, 50), stage3=(300, 8, 1e-3, 30), hq=(200, 16, 3e-4, 40),
+    interpolation=(800, 4, 1.2e-3, 30), ema=0.995, first_frame=0.7, image_noise=100, recommended=Recommended(3.0, 1.0, 20),
+    recommended_of_i=Recommended(1.0, 1.0, 10, image_noise=20), every=200,
+)  # fmt: skip
+"""The paper's stages in miniature; the figures are ours."""
+
+_DEMO_KEPT = {"optimisation.batch": "8", "clips.starts": "1", "compute.cache": "true"}  # where most clips are seen again
+CHAINS = {
+    "tiny-demo": Chain(
+        "tiny-demo",
+        "all five stages in miniature on the bundled model, with clips that are drawn, encoded as mp4 and curated first",
+        tuple(STAGES),
+        family="tiny",
+        changes={
+            "": {"optimisation.warmup": "2", "optimisation.ema": "0.9", "clips.validation": "8", "clips.workers": "1"},
+            "stage1_256px": {"optimisation.steps": "16", **_DEMO_KEPT},
+            "stage2_512px": {"optimisation.steps": "20", **_DEMO_KEPT},
+            "stage3_16frames": {"optimisation.steps": "6", "optimisation.batch": "4"},
+            "hq_finetune": {"optimisation.steps": "6", "optimisation.batch": "4"},
+            "interpolation": {"optimisation.steps": "6", "optimisation.batch": "2"},
+        },
+        demo=120,
+    ),
+}
+_IMAGE, _FIRST = Start("runs/tiny-t2i-wide/model"), "runs/tiny-f/model/stack_F.safetensors"
+_OPTIMISATION = {
+    "tiny-vae": Optimisation(2600, 8, 1.5e-3, decay=0.4, ema=0.995),
+    "tiny-vae-wide": Optimisation(1500, 8, 1e-3, decay=0.5, ema=0.995),
+    "tiny-t2i": Optimisation(3300, 64, 2e-3, decay=0.35),
+    "tiny-t2i-wide": Optimisation(750, 64, 1.5e-3, decay=1 / 3, ema=0.998),
+    "tiny-f": Optimisation(2600, 16, 2e-3, warmup=50, decay=0.35, ema=0.995, t_power=0.75),
+    "tiny-f-wide": Optimisation(700, 16, 1.2e-3, warmup=30, decay=0.6, ema=0.99, t_power=0.75),
+    "tiny-i": Optimisation(1100, 4, 1.2e-3, warmup=30, decay=0.4, ema=0.99),
+    "tiny-lora": Optimisation(500, 32, 2e-3, warmup=20, decay=0.4, ema=0.98),
+}
+
+
+def _recipe(name: str, task: str, start: Start, world: World, every: Every = Every(), **further: Any) -> Recipe:
+    return Recipe(name, task, _OPTIMISATION[name], start=start, world=world, every=every, **further)
+
+
+_F = {"recommended": TINY.recommended}
+_I = {  # between keyframes there is little left to decide
+    "role": "I", "clips": Clips(37, 16.0), "given": Given(image_noise=100), "recommended": TINY.recommended_of_i
+}  # fmt: skip
+_IN_ORDER = (
+    _recipe("tiny-vae", "autoencoder", Start(), World()),
+    _recipe("tiny-vae-wide", "autoencoder", Start(init="runs/tiny-vae/model"), World(anything=0.5)),
+    _recipe("tiny-t2i", "text_to_image", Start("runs/tiny-vae/model"), World(cache=64_000)),
+    _recipe("tiny-t2i-wide", "text_to_image", Start("runs/tiny-vae-wide/model", "runs/tiny-t2i/model"), World(1, 0.15, 32_000)),
+    _recipe("tiny-f", "video", _IMAGE, World(1, 0.2, 6000), Every(250, 100), **_F),
+    _recipe("tiny-f-wide", "video", replace(_IMAGE, init=_FIRST), World(2, 0.5, 4000), Every(350, 100), **_F),
+    _recipe("tiny-i", "video", replace(_IMAGE, init=_FIRST), World(1, 0.25, 800), Every(275, 100), **_I),
+    _recipe("tiny-lora", "lora", _IMAGE, World(cache=4000), Every(250)),
+)
+RECIPES = {recipe.name: recipe for recipe in _IN_ORDER}
+"""In the order in which they make the bundled model."""
+ABOUT = {
+    "tiny-vae": "The tiny model's image autoencoder: 64 x 64 pixels to 8 x 8 x 4 latents and back.",
+    "tiny-vae-wide": "The autoencoder again, half of it now on nameless figures over gradients.",
+    "tiny-t2i": "The tiny model's text encoder and image U-Net, trained together.",
+    "tiny-t2i-wide": "The image model again, on the latents of the wider autoencoder.",
+    "tiny-f": "Stack F of the tiny model: 8 frames at 4 fps from a starting frame and a prompt.",
+    "tiny-f-wide": "Stack F again, half of its clips now of nameless figures, so that other pictures move too.",
+    "tiny-i": "Stack I of the tiny model, from F: 8 frames become 37 at 16 fps.",
+    "tiny-lora": "A LoRA on the tiny image model, the bundled example: pastel colours.",
+}

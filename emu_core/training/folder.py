@@ -1,0 +1,102 @@
+"""What stands in a run's folder beside its checkpoints and its model: recipe, figures, curves, sheets."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..media import contact_sheet, write_image
+from ..media.files import whole_file
+
+RECIPE_FILE, LOG_FILE, BAD_BATCH = "recipe.json", "log.jsonl", "bad_batch.pt"
+
+
+def check_folder(
+    folder: Path,
+    needed: int = 0,
+    what: str = "the checkpoints of this run",
+    advice: str = "make room, or name another folder with --out",
+) -> None:
+    """Make a folder. ValueError if it cannot be written, or has no room for `needed` bytes: of `what`, and what to do."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written ({error.strerror}): name another folder with --out") from error
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(f"{folder} has {free / 2**30:.1f} GB of free space, and {what} need {needed / 2**30:.1f} GB: {advice}")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value, whole or not at all."""
+    with whole_file(path) as part:
+        part.write_text(json.dumps(value, indent=2))
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows of a log; one that a crash cut off is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def forget_rows_after(step: int, path: Path) -> None:
+    """After a crash, rows of steps that will be made again."""
+    if path.is_file():
+        kept = [json.dumps(row) + "\n" for row in read_rows(path) if row.get("step", step + 1) <= step]
+        with whole_file(path) as part:
+            part.write_text("".join(kept))
+
+
+def open_board(folder: Path, step: int) -> Any:
+    """A writer for TensorBoard that forgets what was written after `step`. ValueError if TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("--tensorboard needs the package tensorboard: pip install tensorboard, or leave it out") from error
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+
+def plot_losses(folder: Path) -> None:
+    """Draw the log as `loss.png`: the loss, a running mean, and every other figure in a panel of its own."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = read_rows(folder / LOG_FILE)
+    names = sorted({k for row in rows for k in row} - {"step", "grad_norm"})
+    if not names:
+        return
+    figure, axes = pyplot.subplots(len(names), 1, figsize=(8, 2.4 * len(names)), squeeze=False)
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        steps, values = zip(*((row["step"], row[name]) for row in rows if name in row), strict=True)
+        axis.plot(steps, values, lw=0.5, alpha=0.4, marker="." if len(steps) < 50 else "")
+        window = max(1, len(values) // 50)
+        sums = [0.0, *itertools.accumulate(values)]
+        smooth = [(sums[i + 1] - sums[max(0, i - window)]) / (i + 1 - max(0, i - window)) for i in range(len(values))]
+        axis.plot(steps, smooth, lw=1.5)
+        axis.set_ylabel(name)
+        if "loss" in name:
+            axis.set_yscale("log")
+    axes[-1, 0].set_xlabel("step")
+    figure.tight_layout()
+    figure.savefig(folder / "loss.png", dpi=80)
+    pyplot.close(figure)
+
+
+def write_sheet(images: torch.Tensor, path: Path | None, columns: int) -> None:
+    """Pictures (n, 3, H, W) in -1..1, row by row on a contact sheet. No path: nothing is written."""
+    if path is not None:
+        write_image(path, contact_sheet(images.movedim(1, -1).cpu() / 2 + 0.5, columns, scale=1))
