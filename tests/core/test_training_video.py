@@ -25,20 +25,19 @@ from emu_core.checkpoint import load_stack, read_config
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings
 from emu_core.toy import demo
 from emu_core.toy import recipes as toy
-from emu_core.toy.extras import EXTRAS
 from emu_core.training import folder as files
-from emu_core.training import loop, memory, paper, run, video
+from emu_core.training import loop, memory, paper, video
 from emu_core.training.checks import check_recipe
 from emu_core.training.loop import Trainer
 from emu_core.training.processes import fingerprint
-from emu_core.training.recipes import Recipe, from_dict, override
+from emu_core.training.recipes import Recipe, override
 from emu_core.training.sources import Batch
 from emu_core.training.video import draw_positions
 
 from .helpers import DOUBLE
+from .tiny_training import SD15, VideoTask, small, train
 
 ROOT = Path(__file__).parents[2]
-SD15 = paper.SCALES["sd15"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,26 +52,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     """24 clips of 4 s, curated from mp4 files with damaged ones among them."""
     folder = tmp_path_factory.mktemp("data")
     return str(demo.make_shards(folder / "videos", folder / "shards", 24))
-
-
-def VideoTask(recipe: Recipe, folder: Path) -> video.VideoTask:
-    return video.VideoTask(recipe, folder, source=EXTRAS.source)
-
-
-def train(recipe: Recipe, folder: Path, resume: bool = False) -> None:
-    run.train(recipe, folder, run.RunOptions(resume, extras=EXTRAS))
-
-
-def small(name: str = "stage1_256px", steps: int = 3, **changes: str) -> Recipe:
-    """A stage of the tiny family on 32 x 32 pixels: 4 frames, 4 clips a step."""
-    settings = {
-        "optimisation.steps": str(steps), "optimisation.batch": "4", "optimisation.warmup": "1", "clips.size": "32,32",
-        "clips.validation": "4", "clips.workers": "0", "validate_every": "0", "sheet_every": "1000", "save_every": "1000",
-    }  # fmt: skip
-    if name != "interpolation":
-        settings["clips.frames"] = "4"
-    dotted = {key.replace("__", "."): value for key, value in changes.items()}
-    return override(paper.STAGES[name](toy.TINY), {"base": str(BUNDLED), **settings, **dotted})
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -426,76 +405,7 @@ def test_training_the_stack_alone_needs_less_than_six_tenths_of_training_all() -
     assert alone.total <= 0.6 * everything.total
 
 
-# -- recipes
-
-
-def test_stages_have_the_papers_figures() -> None:
-    """Emu Video, arXiv 2311.10709, section 4 and the appendix's table of training."""
-    stages = {name: make(SD15) for name, make in paper.STAGES.items()}
-    table = {
-        "stage1_256px": (70_000, 512, 1e-4, 1000, 0.0, 8, 8.0, 256, "epsilon", False),
-        "stage2_512px": (15_000, 512, 1e-4, 1000, 0.0, 8, 4.0, 512, "v_prediction", True),
-        "stage3_16frames": (25_000, 512, 1e-4, 1000, 0.0, 16, 4.0, 512, "v_prediction", True),
-        "hq_finetune": (20_000, 64, 2.5e-5, 10_000, 1e-4, 8, 4.0, 512, "v_prediction", True),
-        "interpolation": (15_000, 384, 1.5e-4, 1500, 0.0, 37, 16.0, 512, "v_prediction", True),
-    }
-    for name, recipe in stages.items():
-        o, c, s = recipe.optimisation, recipe.clips, recipe.schedule
-        found = (o.steps, o.batch, o.rate, o.warmup, o.weight_decay, c.frames, c.fps, c.size[0], s.prediction, s.zero_snr)
-        assert found == table[name]
-        assert (o.betas, o.decay) == ((0.9, 0.999), 0.0)  # a constant rate after the warm-up
-    i = stages["interpolation"]
-    assert (i.role, i.given.image_noise, i.recommended.image_noise) == ("I", 250, 100)
-    recommended = stages["stage2_512px"].recommended
-    assert (recommended.text_guidance, recommended.image_guidance) == (7.5, 2.0)
-
-
-@pytest.mark.parametrize("scale", [toy.TINY, *paper.SCALES.values()], ids=lambda scale: scale.family)
-def test_recipes_survive_their_files(scale: paper.Scale) -> None:
-    for recipe in [*(make(scale) for make in paper.STAGES.values()), *toy.RECIPES.values()]:
-        assert from_dict(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
-
-
-def test_chain_hands_on_the_length_of_the_clips() -> None:
-    names = {chain: [r.name for r in paper.CHAINS[chain].recipes(SD15, [])] for chain in ("paper", "short")}
-    assert names["paper"] == list(paper.STAGES)
-    hq = {chain: paper.CHAINS[chain].recipes(SD15, [])[-2].clips.frames for chain in names}
-    assert hq == {"paper": 16, "short": 8}
-    single = paper.CHAINS["paper"].recipes(SD15, ["single_stage", "direct"])
-    assert [r.name for r in single] == list(paper.STAGES)[1:]
-    assert all(not r.method.image for r in single)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"schedule.zero_snr": "true"}, "epsilon prediction is undefined at zero terminal SNR"),
-        ({"optimisation.steps": "0"}, "optimisation.steps must be 1 or more, found 0"),
-        ({"optimisation.rate": "0"}, r"optimisation.rate must be above 0, found 0.0: change it with --set"),
-        ({"clips.size": "30,30"}, "clips.size must be multiples of 8, found 30,30"),
-        ({"clips.frames": "1"}, "2 or more frames"),
-        ({"role": "I"}, "an interpolation model is trained on 37 frames, of which 8 are given, found clips.frames=4"),
-        ({"optimisation.batch": "4", "compute.micro": "3"}, "the batch of 4 do not divide into compute.micro=3: choose a"),
-        ({"image_noise": "1000"}, "image_noise must be a timestep, 0 to 999, found 1000"),
-        ({"compute.cache": "true", "clips.shards": "somewhere"}, "choose how many clips of each video to keep"),
-        ({"compute.precision": "float16", "compute.parallel": "fsdp"}, "use compute.precision=bfloat16"),
-        ({"family": "sdxl"}, "is for a base of family sdxl, and .*tiny is of family tiny"),
-        ({"base": ""}, "needs an image model to build on: name its folder or file with --base"),
-        ({"base": "/nowhere"}, "/nowhere"),
-        ({"init": "/nowhere.safetensors"}, "starts from /nowhere.safetensors, which does not exist"),
-    ],
-)
-def test_what_cannot_work_is_said_before_the_first_step(changes: dict[str, str], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        check_recipe(override(small(), changes))
-
-
-def test_a_batch_that_does_not_divide_is_refused_before_anything_is_launched(capsys: pytest.CaptureFixture[str]) -> None:
-    from emu_core.cli.main import main
-
-    command = ["train", "stage1_256px", "--family", "tiny", "--set", "optimisation.batch=4", "--processes", "3"]
-    assert main(command) == 2
-    assert "batch 4 does not divide over 3 processes: choose another optimisation.batch" in capsys.readouterr().err
+# -- what cannot work
 
 
 def test_other_faults_are_said_before_the_first_step(shards: str, tmp_path: Path) -> None:
@@ -518,38 +428,3 @@ def test_other_faults_are_said_before_the_first_step(shards: str, tmp_path: Path
         check_recipe(learned)
     with pytest.raises(ValueError, match="takes a starting frame, and the recipe has method.image=false"):
         check_recipe(small(init=str(tmp_path / "run" / "model"), method__image="false"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["train", "stage9"], "unknown recipe 'stage9': expected one of stage1_256px"),
-        (["train", "chain"], "expected the name of a chain, paper, short, tiny-demo"),
-        (["train", "chain", "tiny-demo", "--family", "sd15"], "is for the family tiny alone"),
-        (["train", "stage1_256px"], "needs an image model to build on: name its folder or file with --base"),
-        (["train", "tiny-f", "--family", "sd15"], "recipe 'tiny-f' is for the tiny model alone"),
-        (["train", "stage1_256px", "--ablation", "none"], "unknown ablation 'none': expected one of direct"),
-        (["train", "stage1_256px", "--fit", "8GB"], "does not fit 8GB"),
-        (["train", "stage1_256px", "--family", "flux"], "recipes for the families tiny, sd15, sd21, sdxl, found 'flux'"),
-        (["train", "nowhere.json"], "nowhere.json is no recipe"),
-        (["train", "stage1_256px", "--processes", "0"], "--processes must be 1 or more"),
-    ],
-)
-def test_command_line_says_what_is_wrong(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from emu_core.cli.main import main
-
-    assert main(arguments) == 2
-    assert words in capsys.readouterr().err
-
-
-def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    from emu_core.cli.main import main
-
-    assert main(["recipes"]) == 0
-    listing = capsys.readouterr().out
-    assert all(name in listing for name in (*paper.STAGES, *paper.ABLATIONS, *paper.CHAINS, *toy.CHAINS, *toy.RECIPES))
-    assert main(["recipes", "stage2_512px", "--family", "sdxl", "--ablation", "direct", "--set", "optimisation.steps=5"]) == 0
-    shown = from_dict(json.loads(capsys.readouterr().out))
-    assert (shown.family, shown.method.image, shown.optimisation.steps) == ("sdxl", False, 5)
-    assert main(["recipes", "chain", "tiny-demo"]) == 0
-    assert list(json.loads(capsys.readouterr().out)) == list(paper.STAGES)
