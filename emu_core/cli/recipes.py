@@ -92,7 +92,7 @@ def chain_recipes(chain: Chain, options: Namespace) -> list[Recipe]:
     if chain.family and options.family not in (None, chain.family):
         raise ValueError(f"chain {chain.name!r} is for the family {chain.family} alone: leave --family out")
     made: list[Recipe] = []
-    for recipe in chain.recipes(_scale(chain.family or _family(options)), options.ablation):
+    for recipe in chain.recipes(_scale(options, chain.family), options.ablation):
         changes = chain.changes.get("", {}) | chain.changes.get(recipe.name, {})
         made.append(_finish(recipe, options, changes, first=not made))
     return made
@@ -112,7 +112,7 @@ def resolve(options: Namespace) -> Recipe:
             raise ValueError(f"recipe {name!r} is for the tiny model alone: leave --family out")
         recipe = RECIPES[name]
     elif name in STAGES:
-        recipe = STAGES[name](_scale(_family(options)))
+        recipe = STAGES[name](_scale(options))
     else:
         known = ", ".join([*STAGES, *RECIPES])
         raise ValueError(f"unknown recipe {name!r}: expected one of {known}, a recipe.json, or chain")
@@ -129,7 +129,7 @@ def _finish(recipe: Recipe, options: Namespace, changes: dict[str, str] | None =
     names = ("start.base", "start.init", "start.tokenizer", "clips.shards", "clips.selection")
     given = {name: getattr(options, name.partition(".")[2]) for name in names}
     recipe = override(recipe, bundled | {name: value for name, value in given.items() if value} | (changes or {}))
-    recipe = override(recipe, pairs(options.set))
+    recipe = override(recipe, dict(map(_pair, options.set)))
     if options.init and not first:
         recipe = override(recipe, {"start.init": ""})
     if options.fit:
@@ -138,29 +138,20 @@ def _finish(recipe: Recipe, options: Namespace, changes: dict[str, str] | None =
     return recipe
 
 
-def pairs(texts: list[str]) -> dict[str, str]:
-    """NAME=VALUE texts as a dictionary. ValueError for one without a sign."""
-    result = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not sign:
-            raise ValueError(f"--set takes NAME=VALUE, such as optimisation.steps=100, found {text!r}")
-        result[name] = value
-    return result
+def _pair(text: str) -> list[str]:
+    if "=" not in text:
+        raise ValueError(f"--set takes NAME=VALUE, such as optimisation.steps=100, found {text!r}")
+    return text.split("=", 1)
 
 
-def _scale(family: str) -> Scale:
+def _scale(options: Namespace, family: str = "") -> Scale:
+    """Of the only family, of the one that is asked for, or of that of the base."""
+    from ..base import inspect_base
     from ..toy.recipes import TINY
     from ..training.paper import SCALES
 
+    family = family or options.family or (inspect_base(options.base).family if options.base else "sd15")
     scales = {TINY.family: TINY, **SCALES}
     if family not in scales:
         raise ValueError(f"there are recipes for the families {', '.join(scales)}, found {family!r}")
     return scales[family]
-
-
-def _family(options: Namespace) -> str:
-    """The family that is asked for, or that of the base."""
-    from ..base import inspect_base
-
-    return options.family or (inspect_base(options.base).family if options.base else "sd15")

@@ -27,10 +27,10 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Anything:
+class Anything(shapes.Moving):
     """A clip of a nameless figure. Colours are -1..1; `angle` (radians) is the gradient's, `blur` the edge's width in pixels."""
 
-    parts: tuple[Part, ...]
+    figure: tuple[Part, ...]
     colour: Colour
     corners: tuple[Colour, Colour]
     angle: float
@@ -38,20 +38,6 @@ class Anything:
     direction: str
     speed: str
     start: tuple[float, float]
-
-    @property
-    def caption(self) -> str:
-        """The motion in words; there are none for the rest."""
-        return shapes.motion_words(self.direction, self.speed)
-
-    @property
-    def velocity(self) -> tuple[float, float]:
-        """Pixels a second, (x, y); y grows downwards."""
-        return shapes.velocity(self.direction, self.speed)
-
-    def said(self, generator: torch.Generator, drop: float, keep_motion: bool = True) -> str:
-        """The caption, empty in a share `drop`."""
-        return shapes.typed(self.caption, (), generator, drop)
 
 
 Mixed = shapes.Clip | Anything
@@ -89,14 +75,14 @@ def render(c: Anything, times: torch.Tensor) -> torch.Tensor:
     first, second = (torch.tensor(corner).view(3, 1, 1) for corner in c.corners)
     ground = first + share * (second - first)
     centre = torch.tensor(c.start) + torch.tensor(c.velocity) * times[:, None]
-    alpha = figure(c, grid - centre[:, None, None])[:, None]
+    alpha = coverage(c, grid - centre[:, None, None])[:, None]
     return ground + alpha * (torch.tensor(c.colour).view(3, 1, 1) - ground)
 
 
-def figure(c: Anything, offset: torch.Tensor) -> torch.Tensor:
+def coverage(c: Anything, offset: torch.Tensor) -> torch.Tensor:
     """Coverage 0..1 of a figure at places `offset` (..., 2) from its centre."""
     inside = []
-    for part in c.parts:
+    for part in c.figure:
         local = (offset - torch.tensor(part.offset)) * torch.tensor([1 / part.stretch, 1.0])
         inside.append(shapes.signed_distance(part.shape, local, part.radius))
     return (0.5 - torch.stack(inside).amin(0) / c.blur).clamp(0, 1)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -36,18 +36,44 @@ START_RANGE = (22.0, 42.0)
 """Where the centre is at time 0, in pixels, on both axes."""
 
 
-class Moving(Protocol):
-    """Something that starts at a place (x, y) and moves at a velocity (pixels a second)."""
+class Moving:
+    """Something that starts at a place (x, y) in pixels and moves, or not, in a direction at a speed."""
+
+    direction: str
+    speed: str
+    start: tuple[float, float]
 
     @property
-    def start(self) -> tuple[float, float]: ...
+    def velocity(self) -> tuple[float, float]:
+        """Pixels a second, (x, y); y grows downwards."""
+        dx, dy = DIRECTIONS[self.direction]
+        return dx * SPEED[self.speed], dy * SPEED[self.speed]
 
     @property
-    def velocity(self) -> tuple[float, float]: ...
+    def motion(self) -> str:
+        """The part of a caption that says the motion."""
+        return "stays still" if self.direction == "still" else " ".join(w for w in ("moves", self.speed, self.direction) if w)
+
+    @property
+    def caption(self) -> str:
+        """All that happens, in words; here the motion alone."""
+        return self.motion
+
+    def said(self, generator: torch.Generator, drop: float, keep_motion: bool = True) -> str:
+        """The caption as somebody might type it: empty in a share `drop`. Of the others a quarter lack one of the `parts`."""
+        roll, part = torch.rand(2, generator=generator).tolist()
+        parts = self.parts(keep_motion)
+        lacks = bool(parts) and roll > drop + 0.75 * (1 - drop)
+        text = self.caption.replace(parts[int(part * len(parts))], "", 1) if lacks else self.caption
+        return "" if roll < drop else text
+
+    def parts(self, keep_motion: bool) -> tuple[str, ...]:
+        """What a caption may lack, so that short prompts work."""
+        return ()
 
 
 @dataclass(frozen=True)
-class Clip:
+class Clip(Moving):
     """What happens in one clip. `start` is the centre (x, y) in pixels at time 0."""
 
     shape: str
@@ -61,29 +87,11 @@ class Clip:
     @property
     def caption(self) -> str:
         """All that happens, in words."""
-        motion = motion_words(self.direction, self.speed)
-        return f"a {self.size} {self.colour} {self.shape} {motion} on a {self.background} background"
+        return f"a {self.size} {self.colour} {self.shape} {self.motion} on a {self.background} background"
 
-    @property
-    def velocity(self) -> tuple[float, float]:
-        """Pixels a second, (x, y); y grows downwards."""
-        return velocity(self.direction, self.speed)
-
-    def said(self, generator: torch.Generator, drop: float, keep_motion: bool = True) -> str:
-        """The caption as somebody might type it: empty in a share `drop`. Of the others a quarter lack one part, so that short
-        prompts work; the motion only where it need not be kept."""
-        text, motion = self.caption, motion_words(self.direction, self.speed)
-        last = f"{self.colour} " if keep_motion else f" {motion}"
-        return typed(text, (f"{self.size} ", f" on a {self.background} background", last), generator, drop)
-
-
-def typed(text: str, parts: Sequence[str], generator: torch.Generator, drop: float) -> str:
-    """A text: empty in a share `drop`, and in a quarter of the rest without one of `parts`."""
-    roll, part = torch.rand(2, generator=generator).tolist()
-    if roll < drop:
-        return ""
-    lacks = bool(parts) and roll > drop + 0.75 * (1 - drop)
-    return text.replace(parts[int(part * len(parts))], "", 1) if lacks else text
+    def parts(self, keep_motion: bool) -> tuple[str, ...]:
+        """Size, background, and the colour or the motion."""
+        return f"{self.size} ", f" on a {self.background} background", f"{self.colour} " if keep_motion else f" {self.motion}"
 
 
 def read_caption(text: str) -> Clip | None:
@@ -100,17 +108,6 @@ def read_caption(text: str) -> Clip | None:
         return None
     speed = "slowly" if "slowly" in words and direction != "still" else ""
     return Clip(shape, colour, background, size, direction, speed, (float("nan"), float("nan")))
-
-
-def velocity(direction: str, speed: str) -> tuple[float, float]:
-    """Pixels a second, (x, y); y grows downwards."""
-    dx, dy = DIRECTIONS[direction]
-    return dx * SPEED[speed], dy * SPEED[speed]
-
-
-def motion_words(direction: str, speed: str) -> str:
-    """The part of a caption that says the motion."""
-    return "stays still" if direction == "still" else " ".join(w for w in ("moves", speed, direction) if w)
 
 
 def is_held_out(shape: str, colour: str, direction: str) -> bool:
@@ -152,6 +149,7 @@ _SPLIT = {side: combinations(side) for side in (False, True)}
 
 
 def clips(seed: int, indices: Sequence[int], held_out: bool = False) -> list[Clip]:
+    """The clips of these numbers, of combinations that are trained on, or of the others."""
     return [clip(seed, int(i), held_out) for i in indices]
 
 

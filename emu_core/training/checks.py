@@ -94,7 +94,9 @@ def _check_start(recipe: Recipe, info: BaseInfo) -> None:
         )
     init = recipe.start.init
     if config.origin.family != "emu":
-        raise ValueError(f"{init} is a stack of {config.origin.family}, and training goes on with Emu Video stacks alone: leave it out")
+        raise ValueError(
+            f"{init} is a stack of {config.origin.family}, and training goes on with Emu Video stacks alone: leave it out"
+        )
     if config.layers.mixing != method.mixing:
         raise ValueError(
             f"{init} was trained with method.mixing={config.layers.mixing}, the recipe asks for {method.mixing}: use the same"
