@@ -43,24 +43,17 @@ def write_videos(folder: Path, count: int, fps: float = FPS) -> None:
 def write_damaged(folder: Path) -> list[str]:
     """Files that curation has to leave out: broken, empty, cut off, sound alone, and a video without a caption; their names."""
     whole = next(iter(sorted(folder.glob("clip-*.mp4")))).read_bytes()
-    files = {
-        "broken.mp4": bytes(range(256)) * 20,
-        "empty.mp4": b"",
-        "cut_off.mp4": whole[: len(whole) // 3],
-        "no_caption.mp4": whole,
-    }
+    files = {"broken.mp4": bytes(range(256)) * 20, "empty.mp4": b"", "cut_off.mp4": whole[: len(whole) // 3]}
     for name, content in files.items():
         _write(folder / name, content)
-        if name != "no_caption.mp4":
-            _write((folder / name).with_suffix(".txt"), b"a big red circle moves right on a white background")
+        _write((folder / name).with_suffix(".txt"), b"a big red circle moves right on a white background")
+    _write(folder / "no_caption.mp4", whole)
     with wave.open(str(folder / "sound.wav"), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(8000)
+        file.setparams((1, 2, 8000, 0, "NONE", "not compressed"))
         file.writeframes(bytes(16000))
     os.replace(folder / "sound.wav", folder / "sound_only.mp4")  # whatever its name says
     _write(folder / "sound_only.txt", b"a sound")
-    return [*files, "sound_only.mp4"]
+    return [*files, "no_caption.mp4", "sound_only.mp4"]
 
 
 def _write(path: Path, content: bytes) -> None:

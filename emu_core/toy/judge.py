@@ -47,8 +47,7 @@ def _psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def check_detectors(count: int) -> dict[str, float]:
     """The detectors on real frames: share of right answers, and the largest error of place in pixels."""
-    clips = shapes.clips(SEED, range(count), held_out=True)
-    times = torch.tensor([0.0, 1.75])
+    clips, times = shapes.clips(SEED, range(count), held_out=True), torch.tensor([0.0, 1.75])
     readings = read_frames(shapes.render(clips, times).flatten(0, 1))
     truth = shapes.positions(clips, times).flatten(0, 1)
     doubled = [c for c in clips for _ in times]
@@ -169,12 +168,10 @@ def _judged(samples: list[Sample], out: Path | None) -> dict[str, float]:
 
 
 def _read_sample(path: Path) -> Sample:
-    video = read_video(path)
-    if video.frames.shape[1:3] != (shapes.SIZE, shapes.SIZE):
-        height, width = video.frames.shape[1:3]
-        raise ValueError(
-            f"{path} should be {shapes.SIZE} x {shapes.SIZE}, found {width} x {height}: the detectors read that size"
-        )
+    video, size = read_video(path), shapes.SIZE
+    height, width = video.frames.shape[1:3]
+    if (height, width) != (size, size):
+        raise ValueError(f"{path} should be {size} x {size}, found {width} x {height}: the detectors read that size")
     beside = path.with_suffix(".txt")
     texts = [beside.read_text()] if beside.is_file() else list(_texts(video.metadata.get("prompt", "")))
     for text in texts:
@@ -189,11 +186,9 @@ def _read_sample(path: Path) -> Sample:
 def _texts(prompt: str) -> Iterator[str]:
     """The prompt itself, or every text in a ComfyUI graph."""
     try:
-        graph = json.loads(prompt)
-        nodes = [node["inputs"] for node in graph.values()]
+        nodes = [node["inputs"] for node in json.loads(prompt).values()]
     except (ValueError, AttributeError, KeyError, TypeError):
-        yield prompt
-        return
+        nodes = [{"text": prompt}]
     for inputs in nodes:
         yield from (value for value in inputs.values() if isinstance(value, str))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
@@ -19,31 +21,15 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation("removed"), pre_tokenizers.WhitespaceSplit()])
     tokenizer.post_processor = processors.TemplateProcessing(f"{START} $A {END}", None, [(START, 1), (END, 2)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        bos_token=START,
-        eos_token=END,
-        unk_token=UNKNOWN,
-        model_max_length=MAX_TOKENS,
-    )
+    special: Any = {"pad_token": PAD, "bos_token": START, "eos_token": END, "unk_token": UNKNOWN}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special, model_max_length=MAX_TOKENS)
 
 
 def build_text_encoder(vocabulary_size: int, width: int = 128, layers: int = 2) -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=vocabulary_size,
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            hidden_act="quick_gelu",
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-    )
+    """A small text encoder with fresh weights."""
+    sizes: Any = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers, "num_attention_heads": 4}
+    tokens: Any = {"max_position_embeddings": MAX_TOKENS, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return CLIPTextModel(CLIPTextConfig(vocab_size=vocabulary_size, hidden_act="quick_gelu", **sizes, **tokens))
 
 
 def token_ids(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.Tensor:

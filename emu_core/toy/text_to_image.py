@@ -38,16 +38,10 @@ leaves the words of motion faint in the text states, which are all that a stack 
 
 def build_unet(widths: tuple[int, ...] = (128, 128), layers: int = 1, context: int = 128) -> UNet2DConditionModel:
     """Stable Diffusion's layout at two levels, 8 x 8 and 4 x 4, with attention at both."""
-    return UNet2DConditionModel(
-        sample_size=shapes.SIZE // 8,
-        block_out_channels=widths,
-        layers_per_block=layers,
-        down_block_types=("CrossAttnDownBlock2D",) * len(widths),
-        up_block_types=("CrossAttnUpBlock2D",) * len(widths),
-        cross_attention_dim=context,
-        attention_head_dim=4,
-        norm_num_groups=32,
-    )
+    n = len(widths)
+    kinds = {"down_block_types": ("CrossAttnDownBlock2D",) * n, "up_block_types": ("CrossAttnUpBlock2D",) * n}
+    sizes = {"block_out_channels": widths, "layers_per_block": layers, "cross_attention_dim": context, "attention_head_dim": 4}
+    return UNet2DConditionModel(sample_size=shapes.SIZE // 8, norm_num_groups=32, **kinds, **sizes)
 
 
 class _Module(nn.Module):
@@ -127,23 +121,18 @@ class TextToImageTask(Task):
         complete_folder(folder)
 
 
-INDEX = {
-    "_class_name": "StableDiffusionPipeline",
-    "feature_extractor": [None, None],
-    "image_encoder": [None, None],
-    "requires_safety_checker": False,
-    "safety_checker": [None, None],
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
+PARTS = {
+    "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "PreTrainedTokenizerFast"], "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
-}
+}  # fmt: skip
+NONE = dict.fromkeys(("feature_extractor", "image_encoder", "safety_checker"), [None, None])
+INDEX = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **NONE, **PARTS}
 
 
 def complete_folder(folder: Path) -> None:
     """Write what a diffusers folder holds beside its weights, and what we recommend for sampling."""
     build_scheduler("ddim", SCHEDULE).save_pretrained(folder / "scheduler")
-    (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
+    (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2, sort_keys=True) + "\n")
     recommended = {"family": "tiny", "steps": STEPS, "text_guidance": TEXT_GUIDANCE}
     (folder / DEFAULTS_FILE).write_text(json.dumps(recommended, indent=2) + "\n")

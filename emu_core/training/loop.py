@@ -168,12 +168,10 @@ class Trainer:
 
     def begin(self) -> None:
         """Make the folder, look for room, write down the recipe, and say what is trained."""
-        sizes = {"weights": 0, "gradients": 0, "AdamW": 0, "average": 0}
-        for p in self.trained.values():
-            size = local(p).numel() * p.element_size()
-            sizes = {name: old + size * (2 if name == "AdamW" else 1) for name, old in sizes.items()}
+        size = sum(local(p).numel() * p.element_size() for p in self.trained.values())
+        sizes = {"weights": size, "gradients": size, "AdamW": 2 * size, "average": size}
         if self.processes.main:
-            needed = (checkpoints.KEPT + 1) * sum(v for k, v in sizes.items() if k != "gradients")
+            needed = (checkpoints.KEPT + 1) * (sum(sizes.values()) - size)  # gradients are not kept
             check_folder(self.folder, 0 if checkpoints.checkpoints(self.folder) else needed)
             write_json(self.folder / RECIPE_FILE, asdict(self.recipe))
             parts = ", ".join(f"{name} {size / 2**20:.0f} MB" for name, size in sizes.items())

@@ -45,6 +45,7 @@ class Needs:
 
     @property
     def total(self) -> int:
+        """All of it, with what the driver takes."""
         return round(sum(asdict(self).values()) + OVERHEAD)
 
     def __str__(self) -> str:
@@ -143,30 +144,19 @@ def _counted(
 
 def needs(recipe: Recipe, micro: int) -> Needs:
     """What a process needs that handles `micro` clips at a time."""
-    compute, every = recipe.compute, recipe.method.trained == "all"
-    spatial, temporal, activations = _counted(
-        recipe.family,
-        recipe.method.stack == "slim",
-        recipe.clips.frames,
-        recipe.clips.size,
-        compute.checkpointing,
-        every,
-        BYTES[compute.precision] < 4,
-    )
+    compute, clips, every = recipe.compute, recipe.clips, recipe.method.trained == "all"
+    slim, mixed = recipe.method.stack == "slim", BYTES[compute.precision] < 4
+    counted = _counted(recipe.family, slim, clips.frames, clips.size, compute.checkpointing, every, mixed)
+    spatial, temporal, activations = counted
     size = BYTES[compute.precision]
     trained = temporal + (spatial if every else 0)
     frozen = 0 if every else spatial * size
     if not compute.cache:
         frozen += (VAE_PARAMETERS + TEXT_PARAMETERS[recipe.family]) * size
-    copies = trained * size if size < 4 else 0  # autocast keeps the weights in 16 bits meanwhile
-    return Needs(
-        frozen=frozen,
-        weights=4 * trained + copies,
-        gradients=4 * trained,
-        optimiser=8 * trained,
-        average=0 if compute.ema_on_cpu else 4 * trained,
-        activations=round(micro * activations * size / 2 * FRAGMENTS),
-    )
+    copies = trained * size if mixed else 0  # autocast keeps the weights in 16 bits meanwhile
+    average = 0 if compute.ema_on_cpu else 4 * trained
+    kept = round(micro * activations * size / 2 * FRAGMENTS)
+    return Needs(frozen, 4 * trained + copies, 4 * trained, 8 * trained, average, kept)
 
 
 def read_size(text: str) -> int:

@@ -125,14 +125,24 @@ class _Module(nn.Module):
 
     def given(self, video: Tensor, generator: torch.Generator) -> Tensor:
         """Conditioning channels (f, C+1, h, w) of one training clip (f, C, h, w)."""
-        config, given, frames = self.model.stack.config, self.recipe.given, len(video)
-        places = slots(KEYFRAMES) if config.role == "I" else draw_positions(frames, generator, given.first_frame)
+        given, interpolates = self.recipe.given, self.model.stack.config.role == "I"
+        places = slots(KEYFRAMES) if interpolates else draw_positions(len(video), generator, given.first_frame)
         level = int(torch.randint(given.image_noise + 1, (1,), generator=generator))
-        latents = video[places][None]
-        latents = augment(latents, level, config.schedule, torch.randn(latents.shape, generator=generator))
+        channels = self.channels(video[None], places, level, generator)[0]
         dropped = bool(torch.rand(1, generator=generator) < given.image_drop)
-        channels = condition(latents, places, frames, config.channel_order)[0]
         return torch.zeros_like(channels) if dropped else channels
+
+    def known(self, videos: Tensor, generator: torch.Generator) -> Tensor:
+        """Conditioning channels of whole videos (n, f, C, h, w), given as at inference: their first frame, or their keyframes."""
+        config = self.model.stack.config
+        places = slots(KEYFRAMES) if config.role == "I" else [0]
+        return self.channels(videos, places, config.sampling.image_noise, generator)
+
+    def channels(self, videos: Tensor, places: list[int], level: int, generator: torch.Generator) -> Tensor:
+        """Conditioning channels (n, f, C+1, h, w) of clean videos whose frames `places` are given, noised to timestep `level`."""
+        config, given = self.model.stack.config, videos[:, places]
+        given = augment(given, level, config.schedule, torch.randn(given.shape, generator=generator))
+        return condition(given, places, videos.shape[1], config.channel_order)
 
 
 @lru_cache(maxsize=8)
@@ -223,23 +233,15 @@ class VideoTask(Task):
         config, x0 = self.model.stack.config, batch.latents[places]
         generators = [sample_generator(2**21, int(batch.positions[i])) for i in places]
         text = self.base.encode_text([batch.captions[i] for i in places])
-        fixed = slots(KEYFRAMES) if config.role == "I" else [0]
-        errors = []
-        given = self.known(x0.cpu(), fixed, torch.Generator().manual_seed(0)) if config.takes_image else None
-        channels = None if given is None else given.to(x0.device)
+        errors, given = [], None
+        if config.takes_image:
+            given = self.module.known(x0.cpu(), torch.Generator().manual_seed(0)).to(x0.device)
         for band in range(BANDS):
             within = torch.tensor([torch.rand(1, generator=g).item() for g in generators])
             t = ((band + within) / BANDS * config.schedule.steps).long().to(x0.device)
             noise = torch.stack([frame_noise(x0.shape[1:], g, config.sampling.shared_noise) for g in generators]).to(x0.device)
-            errors.append(self.module.measure(x0, text, t, noise, channels))
+            errors.append(self.module.measure(x0, text, t, noise, given))
         return torch.stack(errors)
-
-    def known(self, latents: Tensor, places: list[int], generator: torch.Generator) -> Tensor:
-        """Conditioning channels of clean videos (n, f, C, h, w) whose frames `places` are given, as at inference."""
-        config = self.model.stack.config
-        given = latents[:, places]
-        given = augment(given, config.sampling.image_noise, config.schedule, torch.randn(given.shape, generator=generator))
-        return condition(given, places, latents.shape[1], config.channel_order)
 
     def sheet(self, path: Path | None, count: int = 32) -> dict[str, float]:
         """Videos of up to `count` clips that are kept out, from their true given frames, and what the source says of them."""
@@ -249,7 +251,7 @@ class VideoTask(Task):
         generator = torch.Generator().manual_seed(0)
         given = None
         if self.model.stack.config.takes_image:
-            given = self.known(batch.latents, slots(KEYFRAMES) if role == "I" else [0], generator).to(self.processes.device)
+            given = self.module.known(batch.latents, generator).to(self.processes.device)
         videos = self.decode(self.sample(batch.captions, batch.latents.shape, given, generator))
         rows = videos[:8] if role == "F" else videos[:, ::3]
         write_sheet(rearrange(rows, "n f c h w -> (n f) c h w"), path, columns=rows.shape[1])
