@@ -13,7 +13,7 @@ TINY = Scale(
     interpolation=(800, 4, 1.2e-3, 30), ema=0.995, first_frame=0.7, image_noise=100, recommended=Recommended(3.0, 1.0, 20),
     recommended_of_i=Recommended(1.0, 1.0, 10, image_noise=20), every=200,
 )  # fmt: skip
-"""The paper's stages in miniature; the figures are ours."""
+"""The paper's stages in miniature; the figures are ours. Between keyframes there is little left for guidance to decide."""
 
 _DEMO_KEPT = {"optimisation.batch": "8", "clips.starts": "1", "compute.cache": "true"}  # where most clips are seen again
 CHAINS = {
@@ -51,9 +51,7 @@ def _recipe(name: str, task: str, start: Start, world: World, every: Every = Eve
 
 
 _F = {"recommended": TINY.recommended}
-_I = {  # between keyframes there is little left to decide
-    "role": "I", "clips": Clips(37, 16.0), "given": Given(image_noise=100), "recommended": TINY.recommended_of_i
-}  # fmt: skip
+_I = {"role": "I", "clips": Clips(37, 16.0), "given": Given(image_noise=100), "recommended": TINY.recommended_of_i}
 _IN_ORDER = (
     _recipe("tiny-vae", "autoencoder", Start(), World()),
     _recipe("tiny-vae-wide", "autoencoder", Start(init="runs/tiny-vae/model"), World(anything=0.5)),

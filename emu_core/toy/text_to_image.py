@@ -122,10 +122,12 @@ class TextToImageTask(Task):
 
 
 PARTS = {
-    "scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "PreTrainedTokenizerFast"], "unet": ["diffusers", "UNet2DConditionModel"],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
-}  # fmt: skip
+}
 NONE = dict.fromkeys(("feature_extractor", "image_encoder", "safety_checker"), [None, None])
 INDEX = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **NONE, **PARTS}
 
