@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
+from PIL import Image
 
-from ..media import contact_sheet, write_image
 from ..media.files import whole_file
 
 RECIPE_FILE, LOG_FILE, BAD_BATCH = "recipe.json", "log.jsonl", "bad_batch.pt"
@@ -97,6 +98,7 @@ def plot_losses(folder: Path) -> None:
 
 
 def write_sheet(images: torch.Tensor, path: Path | None, columns: int) -> None:
-    """Pictures (n, 3, H, W) in -1..1, row by row on a contact sheet. No path: nothing is written."""
+    """Pictures (n, 3, H, W) in -1..1, n a multiple of `columns`, row by row as one PNG. No path: nothing is written."""
     if path is not None:
-        write_image(path, contact_sheet(images.movedim(1, -1).cpu() / 2 + 0.5, columns, scale=1))
+        grid = rearrange(images, "(r c) k h w -> (r h) (c w) k", c=columns)
+        Image.fromarray(((grid.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()).save(path)
