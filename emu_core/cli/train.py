@@ -95,8 +95,6 @@ def _with_demo_clips(recipes: list[Recipe], out: Path, count: int) -> list[Recip
     """Draw clips, encode them as mp4, curate them into shards and select those that move, unless that was done before."""
     from ..toy.demo import make_shards
     from ..training.recipes import override
-    from .data import draw_report
 
     shards = make_shards(out / "videos", out / "shards", count)
-    draw_report(shards)
     return [override(recipe, {"clips.shards": str(shards)}) for recipe in recipes]
