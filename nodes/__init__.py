@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import ComfyExtension, io
-
 from .adapter.paths import register_folders
+from .adapter.schema import ComfyExtension, io
 from .adapter.studies import mount
 from .comparison import EmuVideoAddToStudy, EmuVideoCompare
 from .conditioning import EmuVideoConditioning

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from comfy_api.latest import io
 
 from ..emu_core.evaluation.prompts import slug
 from ..emu_core.media import write_video
 from ..emu_core.media.images import to_bytes
 from ..emu_core.study.store import Study
 from .adapter import paths, studies
-from .adapter.schema import RARE, aliases
+from .adapter.schema import RARE, aliases, io
 from .adapter.shown import shown
 from .evaluation import CATEGORY, HIGHEST_FPS, fps_input
 from .side_by_side import SHORTER, Video, common_height, compare, moments

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from comfy_api.latest import io
 
 from ..emu_core.model.conditioning import MAX_FRAMES, MOTIONS, checked_positions
 from .adapter.given import Given, with_given
 from .adapter.pixels import RESIZE, encode, latent_size, prepare
-from .adapter.schema import RARE, aliases
+from .adapter.schema import RARE, aliases, io
 from .loaders import CATEGORY
 
 

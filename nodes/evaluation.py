@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from comfy_api.latest import io
 
 from ..emu_core.evaluation.candidates import best, rank
 from ..emu_core.media import contact_sheet
 from .adapter import paths
-from .adapter.schema import aliases
+from .adapter.schema import aliases, io
 from .adapter.shown import shown
 from .figures import measure, open_clip
 from .plot import draw

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from comfy_api.latest import io
 
 from ..emu_core.model.conditioning import FACTOR, Window, augment, slot_count, slots, windows
 from .adapter.given import Given, with_given
 from .adapter.pixels import decode, encode, latent_size, prepare
 from .adapter.sampling import VideoGuider, run_guider, stop_if_cancelled, trailing_sigmas
-from .adapter.schema import RARE, aliases
+from .adapter.schema import RARE, aliases, io
 from .adapter.shown import say
 from .adapter.video_model import require_stack
 from .loaders import CATEGORY

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
-
 from .adapter import paths, tiny
-from .adapter.schema import aliases
+from .adapter.schema import aliases, io
 from .adapter.video_model import applied, apply_stack
 
 CATEGORY = "EmuVideo"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from comfy_api.latest import io
 
 from ..emu_core.media import contact_sheet
-from .adapter.schema import RARE, aliases
+from .adapter.schema import RARE, aliases, io
 from .loaders import CATEGORY
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from comfy_api.latest import io
 
 from ..emu_core.evaluation.candidates import MOST_CANDIDATES
 from ..emu_core.model.config import StackConfig
 from .adapter.given import check_given, find_given
 from .adapter.pixels import decode, latent_size
 from .adapter.sampling import SAMPLER_NAMES, VideoGuider, encode_text, image_guider, run_guider, trailing_sigmas
-from .adapter.schema import RARE, aliases
+from .adapter.schema import RARE, aliases, io
 from .adapter.shown import say
 from .adapter.video_model import Recommended, recommended, require_stack, without_stack
 from .loaders import CATEGORY

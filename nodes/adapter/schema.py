@@ -1,6 +1,6 @@
-"""Words of a node's schema that older versions of ComfyUI do not know.
+"""What nodes are declared with: ComfyUI's `io`, and words of a schema that older versions do not know.
 
-Checked by running on 0.3.64 and 0.8.0, which know neither, and on 0.33.0, which knows both.
+Checked on ComfyUI 0.3.64, 0.8.0 and 0.33.0: the first two know neither of the words, the last knows both.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import ComfyExtension, io
+
+__all__ = ["RARE", "ComfyExtension", "aliases", "io", "known"]
 
 
 def known(of: Callable[..., Any], **keywords: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from .server import PACK
 
 GUARD = Path(sys.executable).with_name("comfy-import-guard")
 OURS = ("__init__.py", "nodes", "emu_core")
-INTERNAL = ("comfy", "comfy_extras", "folder_paths", "latent_preview", "node_helpers", "nodes", "server")
+OTHERS = ("folder_paths", "latent_preview", "node_helpers", "nodes", "server")
+"""ComfyUI's modules whose names do not begin with comfy."""
 
 
 def git(*arguments: str, cwd: Path) -> None:
@@ -50,9 +51,13 @@ def imported(file: Path) -> set[str]:
     return found
 
 
-def test_only_the_adapter_knows_the_inside_of_comfyui() -> None:
+def is_comfyui(module: str) -> bool:
+    return module.startswith("comfy") or module.split(".")[0] in OTHERS
+
+
+def test_only_the_adapter_knows_comfyui() -> None:
     files = [file for name in OURS for file in ([PACK / name] if name.endswith(".py") else (PACK / name).rglob("*.py"))]
-    users = {file for file in files if any(module.split(".")[0] in INTERNAL for module in imported(file))}
+    users = {file for file in files if any(is_comfyui(module) for module in imported(file))}
     adapter = PACK / "nodes" / "adapter"
     assert {file.parent for file in users} == {adapter}, users
     for file in users:
