@@ -5,155 +5,107 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
 from ..emu_core.evaluation.prompts import slug
 from ..emu_core.media import write_video
 from ..emu_core.media.images import to_bytes
 from ..emu_core.study.store import Study
 from .adapter import paths, studies
-from .adapter.schema import RARE, aliases, io
+from .adapter.schema import RARE, answer, io, schema
 from .adapter.shown import shown
 from .evaluation import CATEGORY, HIGHEST_FPS, fps_input
-from .side_by_side import SHORTER, Video, common_height, compare, moments
+from .side_by_side import SHORTER, Video, common_height, compare
+from .side_by_side import moments as sheet
 
-MOST = 4
 NAMES = ("A", "B", "C", "D")
+"""Of the videos that are compared, unless they are given others."""
 
 
-def video_inputs(needed: int, name: str, what: str) -> tuple[list[io.Input], list[io.Input]]:
-    """Frames of up to four videos with a name each; and the rates of all but the first, which are rarely needed."""
-    inputs: list[io.Input] = []
-    for number in range(1, MOST + 1):
-        optional = number > needed
-        inputs.append(io.Image.Input(f"images_{number}", optional=optional, tooltip=f"Frames of video {number}."))
-    for number, label in enumerate(NAMES, 1):
-        inputs.append(io.String.Input(f"{name}_{number}", default=label, optional=number > needed, tooltip=what))
-    rates: list[io.Input] = [
-        io.Float.Input(
-            f"fps_{number}", default=0.0, min=0.0, max=HIGHEST_FPS, step=0.01, optional=True,
-            tooltip=f"Frames a second of video {number}; 0: the same as fps.", **RARE,
-        )
-        for number in range(2, MOST + 1)
-    ]  # fmt: skip
-    required = [one for one in inputs if not one.optional]
-    return required, [*(one for one in inputs if one.optional), *rates]
+def video_inputs(needed: int, name: str) -> tuple[list[io.Input], list[io.Input]]:
+    """Frames and a `name` of each video, of which the first `needed` must be there; and the rest, with the rates of all but the
+    first, which are rarely needed."""
+    numbered = list(enumerate(NAMES, 1))
+    inputs: list[io.Input] = [io.Image.Input(f"images_{number}", optional=number > needed) for number, _ in numbered]
+    inputs += [io.String.Input(f"{name}_{number}", default=label, optional=number > needed) for number, label in numbered]
+    rate: dict[str, Any] = {"default": 0.0, "min": 0.0, "max": HIGHEST_FPS, "step": 0.01, "optional": True, **RARE}
+    rates = [io.Float.Input(f"fps_{number}", **rate) for number, _ in numbered[1:]]
+    return [one for one in inputs if not one.optional], [*(one for one in inputs if one.optional), *rates]
 
 
-def videos_of(images: tuple[torch.Tensor | None, ...], names: tuple[str, ...], rates: tuple[float, ...]) -> list[Video]:
-    """Those that are connected; a rate of 0 is the first one's."""
+def videos_of(given: dict[str, Any], name: str, fps: float) -> list[Video]:
+    """Those of `video_inputs` that are connected; a rate of 0 is the first one's, `fps`."""
     return [
-        Video(frames[..., :3].cpu().float(), rate or rates[0], name.strip() or NAMES[place])
-        for place, (frames, name, rate) in enumerate(zip(images, names, rates, strict=True))
-        if frames is not None
+        Video(
+            given[f"images_{number}"][..., :3].cpu().float(),
+            given.get(f"fps_{number}") or fps,
+            given.get(f"{name}_{number}", label).strip() or label,
+        )
+        for number, label in enumerate(NAMES, 1)
+        if given.get(f"images_{number}") is not None
     ]
 
 
 class EmuVideoCompare(io.ComfyNode):
+    """Videos side by side in step."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        required, optional = video_inputs(1, "label", "What is written above it.")
-        return io.Schema(
-            node_id="EmuVideoCompare",
-            display_name="Compare Videos",
-            category=CATEGORY,
-            description="Up to four videos side by side at equal height under their labels, in step, and a sheet with moments of "
-            "each.",
+        """Up to four videos in; one of all of them, and a sheet of their moments, out."""
+        required, optional = video_inputs(1, "label")
+        return schema(
+            "EmuVideoCompare",
+            "side by side, video comparison, compare models, video grid, before and after",
             inputs=[
                 *required,
                 fps_input(),
-                io.Int.Input(
-                    "height", default=0, min=0, max=4096, step=2,
-                    tooltip="Height of each video in pixels; 0: of the tallest, enlarged by a whole factor to at least 256.",
-                    **RARE,
-                ),
-                io.Combo.Input(
-                    "shorter", options=list(SHORTER), default=SHORTER[0],
-                    tooltip="What a shorter video does at its end: begin again, or hold its last frame.", **RARE,
-                ),
-                io.Int.Input(
-                    "moments", default=5, min=1, max=16, tooltip="Moments of each video on the sheet.", **RARE
-                ),
+                io.Int.Input("height", default=0, min=0, max=4096, step=2, **RARE),
+                io.Combo.Input("shorter", options=list(SHORTER), default=SHORTER[0], **RARE),
+                io.Int.Input("moments", default=5, min=1, max=16, **RARE),
                 *optional,
             ],
             outputs=[
-                io.Image.Output(display_name="IMAGE", tooltip="The frames side by side, at the highest rate of the videos."),
-                io.Image.Output(display_name="sheet", tooltip="One picture: a row a video, moments from left to right."),
-                io.Float.Output(display_name="fps", tooltip="The rate of the frames side by side, for Create Video."),
+                io.Image.Output(display_name="IMAGE"),
+                io.Image.Output(display_name="sheet"),
+                io.Float.Output(display_name="fps"),
             ],
-            **aliases("side by side, video comparison, compare models, video grid, before and after"),
-        )  # fmt: skip
+            category=CATEGORY,
+        )
 
     @classmethod
-    def execute(
-        cls,
-        images_1: torch.Tensor,
-        label_1: str,
-        fps: float,
-        height: int,
-        shorter: str,
-        moments: int,
-        images_2: torch.Tensor | None = None,
-        images_3: torch.Tensor | None = None,
-        images_4: torch.Tensor | None = None,
-        label_2: str = "B",
-        label_3: str = "C",
-        label_4: str = "D",
-        fps_2: float = 0.0,
-        fps_3: float = 0.0,
-        fps_4: float = 0.0,
-    ) -> io.NodeOutput:
-        videos = videos_of(
-            (images_1, images_2, images_3, images_4), (label_1, label_2, label_3, label_4), (fps, fps_2, fps_3, fps_4)
-        )
+    def execute(cls, fps: float, height: int, shorter: str, moments: int, **given: Any) -> io.NodeOutput:
+        """`given`: the inputs of each video."""
+        videos = videos_of(given, "label", fps)
         frames, rate = compare(videos, height or common_height(videos), shorter)
-        return io.NodeOutput(frames, _sheet(videos, moments, shorter), rate)
-
-
-def _sheet(videos: list[Video], count: int, shorter: str) -> torch.Tensor:
-    return moments(videos, count, shorter)[None]
+        return io.NodeOutput(frames, sheet(videos, moments, shorter)[None], rate)
 
 
 class EmuVideoAddToStudy(io.ComfyNode):
+    """Videos of several systems into a human study."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        required, optional = video_inputs(2, "system", "The system that made it, in the report; raters never see it.")
-        return io.Schema(
-            node_id="EmuVideoAddToStudy",
-            display_name="Add to Study",
-            category=CATEGORY,
-            description="Adds the videos of two to four systems for one prompt to a human study (two videos side by side, two "
-            "questions), which ComfyUI serves at /emu_video/study/. The node shows the address.",
+        """Two to four videos of one prompt in; the address of the study's page out."""
+        required, optional = video_inputs(2, "system")
+        return schema(
+            "EmuVideoAddToStudy",
+            "human evaluation, human study, user study, rating, preference, a/b test, juice",
             inputs=[
                 *required,
                 fps_input(),
-                io.String.Input("prompt", multiline=True, tooltip="The text that all of them were made from; raters read it."),
-                io.String.Input(
-                    "study", default="my study",
-                    tooltip="Name of the study: letters, digits, spaces, - and _. Made in output/emu_video_studies if it is new.",
-                ),
+                io.String.Input("prompt", multiline=True),
+                io.String.Input("study", default="my study"),
                 *optional,
-                io.String.Input(
-                    "key", default="", optional=True,
-                    tooltip="The prompt's name in reports. Empty: made of the prompt and the videos, so that the same videos are "
-                    "not added twice.", **RARE,
-                ),
-                io.Int.Input(
-                    "raters", default=5, min=1, max=99, step=2, optional=True,
-                    tooltip="Votes that each pair needs, odd; read when the study is made. The paper takes 5.",
-                    **RARE,
-                ),
+                io.String.Input("key", default="", optional=True, **RARE),
+                io.Int.Input("raters", default=5, min=1, max=99, step=2, optional=True, **RARE),
             ],
-            outputs=[
-                io.String.Output(display_name="address", tooltip="Where the study's page is."),
-                io.Int.Output(display_name="pairs", tooltip="Pairs of videos in the study."),
-            ],
-            **aliases("human evaluation, human study, user study, rating, preference, a/b test, juice"),
+            outputs=[io.String.Output(display_name="address"), io.Int.Output(display_name="pairs")],
+            category=CATEGORY,
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(
@@ -164,51 +116,31 @@ class EmuVideoAddToStudy(io.ComfyNode):
         system_2: str | None = None,
         raters: int | None = None,
     ) -> bool | str:
-        if prompt is not None and not prompt.strip():
-            return "the prompt is empty: raters judge which video shows it better"
-        if system_1 is not None and system_2 is not None and system_1.strip() == system_2.strip():
-            return f"system_1 and system_2 are both called {system_1.strip()!r}: give each system a name of its own"
-        if raters is not None and (not 1 <= raters <= 99 or raters % 2 == 0):
-            return f"raters should be odd, 1 to 99, so that a majority decides, found {raters}"
-        try:
-            if study is not None:  # None: linked, known when the node runs
-                studies.checked_name(study)
-        except ValueError as error:
-            return str(error)
-        return True
+        """A study that can be, a prompt, names that differ, an odd number of raters."""
+        return answer(_check, study, prompt, system_1, system_2, raters)
 
     @classmethod
-    def execute(
-        cls,
-        images_1: torch.Tensor,
-        images_2: torch.Tensor,
-        system_1: str,
-        system_2: str,
-        fps: float,
-        prompt: str,
-        study: str,
-        images_3: torch.Tensor | None = None,
-        images_4: torch.Tensor | None = None,
-        system_3: str = "C",
-        system_4: str = "D",
-        fps_2: float = 0.0,
-        fps_3: float = 0.0,
-        fps_4: float = 0.0,
-        key: str = "",
-        raters: int = 5,
-    ) -> io.NodeOutput:
-        trouble = cls.validate_inputs(study, prompt, system_1, system_2, raters)
-        if isinstance(trouble, str):  # linked inputs were not known before
-            raise ValueError(trouble)
-        videos = videos_of(
-            (images_1, images_2, images_3, images_4), (system_1, system_2, system_3, system_4), (fps, fps_2, fps_3, fps_4)
-        )
+    def execute(cls, fps: float, prompt: str, study: str, key: str = "", raters: int = 5, **given: Any) -> io.NodeOutput:
+        """`given`: the inputs of each video. The study is made when it is new; the node shows its address."""
+        _check(study, prompt, given["system_1"], given["system_2"], raters)  # linked inputs were not known before
         opened = studies.STUDIES.make(study, raters)
-        done = add(opened, prompt.strip(), videos, key.strip())
+        done = add(opened, prompt.strip(), videos_of(given, "system", fps), key.strip())
         counts, address = opened.counts(), studies.address(study)
         # The address first: the page shows two or three lines, the rest by scrolling.
         text = f"{address}\n{done} Prompts: {counts['prompts']}, pairs: {counts['pairs']}, votes: {counts['votes']}."
         return io.NodeOutput(address, counts["pairs"], ui=shown(cls, text))
+
+
+def _check(study: str | None, prompt: str | None, first: str | None, second: str | None, raters: int | None) -> None:
+    """ValueError for what cannot be; None is linked, known when the node runs."""
+    if prompt is not None and not prompt.strip():
+        raise ValueError("the prompt is empty: raters judge which video shows it better")
+    if first is not None and second is not None and first.strip() == second.strip():
+        raise ValueError(f"system_1 and system_2 are both called {first.strip()!r}: give each system a name of its own")
+    if raters is not None and (not 1 <= raters <= 99 or raters % 2 == 0):
+        raise ValueError(f"raters should be odd, 1 to 99, so that a majority decides, found {raters}")
+    if study is not None:
+        studies.checked_name(study)
 
 
 def add(study: Study, prompt: str, videos: list[Video], key: str) -> str:

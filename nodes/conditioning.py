@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from ..emu_core.model.conditioning import MAX_FRAMES, MOTIONS, checked_positions
 from .adapter.given import Given, with_given
 from .adapter.pixels import RESIZE, encode, latent_size, prepare
-from .adapter.schema import RARE, aliases, io
-from .loaders import CATEGORY
+from .adapter.schema import RARE, answer, io, schema
+from .sampling import size_inputs
 
 
 def parse_positions(text: str) -> list[int]:
-    """`0, -1` -> [0, -1]; `0..15` -> the first 16; nothing -> []."""
+    """`0, -1` -> [0, -1]; `0..15` -> the first 16; nothing -> []. ValueError for what is no list of frame numbers."""
     try:
         return [place for part in text.replace(";", ",").split(",") if part.strip() for place in _places(part)]
     except ValueError:
@@ -28,101 +29,52 @@ def _places(part: str) -> range:
     return range(int(first), int(last if dots else first) + 1)[:MAX_FRAMES]
 
 
+def _check(positions: str | None, length: int | None) -> None:
+    """ValueError for a length or positions that cannot be. None: linked, known when the node runs."""
+    if length is not None and not 1 <= length <= MAX_FRAMES:
+        raise ValueError(f"length should be 1 to {MAX_FRAMES} frames, found {length}")
+    places = [] if positions is None else parse_positions(positions)
+    if length is not None:
+        checked_positions(places, len(places), length)
+
+
 class EmuVideoConditioning(io.ComfyNode):
+    """Given frames and texts -> the three conditionings of two guidances, and an empty LATENT of as many frames."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="EmuVideoConditioning",
-            display_name="Emu Video Conditioning",
-            category=CATEGORY,
-            description="Says which frames of the video are given, and makes the empty LATENT for it. Without an image the video "
-            "is made from the text alone.",
+        """Texts and frames in, conditionings out; what only one family of stacks reads comes last."""
+        told: dict[str, Any] = {"default": -1.0, "min": -1.0, "optional": True, **RARE}
+        return schema(
+            "EmuVideoConditioning",
+            "image to video, i2v, img2vid, text to video, t2v, first frame, last frame, flf2v, keyframes, "
+            "extend video, video extension, empty video latent, animatediff, pia, fancyvideo",
             inputs=[
-                io.Conditioning.Input("positive", tooltip="The prompt: what the video shows and how it moves."),
-                io.Conditioning.Input("negative", tooltip="The empty prompt, or what should not appear."),
-                io.Vae.Input("vae", tooltip="The VAE of the text-to-image model."),
-                io.Int.Input("width", default=512, min=8, max=8192, step=8, tooltip="Width of the video in pixels."),
-                io.Int.Input("height", default=512, min=8, max=8192, step=8, tooltip="Height of the video in pixels."),
-                io.Int.Input(
-                    "length", default=16, min=1, max=MAX_FRAMES, tooltip="Frames of the video. The tiny model was made for 8."
-                ),
-                io.Int.Input(
-                    "videos",
-                    default=1,
-                    min=1,
-                    max=64,
-                    tooltip="How many videos, one after the other in the LATENT.",
-                    **RARE,
-                ),
-                io.String.Input(
-                    "positions",
-                    default="0",
-                    tooltip="Which frame each image is, with commas between: 0 is the first, -1 the last, 0..15 the first 16.",
-                ),
-                io.Combo.Input(
-                    "resize",
-                    options=list(RESIZE),
-                    default=RESIZE[0],
-                    tooltip="How an image of another size is made to fit: cut to the right shape around its "
-                    "centre, stretched, or refused.",
-                    **RARE,
-                ),
-                io.Image.Input("image", optional=True, tooltip="The starting frame, or several given frames as a batch."),
-                io.Combo.Input(
-                    "motion",
-                    options=list(MOTIONS),
-                    default="moderate",
-                    optional=True,
-                    tooltip="For PIA: how far frames may go from the given one; loops come back after 16 frames, style is for an "
-                    "image of another style than the model's. Other stacks do not read it.",
-                    **RARE,
-                ),
-                io.Float.Input(
-                    "cond_fps",
-                    default=-1.0,
-                    min=-1.0,
-                    max=120.0,
-                    step=1.0,
-                    optional=True,
-                    tooltip="For FancyVideo: frames a second that the model is told. -1: 25. Other stacks do not read it.",
-                    **RARE,
-                ),
-                io.Float.Input(
-                    "motion_score",
-                    default=-1.0,
-                    min=-1.0,
-                    max=100.0,
-                    step=0.1,
-                    optional=True,
-                    tooltip="For FancyVideo: amount of motion that the model is told. -1: 3. Other stacks do not read it.",
-                    **RARE,
-                ),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                io.Vae.Input("vae"),
+                *size_inputs(),
+                io.Int.Input("length", default=16, min=1, max=MAX_FRAMES),
+                io.Int.Input("videos", default=1, min=1, max=64, **RARE),
+                io.String.Input("positions", default="0"),
+                io.Combo.Input("resize", options=list(RESIZE), default=RESIZE[0], **RARE),
+                io.Image.Input("image", optional=True),
+                io.Combo.Input("motion", options=list(MOTIONS), default="moderate", optional=True, **RARE),
+                io.Float.Input("cond_fps", max=120.0, step=1.0, **told),
+                io.Float.Input("motion_score", max=100.0, step=0.1, **told),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="Text and given frames. cond1 of DualCFGGuider."),
-                io.Conditioning.Output(
-                    display_name="image_only", tooltip="Given frames with the negative text. cond2 of DualCFGGuider."
-                ),
-                io.Conditioning.Output(display_name="negative", tooltip="The negative text without given frames."),
-                io.Latent.Output(display_name="latent", tooltip="Empty latents, one for each frame."),
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="image_only"),
+                io.Conditioning.Output(display_name="negative"),
+                io.Latent.Output(display_name="latent"),
             ],
-            **aliases(
-                "image to video, i2v, img2vid, text to video, t2v, first frame, last frame, flf2v, keyframes, "
-                "extend video, video extension, empty video latent, animatediff, pia, fancyvideo"
-            ),
         )
 
     @classmethod
     def validate_inputs(cls, positions: str | None = None, length: int | None = None) -> bool | str:
-        if length is not None and not 1 <= length <= MAX_FRAMES:  # ComfyUI leaves the range of an input named here to us
-            return f"length should be 1 to {MAX_FRAMES} frames, found {length}"
-        try:
-            places = [] if positions is None else parse_positions(positions)
-            if length is not None:  # None: linked, known when the node runs
-                checked_positions(places, len(places), length)
-        except ValueError as error:
-            return str(error)
-        return True
+        """Frame numbers that fit the length, whose range ComfyUI leaves to us as it is named here."""
+        return answer(_check, positions, length)
 
     @classmethod
     def execute(
@@ -141,8 +93,8 @@ class EmuVideoConditioning(io.ComfyNode):
         cond_fps: float = -1.0,
         motion_score: float = -1.0,
     ) -> io.NodeOutput:
-        if not 1 <= length <= MAX_FRAMES:
-            raise ValueError(f"length should be 1 to {MAX_FRAMES} frames, found {length}")
+        """`image` (k, H, W, 3) becomes k given frames; without one the video is made from the text alone."""
+        _check(None, length)
         channels, h, w = latent_size(vae, height, width)
         values = tuple((name, value) for name, value in (("fps", cond_fps), ("motion_score", motion_score)) if value >= 0)
         none = Given(torch.zeros(0, channels, h, w), (), length, motion=motion, values=values)

@@ -5,38 +5,31 @@ from __future__ import annotations
 import torch
 
 from ..emu_core.media import contact_sheet
-from .adapter.schema import RARE, aliases, io
-from .loaders import CATEGORY
+from .adapter.schema import RARE, io, schema
 
 
 class EmuVideoContactSheet(io.ComfyNode):
+    """Frames side by side on one picture."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="EmuVideoContactSheet",
-            display_name="Contact Sheet",
-            category=CATEGORY,
-            description="Puts the frames of a video side by side on one picture.",
+        """Frames in, one picture out."""
+        return schema(
+            "EmuVideoContactSheet",
+            "contact sheet, image grid, frame grid, storyboard, video to image, batch to grid",
             inputs=[
-                io.Image.Input("images", tooltip="The frames."),
-                io.Int.Input("columns", default=8, min=1, max=64, tooltip="Frames in a row."),
-                io.Int.Input("every", default=1, min=1, max=512, tooltip="Show every n-th frame."),
-                io.Int.Input(
-                    "scale",
-                    default=0,
-                    min=0,
-                    max=32,
-                    tooltip="Enlarge each pixel this many times; 0: to at least 128 pixels.",
-                    **RARE,
-                ),
-                io.Boolean.Input("numbers", default=False, tooltip="Write each frame's number below it."),
+                io.Image.Input("images"),
+                io.Int.Input("columns", default=8, min=1, max=64),
+                io.Int.Input("every", default=1, min=1, max=512),
+                io.Int.Input("scale", default=0, min=0, max=32, **RARE),
+                io.Boolean.Input("numbers", default=False),
             ],
-            outputs=[io.Image.Output(display_name="IMAGE", tooltip="One picture.")],
-            **aliases("contact sheet, image grid, frame grid, storyboard, video to image, batch to grid"),
+            outputs=[io.Image.Output(display_name="IMAGE")],
         )
 
     @classmethod
     def execute(cls, images: torch.Tensor, columns: int, every: int, scale: int, numbers: bool) -> io.NodeOutput:
+        """Every n-th of `images` (f, H, W, 3 or 4) in rows of `columns`."""
         chosen = images[::every, ..., :3]
         labels = [str(i) for i in range(0, len(images), every)] if numbers else None
         return io.NodeOutput(contact_sheet(chosen.cpu().float(), columns, labels, scale or None)[None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,112 +12,95 @@ from ..emu_core.model.config import StackConfig
 from .adapter.given import check_given, find_given
 from .adapter.pixels import decode, latent_size
 from .adapter.sampling import SAMPLER_NAMES, VideoGuider, encode_text, image_guider, run_guider, trailing_sigmas
-from .adapter.schema import RARE, aliases, io
+from .adapter.schema import RARE, answer, io, schema
 from .adapter.shown import say
 from .adapter.video_model import Recommended, recommended, require_stack, without_stack
-from .loaders import CATEGORY
 
 SEED_MAX = 0xFFFFFFFFFFFFFFFF
-STEPS_TIP = "Sampling steps; 0: as many as the model's maker recommends."
-SEED_TIP = "Same seed, same noise: the same as on the command line."
-SAMPLER_TIP = "Any of ComfyUI's samplers. ddim and euler are the paper's."
 
 
-def seed_input() -> io.Int.Input:
-    return io.Int.Input("seed", default=0, min=0, max=SEED_MAX, control_after_generate=True, tooltip=SEED_TIP)
+def size_inputs() -> list[io.Input]:
+    """Width and height in pixels."""
+    return [io.Int.Input(name, default=512, min=8, max=8192, step=8) for name in ("width", "height")]
 
 
-def sampler_inputs() -> list[io.Input]:
-    """Steps and sampler, for each node that samples."""
+def sampling_inputs(*guidances: str) -> list[io.Input]:
+    """Seed, steps, sampler, and guidances by name, for each node that samples; 0 steps and guidance -1 are left open."""
     return [
-        io.Int.Input("steps", default=0, min=0, max=1000, tooltip=STEPS_TIP),
-        io.Combo.Input("sampler_name", options=SAMPLER_NAMES, default="ddim", tooltip=SAMPLER_TIP),
+        io.Int.Input("seed", default=0, min=0, max=SEED_MAX, control_after_generate=True),
+        io.Int.Input("steps", default=0, min=0, max=1000),
+        io.Combo.Input("sampler_name", options=SAMPLER_NAMES, default="ddim"),
+        *(io.Float.Input(name, default=-1.0, min=-1.0, max=100.0, step=0.1) for name in guidances),
     ]
 
 
-def guidance_inputs() -> list[io.Input]:
-    return [
-        io.Float.Input(
-            "text_guidance",
-            default=-1.0,
-            min=-1.0,
-            max=100.0,
-            step=0.1,
-            tooltip="w_p of the paper (7.5): how much the text counts; more gives more motion. -1: as the "
-            "stack's maker recommends.",
-        ),
-        io.Float.Input(
-            "image_guidance",
-            default=-1.0,
-            min=-1.0,
-            max=100.0,
-            step=0.1,
-            tooltip="w_i of the paper (2.0): how much the given frames count; more gives less motion. -1: as the stack's maker "
-            "recommends.",
-        ),
-    ]
+@dataclass(frozen=True)
+class Sampling:
+    """What a node got through its `sampling_inputs`. `image_guidance` is None in a node that makes one picture."""
+
+    seed: int
+    steps: int
+    sampler_name: str
+    text_guidance: float
+    image_guidance: float | None = None
+
+    def settled(self, by: StackConfig | Recommended, whose: str) -> tuple[Sampling, str]:
+        """With what is left open as `by` has it, and the same as text: `20 steps, text guidance 3, image guidance 1 (the stack's
+        own)`. `whose` says who recommends it."""
+        numbers = {name: getattr(self, name) for name in ("steps", "text_guidance", "image_guidance")}
+        given = {name: value for name, value in numbers.items() if value is not None}
+        left = {name for name, value in given.items() if value < (1 if name == "steps" else 0)}
+        values = {name: getattr(by, name) if name in left else value for name, value in given.items()}
+        words = {
+            name: f"{value} steps" if name == "steps" else f"{name.replace('_', ' ')} {value:g}" for name, value in values.items()
+        }
+        if left == given.keys():
+            text = f"{', '.join(words.values())} ({whose})"
+        else:
+            text = ", ".join(f"{text} ({whose})" if name in left else text for name, text in words.items())
+        return replace(self, **values), text
+
+    def video_guider(self, node: type[io.ComfyNode], model: Any, config: StackConfig) -> tuple[VideoGuider, torch.Tensor]:
+        """The guider of a video MODEL and its sigmas (steps + 1,), with the stack's own values for what is left open, which
+        `node` shows."""
+        settled, text = self.settled(config.sampling, "the stack's own")
+        say(node, text)
+        assert settled.image_guidance is not None
+        return VideoGuider(model, settled.image_guidance, settled.text_guidance), trailing_sigmas(model, settled.steps)
 
 
-def taken(recommended: StackConfig | Recommended, whose: str, **given: float) -> tuple[dict[str, Any], str]:
-    """What a node samples with, by name, and the same as text: `20 steps, text guidance 3, image guidance 1 (the stack's own)`.
-    Of what is left open (0 steps, a negative guidance) `recommended` has the value; `whose` says who recommends it."""
-    left = {name for name, value in given.items() if value < (1 if name == "steps" else 0)}
-    values = {name: getattr(recommended, name) if name in left else value for name, value in given.items()}
-    words = {
-        name: f"{value} steps" if name == "steps" else f"{name.replace('_', ' ')} {value:g}" for name, value in values.items()
-    }
-    if left == given.keys():
-        return values, f"{', '.join(words.values())} ({whose})"
-    return values, ", ".join(f"{text} ({whose})" if name in left else text for name, text in words.items())
+def _check_prompt(prompt: str | None) -> None:
+    if prompt is not None and not prompt.strip():
+        raise ValueError("the prompt is empty: say what the picture should show")
 
 
 class EmuVideoStartingFrame(io.ComfyNode):
+    """Text -> picture, by the text-to-image model alone."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="EmuVideoStartingFrame",
-            display_name="Make Starting Frame",
-            category=CATEGORY,
-            description="Step 1 of Emu Video: a picture from the prompt, by the text-to-image model alone. A video MODEL "
-            "may be given too: its temporal layers are left out.",
+        """A model and texts in, pictures out."""
+        return schema(
+            "EmuVideoStartingFrame",
+            "starting frame, first frame, initial image, text to image, t2i, txt2img, keyframe",
             inputs=[
-                io.Model.Input("model", tooltip="The text-to-image MODEL, or a video MODEL made of it."),
-                io.Clip.Input("clip", tooltip="Its text encoder."),
-                io.Vae.Input("vae", tooltip="Its VAE."),
-                io.String.Input("prompt", multiline=True, dynamic_prompts=True, tooltip="What the picture shows."),
-                io.String.Input("negative_prompt", default="", multiline=True, tooltip="What should not appear; may stay empty."),
-                io.Int.Input("width", default=512, min=8, max=8192, step=8, tooltip="Width in pixels."),
-                io.Int.Input("height", default=512, min=8, max=8192, step=8, tooltip="Height in pixels."),
-                seed_input(),
-                *sampler_inputs(),
-                io.Float.Input(
-                    "text_guidance",
-                    default=-1.0,
-                    min=-1.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="How much the text counts. -1: as the model's maker recommends, else the paper's 7.5.",
-                ),
-                io.Int.Input(
-                    "candidates",
-                    default=1,
-                    min=1,
-                    max=MOST_CANDIDATES,
-                    optional=True,
-                    tooltip="How many pictures, from this seed and those that follow it, as a batch for Best Starting Frame.",
-                    **RARE,
-                ),
+                io.Model.Input("model"),
+                io.Clip.Input("clip"),
+                io.Vae.Input("vae"),
+                io.String.Input("prompt", multiline=True, dynamic_prompts=True),
+                io.String.Input("negative_prompt", default="", multiline=True),
+                *size_inputs(),
+                *sampling_inputs("text_guidance"),
+                io.Int.Input("candidates", default=1, min=1, max=MOST_CANDIDATES, optional=True, **RARE),
             ],
-            outputs=[io.Image.Output(display_name="IMAGE", tooltip="The starting frame, or the candidates for it as a batch.")],
+            outputs=[io.Image.Output(display_name="IMAGE")],
             hidden=[io.Hidden.unique_id],
-            **aliases("starting frame, first frame, initial image, text to image, t2i, txt2img, keyframe"),
         )
 
     @classmethod
     def validate_inputs(cls, prompt: str | None = None) -> bool | str:
-        if prompt is not None and not prompt.strip():
-            return "the prompt is empty: say what the picture should show"
-        return True
+        """A prompt that says something. None: linked, known when the node runs."""
+        return answer(_check_prompt, prompt)
 
     @classmethod
     def execute(
@@ -128,81 +112,65 @@ class EmuVideoStartingFrame(io.ComfyNode):
         negative_prompt: str,
         width: int,
         height: int,
-        seed: int,
-        steps: int,
-        sampler_name: str,
-        text_guidance: float,
         candidates: int = 1,
+        **how: Any,
     ) -> io.NodeOutput:
+        """Pictures (candidates, height, width, 3), of the seed and those that follow it. `how` is a `Sampling`."""
         plain, known = without_stack(model), recommended(model)
-        whose = "the paper's" if known == Recommended() else "the model's own"
-        settings, text = taken(known, whose, steps=steps, text_guidance=text_guidance)
+        sampling, text = Sampling(**how).settled(known, "the paper's" if known == Recommended() else "the model's own")
         say(cls, text)
         positive, negative = (encode_text(clip, text, width, height) for text in (prompt, negative_prompt))
-        guider = image_guider(plain, positive, negative, settings["text_guidance"])
+        guider = image_guider(plain, positive, negative, sampling.text_guidance)
         latent = {"samples": torch.zeros(1, *latent_size(vae, height, width))}
-        sigmas = trailing_sigmas(plain, settings["steps"])
+        sigmas = trailing_sigmas(plain, sampling.steps)
         # One at a time: each is to be the very picture that its seed gives alone.
-        seeds = [(seed + number) % (SEED_MAX + 1) for number in range(candidates)]
-        frames = [decode(vae, run_guider(guider, latent, sigmas, sampler_name, one)) for one in seeds]
+        seeds = [(sampling.seed + number) % (SEED_MAX + 1) for number in range(candidates)]
+        frames = [decode(vae, run_guider(guider, latent, sigmas, sampling.sampler_name, one)) for one in seeds]
         return io.NodeOutput(torch.cat(frames) if candidates > 1 else frames[0])
 
 
 class EmuVideoScheduler(io.ComfyNode):
+    """Trailing timesteps as SIGMAS."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="EmuVideoScheduler",
-            display_name="Trailing Scheduler",
-            category=CATEGORY,
-            description="Sigmas at evenly spaced timesteps that begin at the last one, as zero terminal SNR needs. For "
-            "SamplerCustomAdvanced with any sampler.",
+        """A MODEL in, whose schedule is used; sigmas out."""
+        return schema(
+            "EmuVideoScheduler",
+            "zero terminal snr, zsnr, trailing timesteps, sigmas, video scheduler, sgm uniform",
             inputs=[
-                io.Model.Input("model", tooltip="The MODEL that will be sampled: its own schedule is used."),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Sampling steps. The paper takes 250."),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Below 1 starts from a less noisy step, for video to video.",
-                ),
+                io.Model.Input("model"),
+                io.Int.Input("steps", default=25, min=1, max=1000),
+                io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01),
             ],
-            outputs=[io.Sigmas.Output(display_name="SIGMAS", tooltip="steps + 1 noise levels, falling to 0.")],
-            **aliases("zero terminal snr, zsnr, trailing timesteps, sigmas, video scheduler, sgm uniform"),
+            outputs=[io.Sigmas.Output(display_name="SIGMAS")],
         )
 
     @classmethod
     def execute(cls, model: io.Model.Type, steps: int, denoise: float) -> io.NodeOutput:
+        """Sigmas (steps + 1,), falling to 0."""
         return io.NodeOutput(trailing_sigmas(model, steps, denoise))
 
 
 class EmuVideoSampler(io.ComfyNode):
+    """Conditionings -> the latents of a video, with guidance by text and by image."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="EmuVideoSampler",
-            display_name="Emu Video Sampler",
-            category=CATEGORY,
-            description="Step 2 of Emu Video: samples a video with guidance by text and by image. The same as DualCFGGuider with "
-            "SamplerCustomAdvanced and the trailing scheduler, in one node.",
+        """A video MODEL and what the conditioning node gives in; its LATENT, sampled, out."""
+        return schema(
+            "EmuVideoSampler",
+            "text to video, t2v, image to video, i2v, img2vid, video sampler, ksampler, dual cfg, image guidance",
             inputs=[
-                io.Model.Input("model", tooltip="A video MODEL, from Apply Temporal Stack with a stack of role F."),
-                io.Conditioning.Input("positive", tooltip="Text and given frames."),
-                io.Conditioning.Input("image_only", tooltip="Given frames with the negative text."),
-                io.Conditioning.Input("negative", tooltip="The negative text without given frames."),
-                io.Latent.Input("latent", tooltip="The LATENT of the conditioning node."),
-                seed_input(),
-                *sampler_inputs(),
-                *guidance_inputs(),
+                io.Model.Input("model"),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("image_only"),
+                io.Conditioning.Input("negative"),
+                io.Latent.Input("latent"),
+                *sampling_inputs("text_guidance", "image_guidance"),
             ],
-            outputs=[
-                io.Latent.Output(display_name="LATENT", tooltip="The video's frames as a batch, for VAE Decode."),
-                io.Float.Output(display_name="fps", tooltip="Frames a second of the video, for Create Video."),
-            ],
+            outputs=[io.Latent.Output(display_name="LATENT"), io.Float.Output(display_name="fps")],
             hidden=[io.Hidden.unique_id],
-            **aliases("text to video, t2v, image to video, i2v, img2vid, video sampler, ksampler, dual cfg, image guidance"),
         )
 
     @classmethod
@@ -213,22 +181,16 @@ class EmuVideoSampler(io.ComfyNode):
         image_only: io.Conditioning.Type,
         negative: io.Conditioning.Type,
         latent: dict[str, Any],
-        seed: int,
-        steps: int,
-        sampler_name: str,
-        text_guidance: float,
-        image_guidance: float,
+        **how: Any,
     ) -> io.NodeOutput:
-        config = require_stack(model, "F")
+        """`latent` holds whole videos, frames as the batch; the same comes out. `how` is a `Sampling`."""
+        config, sampling = require_stack(model, "F"), Sampling(**how)
         for name, conditioning in (("positive", positive), ("image_only", image_only), ("negative", negative)):
             if find_given(conditioning) is None:
                 raise ValueError(f"{name} comes from no Emu Video Conditioning node: connect that node's {name} here")
         check_given(config, find_given(positive))
-        settings, text = taken(config, "the stack's own", steps=steps, text_guidance=text_guidance, image_guidance=image_guidance)
-        say(cls, text)
-        guider = VideoGuider(model, settings["image_guidance"], settings["text_guidance"])
+        guider, sigmas = sampling.video_guider(cls, model, config)
         guider.set_conditionings(positive, image_only, negative)
-        sigmas = trailing_sigmas(model, settings["steps"])
-        samples = run_guider(guider, latent, sigmas, sampler_name, seed, config.sampling.shared_noise)
+        samples = run_guider(guider, latent, sigmas, sampling.sampler_name, sampling.seed, config.sampling.shared_noise)
         video = {**{k: v for k, v in latent.items() if k != "noise_mask"}, "samples": samples}
         return io.NodeOutput(video, config.clip.fps)

@@ -14,7 +14,7 @@ from pathlib import Path
 import folder_paths
 
 from ...emu_core.checkpoint import read_config
-from ...emu_core.model.config import Role
+from ...emu_core.model.config import StackConfig
 from ...emu_core.weights import SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -67,15 +67,9 @@ def stack_path(name: str) -> Path:
     return Path(found)
 
 
-def stack_trouble(name: str, role: Role | None = None) -> str | None:
-    """Why a stack cannot be used, read from its name and metadata alone; None when nothing speaks against it."""
-    try:
-        config = read_config(stack_path(name))
-    except ValueError as error:
-        return str(error)
-    if role is not None and config.role != role:
-        return f"{name} is a stack of role {config.role}, expected role {role}: choose another file"
-    return None
+def stack_config(name: str) -> StackConfig:
+    """What the stack of this name is, from its metadata alone; ValueError where there is none that can be used."""
+    return read_config(stack_path(name))
 
 
 def clip_names() -> list[str]:
