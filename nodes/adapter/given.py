@@ -47,9 +47,11 @@ class CondGiven(comfy.conds.CONDRegular):
     cond: Any
 
     def process_cond(self, batch_size: int, area: Any = None, **_: Any) -> CondGiven:
+        """The same for a part of the picture, (height, width, y, x) in latent positions."""
         return self._copy_with([replace(given, area=None if area is None else tuple(area)) for given in self.cond])
 
     def can_concat(self, other: CondGiven) -> bool:
+        """Whether one call of the U-Net can have both."""
         mine, others = self.cond[0], other.cond[0]
         return (mine.frames, mine.area, mine.values) == (others.frames, others.area, others.values)
 
@@ -58,6 +60,7 @@ class CondGiven(comfy.conds.CONDRegular):
         return tuple(given for cond in (self, *others) for given in cond.cond)
 
     def size(self) -> list[int]:
+        """Next to nothing, for ComfyUI's estimate of memory."""
         return [1]
 
 
@@ -79,7 +82,7 @@ def find_given(conditioning: list[Any]) -> Given | None:
 
 
 def check_given(config: StackConfig, given: Given | None) -> None:
-    """Refuse, before anything is sampled, given frames that a stack does not take."""
+    """ValueError, before anything is sampled, for given frames that a stack does not take."""
     if given is not None and len(given.positions):
         condition(given.latents[None].float(), given.positions, given.frames, config.channel_order, given.motion)
 
@@ -87,10 +90,8 @@ def check_given(config: StackConfig, given: Given | None) -> None:
 def channels(
     given: Sequence[Given], config: StackConfig, x: torch.Tensor, latent_format: Any, window: Sequence[int] | None = None
 ) -> torch.Tensor:
-    """Conditioning channels (n v f, C+1, h, w) for a batch of latents `x` (n v f, C, h, w), n conditionings in turn.
-
-    `window` names the frames of the video that `x` holds, where it does not hold all of them.
-    """
+    """Conditioning channels (n v f, C+1, h, w) for a batch of latents `x` (n v f, C, h, w), n conditionings in turn. `window`
+    names the frames of the video that `x` holds, where it does not hold all of them. ValueError when the sizes differ."""
     parts = [_channels_of_one(one, config, latent_format, window) for one in given]
     repeats = len(x) // (len(parts) * len(parts[0]))
     whole = torch.cat([part.repeat(repeats, 1, 1, 1) for part in parts])

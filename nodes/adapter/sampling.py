@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.model_management
-import comfy.model_patcher
 import comfy.model_sampling
 import comfy.sample
 import comfy.samplers
@@ -17,6 +16,8 @@ import comfy.utils
 import latent_preview
 import node_helpers
 import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.samplers import CFGGuider
 
 from ...emu_core.model.guidance import calls
 from ...emu_core.model.schedule import ScheduleConfig, abar, frame_noise, trailing_timesteps
@@ -45,6 +46,7 @@ class VideoModelSampling(comfy.model_sampling.ModelSamplingDiscrete):
         self.set_sigmas(((1 - power) / power).sqrt())
 
     def set_sigmas(self, sigmas: torch.Tensor) -> None:
+        """Noise levels (steps,), the smallest first; other nodes call this too."""
         self.sigmas = sigmas.float()
         self.log_sigmas = sigmas.log().float()
 
@@ -56,12 +58,14 @@ class VideoModelSampling(comfy.model_sampling.ModelSamplingDiscrete):
     inverse_noise_scaling = comfy.model_sampling.EPS.inverse_noise_scaling
 
     def calculate_denoised(self, sigma: torch.Tensor, model_output: torch.Tensor, model_input: torch.Tensor) -> torch.Tensor:
+        """The clean latents that the U-Net's output means, in its shape."""
         kind = comfy.model_sampling.V_PREDICTION if self.predicts_v else comfy.model_sampling.EPS
         return kind.calculate_denoised(self, sigma, model_output, model_input)
 
 
-def trailing_sigmas(patcher: comfy.model_patcher.ModelPatcher, steps: int, denoise: float = 1.0) -> torch.Tensor:
-    """Sigmas (steps + 1,) at timesteps evenly spaced from the last, and 0. `denoise` below 1 leaves out the noisiest part."""
+def trailing_sigmas(patcher: ModelPatcher, steps: int, denoise: float = 1.0) -> torch.Tensor:
+    """Sigmas (steps + 1,) at timesteps evenly spaced from the last, and 0; `denoise` below 1 leaves out the noisiest part.
+    ValueError for a MODEL without discrete timesteps, or more steps than it has."""
     if denoise <= 0:
         return torch.zeros(0)
     sampling = patcher.get_model_object("model_sampling")
@@ -87,103 +91,68 @@ def encode_text(clip: Any, text: str, width: int, height: int) -> list[Any]:
     return node_helpers.conditioning_set_values(clip.encode_from_tokens_scheduled(clip.tokenize(text)), sizes)
 
 
-def image_guider(
-    patcher: comfy.model_patcher.ModelPatcher, positive: list[Any], negative: list[Any], text_guidance: float
-) -> comfy.samplers.CFGGuider:
+def image_guider(patcher: ModelPatcher, positive: list[Any], negative: list[Any], text_guidance: float) -> CFGGuider:
     """ComfyUI's own guidance, for an image model."""
-    guider = comfy.samplers.CFGGuider(patcher)
+    guider = CFGGuider(patcher)
     guider.set_conds(positive, negative)
     guider.set_cfg(text_guidance)
     return guider
 
 
-class VideoGuider(comfy.samplers.CFGGuider):
+class VideoGuider(CFGGuider):
     """X(none) + w_i (X(I) - X(none)) + w_p (X(I,p) - X(I)), without the evaluations whose weight is zero.
 
     With ComfyUI's nodes: DualCFGGuider, style regular, cond1 = positive, cond2 = image only.
     """
 
-    def __init__(self, patcher: comfy.model_patcher.ModelPatcher, image_guidance: float, text_guidance: float) -> None:
+    def __init__(self, patcher: ModelPatcher, image_guidance: float, text_guidance: float) -> None:
         super().__init__(patcher)
         self.image_guidance, self.text_guidance = image_guidance, text_guidance
 
     def set_conditionings(self, positive: list[Any], image_only: list[Any], negative: list[Any]) -> None:
+        """CONDITIONINGs of X(I,p), X(I) and X(none)."""
         self.inner_set_conds({"positive": positive, "middle": image_only, "negative": negative})
 
     def predict_noise(
         self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None
     ) -> torch.Tensor:
-        options = model_options or {}
-        plan = {(call.image, call.text) for call in calls(self.image_guidance, self.text_guidance)}
+        """ComfyUI asks for this at each step: the guided prediction for latents `x` (v f, C, h, w), in the same shape."""
+        w_i, w_p, options = self.image_guidance, self.text_guidance, model_options or {}
+        plan = {(call.image, call.text) for call in calls(w_i, w_p)}
         names = {(False, False): "negative", (True, False): "middle", (True, True): "positive"}
-        needed = [key for key in names if key in plan]
-        outputs = comfy.samplers.calc_cond_batch(
-            self.inner_model, [self.conds[names[key]] for key in needed], x, timestep, options
-        )
+        needed = [name for key, name in names.items() if key in plan]
+        outputs = comfy.samplers.calc_cond_batch(self.inner_model, [self.conds[name] for name in needed], x, timestep, options)
         found = dict(zip(needed, outputs, strict=True))
-        full, middle, none = found.get((True, True)), found.get((True, False)), found.get((False, False))
-        if middle is None:  # w_i = w_p: ordinary guidance from nothing to all
-            return self._guide(full, none, "positive", "negative", self.text_guidance, x, timestep, options)
-        if none is not None:
-            base = self._guide(middle, none, "middle", "negative", self.image_guidance, x, timestep, options)
-            return base if full is None else base + (full - middle) * self.text_guidance
-        if full is None:
-            return middle
-        return self._guide(full, middle, "positive", "middle", self.text_guidance, x, timestep, options)
 
-    def _guide(
-        self,
-        more: torch.Tensor | None,
-        less: torch.Tensor | None,
-        more_name: str,
-        less_name: str,
-        weight: float,
-        x: torch.Tensor,
-        timestep: torch.Tensor,
-        options: dict[str, Any],
-    ) -> torch.Tensor:
-        """One step of guidance through ComfyUI's own function, where other nodes' patches of it act."""
-        if more is None or less is None:
-            alone = more if less is None else less
-            assert alone is not None
-            return alone
-        return comfy.samplers.cfg_function(
-            self.inner_model,
-            more,
-            less,
-            weight,
-            x,
-            timestep,
-            model_options=options,
-            cond=self.conds[more_name],
-            uncond=self.conds[less_name],
-        )
+        def guide(less: str, more: str, weight: float) -> torch.Tensor:
+            """One step of guidance through ComfyUI's own function, where other nodes' patches of it act."""
+            if less not in found or more not in found:
+                return found[more if more in found else less]
+            settings = {"model_options": options, "cond": self.conds[more], "uncond": self.conds[less]}
+            return comfy.samplers.cfg_function(self.inner_model, found[more], found[less], weight, x, timestep, **settings)
+
+        if "middle" not in found:  # w_i = w_p: ordinary guidance from nothing to all
+            return guide("negative", "positive", w_p)
+        if "negative" not in found:
+            return guide("middle", "positive", w_p)
+        base = guide("negative", "middle", w_i)
+        return base + (found["positive"] - found["middle"]) * w_p if "positive" in found else base
 
 
 def run_guider(
-    guider: comfy.samplers.CFGGuider,
-    latent: dict[str, Any],
-    sigmas: torch.Tensor,
-    sampler: str,
-    seed: int,
-    shared_noise: float = 0.0,
+    guider: CFGGuider, latent: dict[str, Any], sigmas: torch.Tensor, sampler: str, seed: int, shared_noise: float = 0.0
 ) -> torch.Tensor:
     """Sample from noise drawn on the CPU in one call; preview, progress and Cancel as everywhere in ComfyUI. `shared_noise` is
-    the stack's."""
+    the stack's. Latents as `latent` has them, unscaled."""
     start = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
     noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
     if shared_noise:
         noise = frame_noise(start.shape, torch.Generator().manual_seed(seed), shared_noise).to(noise)
-    callback = latent_preview.prepare_callback(guider.model_patcher, max(len(sigmas) - 1, 1))
-    quiet = not comfy.utils.PROGRESS_BAR_ENABLED
-    result = guider.sample(
-        noise,
-        start,
-        comfy.samplers.sampler_object(sampler),
-        sigmas,
-        denoise_mask=latent.get("noise_mask"),
-        callback=callback,
-        disable_pbar=quiet,
-        seed=seed,
-    )
+    settings = {
+        "denoise_mask": latent.get("noise_mask"),
+        "callback": latent_preview.prepare_callback(guider.model_patcher, max(len(sigmas) - 1, 1)),
+        "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED,
+        "seed": seed,
+    }
+    result = guider.sample(noise, start, comfy.samplers.sampler_object(sampler), sigmas, **settings)
     return result.to(comfy.model_management.intermediate_device())

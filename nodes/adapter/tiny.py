@@ -1,13 +1,14 @@
 """The bundled image model as ComfyUI's own MODEL, CLIP and VAE, from the same files that diffusers reads.
 
 Checked on ComfyUI 0.3.64, 0.8.0 and 0.33.0; read further, up to about 0.38: sd, sd1_clip, model_base, latent_formats.
-clip_model and supported_models_base: 0.33.0.
+clip_model and supported_models_base: 0.33.0. ComfyUI's own loaders know a model by its widths, and these are too small.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import comfy.supported_models_base
 import comfy.utils
 import folder_paths
 import torch
+from tokenizers import Tokenizer
 
 from .patchers import manage, reloadable
 from .paths import TINY
@@ -57,13 +59,14 @@ class TinyConfig(comfy.supported_models_base.BASE):
     supported_inference_dtypes = [DTYPE]
 
     def model_type(self, state_dict: dict[str, torch.Tensor], prefix: str = "") -> comfy.model_base.ModelType:
+        """The U-Net gives v, whatever its weights are called."""
         return comfy.model_base.ModelType.V_PREDICTION
 
 
-def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
-    """diffusers' configuration in the words of the original layout, for a U-Net with attention at every resolution."""
+def family(config: dict[str, Any]) -> TinyConfig:
+    """The family with diffusers' configuration of a U-Net with attention at every resolution, in the original layout's words."""
     widths, layers = config["block_out_channels"], config["layers_per_block"]
-    return {
+    settings = {
         "image_size": config["sample_size"],
         "in_channels": config["in_channels"],
         "out_channels": config["out_channels"],
@@ -75,29 +78,27 @@ def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
         "transformer_depth_middle": 1,
         "use_spatial_transformer": True,
         "context_dim": config["cross_attention_dim"],
-        "use_linear_in_transformer": False,
         "legacy": False,
-        "adm_in_channels": None,
-        "use_temporal_attention": False,
-        "use_temporal_resblock": False,
     }
+    result = TinyConfig(settings)
+    result.set_inference_dtype(DTYPE, None)
+    return result
 
 
-def _read(part: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def read(part: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Configuration and weights of one folder of the model, the weights in DTYPE."""
     folder = TINY / part
-    weights = next(folder.glob("*.safetensors"))
-    return json.loads((folder / "config.json").read_text()), comfy.utils.load_torch_file(str(weights))
+    weights = comfy.utils.load_torch_file(str(next(folder.glob("*.safetensors"))))
+    return json.loads((folder / "config.json").read_text()), {name: value.to(DTYPE) for name, value in weights.items()}
 
 
 def load_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    config, weights = _read("unet")
-    settings = _unet_config(config)
-    names = comfy.utils.unet_to_diffusers(settings)
-    family = TinyConfig(settings)
-    family.set_inference_dtype(DTYPE, None)
-    offload = comfy.model_management.unet_offload_device()
-    model = family.get_model({}, "", device=offload)
-    model.load_model_weights({names[name]: value.to(DTYPE) for name, value in weights.items()}, "")
+    """The MODEL, with what its maker recommends; of the class without dynamic VRAM for who asks."""
+    config, weights = read("unet")
+    tiny, offload = family(config), comfy.model_management.unet_offload_device()
+    model = tiny.get_model({}, "", device=offload)
+    names = comfy.utils.unet_to_diffusers(tiny.unet_config)
+    model.load_model_weights({names[name]: value for name, value in weights.items()}, "")
     patcher = manage(model, comfy.model_management.get_torch_device(), offload, (load_model, ()), disable_dynamic)
     defaults = json.loads((TINY / "emu_video.json").read_text())
     recommend(patcher, Recommended(defaults["steps"], defaults["text_guidance"]))
@@ -108,15 +109,13 @@ class _Words:
     """The word-level tokenizer behind the three calls that ComfyUI makes."""
 
     def __init__(self, path: Path) -> None:
-        from tokenizers import Tokenizer
-
         self.tokenizer = Tokenizer.from_file(str(path))
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
 
     @classmethod
-    def from_pretrained(cls, path: str, **_: Any) -> _Words:
-        return cls(TINY / "tokenizer" / "tokenizer.json")
+    def from_pretrained(cls, path: str) -> _Words:
+        return cls(Path(path))
 
     def __call__(self, text: str) -> dict[str, list[int]]:
         found = self.tokenizer.encode(text)
@@ -131,67 +130,52 @@ class _Words:
         return self.tokenizer.get_vocab()
 
 
-class _Tokenizer(comfy.sd1_clip.SDTokenizer):
-    def __init__(self, embedding_directory: Any = None, tokenizer_data: dict[str, Any] | None = None, **_: Any) -> None:
-        config = json.loads((TINY / "text_encoder" / "config.json").read_text())
-        super().__init__(
-            tokenizer_path="",
-            max_length=config["max_position_embeddings"],
-            pad_with_end=False,
-            pad_token=config["pad_token_id"],
-            embedding_directory=embedding_directory,
-            embedding_size=config["hidden_size"],
-            embedding_key="tiny",
-            tokenizer_class=_Words,
-            tokenizer_data=tokenizer_data or {},
-        )
+def _text_model(config: dict[str, Any], dtype: Any, device: Any, operations: Any) -> comfy.clip_model.CLIPTextModel:
+    """CLIP's text model with a vocabulary of its own size, which ComfyUI does not read from the settings."""
+    model = comfy.clip_model.CLIPTextModel(config, dtype, device, operations)
+    model.set_input_embeddings(operations.Embedding(config["vocab_size"], config["hidden_size"], dtype=dtype, device=device))
+    return model
 
 
-class TinyTokenizer(comfy.sd1_clip.SD1Tokenizer):
-    def __init__(self, embedding_directory: Any = None, tokenizer_data: dict[str, Any] | None = None, **_: Any) -> None:
-        super().__init__(embedding_directory, tokenizer_data or {}, tokenizer=_Tokenizer, name="tiny")
-
-
-class _TextModel(comfy.clip_model.CLIPTextModel):
-    """CLIP's text model with a vocabulary of its own size, which older versions of ComfyUI do not read from the settings."""
-
-    def __init__(self, config_dict: dict[str, Any], dtype: Any, device: Any, operations: Any) -> None:
-        super().__init__(config_dict, dtype, device, operations)
-        rows, width = config_dict["vocab_size"], config_dict["hidden_size"]
-        self.set_input_embeddings(operations.Embedding(rows, width, dtype=dtype, device=device))
-
-
-class _TextEncoder(comfy.sd1_clip.SDClipModel):
-    def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict[str, Any] | None = None, **_: Any) -> None:
-        config = json.loads((TINY / "text_encoder" / "config.json").read_text())
-        special = {"start": config["bos_token_id"], "end": config["eos_token_id"], "pad": config["pad_token_id"]}
-        super().__init__(
-            device=device,
-            max_length=config["max_position_embeddings"],
-            dtype=dtype,
-            textmodel_json_config=config,
-            model_class=_TextModel,
-            special_tokens=special,
-            return_projected_pooled=False,
-            model_options=model_options or {},
-        )
-
-
-class TinyTextModel(comfy.sd1_clip.SD1ClipModel):
-    def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict[str, Any] | None = None, **_: Any) -> None:
-        super().__init__(device, dtype, model_options or {}, name="tiny", clip_model=_TextEncoder)
+def _clip_target(config: dict[str, Any]) -> comfy.supported_models_base.ClipTarget:
+    """ComfyUI's tokenizer and text encoder of SD 1.x with this configuration's sizes."""
+    length, pad = config["max_position_embeddings"], config["pad_token_id"]
+    tokenizer = partial(
+        comfy.sd1_clip.SDTokenizer,
+        tokenizer_path=str(TINY / "tokenizer" / "tokenizer.json"),
+        max_length=length,
+        pad_with_end=False,
+        pad_token=pad,
+        embedding_size=config["hidden_size"],
+        embedding_key="tiny",
+        tokenizer_class=_Words,
+    )
+    encoder = partial(
+        comfy.sd1_clip.SDClipModel,
+        max_length=length,
+        textmodel_json_config=config,
+        model_class=_text_model,
+        special_tokens={"start": config["bos_token_id"], "end": config["eos_token_id"], "pad": pad},
+        return_projected_pooled=False,
+    )
+    return comfy.supported_models_base.ClipTarget(
+        partial(comfy.sd1_clip.SD1Tokenizer, tokenizer=tokenizer, name="tiny"),
+        partial(comfy.sd1_clip.SD1ClipModel, clip_model=encoder, name="tiny"),
+    )
 
 
 def load_clip(disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    _, weights = _read("text_encoder")
-    target = comfy.supported_models_base.ClipTarget(TinyTokenizer, TinyTextModel)
+    """The CLIP; of the class without dynamic VRAM for who asks."""
+    config, weights = read("text_encoder")
     parameters = sum(value.numel() for value in weights.values())
     directories = folder_paths.get_folder_paths("embeddings")
     plain = {"disable_dynamic": True} if disable_dynamic else {}  # versions that never ask for it do not take it
-    clip = comfy.sd.CLIP(target, embedding_directory=directories, parameters=parameters, model_options={"dtype": DTYPE}, **plain)
-    state = {f"text_model.{name.removeprefix('text_model.')}": value.to(DTYPE) for name, value in weights.items()}
-    width = state["text_model.final_layer_norm.weight"].shape[0]
-    state["text_projection.weight"] = torch.eye(width, dtype=DTYPE)  # the model has none, and nothing reads what it gives
+    options = {"model_options": {"dtype": DTYPE}, **plain}
+    clip = comfy.sd.CLIP(_clip_target(config), embedding_directory=directories, parameters=parameters, **options)
+    state = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in weights.items()}
+    state["text_projection.weight"] = torch.eye(
+        config["hidden_size"], dtype=DTYPE
+    )  # it has none, and nothing reads what it gives
     clip.load_sd(state)
     reloadable(clip.patcher, (_clip_patcher, ()))
     return clip
@@ -202,7 +186,8 @@ def _clip_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPat
 
 
 def load_vae() -> comfy.sd.VAE:
-    config, weights = _read("vae")
+    """The VAE, of the class that ComfyUI chooses."""
+    config, weights = read("vae")
     widths = config["block_out_channels"]
     settings = {
         "double_z": True,
@@ -216,8 +201,7 @@ def load_vae() -> comfy.sd.VAE:
         "attn_resolutions": [],
         "dropout": 0.0,
     }
-    state = {name: value.to(DTYPE) for name, value in weights.items()}
-    vae = comfy.sd.VAE(sd=state, config={"params": {"ddconfig": settings, "embed_dim": config["latent_channels"]}}, dtype=DTYPE)
+    vae = comfy.sd.VAE(weights, config={"params": {"ddconfig": settings, "embed_dim": config["latent_channels"]}}, dtype=DTYPE)
     reloadable(vae.patcher, (_vae_patcher, ()))
     return vae
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.model_patcher
 import comfy.ops
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrapperExecutor, WrappersMP
 
 from ...emu_core.checkpoint import load_stack, read_config
@@ -34,12 +34,8 @@ WINDOWS = (
 SAMPLING = "model_sampling"
 _RECOMMENDED = "emu_video_recommended"
 
-COMFY_LAYERS = LayerTypes(
-    linear=comfy.ops.disable_weight_init.Linear,
-    conv2d=comfy.ops.disable_weight_init.Conv2d,
-    layer_norm=comfy.ops.disable_weight_init.LayerNorm,
-    group_norm=comfy.ops.disable_weight_init.GroupNorm,
-)
+_OPS = comfy.ops.disable_weight_init
+COMFY_LAYERS = LayerTypes(linear=_OPS.Linear, conv2d=_OPS.Conv2d, layer_norm=_OPS.LayerNorm, group_norm=_OPS.GroupNorm)
 """Layers that ComfyUI's memory management can keep elsewhere and bring in as they are used."""
 
 
@@ -59,23 +55,24 @@ class Applied:
     sampling_before: Any
 
 
-def recommend(patcher: comfy.model_patcher.ModelPatcher, values: Recommended) -> None:
+def recommend(patcher: ModelPatcher, values: Recommended) -> None:
+    """Put it on an image MODEL, and so on all that are made of it."""
     patcher.set_attachments(_RECOMMENDED, values)
 
 
-def recommended(patcher: comfy.model_patcher.ModelPatcher) -> Recommended:
+def recommended(patcher: ModelPatcher) -> Recommended:
     """Of the image model; the paper's text guidance where nobody said otherwise."""
     return patcher.get_attachment(_RECOMMENDED) or Recommended()
 
 
-def applied(patcher: comfy.model_patcher.ModelPatcher) -> StackConfig | None:
+def applied(patcher: ModelPatcher) -> StackConfig | None:
     """The settings of the stack on this MODEL; None for a plain one."""
     found = patcher.get_attachment(KEY)
     return None if found is None else found.config
 
 
-def require_stack(patcher: comfy.model_patcher.ModelPatcher, role: Role) -> StackConfig:
-    """The settings of the stack on this MODEL, which must be of `role`."""
+def require_stack(patcher: ModelPatcher, role: Role) -> StackConfig:
+    """The settings of the stack on this MODEL. ValueError when there is none, or one of another role."""
     config = applied(patcher)
     what = "video (F)" if role == "F" else "interpolation (I)"
     if config is None:
@@ -94,9 +91,7 @@ def require_image_channels(config: StackConfig) -> None:
         )
 
 
-def apply_stack(
-    patcher: comfy.model_patcher.ModelPatcher, path: str | Path, strength: float = 1.0
-) -> comfy.model_patcher.ModelPatcher:
+def apply_stack(patcher: ModelPatcher, path: str | Path, strength: float = 1.0) -> ModelPatcher:
     """A clone of `patcher` with the stack of `path` on its U-Net, sampling as that stack wants it. `strength` 0..1 and beyond
     scales the temporal layers. ValueError when the stack does not fit, before its weights are read."""
     unet = _unet(patcher)
@@ -122,25 +117,25 @@ def apply_stack(
 
 def _stack_patcher(
     path: str, dtype: torch.dtype, load_device: torch.device, offload_device: torch.device, disable_dynamic: bool = False
-) -> comfy.model_patcher.ModelPatcher:
+) -> ModelPatcher:
     """The stack's own patcher: ComfyUI loads it together with the MODEL that it is on."""
     stack = load_stack(path, COMFY_LAYERS, dtype=dtype, device=offload_device)
     reload = (_stack_patcher, (path, dtype, load_device, offload_device))
     return manage(stack, load_device, offload_device, reload, disable_dynamic)
 
 
-def _follow_kind(patcher: comfy.model_patcher.ModelPatcher, clone: comfy.model_patcher.ModelPatcher) -> None:
+def _follow_kind(patcher: ModelPatcher, clone: ModelPatcher) -> None:
     """A clone without dynamic VRAM (torch.compile and LoRA hooks want one) gets its stack without it as well."""
     if _is_dynamic(patcher) and not _is_dynamic(clone):
         own = patcher.get_additional_models_with_key(KEY)
         clone.set_additional_models(KEY, [one.get_non_dynamic_delegate() if _is_dynamic(one) else one.clone() for one in own])
 
 
-def _is_dynamic(patcher: comfy.model_patcher.ModelPatcher) -> bool:
+def _is_dynamic(patcher: ModelPatcher) -> bool:
     return hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
 
 
-def _follow_device(executor: Callable[..., Any], patcher: comfy.model_patcher.ModelPatcher, *args: Any, **settings: Any) -> Any:
+def _follow_device(executor: Callable[..., Any], patcher: ModelPatcher, *args: Any, **settings: Any) -> Any:
     """The stack is loaded where its MODEL is: a node may have put that elsewhere since the stack was applied."""
     for own in patcher.get_additional_models_with_key(KEY):
         own.load_device = patcher.load_device
@@ -149,7 +144,7 @@ def _follow_device(executor: Callable[..., Any], patcher: comfy.model_patcher.Mo
     return executor(patcher, *args, **settings)
 
 
-def without_stack(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
+def without_stack(patcher: ModelPatcher) -> ModelPatcher:
     """A clone without its temporal stack: the image model, with every other patch that is on it."""
     result = patcher.clone()
     found = result.get_attachment(KEY)
@@ -170,7 +165,8 @@ def without_stack(patcher: comfy.model_patcher.ModelPatcher) -> comfy.model_patc
     return result
 
 
-def _unet(patcher: comfy.model_patcher.ModelPatcher) -> torch.nn.Module:
+def _unet(patcher: ModelPatcher) -> torch.nn.Module:
+    """A MODEL's U-Net; ValueError for what is none."""
     unet = getattr(patcher.model, "diffusion_model", None)
     if not (hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks")):
         family = type(patcher.model).__name__
@@ -189,7 +185,8 @@ class Attachments:
     def __init__(self) -> None:
         self._on: dict[torch.nn.Module, tuple[Attachment, int]] = {}
 
-    def inject(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
+    def inject(self, patcher: ModelPatcher) -> None:
+        """Attach the patcher's stack to its U-Net, unless it is on already; from now on it is this patcher's."""
         unet, stack = _inner(patcher.model.diffusion_model), patcher.get_additional_models_with_key(KEY)[0].model
         attachment, _ = self._on.get(unet, (None, 0))
         if attachment is None or attachment.stack is not stack:
@@ -199,7 +196,8 @@ class Attachments:
         # By id: ComfyUI also calls from a patcher's __del__, when nothing refers to it any more.
         self._on[unet] = attachment, id(patcher)
 
-    def eject(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
+    def eject(self, patcher: ModelPatcher) -> None:
+        """Detach it, if it is this patcher's."""
         unet = _inner(patcher.model.diffusion_model)
         attachment, owner = self._on.get(unet, (None, 0))
         if attachment is not None and owner == id(patcher):
@@ -207,7 +205,7 @@ class Attachments:
             del self._on[unet]
 
     def of(self, unet: torch.nn.Module) -> Attachment:
-        """The one on this U-Net."""
+        """The one on this U-Net; RuntimeError where there is none."""
         if unet not in self._on:
             raise RuntimeError(
                 "the temporal layers are not on the U-Net that is run: take out the nodes between Apply Temporal Stack and the "
@@ -245,13 +243,12 @@ class VideoCall:
         config = attachment.stack.config
         conditionings = len(options.get("cond_or_uncond") or (0,))
         window, anchored = _window(options.get("context_window"), len(x) // conditionings)
+        cut = None
         if anchored and config.max_frames is not None and len(window) > config.max_frames:
             # ComfyUI throws away what becomes of the anchor, and this stack has no position left for it.
             cut = _Cut(conditionings, len(window))
             x, timesteps, context, y, control, others = cut((x, timesteps, context, y, control, others))
             window = window[1:]
-        else:
-            cut = None
         frames = _frames(len(x) // conditionings, given, window)
         check_frames(config, frames, None, WINDOWS)
         has_image = given is not None and any(len(one.positions) for one in given)

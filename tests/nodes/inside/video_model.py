@@ -441,9 +441,7 @@ def check_another_base_is_refused(pack: Any) -> None:
     model, _, _ = tiny(pack)
     # a stack of another U-Net: the tiny one with other widths
     module = pack.module("nodes.adapter.tiny")
-    settings = module._unet_config({**module._read("unet")[0], "block_out_channels": [96, 192]})
-    family = module.TinyConfig(settings)
-    family.set_inference_dtype(torch.float32, None)
+    family = module.family({**module.read("unet")[0], "block_out_channels": [96, 192]})
     wider = comfy.model_patcher.ModelPatcher(family.get_model({}, "", device="cpu"), torch.device("cpu"), torch.device("cpu"))
     name = parts.save_new_stack(pack, wider, "wider.safetensors", base="sd15")
     sentence = parts.refusal(lambda: parts.apply(pack, model, name))
