@@ -30,7 +30,10 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class EmuVideoExtension(ComfyExtension):
+    """The pack."""
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """In the order in which they stand in a workflow."""
         return NODES
 
 

@@ -75,7 +75,7 @@ class EmuVideoCompare(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, fps: float, height: int, shorter: str, moments: int, **given: Any) -> io.NodeOutput:
+    def execute(cls, fps, height, shorter, moments, **given: Any) -> io.NodeOutput:
         """`given`: the inputs of each video."""
         videos = videos_of(given, "label", fps)
         frames, rate = compare(videos, height or common_height(videos), shorter)
@@ -120,7 +120,7 @@ class EmuVideoAddToStudy(io.ComfyNode):
         return answer(_check, study, prompt, system_1, system_2, raters)
 
     @classmethod
-    def execute(cls, fps: float, prompt: str, study: str, key: str = "", raters: int = 5, **given: Any) -> io.NodeOutput:
+    def execute(cls, fps, prompt, study, key="", raters=5, **given: Any) -> io.NodeOutput:
         """`given`: the inputs of each video. The study is made when it is new; the node shows its address."""
         _check(study, prompt, given["system_1"], given["system_2"], raters)  # linked inputs were not known before
         opened = studies.STUDIES.make(study, raters)

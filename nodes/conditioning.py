@@ -44,7 +44,7 @@ class EmuVideoConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Texts and frames in, conditionings out; what only one family of stacks reads comes last."""
-        told: dict[str, Any] = {"default": -1.0, "min": -1.0, "optional": True, **RARE}
+        of_some: dict[str, Any] = {"default": -1.0, "min": -1.0, "optional": True, **RARE}
         return schema(
             "EmuVideoConditioning",
             "image to video, i2v, img2vid, text to video, t2v, first frame, last frame, flf2v, keyframes, "
@@ -60,8 +60,8 @@ class EmuVideoConditioning(io.ComfyNode):
                 io.Combo.Input("resize", options=list(RESIZE), default=RESIZE[0], **RARE),
                 io.Image.Input("image", optional=True),
                 io.Combo.Input("motion", options=list(MOTIONS), default="moderate", optional=True, **RARE),
-                io.Float.Input("cond_fps", max=120.0, step=1.0, **told),
-                io.Float.Input("motion_score", max=100.0, step=0.1, **told),
+                io.Float.Input("cond_fps", max=120.0, step=1.0, **of_some),
+                io.Float.Input("motion_score", max=100.0, step=0.1, **of_some),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive"),
@@ -78,25 +78,14 @@ class EmuVideoConditioning(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        positive: io.Conditioning.Type,
-        negative: io.Conditioning.Type,
-        vae: io.Vae.Type,
-        width: int,
-        height: int,
-        length: int,
-        videos: int,
-        positions: str,
-        resize: str,
-        image: torch.Tensor | None = None,
-        motion: str = "moderate",
-        cond_fps: float = -1.0,
-        motion_score: float = -1.0,
+        cls, positive, negative, vae, width, height, length, videos, positions, resize, image=None, motion="moderate", **told: Any
     ) -> io.NodeOutput:
-        """`image` (k, H, W, 3) becomes k given frames; without one the video is made from the text alone."""
+        """`image` (k, H, W, 3) becomes k given frames; without one the video is made from the text alone. `told`: cond_fps and
+        motion_score, below 0 or left out as the stack has them."""
         _check(None, length)
         channels, h, w = latent_size(vae, height, width)
-        values = tuple((name, value) for name, value in (("fps", cond_fps), ("motion_score", motion_score)) if value >= 0)
+        numbers = {"fps": told.get("cond_fps", -1.0), "motion_score": told.get("motion_score", -1.0)}
+        values = tuple((name, number) for name, number in numbers.items() if number >= 0)
         none = Given(torch.zeros(0, channels, h, w), (), length, motion=motion, values=values)
         given = none
         if image is not None:

@@ -41,17 +41,7 @@ class EmuVideoInterpolate(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model: io.Model.Type,
-        positive: io.Conditioning.Type,
-        negative: io.Conditioning.Type,
-        vae: io.Vae.Type,
-        images: torch.Tensor,
-        stitch: str,
-        fps: float = 0.0,
-        **how: Any,
-    ) -> io.NodeOutput:
+    def execute(cls, model, positive, negative, vae, images, stitch, fps=0.0, **how: Any) -> io.NodeOutput:
         """`images` (n, H, W, 3) -> (4 (n + 1) + 1, H, W, 3), sides cut to multiples of 8. `how` is a `Sampling`; each window has
         the seed after the one before it. ValueError: fewer than 2 frames, or too small ones."""
         config, sampling = require_stack(model, "I"), Sampling(**how)

@@ -65,7 +65,7 @@ class EmuVideoApplyStack(io.ComfyNode):
         return f"{stack} {status.st_mtime_ns} {status.st_size}"
 
     @classmethod
-    def execute(cls, model: io.Model.Type, stack: str, strength: float) -> io.NodeOutput:
+    def execute(cls, model, stack, strength) -> io.NodeOutput:
         """ValueError when there is no such stack, or it does not fit the MODEL."""
         result = apply_stack(model, paths.stack_path(stack), strength)
         config = applied(result)

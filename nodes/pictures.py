@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from ..emu_core.media import contact_sheet
 from .adapter.schema import RARE, io, schema
 
@@ -28,7 +26,7 @@ class EmuVideoContactSheet(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images: torch.Tensor, columns: int, every: int, scale: int, numbers: bool) -> io.NodeOutput:
+    def execute(cls, images, columns, every, scale, numbers) -> io.NodeOutput:
         """Every n-th of `images` (f, H, W, 3 or 4) in rows of `columns`."""
         chosen = images[::every, ..., :3]
         labels = [str(i) for i in range(0, len(images), every)] if numbers else None

@@ -103,18 +103,7 @@ class EmuVideoStartingFrame(io.ComfyNode):
         return answer(_check_prompt, prompt)
 
     @classmethod
-    def execute(
-        cls,
-        model: io.Model.Type,
-        clip: io.Clip.Type,
-        vae: io.Vae.Type,
-        prompt: str,
-        negative_prompt: str,
-        width: int,
-        height: int,
-        candidates: int = 1,
-        **how: Any,
-    ) -> io.NodeOutput:
+    def execute(cls, model, clip, vae, prompt, negative_prompt, width, height, candidates=1, **how: Any) -> io.NodeOutput:
         """Pictures (candidates, height, width, 3), of the seed and those that follow it. `how` is a `Sampling`."""
         plain, known = without_stack(model), recommended(model)
         sampling, text = Sampling(**how).settled(known, "the paper's" if known == Recommended() else "the model's own")
@@ -147,7 +136,7 @@ class EmuVideoScheduler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: io.Model.Type, steps: int, denoise: float) -> io.NodeOutput:
+    def execute(cls, model, steps, denoise) -> io.NodeOutput:
         """Sigmas (steps + 1,), falling to 0."""
         return io.NodeOutput(trailing_sigmas(model, steps, denoise))
 
@@ -174,15 +163,7 @@ class EmuVideoSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model: io.Model.Type,
-        positive: io.Conditioning.Type,
-        image_only: io.Conditioning.Type,
-        negative: io.Conditioning.Type,
-        latent: dict[str, Any],
-        **how: Any,
-    ) -> io.NodeOutput:
+    def execute(cls, model, positive, image_only, negative, latent, **how: Any) -> io.NodeOutput:
         """`latent` holds whole videos, frames as the batch; the same comes out. `how` is a `Sampling`."""
         config, sampling = require_stack(model, "F"), Sampling(**how)
         for name, conditioning in (("positive", positive), ("image_only", image_only), ("negative", negative)):

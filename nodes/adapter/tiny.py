@@ -115,6 +115,7 @@ class _Words:
 
     @classmethod
     def from_pretrained(cls, path: str) -> _Words:
+        """From a tokenizer.json."""
         return cls(Path(path))
 
     def __call__(self, text: str) -> dict[str, list[int]]:
@@ -127,6 +128,7 @@ class _Words:
         return {"input_ids": found.ids}
 
     def get_vocab(self) -> dict[str, int]:
+        """Numbers by word."""
         return self.tokenizer.get_vocab()
 
 

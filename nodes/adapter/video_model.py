@@ -293,6 +293,7 @@ class _Cut:
         return value
 
     def undo(self, value: torch.Tensor) -> torch.Tensor:
+        """Latents with the frames of zeros put in."""
         inner = value.unflatten(0, (self.shape[0], -1))
         return torch.cat([torch.zeros_like(inner[:, :1]), inner], 1).flatten(0, 1)
 

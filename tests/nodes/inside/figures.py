@@ -95,8 +95,9 @@ def three_steps(pack: Any, stacks: tuple[str, str], sampler: str, zero_snr: bool
     return {"frame": frame, "latents": latents, "video": video, "finer": finer, "encoded": vae.encode(frame)}
 
 
-def check_zero_snr(pack: Any) -> dict[str, torch.Tensor]:
-    return three_steps(pack, ("tiny F (bundled)", "tiny I (bundled)"), "ddim", True)
+def check_zero_snr(pack: Any) -> dict[str, Any]:
+    machine = f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+    return {"machine": machine, **three_steps(pack, ("tiny F (bundled)", "tiny I (bundled)"), "ddim", True)}
 
 
 def check_equal_sigmas(pack: Any) -> dict[str, torch.Tensor]:
