@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..emu_core.evaluation.candidates import MOST_CANDIDATES
-from ..emu_core.model.config import StackConfig
+from ..emu_core.model.config import SamplingConfig, StackConfig
 from .adapter.given import check_given, find_given
 from .adapter.pixels import decode, latent_size
 from .adapter.sampling import SAMPLER_NAMES, VideoGuider, encode_text, image_guider, run_guider, trailing_sigmas
@@ -44,7 +44,7 @@ class Sampling:
     text_guidance: float
     image_guidance: float | None = None
 
-    def settled(self, by: StackConfig | Recommended, whose: str) -> tuple[Sampling, str]:
+    def settled(self, by: SamplingConfig | Recommended, whose: str) -> tuple[Sampling, str]:
         """With what is left open as `by` has it, and the same as text: `20 steps, text guidance 3, image guidance 1 (the stack's
         own)`. `whose` says who recommends it."""
         numbers = {name: getattr(self, name) for name in ("steps", "text_guidance", "image_guidance")}
