@@ -66,11 +66,7 @@ class EmuVideoCompare(io.ComfyNode):
                 io.Int.Input("moments", default=5, min=1, max=16, **RARE),
                 *optional,
             ],
-            outputs=[
-                io.Image.Output(display_name="IMAGE"),
-                io.Image.Output(display_name="sheet"),
-                io.Float.Output(display_name="fps"),
-            ],
+            outputs={"IMAGE": io.Image, "sheet": io.Image, "fps": io.Float},
             category=CATEGORY,
         )
 
@@ -101,21 +97,14 @@ class EmuVideoAddToStudy(io.ComfyNode):
                 io.String.Input("key", default="", optional=True, **RARE),
                 io.Int.Input("raters", default=5, min=1, max=99, step=2, optional=True, **RARE),
             ],
-            outputs=[io.String.Output(display_name="address"), io.Int.Output(display_name="pairs")],
+            outputs={"address": io.String, "pairs": io.Int},
             category=CATEGORY,
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        study: str | None = None,
-        prompt: str | None = None,
-        system_1: str | None = None,
-        system_2: str | None = None,
-        raters: int | None = None,
-    ) -> bool | str:
+    def validate_inputs(cls, study=None, prompt=None, system_1=None, system_2=None, raters=None) -> bool | str:
         """A study that can be, a prompt, names that differ, an odd number of raters."""
         return answer(_check, study, prompt, system_1, system_2, raters)
 

@@ -10,8 +10,8 @@ import torch
 from ..emu_core.model.conditioning import MAX_FRAMES, MOTIONS, checked_positions
 from .adapter.given import Given, with_given
 from .adapter.pixels import RESIZE, encode, latent_size, prepare
-from .adapter.schema import RARE, answer, io, schema
-from .sampling import size_inputs
+from .adapter.schema import RARE, answer, io, links, schema
+from .sampling import CONDITIONINGS, size_inputs
 
 
 def parse_positions(text: str) -> list[int]:
@@ -50,9 +50,7 @@ class EmuVideoConditioning(io.ComfyNode):
             "image to video, i2v, img2vid, text to video, t2v, first frame, last frame, flf2v, keyframes, "
             "extend video, video extension, empty video latent, animatediff, pia, fancyvideo",
             inputs=[
-                io.Conditioning.Input("positive"),
-                io.Conditioning.Input("negative"),
-                io.Vae.Input("vae"),
+                *links(positive=io.Conditioning, negative=io.Conditioning, vae=io.Vae),
                 *size_inputs(),
                 io.Int.Input("length", default=16, min=1, max=MAX_FRAMES),
                 io.Int.Input("videos", default=1, min=1, max=64, **RARE),
@@ -63,12 +61,7 @@ class EmuVideoConditioning(io.ComfyNode):
                 io.Float.Input("cond_fps", max=120.0, step=1.0, **of_some),
                 io.Float.Input("motion_score", max=100.0, step=0.1, **of_some),
             ],
-            outputs=[
-                io.Conditioning.Output(display_name="positive"),
-                io.Conditioning.Output(display_name="image_only"),
-                io.Conditioning.Output(display_name="negative"),
-                io.Latent.Output(display_name="latent"),
-            ],
+            outputs={**CONDITIONINGS, "latent": io.Latent},
         )
 
     @classmethod

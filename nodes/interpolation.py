@@ -12,7 +12,7 @@ from ..emu_core.model.config import StackConfig
 from .adapter.given import Given, with_given
 from .adapter.pixels import decode, encode, latent_size, prepare
 from .adapter.sampling import run_guider, stop_if_cancelled
-from .adapter.schema import RARE, io, schema
+from .adapter.schema import RARE, io, links, schema
 from .adapter.video_model import require_stack
 from .sampling import Sampling, sampling_inputs
 
@@ -27,16 +27,12 @@ class EmuVideoInterpolate(io.ComfyNode):
             "EmuVideoInterpolate",
             "frame interpolation, interpolate, frame rate, increase fps, smooth video, slow motion, inbetween frames",
             inputs=[
-                io.Model.Input("model"),
-                io.Conditioning.Input("positive"),
-                io.Conditioning.Input("negative"),
-                io.Vae.Input("vae"),
-                io.Image.Input("images"),
+                *links(model=io.Model, positive=io.Conditioning, negative=io.Conditioning, vae=io.Vae, images=io.Image),
                 *sampling_inputs("text_guidance", "image_guidance"),
                 io.Combo.Input("stitch", options=["continuous", "paper"], default="continuous", **RARE),
                 io.Float.Input("fps", default=0.0, min=0.0, max=1000.0, step=0.01, optional=True),
             ],
-            outputs=[io.Image.Output(display_name="IMAGE"), io.Float.Output(display_name="fps")],
+            outputs={"IMAGE": io.Image, "fps": io.Float},
             hidden=[io.Hidden.unique_id],
         )
 

@@ -17,11 +17,7 @@ class EmuVideoTinyModel(io.ComfyNode):
             "EmuVideoTinyModel",
             "emu video, bundled model, demo model, tiny model, text to video, t2v, checkpoint",
             inputs=[],
-            outputs=[
-                io.Model.Output(display_name="MODEL"),
-                io.Clip.Output(display_name="CLIP"),
-                io.Vae.Output(display_name="VAE"),
-            ],
+            outputs={"MODEL": io.Model, "CLIP": io.Clip, "VAE": io.Vae},
         )
 
     @classmethod
@@ -45,7 +41,7 @@ class EmuVideoApplyStack(io.ComfyNode):
                 io.Combo.Input("stack", options=paths.stack_names()),
                 io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.01),
             ],
-            outputs=[io.Model.Output(display_name="MODEL"), io.Float.Output(display_name="fps")],
+            outputs={"MODEL": io.Model, "fps": io.Float},
         )
 
     @classmethod

@@ -22,7 +22,7 @@ class EmuVideoContactSheet(io.ComfyNode):
                 io.Int.Input("scale", default=0, min=0, max=32, **RARE),
                 io.Boolean.Input("numbers", default=False),
             ],
-            outputs=[io.Image.Output(display_name="IMAGE")],
+            outputs={"IMAGE": io.Image},
         )
 
     @classmethod

@@ -12,11 +12,13 @@ from ..emu_core.model.config import SamplingConfig, StackConfig
 from .adapter.given import check_given, find_given
 from .adapter.pixels import decode, latent_size
 from .adapter.sampling import SAMPLER_NAMES, VideoGuider, encode_text, image_guider, run_guider, trailing_sigmas
-from .adapter.schema import RARE, answer, io, schema
+from .adapter.schema import RARE, answer, io, links, schema
 from .adapter.shown import say
 from .adapter.video_model import Recommended, recommended, require_stack, without_stack
 
 SEED_MAX = 0xFFFFFFFFFFFFFFFF
+CONDITIONINGS = dict.fromkeys(("positive", "image_only", "negative"), io.Conditioning)
+"""What the conditioning node gives the sampler, for the evaluations X(I,p), X(I) and X(none)."""
 
 
 def size_inputs() -> list[io.Input]:
@@ -84,16 +86,14 @@ class EmuVideoStartingFrame(io.ComfyNode):
             "EmuVideoStartingFrame",
             "starting frame, first frame, initial image, text to image, t2i, txt2img, keyframe",
             inputs=[
-                io.Model.Input("model"),
-                io.Clip.Input("clip"),
-                io.Vae.Input("vae"),
+                *links(model=io.Model, clip=io.Clip, vae=io.Vae),
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True),
                 io.String.Input("negative_prompt", default="", multiline=True),
                 *size_inputs(),
                 *sampling_inputs("text_guidance"),
                 io.Int.Input("candidates", default=1, min=1, max=MOST_CANDIDATES, optional=True, **RARE),
             ],
-            outputs=[io.Image.Output(display_name="IMAGE")],
+            outputs={"IMAGE": io.Image},
             hidden=[io.Hidden.unique_id],
         )
 
@@ -132,7 +132,7 @@ class EmuVideoScheduler(io.ComfyNode):
                 io.Int.Input("steps", default=25, min=1, max=1000),
                 io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01),
             ],
-            outputs=[io.Sigmas.Output(display_name="SIGMAS")],
+            outputs={"SIGMAS": io.Sigmas},
         )
 
     @classmethod
@@ -151,14 +151,10 @@ class EmuVideoSampler(io.ComfyNode):
             "EmuVideoSampler",
             "text to video, t2v, image to video, i2v, img2vid, video sampler, ksampler, dual cfg, image guidance",
             inputs=[
-                io.Model.Input("model"),
-                io.Conditioning.Input("positive"),
-                io.Conditioning.Input("image_only"),
-                io.Conditioning.Input("negative"),
-                io.Latent.Input("latent"),
+                *links(model=io.Model, **CONDITIONINGS, latent=io.Latent),
                 *sampling_inputs("text_guidance", "image_guidance"),
             ],
-            outputs=[io.Latent.Output(display_name="LATENT"), io.Float.Output(display_name="fps")],
+            outputs={"LATENT": io.Latent, "fps": io.Float},
             hidden=[io.Hidden.unique_id],
         )
 

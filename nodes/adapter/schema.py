@@ -14,7 +14,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .paths import PACK
 
-__all__ = ["CATEGORY", "RARE", "ComfyExtension", "aliases", "answer", "io", "schema"]
+__all__ = ["CATEGORY", "RARE", "ComfyExtension", "aliases", "answer", "io", "links", "schema"]
 
 CATEGORY = "EmuVideo"
 WORDS: dict[str, Any] = json.loads((PACK / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
@@ -36,18 +36,25 @@ RARE = known(io.Int.Input, advanced=True)
 """For inputs of any kind that few need: Nodes 2.0 keeps them behind "Show advanced inputs"."""
 
 
+def links(**kinds: Any) -> list[io.Input]:
+    """Inputs by name that take a link and nothing else, of these kinds."""
+    return [kind.Input(name) for name, kind in kinds.items()]
+
+
 def schema(
-    node_id: str, sought: str, inputs: list[io.Input], outputs: list[io.Output], category: str = CATEGORY, **more: Any
+    node_id: str, sought: str, inputs: list[io.Input], outputs: dict[str, Any], category: str = CATEGORY, **more: Any
 ) -> io.Schema:
-    """The schema of a node, its texts filled in. `sought`: what people may type who look for it, with commas between. `more` is
-    for io.Schema. KeyError for a node, an input or an output without its words."""
+    """The schema of a node, its texts filled in. `sought`: what people may type who look for it, with commas between; `outputs`:
+    kinds by name; `more` is for io.Schema. KeyError for a node, an input or an output without its words."""
     words = WORDS[node_id]
     for one in inputs:
         one.tooltip = words["inputs"][one.id]["tooltip"]
-    for number, output in enumerate(outputs):
-        output.tooltip = words["outputs"][str(number)]["tooltip"]
+    made = [
+        kind.Output(display_name=name, tooltip=words["outputs"][str(number)]["tooltip"])
+        for number, (name, kind) in enumerate(outputs.items())
+    ]
     texts = {"display_name": words["display_name"], "description": words["description"]}
-    return io.Schema(node_id, category=category, inputs=inputs, outputs=outputs, **texts, **aliases(sought), **more)
+    return io.Schema(node_id, category=category, inputs=inputs, outputs=made, **texts, **aliases(sought), **more)
 
 
 def answer(check: Callable[..., Any], *values: Any) -> bool | str:
