@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_command
+from .options import add_command, choose_device
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -176,7 +176,6 @@ def _bar(name: str, total: int | None, unit: str = "video") -> tqdm:
 
 def _networks(options: argparse.Namespace) -> Networks:
     from ..networks import load_networks
-    from .commands import choose_device
 
     return load_networks(
         options.clip,
@@ -238,7 +237,6 @@ def retrieve(options: argparse.Namespace) -> None:
     from ..evaluation.prompts import read_prompts
     from ..evaluation.retrieval import captions_of, open_text_network
     from ..evaluation.retrieval import retrieve as find
-    from .commands import choose_device
 
     if options.vectors and not options.text_network:
         raise ValueError("--vectors: expected --text-network with it, found none; vectors are of a network")
