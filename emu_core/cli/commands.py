@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .making import load_pipeline, read_settings
-
-if TYPE_CHECKING:
-    pass
 
 
 def evaluate(options: Namespace) -> None:

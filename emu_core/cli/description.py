@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..base import inspect_base
 from ..base.architectures import STACK_SETTINGS, build_unet
 from ..checkpoint import read_config
 from ..interop import open_weights, recognise
@@ -15,6 +16,7 @@ from ..model.conditioning import MOTIONS
 from ..model.config import StackConfig
 from ..model.sites import find_sites
 from ..model.stack import TemporalStack
+from ..pipeline import BUNDLED
 from ..weights import PICKLES
 
 
@@ -24,12 +26,11 @@ def describe_architecture(name: str) -> dict[str, Any]:
     with torch.device("meta"):
         stack = TemporalStack.for_unet(unet, base=name, **STACK_SETTINGS.get(name, {}))
     found = [site for site, _ in find_sites(unet).values()]
-    carried = {site.name for site in stack.config.sites}
-    counts = {kind: sum(site.kind == kind for site in found) for kind in ("conv", "resnet", "attention", "block")}
+    carried = {site.name: site.kind for site in stack.config.sites}
     spatial, temporal = _parameters(unet), _parameters(stack)
     by_kind = Counter[str]()
-    for site in stack.config.sites:
-        by_kind[site.kind] += _parameters(stack.layers[site.name.replace(".", "-")])
+    for place, kind in carried.items():
+        by_kind[kind] += _parameters(stack.layers[place.replace(".", "-")])
     return {
         "config": name,
         "latent_channels": stack.config.unet.latent_channels,
@@ -40,7 +41,7 @@ def describe_architecture(name: str) -> dict[str, Any]:
         "temporal_attention_parameters": by_kind["attention"],
         "input_channel_parameters": _parameters(stack.conv_in),
         "video_model_parameters": spatial + temporal,
-        "sites": counts,
+        "sites": {kind: sum(site.kind == kind for site in found) for kind in ("conv", "resnet", "attention", "block")},
         "site_list": [
             {"name": s.name, "kind": s.kind, "channels": s.channels, "contexts": list(s.contexts), "layer": s.name in carried}
             for s in found
@@ -54,9 +55,6 @@ def _parameters(module: torch.nn.Module | None) -> int:
 
 def describe_file(path: str | None) -> dict[str, Any]:
     """What a stack's file, an image model's file or folder is, read without its weights. None: the bundled model."""
-    from ..base import inspect_base
-    from ..pipeline import BUNDLED
-
     place = Path(path) if path is not None else BUNDLED
     if place.is_file() and _is_stack(place):
         return _describe_stack(place)
@@ -125,15 +123,12 @@ def as_text(facts: dict[str, Any], indent: str = "") -> str:
     """Facts as lines for a person; long lists of sites are counted, not listed."""
     lines = []
     for name, value in facts.items():
-        title = name.replace("_", " ")
+        title = f"{indent}{name.replace('_', ' ')}:"
         if name == "site_list":
             continue
-        if isinstance(value, dict):
-            lines += [f"{indent}{title}:", as_text(value, indent + "  ")]
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for entry in value:
-                lines += [f"{indent}{title}:", as_text(entry, indent + "  ")]
+        inner = [value] if isinstance(value, dict) else value
+        if isinstance(inner, list) and inner and isinstance(inner[0], dict):
+            lines += [line for entry in inner for line in (title, as_text(entry, indent + "  "))]
         else:
-            shown = f"{value:,}" if type(value) is int else value
-            lines.append(f"{indent}{title}: {shown}")
+            lines.append(f"{title} {value:,}" if type(value) is int else f"{title} {value}")
     return "\n".join(lines)

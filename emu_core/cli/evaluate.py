@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_command, choose_device
+from .options import add_command, add_model_options, add_sampling_options, choose_device
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -25,8 +25,29 @@ logger = logging.getLogger(__name__)
 PROMPTS_HELP = "prompts: a .txt (one a line), .csv, .json or .jsonl (id, prompt, image), or a bundled set: general, toy, ucf101"
 
 
+def add(commands: argparse._SubParsersAction) -> None:
+    """`evaluate`, of folders of videos or of the tiny model."""
+    summary = "measure folders of videos, one for each system; or, with the word toy, the tiny model on combinations it never saw"
+    prompts = "folders: file or name of a set of prompts; toy: how many held-out prompts (default 200)"
+    videos = (
+        "toy: measure the videos in this folder instead, wherever they were made; their prompts are in their metadata, or "
+        "in a .txt of the same name"
+    )
+    out = "where JSON, table and plots go; toy: also write contact sheets there"
+    parser = add_command(commands, "evaluate", summary, f"{__name__}:evaluate")
+    parser.add_argument("sets", nargs="+", metavar="VIDEOS", help="folder of videos or NAME=FOLDER, of any system; or toy")
+    parser.add_argument("--prompts", help=prompts)
+    parser.add_argument("--videos", metavar="FOLDER", help=videos)
+    parser.add_argument("--out", metavar="FOLDER", help=out)
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    parser.add_argument("--no-interpolate", action="store_true", help="toy: leave out the interpolation model")
+    add_folder_options(parser)
+    add_sampling_options(parser)
+    add_model_options(parser)
+
+
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """`equalise` and `retrieve`. `evaluate` is shared with the toy benchmark: see add_folder_options and evaluate_folders."""
+    """`equalise` and `retrieve`."""
     _add_equalise(commands)
     _add_retrieve(commands)
 

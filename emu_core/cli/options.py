@@ -1,4 +1,5 @@
-"""What the parts of the command line share. Each part names its function as text, so that help runs none."""
+"""What the commands share: options, the choice of a device, progress bars. Nothing heavy is imported here or above a command's
+own function, so that `--help` waits for no torch."""
 
 from __future__ import annotations
 
@@ -7,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import torch
-
 if TYPE_CHECKING:
+    import torch
+
     from ..pipeline import Progress
+
+PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 
 
 def add_command(commands: argparse._SubParsersAction, name: str, summary: str, run: str) -> argparse.ArgumentParser:
@@ -22,73 +25,60 @@ def add_command(commands: argparse._SubParsersAction, name: str, summary: str, r
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("output")
-    group.add_argument(
-        "--out",
-        required=True,
-        help=".mp4, .webm, .gif or .webp, or a folder for PNG frames; prompt, seed and settings are written into it",
-    )
-    group.add_argument("--sheet", metavar="OUT.png", help="also write a contact sheet")
-    group.add_argument("--json", action="store_true", help="print what was made as JSON")
+    """Where a video goes, and what is told of it."""
+    add = parser.add_argument_group("output").add_argument
+    where = ".mp4, .webm, .gif or .webp, or a folder for PNG frames; prompt, seed and settings are written into it"
+    add("--out", required=True, help=where)
+    add("--sheet", metavar="OUT.png", help="also write a contact sheet")
+    add("--json", action="store_true", help="print what was made as JSON")
 
 
-def add_sampling_options(parser: argparse.ArgumentParser, keyframes: bool) -> None:
-    group = parser.add_argument_group("sampling (what is left out is as the model's maker recommends)")
+def add_sampling_options(parser: argparse.ArgumentParser, keyframes: bool = False) -> None:
+    """How to sample; `keyframes`: of a video that is there already, whose length and motion are given."""
+    add = parser.add_argument_group("sampling (what is left out is as the model's maker recommends)").add_argument
     if not keyframes:
-        group.add_argument("--frames", type=int, help="frames of the video before interpolation")
-        group.add_argument("--window", type=int, help="frames that the model sees at a time, for videos longer than it allows")
-        group.add_argument("--overlap", type=int, default=4, help="frames that a window shares with the next")
-        group.add_argument(
-            "--motion",
-            metavar="AMOUNT",
-            help='PIA: how far frames may go from the given one: small, moderate, large; "large, loop"; "large, style" ...',
-        )
-        group.add_argument("--cond-fps", type=float, help="FancyVideo: frames a second that the model is told")
-        group.add_argument("--motion-score", type=float, help="FancyVideo: amount of motion that the model is told")
-    group.add_argument("--fps", type=float, help="frames a second before interpolation, which multiplies them by 4")
-    group.add_argument(
-        "--size",
-        metavar="WxH",
-        help="width and height in pixels, multiples of 8; pictures are centre-cropped to fit, then resized (box, then bicubic)",
-    )
-    group.add_argument("--steps", type=int, help="sampling steps of each part")
-    group.add_argument("--sampler", default="ddim", help="ddim, dpmpp_2m, dpmpp_2m_sde, euler, euler_ancestral or unipc")
-    group.add_argument("--text-guidance", type=float, help="w_p of the paper: how much the text counts; more motion")
-    group.add_argument("--image-guidance", type=float, help="w_i of the paper: how much the starting frame counts; less motion")
-    group.add_argument("--seed", type=int, default=0, help="same seed, same video")
+        pia = 'PIA: how far frames may go from the given one: small, moderate, large; "large, loop"; "large, style" ...'
+        add("--frames", type=int, help="frames of the video before interpolation")
+        add("--window", type=int, help="frames that the model sees at a time, for videos longer than it allows")
+        add("--overlap", type=int, default=4, help="frames that a window shares with the next")
+        add("--motion", metavar="AMOUNT", help=pia)
+        add("--cond-fps", type=float, help="FancyVideo: frames a second that the model is told")
+        add("--motion-score", type=float, help="FancyVideo: amount of motion that the model is told")
+    size = "width and height in pixels, multiples of 8; pictures are centre-cropped to fit, then resized (box, then bicubic)"
+    add("--fps", type=float, help="frames a second before interpolation, which multiplies them by 4")
+    add("--size", metavar="WxH", help=size)
+    add("--steps", type=int, help="sampling steps of each part")
+    add("--sampler", default="ddim", help="ddim, dpmpp_2m, dpmpp_2m_sde, euler, euler_ancestral or unipc")
+    add("--text-guidance", type=float, help="w_p of the paper: how much the text counts; more motion")
+    add("--image-guidance", type=float, help="w_i of the paper: how much the starting frame counts; less motion")
+    add("--seed", type=int, default=0, help="same seed, same video")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model", help="image model: a diffusers folder, or one .safetensors file of SD 1.5, SD 2.1 or SDXL (default: bundled)"
+    """The files of the models, and what they run on."""
+    add = parser.add_argument_group("model").add_argument
+    model = "image model: a diffusers folder, or one .safetensors file of SD 1.5, SD 2.1 or SDXL (default: bundled)"
+    stack = (
+        "temporal stack F (video), or the original file of AnimateDiff, Hotshot-XL, PIA, FancyVideo or ModelScope; default: "
+        "stack_F.safetensors in the model's folder"
     )
-    group.add_argument(
-        "--stack",
-        help="temporal stack F (video), or the original file of AnimateDiff, Hotshot-XL, PIA, FancyVideo or ModelScope; default: "
-        "stack_F.safetensors in the model's folder",
-    )
-    group.add_argument("--interpolation-stack", help="temporal stack I; default: stack_I.safetensors in the model's folder")
-    group.add_argument("--tokenizer", help="folder with the tokenizer that a single-file model lacks, or a ComfyUI installation")
-    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ...; auto takes an accelerator if there is one")
-    group.add_argument(
-        "--dtype",
-        default="auto",
-        choices=("auto", "float32", "float16", "bfloat16"),
-        help="precision; auto: float32 on a CPU, else float16",
-    )
-    group.add_argument(
-        "--attention", default="auto", choices=("auto", "sdpa", "xformers"), help="attention kernels; auto: torch's own"
-    )
+    add("--model", help=model)
+    add("--stack", help=stack)
+    add("--interpolation-stack", help="temporal stack I; default: stack_I.safetensors in the model's folder")
+    add("--tokenizer", help="folder with the tokenizer that a single-file model lacks, or a ComfyUI installation")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps ...; auto takes an accelerator if there is one")
+    add("--dtype", default="auto", choices=PRECISIONS, help="precision; auto: float32 on a CPU, else float16")
+    kernels = ("auto", "sdpa", "xformers")
+    add("--attention", default="auto", choices=kernels, help="attention kernels; auto: torch's own")
 
 
 def choose_device(name: str) -> torch.device:
+    """The device of --device; auto is an accelerator if there is one. ValueError for one that is not here."""
+    import torch  # seconds
+
     if name == "auto":
-        return (
-            torch.accelerator.current_accelerator() or torch.device("cpu")
-            if torch.accelerator.is_available()
-            else torch.device("cpu")
-        )
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -99,9 +89,9 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar for each stage, on standard error."""
-    from tqdm import tqdm
+def progress_bars() -> Iterator[Progress]:
+    """A bar for each stage of a pipeline, on standard error."""
+    from tqdm import tqdm  # not in ComfyUI's own packages, and help needs none
 
     bars: dict[str, tqdm] = {}
 

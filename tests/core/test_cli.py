@@ -180,6 +180,14 @@ def test_help_explains_every_command(capsys: pytest.CaptureFixture[str]) -> None
         assert len(capsys.readouterr().out) > 200
 
 
+def test_help_waits_for_no_large_package() -> None:
+    code = (
+        "import sys; from emu_core.cli import main; print({'torch', 'numpy', 'av', 'PIL', 'tqdm'} & {*sys.modules}); main(['-h'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("set()\nusage: emu-video")
+
+
 def test_interrupting_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "emu_core", "generate", PROMPT, "--out", str(tmp_path / "out.mp4"), "--steps", "500"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
