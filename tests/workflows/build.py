@@ -37,17 +37,16 @@ def prompt(w: Workflow, text: str = PROMPT) -> Ref:
     return w.add("PrimitiveStringMultiline", 0, "Prompt", value=text)
 
 
-def texts(w: Workflow, models: Models, words: Ref, column: int = 0) -> tuple[Ref, Ref]:
+def texts(w: Workflow, models: Models, words: Ref, column: int = 0, negative: str = "") -> tuple[Ref, Ref]:
     positive = w.add("CLIPTextEncode", column, "Positive", clip=models.clip, text=words)
-    negative = w.add("CLIPTextEncode", column, "Negative (empty)", clip=models.clip, text="")
-    return positive, negative
+    title = "Negative" if negative else "Negative (empty)"
+    return positive, w.add("CLIPTextEncode", column, title, clip=models.clip, text=negative)
 
 
-def starting_frame(w: Workflow, models: Models, words: Ref, seed: int | Ref) -> Ref:
-    return w.add(
-        "EmuVideoStartingFrame", 1, model=models.model, clip=models.clip, vae=models.vae, prompt=words,
-        negative_prompt="", **SIZE, seed=seed, steps=0, sampler_name="ddim", text_guidance=-1.0,
-    )  # fmt: skip
+def starting_frame(w: Workflow, models: Models, words: Ref, seed: int | Ref, **changes: Any) -> Ref:
+    usual = {"negative_prompt": "", **SIZE, "seed": seed, "steps": 0, "sampler_name": "ddim", "text_guidance": -1.0}
+    inputs = {"model": models.model, "clip": models.clip, "vae": models.vae, "prompt": words, **usual, **changes}
+    return w.add("EmuVideoStartingFrame", 1, **inputs)
 
 
 def stack(w: Workflow, models: Models, role: str, column: int = 2) -> Ref:
@@ -57,17 +56,18 @@ def stack(w: Workflow, models: Models, role: str, column: int = 2) -> Ref:
 def given(
     w: Workflow,
     models: Models,
-    positive: Ref,
-    negative: Ref,
+    texts: tuple[Ref, Ref],
     image: Ref | None,
     positions: str = "0",
     column: int = 2,
     length: int | Ref = 8,
+    size: dict[str, int] = SIZE,
+    **told: Any,
 ) -> tuple[Ref, ...]:
     images = {} if image is None else {"image": image}
     node = w.add(
-        "EmuVideoConditioning", column, "" if images else "Without image", positive=positive, negative=negative, vae=models.vae,
-        **images, **SIZE, length=length, videos=1, positions=positions, resize="center crop",
+        "EmuVideoConditioning", column, "" if images else "Without image", positive=texts[0], negative=texts[1], vae=models.vae,
+        **images, **size, length=length, videos=1, positions=positions, resize="center crop", **told,
     )  # fmt: skip
     return tuple(Ref(node.node, slot) for slot in range(4))
 
@@ -103,6 +103,13 @@ def save_video(w: Workflow, video: Ref, column: int, size: tuple[int, int] | Non
     w.add("SaveVideo", column, size=size, video=video, filename_prefix=f"video/emu_{w.name}", format="mp4", **codec)
 
 
+def animated(w: Workflow, models: Models, words: Ref, image: Ref, seed: int, positions: str = "0", column: int = 0) -> None:
+    """The bundled stack's video with the given frames, saved; `column` is that of the texts."""
+    both = texts(w, models, words, column)
+    latents = sampled(w, stack(w, models, "F"), given(w, models, both, image, positions), seed)
+    saved(w, decoded(w, models, latents), rate_of(latents), 4)
+
+
 # -- the workflows
 
 
@@ -117,9 +124,7 @@ def text_to_video() -> Workflow:
     )
     models, words = tiny(w), prompt(w)
     frame = starting_frame(w, models, words, 8)
-    positive, negative = texts(w, models, words)
-    latents = sampled(w, stack(w, models, "F"), given(w, models, positive, negative, frame), 8)
-    saved(w, decoded(w, models, latents), rate_of(latents), 4)
+    animated(w, models, words, frame, 8)
     return w
 
 
@@ -133,9 +138,7 @@ def image_to_video() -> Workflow:
     )
     models, words = tiny(w), prompt(w, "a small blue cross moves up on a gray background")
     image = w.add("LoadImage", 1, image="emu_video_example.png")
-    positive, negative = texts(w, models, words, 1)
-    latents = sampled(w, stack(w, models, "F"), given(w, models, positive, negative, image), 7)
-    saved(w, decoded(w, models, latents), rate_of(latents), 4)
+    animated(w, models, words, image, 7, column=1)
     return w
 
 
@@ -150,7 +153,7 @@ def text_to_video_interpolated() -> Workflow:
     models, words = tiny(w), prompt(w, "a small green triangle moves down on a black background")
     frame = starting_frame(w, models, words, 9)
     positive, negative = texts(w, models, words)
-    latents = sampled(w, stack(w, models, "F"), given(w, models, positive, negative, frame), 9)
+    latents = sampled(w, stack(w, models, "F"), given(w, models, (positive, negative), frame), 9)
     images = decoded(w, models, latents)
     finer = w.add(
         "EmuVideoInterpolate", 4, model=stack(w, models, "I", 4), positive=positive, negative=negative, vae=models.vae,
@@ -180,7 +183,7 @@ def text_to_video_wired() -> Workflow:
     frame = w.add("VAEDecode", 2, "Starting frame", samples=first, vae=models.vae)
     w.add("PreviewImage", 2, "Starting frame", size=(280, 280), images=frame)
     video_model = stack(w, models, "F", 3)
-    p, i, n, empty = given(w, models, positive, negative, frame, column=3)
+    p, i, n, empty = given(w, models, (positive, negative), frame, column=3)
     dual = w.add(
         "DualCFGGuider", 4, model=video_model, cond1=p, cond2=i, negative=n, cfg_conds=3.0, cfg_cond2_negative=1.0,
         style="regular",
@@ -202,9 +205,7 @@ def first_and_last_frame() -> Workflow:
     first = w.add("LoadImage", 1, "First frame", image="emu_video_example.png")
     last = w.add("LoadImage", 1, "Last frame", image="emu_video_example_last.png")
     both = w.add("ImageBatch", 1, image1=first, image2=last)
-    positive, negative = texts(w, models, words)
-    latents = sampled(w, stack(w, models, "F"), given(w, models, positive, negative, both, "0, -1"), 7)
-    saved(w, decoded(w, models, latents), rate_of(latents), 4)
+    animated(w, models, words, both, 7, "0, -1")
     return w
 
 
@@ -221,9 +222,7 @@ def text_to_video_lora() -> Workflow:
     with_lora = w.add("LoraLoaderModelOnly", 0, model=models.model, lora_name=lora, strength_model=1.0)
     models = Models(with_lora, models.clip, models.vae)
     frame = starting_frame(w, models, words, 1)
-    positive, negative = texts(w, models, words)
-    latents = sampled(w, stack(w, models, "F"), given(w, models, positive, negative, frame), 1)
-    saved(w, decoded(w, models, latents), rate_of(latents), 4)
+    animated(w, models, words, frame, 1)
     return w
 
 
@@ -253,12 +252,12 @@ def compare_systems() -> Workflow:
     )
     models, words = tiny(w), prompt(w)
     frame = starting_frame(w, models, words, 8)
-    positive, negative = texts(w, models, words)
+    both = texts(w, models, words)
     video_model = stack(w, models, "F")
-    latents = sampled(w, video_model, given(w, models, positive, negative, frame), 8)
+    latents = sampled(w, video_model, given(w, models, both, frame), 8)
     fps = rate_of(latents)
     emu = decoded(w, models, latents)
-    without = sampled(w, video_model, given(w, models, positive, negative, None), 8, "Without image")
+    without = sampled(w, video_model, given(w, models, both, None), 8, "Without image")
     alone = decoded(w, models, without, 4, "Without image")
     still = w.add("RepeatImageBatch", 4, "Frame repeated", image=frame, amount=8)
     w.add("EmuVideoEvaluate", 4, "Evaluate Emu Video", images=emu, fps=fps, prompt=words, clip="none", image=frame)
@@ -269,28 +268,16 @@ def compare_systems() -> Workflow:
 
 # -- with public checkpoints on SD 1.5
 
-HUB = "https://huggingface.co"
-SD15 = Download(
-    "v1-5-pruned-emaonly-fp16.safetensors",
-    f"{HUB}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors",
-    "checkpoints",
-)
-ANIMATEDIFF = Download(
-    "mm_sd15_v3.safetensors",
-    f"{HUB}/conrevo/AnimateDiff-A1111/resolve/main/motion_module/mm_sd15_v3.safetensors",
-    "emu_video",
-)
-PIA = Download(
-    "diffusion_pytorch_model.safetensors",
-    f"{HUB}/openmmlab/PIA-condition-adapter/resolve/main/diffusion_pytorch_model.safetensors",
-    "emu_video",
-)
-FANCYVIDEO = Download(
-    "mp_rank_00_model_states.pt",
-    f"{HUB}/qihoo360/FancyVideo/resolve/main/fancyvideo_ckpts/vae_3d_61_frames/mp_rank_00_model_states.pt",
-    "emu_video",
-)
-SVD = Download("svd.safetensors", f"{HUB}/stabilityai/stable-video-diffusion-img2vid/resolve/main/svd.safetensors", "checkpoints")
+
+def on_hub(repository: str, file: str, directory: str = "emu_video") -> Download:
+    return Download(file.rpartition("/")[2], f"https://huggingface.co/{repository}/resolve/main/{file}", directory)
+
+
+SD15 = on_hub("Comfy-Org/stable-diffusion-v1-5-archive", "v1-5-pruned-emaonly-fp16.safetensors", "checkpoints")
+ANIMATEDIFF = on_hub("conrevo/AnimateDiff-A1111", "motion_module/mm_sd15_v3.safetensors")
+PIA = on_hub("openmmlab/PIA-condition-adapter", "diffusion_pytorch_model.safetensors")
+FANCYVIDEO = on_hub("qihoo360/FancyVideo", "fancyvideo_ckpts/vae_3d_61_frames/mp_rank_00_model_states.pt")
+SVD = on_hub("stabilityai/stable-video-diffusion-img2vid", "svd.safetensors", "checkpoints")
 LARGE = {"width": 512, "height": 512}
 NEGATIVE = "low quality, blurry, deformed, watermark, text"
 
@@ -304,24 +291,13 @@ def public_stack(w: Workflow, models: Models, file: Download) -> Ref:
     return w.add("EmuVideoApplyStack", 2, needs=file, model=models.model, stack=file.name, strength=1.0)
 
 
-def with_negative(w: Workflow, models: Models, words: Ref, column: int = 0) -> tuple[Ref, Ref]:
-    positive = w.add("CLIPTextEncode", column, "Positive", clip=models.clip, text=words)
-    return positive, w.add("CLIPTextEncode", column, "Negative", clip=models.clip, text=NEGATIVE)
-
-
 def large_frame(w: Workflow, models: Models, words: Ref) -> Ref:
-    return w.add(
-        "EmuVideoStartingFrame", 1, model=models.model, clip=models.clip, vae=models.vae, prompt=words,
-        negative_prompt=NEGATIVE, **LARGE, seed=8, steps=30, sampler_name="dpmpp_2m", text_guidance=-1.0,
-    )  # fmt: skip
+    changes = {"negative_prompt": NEGATIVE, **LARGE, "steps": 30, "sampler_name": "dpmpp_2m"}
+    return starting_frame(w, models, words, 8, **changes)
 
 
 def told(w: Workflow, models: Models, texts: tuple[Ref, Ref], image: Ref, **changes: Any) -> tuple[Ref, ...]:
-    node = w.add(
-        "EmuVideoConditioning", 2, positive=texts[0], negative=texts[1], vae=models.vae, image=image,
-        **LARGE, length=16, videos=1, positions="0", resize="center crop", **changes,
-    )  # fmt: skip
-    return tuple(Ref(node.node, slot) for slot in range(4))
+    return given(w, models, texts, image, length=16, size=LARGE, **changes)
 
 
 def from_text_alone(w: Workflow, models: Models, video_model: Ref, texts: tuple[Ref, Ref], title: str = "") -> Ref:
@@ -344,7 +320,7 @@ def animatediff() -> Workflow:
     )
     models, words = sd15(w), prompt(w, "a sailing boat on a stormy sea, waves, cinematic light, highly detailed")
     video_model = public_stack(w, models, ANIMATEDIFF)
-    latents = from_text_alone(w, models, video_model, with_negative(w, models, words))
+    latents = from_text_alone(w, models, video_model, texts(w, models, words, negative=NEGATIVE))
     saved(w, decoded(w, models, latents), rate_of(video_model), 4, scale=1)
     return w
 
@@ -361,7 +337,7 @@ def pia_image_to_video() -> Workflow:
     models, words = sd15(w), prompt(w, "a lighthouse, clouds drifting, waves, best quality")
     image = w.add("LoadImage", 1, image="emu_video_example.png")
     video_model = public_stack(w, models, PIA)
-    conditions = told(w, models, with_negative(w, models, words, 1), image, motion="moderate")
+    conditions = told(w, models, texts(w, models, words, 1, NEGATIVE), image, motion="moderate")
     latents = sampled(w, video_model, conditions, 7)
     saved(w, decoded(w, models, latents), rate_of(latents), 4, scale=1)
     return w
@@ -379,7 +355,7 @@ def fancyvideo_text_to_video() -> Workflow:
     models, words = sd15(w), prompt(w, "a panda eating bamboo in a forest, photo, highly detailed")
     frame = large_frame(w, models, words)
     video_model = public_stack(w, models, FANCYVIDEO)
-    conditions = told(w, models, with_negative(w, models, words), frame, cond_fps=-1.0, motion_score=-1.0)
+    conditions = told(w, models, texts(w, models, words, negative=NEGATIVE), frame, cond_fps=-1.0, motion_score=-1.0)
     latents = sampled(w, video_model, conditions, 8)
     saved(w, decoded(w, models, latents), rate_of(latents), 4, scale=1)
     return w
@@ -415,7 +391,7 @@ def compare_with_svd() -> Workflow:
     )
     models, words = sd15(w), prompt(w, "a sailing boat on a stormy sea, waves, cinematic light, highly detailed")
     frame = large_frame(w, models, words)
-    both = with_negative(w, models, words)
+    both = texts(w, models, words, negative=NEGATIVE)
     video_model = public_stack(w, models, FANCYVIDEO)
     conditions = told(w, models, both, frame, cond_fps=-1.0, motion_score=-1.0)
     latents = sampled(w, video_model, conditions, 8)
@@ -435,8 +411,7 @@ CHANGE_MODEL = "It holds the bundled tiny model: open it to put your own checkpo
 
 def finish(w: Blueprint, models: Models, words: Ref, image: Ref, length: Ref, seed: Ref) -> Blueprint:
     """The video of a starting frame, which is the image that is given."""
-    positive, negative = texts(w, models, words)
-    conditions = given(w, models, positive, negative, image, length=length)
+    conditions = given(w, models, texts(w, models, words), image, length=length)
     latents = sampled(w, stack(w, models, "F"), conditions, seed)
     images = decoded(w, models, latents)
     w.outputs = {"VIDEO": w.add("CreateVideo", 4, images=images, fps=rate_of(latents)), "IMAGE": images}
