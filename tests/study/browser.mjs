@@ -1,21 +1,14 @@
 // Raters in headless Chromium: node browser.mjs tour|raters ADDRESS PLAN.json OUT_FOLDER. Prints one JSON object.
 // tour: one rater with keys only, every screen photographed at desktop and phone width, light and dark; reload, pause, lost network.
 // raters: many at once, with clicks and keys in turn; PLAN says which video each of them takes and why.
-import { createRequire } from 'node:module';
 import fs from 'node:fs';
 import path from 'node:path';
+import { launch, report } from '../chromium.mjs';
 
-const require = createRequire(process.env.PLAYWRIGHT_CORE ? path.join(process.env.PLAYWRIGHT_CORE, 'x.js') : import.meta.url);
-const { chromium } = require('playwright-core');
 const [mode, address, planFile, out] = process.argv.slice(2);
 const plan = JSON.parse(fs.readFileSync(planFile, 'utf8'));
 const result = { errors: [] };
-
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-  headless: true,
-  args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--no-first-run'],
-});
+const browser = await launch();
 
 const DESKTOP = { width: 1280, height: 800 };
 const PHONE = { width: 360, height: 740 };
@@ -189,15 +182,11 @@ async function rate(rater) {
   return { name: rater.name, count, seconds: (Date.now() - started) / 1000 };
 }
 
-try {
+await report(browser, result, async () => {
   if (mode === 'tour') await tour();
   else result.raters = await Promise.all(plan.raters.map(rate));
-} catch (error) {
-  result.failed = String(error.stack ?? error);
+}, async () => {
   for (const [index, page] of browser.contexts().flatMap((context) => context.pages()).entries()) {
     await page.screenshot({ path: path.join(out, `failed_${index}.png`) }).catch(() => {});
   }
-} finally {
-  await browser.close();
-}
-console.log(JSON.stringify(result));
+});

@@ -1,24 +1,14 @@
 // Inserts a blueprint in a real ComfyUI page as people do, by the search box, and runs it: node blueprint.mjs ADDRESS NAME PROMPT OUT.png
 // Prints one JSON object: `widgets` and `inputs` of the node, `done`, `prompt` that was sent, `files` that were saved, `errors`.
-import { createRequire } from 'node:module';
-import path from 'node:path';
+import { launch, newPage, open, report, watchRun } from '../chromium.mjs';
 
-const require = createRequire(process.env.PLAYWRIGHT_CORE ? path.join(process.env.PLAYWRIGHT_CORE, 'x.js') : import.meta.url);
-const { chromium } = require('playwright-core');
 const [address, name, words, out] = process.argv.slice(2);
 const result = { errors: [] };
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-  headless: true,
-  args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'],
-});
-try {
-  const page = await browser.newPage({ viewport: { width: 1600, height: 900 } });
-  page.on('pageerror', (error) => result.errors.push(String(error)));
-  page.setDefaultTimeout(90000);
-  await page.goto(address, { waitUntil: 'domcontentloaded' });
-  await page.waitForFunction(() => window.app?.graph && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100);
-  await page.waitForTimeout(3500);
+const browser = await launch();
+await report(browser, result, async () => {
+  const page = await newPage(browser, 1600, 900, result.errors);
+  await open(page, address);
+  await page.waitForTimeout(1000);
   await page.keyboard.press('Escape');
   await page.evaluate(() => {
     window.app.graph.clear();
@@ -33,6 +23,7 @@ try {
   await page.waitForFunction(() => window.app.graph._nodes.length === 1);
   result.inputs = await page.evaluate(() => window.app.graph._nodes[0].inputs.map((input) => [input.name, input.type]));
   result.widgets = await page.evaluate(() => Object.fromEntries(window.app.graph._nodes[0].widgets.map((widget) => [widget.name, widget.value])));
+  await watchRun(page);
   result.prompt = await page.evaluate(async (text) => {
     const { app, LiteGraph } = window;
     const node = app.graph._nodes[0];
@@ -48,12 +39,6 @@ try {
     node.connect(0, place('SaveVideo', 780, 100), 0);
     app.canvas.ds.scale = 1;
     app.canvas.ds.offset = [60, 100];
-    window.done = '';
-    window.saved = [];
-    app.api.addEventListener('executed', (event) => window.saved.push(...(event.detail?.output?.images ?? []).map((file) => file.filename)));
-    for (const kind of ['execution_success', 'execution_error', 'execution_interrupted']) {
-      app.api.addEventListener(kind, (event) => { window.done ||= kind + (kind.endsWith('error') ? JSON.stringify(event.detail) : ''); });
-    }
     const sent = (await app.graphToPrompt()).output;
     app.queuePrompt(0, 1);
     return sent;
@@ -62,9 +47,4 @@ try {
   await page.waitForTimeout(2500);
   [result.done, result.files] = await page.evaluate(() => [window.done, window.saved]);
   await page.screenshot({ path: out });
-} catch (error) {
-  result.failed = String(error);
-} finally {
-  await browser.close();
-}
-console.log(JSON.stringify(result));
+});

@@ -1,34 +1,20 @@
 // Drives a real ComfyUI page in headless Chromium: node browser.mjs ADDRESS WORKFLOW_NAME VIDEO OUT_FOLDER
 // Finds the template in the browser, drops a workflow JSON and a saved mp4 on the canvas, queues from the page, waits for the
 // finished video, and takes screenshots. Prints one JSON object.
-import { createRequire } from 'node:module';
 import fs from 'node:fs';
 import path from 'node:path';
+import { launch, newPage, open, report } from '../chromium.mjs';
 
-const require = createRequire(process.env.PLAYWRIGHT_CORE ? path.join(process.env.PLAYWRIGHT_CORE, 'x.js') : import.meta.url);
-const { chromium } = require('playwright-core');
 const [address, workflow, video, out] = process.argv.slice(2);
 const name = path.basename(workflow, '.json');
 const result = { errors: [] };
 
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-  headless: true,
-  args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--no-first-run'],
-});
-const page = await browser.newPage({ viewport: { width: 2300, height: 1150 } });
-page.on('pageerror', (error) => result.errors.push(String(error)));
-page.setDefaultTimeout(90000);
+const browser = await launch();
+const page = await newPage(browser, 2300, 1150, result.errors);
 
 const shot = (label) => page.screenshot({ path: path.join(out, `${label}.png`) });
 const nodeCount = () => page.evaluate(() => window.app.graph._nodes.length);
 const clear = () => page.evaluate(() => window.app.graph.clear());
-
-async function open() {
-  await page.goto(address, { waitUntil: 'domcontentloaded' });
-  await page.waitForFunction(() => window.app?.graph && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100);
-  await page.waitForTimeout(2500);
-}
 
 async function drop(file, mime) {
   const bytes = fs.readFileSync(file).toString('base64');
@@ -45,8 +31,8 @@ async function drop(file, mime) {
   await page.waitForTimeout(1500);
 }
 
-try {
-  await open();
+await report(browser, result, async () => {
+  await open(page, address);
 
   // the template browser, opened as its menu entry opens it
   await page.evaluate(() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates'));
@@ -59,7 +45,7 @@ try {
   result.template_found = words.includes(name) || words.toLowerCase().includes(name.replaceAll('_', ' '));
   await shot('templates');
 
-  await open(); // the gallery closes in different ways in different versions
+  await open(page, address); // the gallery closes in different ways in different versions
   await clear();
   await drop(workflow, 'application/json');
   result.nodes_from_json = await nodeCount();
@@ -77,10 +63,4 @@ try {
   await drop(video, 'video/mp4');
   result.nodes_from_mp4 = await nodeCount();
   await shot('dropped_mp4');
-} catch (error) {
-  result.failed = String(error);
-  await shot('failed').catch(() => {});
-} finally {
-  await browser.close();
-}
-console.log(JSON.stringify(result));
+}, () => shot('failed').catch(() => {}));

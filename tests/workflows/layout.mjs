@@ -2,33 +2,20 @@
 // DESIGN: `classic` (nodes drawn on the canvas) or `vue` (Nodes 2.0). Prints one JSON object: `nodes`, each with the largest
 // rectangle [left, top, width, height] that it had, title and previews included, while the workflow ran and afterwards; `overlaps`,
 // pairs of nodes of which one covered the other; `texts` as nodes show them; `design` that was seen; `errors`.
-import { createRequire } from 'node:module';
 import fs from 'node:fs';
-import path from 'node:path';
+import { launch, newPage, open, report, watchRun } from '../chromium.mjs';
 
-const require = createRequire(process.env.PLAYWRIGHT_CORE ? path.join(process.env.PLAYWRIGHT_CORE, 'x.js') : import.meta.url);
-const { chromium } = require('playwright-core');
 const [address, workflow, out, design] = process.argv.slice(2);
 const result = { errors: [] };
 const post = (place, value) => fetch(address + place, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(value) });
 const setting = '/api/settings/Comfy.VueNodes.Enabled';
 const before = await (await fetch(address + setting)).json();
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-  headless: true,
-  args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'],
-});
-try {
+const browser = await launch();
+await report(browser, result, async () => {
   await post(setting, design === 'vue');
   await post('/free', { unload_models: true, free_memory: true }); // what comes from the cache shows no preview
-  const page = await browser.newPage({ viewport: { width: 2300, height: 1250 } });
-  page.on('pageerror', (error) => result.errors.push(String(error)));
-  page.setDefaultTimeout(90000);
-  await page.goto(address, { waitUntil: 'domcontentloaded' });
-  await page.waitForFunction(() => window.app?.graph && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100);
-  await page.waitForTimeout(2500);
-  await page.evaluate((text) => window.app.loadGraphData(JSON.parse(text)), fs.readFileSync(workflow, 'utf8'));
-  await page.waitForTimeout(2500);
+  const page = await newPage(browser, 2300, 1250, result.errors);
+  await open(page, address, fs.readFileSync(workflow, 'utf8'));
   await page.keyboard.press('Escape');
   await page.evaluate(() => {
     const ds = window.app.canvas.ds;
@@ -59,11 +46,8 @@ try {
   await page.waitForTimeout(1500);
   result.design = await page.evaluate(() => (document.querySelector('[data-node-id]') ? 'vue' : 'classic'));
   result.before = await page.evaluate(() => Object.fromEntries(window.app.graph._nodes.map((n) => [n.id, window.rectangle(n)])));
+  await watchRun(page);
   await page.evaluate(() => {
-    window.done = '';
-    for (const kind of ['execution_success', 'execution_error', 'execution_interrupted']) {
-      window.app.api.addEventListener(kind, (event) => { window.done ||= kind + (kind.endsWith('error') ? JSON.stringify(event.detail) : ''); });
-    }
     setInterval(window.measure, 100);
     window.app.queuePrompt(0, 1);
   });
@@ -78,10 +62,5 @@ try {
   await page.screenshot({ path: out });
   const cover = ([ax, ay, aw, ah], [bx, by, bw, bh]) => Math.min(ax + aw, bx + bw) - Math.max(ax, bx) > 1 && Math.min(ay + ah, by + bh) - Math.max(ay, by) > 1;
   result.overlaps = result.nodes.flatMap((a, i) => result.nodes.slice(i + 1).filter((b) => cover(a.box, b.box)).map((b) => [`${a.id} ${a.title}`, `${b.id} ${b.title}`]));
-} catch (error) {
-  result.failed = String(error);
-} finally {
-  await browser.close();
-  await post(setting, before);
-}
-console.log(JSON.stringify(result));
+});
+await post(setting, before);

@@ -1,26 +1,15 @@
 // Runs a workflow in a real ComfyUI page and looks at what its nodes show: node shown.mjs ADDRESS WORKFLOW OUT_FOLDER
 // Prints one JSON object: texts on the nodes, links in them, pictures by node. Opens the study's list and page as well.
-import { createRequire } from 'node:module';
 import fs from 'node:fs';
 import path from 'node:path';
+import { launch, newPage, open, report } from '../chromium.mjs';
 
-const require = createRequire(process.env.PLAYWRIGHT_CORE ? path.join(process.env.PLAYWRIGHT_CORE, 'x.js') : import.meta.url);
-const { chromium } = require('playwright-core');
 const [address, workflow, out] = process.argv.slice(2);
 const result = { errors: [] };
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-  headless: true,
-  args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'],
-});
-try {
-  const page = await browser.newPage({ viewport: { width: 2300, height: 1400 } });
-  page.setDefaultTimeout(120000);
-  await page.goto(address, { waitUntil: 'domcontentloaded' });
-  await page.waitForFunction(() => window.app?.graph && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100);
-  await page.waitForTimeout(2500);
-  await page.evaluate((text) => window.app.loadGraphData(JSON.parse(text)), fs.readFileSync(workflow, 'utf8'));
-  await page.waitForTimeout(1500);
+const browser = await launch();
+await report(browser, result, async () => {
+  const page = await newPage(browser, 2300, 1400);
+  await open(page, address, fs.readFileSync(workflow, 'utf8'));
   await page.evaluate(() => {
     const ds = window.app.canvas.ds;
     const boxes = window.app.graph._nodes.filter((n) => n.pos[0] > 1000).map((n) => [n.pos[0], n.pos[1] - 40, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]);
@@ -53,9 +42,4 @@ try {
   await study.click('#begin');
   await study.waitForFunction(() => ['left', 'right'].every((side) => document.getElementById(`video-${side}`).currentTime > 0.2));
   await study.screenshot({ path: path.join(out, 'study_pair.png') });
-} catch (error) {
-  result.failed = String(error);
-} finally {
-  await browser.close();
-}
-console.log(JSON.stringify(result));
+});
