@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..emu_core.evaluation.equalise import Writer
 from ..emu_core.evaluation.metrics import (
     CHANGES,
     CLIP_IMAGE,
@@ -29,7 +28,7 @@ from ..emu_core.evaluation.metrics import (
     measure_video,
 )  # fmt: skip
 from ..emu_core.evaluation.prompts import Prompt
-from ..emu_core.media import write_image
+from ..emu_core.media import LOSSLESS, VideoWriter, write_image
 from ..emu_core.media.images import to_bytes
 from ..emu_core.networks import Clip, ImageText, Networks, Source
 
@@ -142,7 +141,7 @@ def measure(
     networks = Networks(clip=remembered)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         video, picture = Path(place, "video.mp4"), None
-        with Writer(video, *pixels.shape[1:3], len(pixels), fps, {}, playable=False) as writer:
+        with VideoWriter(video, fps, LOSSLESS) as writer:
             for frame in pixels:
                 writer.add(frame)
         if image is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..media import fit
-from .motion import Rgb, opened
+from ..media import Unreadable, fit
+from ..media.decoding import Decoder, Pixels, Source, opened
 from .order import ClipOrder, fraction
 from .shards import Shards
 
@@ -120,46 +119,43 @@ class ClipDataset(Dataset[dict[str, Any]]):
         }
 
 
-def read_at_times(file: Any, times: Sequence[float], name: str) -> list[np.ndarray]:
+def read_at_times(file: Source, times: Sequence[float], name: str) -> list[Pixels]:
     """The frames (h, w, 3) uint8 in view at ascending times, in seconds from the first frame; only what is needed is decoded.
 
     Raises ValueError for a video that cannot be decoded.
     """
-    with opened(file, name) as (container, stream):
-        base = stream.time_base or Fraction(1, 90_000)
-        begin = stream.start_time or 0
-        wanted = [begin + int((time + SLACK) / base) for time in times]
-        rgb = Rgb(stream.sample_aspect_ratio)
-        if wanted[0] > begin:
-            container.seek(wanted[0], stream=stream, backward=True)
-            found = _pick(container, stream, wanted, rgb, strict=True)
+    with opened(file, name, threads="NONE") as video:
+        wanted = [video.start + int((time + SLACK) / video.base) for time in times]
+        if wanted[0] > video.start:
+            video.seek(wanted[0])
+            found = _pick(video, wanted, strict=True)
             if found:
                 return found
-            container.seek(begin, stream=stream, backward=True)  # the key frame was said to lie earlier than it does
-        found = _pick(container, stream, wanted, rgb, strict=False)
+            video.seek(video.start)  # the key frame was said to lie earlier than it does
+        found = _pick(video, wanted, strict=False)
     if not found:
-        raise ValueError(f"{name}: expected frames to decode, found none; curate the source again.")
+        raise Unreadable(f"{name}: expected frames to decode, found none; curate the source again.")
     return found
 
 
-def _pick(container: Any, stream: Any, wanted: Sequence[int], rgb: Rgb, strict: bool) -> list[np.ndarray]:
+def _pick(video: Decoder, wanted: Sequence[int], strict: bool) -> list[Pixels]:
     """For each wanted time the last frame that began by then. strict: nothing if the first frame comes later than that."""
-    pictures: list[np.ndarray] = []
-    shown: Any = None
-    for frame in container.decode(stream):
+    pictures: list[Pixels] = []
+    shown = None
+    for frame in video.frames():
         if frame.pts is None:
             continue
         if shown is None and strict and frame.pts > wanted[0]:
             return []
         if shown is not None and wanted[len(pictures)] < frame.pts:
-            picture = rgb(shown)
+            picture = video.pixels(shown)
             while len(pictures) < len(wanted) and wanted[len(pictures)] < frame.pts:
                 pictures.append(picture)
             if len(pictures) == len(wanted):
                 return pictures
         shown = frame
     if shown is not None:
-        pictures += [rgb(shown)] * (len(wanted) - len(pictures))
+        pictures += [video.pixels(shown)] * (len(wanted) - len(pictures))
     return pictures
 
 

@@ -23,11 +23,12 @@ from typing import Any
 from tqdm import tqdm
 
 from ..media.files import whole_file
+from ..media.rewriting import transcode
 from ..networks import sha256
 from . import table
 from .engines import Engine, ProcessEngine
 from .files import TarWriter, locked
-from .motion import look, motion_summary, transcode
+from .motion import look, motion_summary
 from .scores import check_models, scorer
 from .sources import Item, check_sources, listing, read_caption
 

@@ -13,29 +13,24 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from ..media import conversion
-from ..media.files import check_output, whole_file
-from ..media.tags import COMMENT_KEY, Clip, pack, plain_tags
+from ..media import LOSSLESS, PLAYABLE, Facts, Unreadable, VideoReader, VideoWriter, check_output
+from ..media.files import whole_file
+from ..media.tags import Timing, video_tags
 from .prompts import Prompt, file_stem
-from .videos import BrokenVideo, Facts, VideoFile, VideoSet, match, open_video
+from .videos import VideoSet, match
 
 logger = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
-LOSSLESS = "libx264rgb"
-PLAYABLE_CRF = 12
 REPORT = "equalised.json"
-MAX_RATE_DENOMINATOR = 1001
 
 
 @dataclass(frozen=True)
@@ -94,7 +89,7 @@ def square(frame: Pixels, side: int) -> Pixels:
     return resized[0].permute(1, 2, 0).round().clamp(0, 255).byte().contiguous().numpy()
 
 
-def equal_frames(video: VideoFile, target: Target) -> Iterator[Pixels]:
+def equal_frames(video: VideoReader, target: Target) -> Iterator[Pixels]:
     """The frames (side, side, 3) of the equalised video."""
     wanted = chosen_frames(video.facts, target)
     place = 0
@@ -106,69 +101,27 @@ def equal_frames(video: VideoFile, target: Target) -> Iterator[Pixels]:
                 place += 1
 
 
-class Writer:
-    """Writes (H, W, 3) uint8 frames as mp4, one by one, inside a `with`. Lossless: H.264 in RGB, qp 0. Playable: 4:2:0, crf 12;
-    its sides must be even."""
-
-    def __init__(
-        self, file: Path, height: int, width: int, frames: int, fps: float, metadata: dict[str, str], playable: bool
-    ) -> None:
-        rate = Fraction(fps).limit_denominator(MAX_RATE_DENOMINATOR)
-        self._rate, self._count = rate, 0
-        self._container = av.open(str(file), "w", format="mp4", options={"movflags": "+faststart+use_metadata_tags"})
-        for key, value in {**plain_tags(metadata), COMMENT_KEY: pack(metadata, Clip(frames, fps))}.items():
-            self._container.metadata[key] = value
-        options = {"crf": str(PLAYABLE_CRF), "preset": "medium"} if playable else {"qp": "0", "preset": "veryfast"}
-        codec = "libx264" if playable else LOSSLESS
-        self._stream = cast(Any, self._container.add_stream(codec, rate=rate, options=options))
-        self._stream.width, self._stream.height = width, height
-        self._stream.pix_fmt = "yuv420p" if playable else "rgb24"
-        self._graph: av.filter.Graph | None = None
-        if playable:
-            context = self._stream.codec_context
-            context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
-            context.color_range = 1  # limited
-            scale = f"out_color_matrix=bt709:out_range=tv:{conversion.SCALE_QUALITY}"
-            self._graph = conversion.conversion(width, height, "rgb24", scale, "yuv420p", 1 / rate)
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def add(self, pixels: Pixels) -> None:
-        frame: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        if self._graph is not None:
-            self._graph.push(frame)
-            frame = self._graph.pull()
-        frame.pts, frame.time_base = self._count, 1 / self._rate
-        self._count += 1
-        self._container.mux(self._stream.encode(frame))
-
-    def __exit__(self, kind: object, *others: object) -> None:
-        if kind is None:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
-
-
-def equalise_video(video: VideoFile, out: Path, target: Target, playable: bool = False) -> float | None:
+def equalise_video(video: VideoReader, out: Path, target: Target, playable: bool = False) -> float | None:
     """Write one video as the target wants it, whole or not at all; returns the loss as PSNR in dB, None if lossless.
 
-    playable: the side has to be even. Raises BrokenVideo for a source that breaks off, ValueError where it cannot be written.
+    Lossless: H.264 in RGB, qp 0. playable: 4:2:0, crf 12; the side has to be even.
+    Raises Unreadable for a source that breaks off, ValueError where it cannot be written.
     """
     check_output(out)
     with whole_file(out) as part:
-        sizes = (target.side, target.side, target.frames, target.fps)
-        with Writer(part, *sizes, _told(video.facts), playable) as writer:
+        tags = _told(video.facts, Timing(target.frames, target.fps))
+        with VideoWriter(part, target.fps, PLAYABLE if playable else LOSSLESS, tags) as writer:
             for frame in equal_frames(video, target):
                 writer.add(frame)
-        return _loss(open_video(part), equal_frames(video, target)) if playable else None
+        return _loss(VideoReader(part), equal_frames(video, target)) if playable else None
 
 
-def _told(facts: Facts) -> dict[str, str]:
+def _told(facts: Facts, timing: Timing) -> dict[str, str]:
     """What the file said of itself, so that prompt and seed stay with the video."""
-    return {key: value for key, value in facts.metadata.items() if key.isidentifier()}
+    return video_tags({key: value for key, value in facts.metadata.items() if key.isidentifier()}, timing)
 
 
-def _loss(shown: VideoFile, made: Iterator[Pixels]) -> float:
+def _loss(shown: VideoReader, made: Iterator[Pixels]) -> float:
     """PSNR over all frames of a video, in dB, at most 100."""
     error, count = 0.0, 0
     for a, b in zip(shown, made, strict=True):
@@ -215,7 +168,7 @@ def equalise_sets(
         "format": 1,
         "rule": "centre crop to 1:1, bilinear resize, temporal centre crop, frame rate; each to the smaller",
         "smallest_of": "the videos of a prompt" if across == "prompt" else "all videos",
-        "encoding": f"H.264 4:2:0, crf {PLAYABLE_CRF}" if playable else "H.264 RGB, lossless",
+        "encoding": f"H.264 4:2:0, crf {PLAYABLE.options['crf']}" if playable else "H.264 RGB, lossless",
         "videos": [asdict(each) for each in written],
         "left_out": [{"file": name, "why": why} for name, why in left_out],
     }
@@ -234,7 +187,7 @@ def _check_out(sets: Sequence[VideoSet], out: Path) -> None:
             )
 
 
-Groups = list[tuple[str, list[VideoFile]]]
+Groups = list[tuple[str, list[VideoReader]]]
 
 
 def _groups(sets: Sequence[VideoSet], prompts: Sequence[Prompt] | None) -> tuple[Groups, list[tuple[str, str]]]:
@@ -242,11 +195,11 @@ def _groups(sets: Sequence[VideoSet], prompts: Sequence[Prompt] | None) -> tuple
     left_out: list[tuple[str, str]] = []
     groups: Groups = []
     for stem, files in _named(sets, prompts, left_out):
-        opened: list[VideoFile] = []
+        opened: list[VideoReader] = []
         for file in files:
             try:
-                opened.append(open_video(file))
-            except BrokenVideo as problem:
+                opened.append(VideoReader(file))
+            except Unreadable as problem:
                 left_out.append((str(file), str(problem)))
         if len(opened) == len(sets):
             groups.append((stem, opened))
@@ -281,7 +234,7 @@ def _write_group(
     sets: Sequence[VideoSet],
     out: Path,
     stem: str,
-    group: Sequence[VideoFile],
+    group: Sequence[VideoReader],
     target: Target,
     playable: bool,
     left_out: list[tuple[str, str]],
@@ -293,7 +246,7 @@ def _write_group(
         file = out / each.name / f"{stem}.mp4"
         try:
             loss = equalise_video(video, file, target, playable)
-        except BrokenVideo as problem:
+        except Unreadable as problem:
             left_out.append((str(video.path), str(problem)))
             for done in written:
                 (out / done.file).unlink()
@@ -310,9 +263,8 @@ def copy_video(source: Path, target: Path) -> None:
         if not source.is_dir():
             shutil.copyfile(source, part)
             return
-        video = open_video(source)
+        video = VideoReader(source)
         facts = video.facts
-        height, width = facts.height // 2 * 2, facts.width // 2 * 2
-        with Writer(part, height, width, facts.frames, facts.fps, _told(facts), playable=True) as writer:
+        with VideoWriter(part, facts.fps, PLAYABLE, _told(facts, Timing(facts.frames, facts.fps))) as writer:
             for frame in video:
-                writer.add(frame[:height, :width])
+                writer.add(frame[: facts.height // 2 * 2, : facts.width // 2 * 2])

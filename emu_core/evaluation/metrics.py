@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..media import Facts, Unreadable, VideoReader
 from ..networks import AestheticHead, ImageText, Inception, Networks, VideoFeatures
 from .frechet import Gaussian, InceptionScore, frechet_distance, load_statistics, merged, save_statistics, split_numbers
 from .prompts import Prompt
 from .statistics import Interval, bootstrap_mean, jackknife
-from .videos import BrokenVideo, Facts, Matching, VideoSet, match, open_video
+from .videos import Matching, VideoSet, match
 
 logger = logging.getLogger(__name__)
 
@@ -282,8 +283,8 @@ class Measured:
 
 
 def measure_video(path: Path, prompt: Prompt, networks: Networks = Networks(), motion: bool = True) -> Measured:
-    """All figures of one video. Raises BrokenVideo for one that cannot be read to its end."""
-    video = open_video(path)
+    """All figures of one video. Raises Unreadable for one that cannot be read to its end."""
+    video = VideoReader(path)
     measured = Measured(video.facts, {})
     pixels = _PixelSums()
     middles = {metric.key: Middle(network, video.facts.frames) for metric, network in video_networks(networks)}
@@ -496,7 +497,7 @@ def measure_set(
         for file in files:
             try:
                 measured = measure_video(file, prompt, networks, motion)
-            except BrokenVideo as problem:
+            except Unreadable as problem:
                 result.broken.append((file, str(problem)))
             else:
                 result.measured += 1
@@ -576,12 +577,12 @@ def reference_statistics(
     broken: list[tuple[Path, str]] = []
     for path in reference_files(reference):
         try:
-            video = open_video(path)
+            video = VideoReader(path)
             middles = {metric.key: Middle(network, video.facts.frames) for metric, network in wanted}
             for frame in video:
                 for middle in middles.values():
                     middle.add(frame)
-        except BrokenVideo as problem:
+        except Unreadable as problem:
             broken.append((path, str(problem)))
             continue
         for key, middle in middles.items():

@@ -1,8 +1,4 @@
-"""Sets of videos, a folder a system: which video belongs to which prompt, and their frames one after the other.
-
-Frames come as (H, W, 3) uint8 RGB, upright and evenly spaced like those of `media.read_video`, but one at a time: what is held
-does not grow with a video's length, save for a few numbers a frame about its time.
-"""
+"""Sets of videos, a folder a system: which video belongs to which prompt."""
 
 from __future__ import annotations
 
@@ -10,210 +6,18 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import av
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from ..media import VIDEO_EXTENSIONS, read_image, reading
+from ..media import VIDEO_EXTENSIONS, Unreadable, VideoReader
 from ..media.files import natural
-from ..media.images import EXIF_DESCRIPTION, check_input, on_white, reason
-from ..media.tags import unpack
+from ..media.reading import frame_names
 from .prompts import Prompt, file_stem, slug
 
-Pixels = NDArray[np.uint8]
 EXTENSIONS = (*VIDEO_EXTENSIONS, ".mov", ".m4v", ".avi", ".mpg", ".mpeg", ".ts")
 _SHORTEST_SLUG = 4  # characters; anything shorter says too little about a prompt
-_LOST = 0.1  # share of pictures that a decoder may leave out before a video counts as broken
-
-
-class BrokenVideo(ValueError):
-    """A video that cannot be read; the message names it and says why."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a video is: sides in pixels, evenly spaced frames, frames a second, and what its file says of it."""
-
-    width: int
-    height: int
-    frames: int
-    fps: float
-    metadata: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def seconds(self) -> float:
-        return self.frames / self.fps
-
-
-class VideoFile:
-    """One video: `facts`, and its frames each time it is iterated over."""
-
-    def __init__(self, path: Path, facts: Facts, shown: Sequence[int], pictures: Callable[[], Iterator[Pixels]]) -> None:
-        self.path, self.facts = path, facts
-        self._shown, self._pictures = np.asarray(shown, dtype=np.int32), pictures
-
-    def __iter__(self) -> Iterator[Pixels]:
-        """Frames (H, W, 3) uint8. Raises BrokenVideo where the file breaks off or cannot be decoded."""
-        try:
-            yield from self._frames()
-        except Exception as problem:  # decoders of broken files raise nearly anything
-            raise _broken(self.path, problem) from problem
-
-    def _frames(self) -> Iterator[Pixels]:
-        """Each stored picture as often as it is shown; the places never go back."""
-        place, last = 0, None
-        for number, picture in enumerate(self._pictures()):
-            if place >= len(self._shown):
-                return
-            last = picture
-            while place < len(self._shown) and self._shown[place] == number:
-                yield picture
-                place += 1
-        lost = len(self._shown) - place
-        if last is None or lost > max(1, _LOST * len(self._shown)):
-            raise ValueError(f"{self.path}: expected {len(self._shown)} frames, found {place}; copy or make it again")
-        for _ in range(lost):  # a picture that a decoder merged into the one before it
-            yield last
-
-
-def open_video(path: str | os.PathLike[str]) -> VideoFile:
-    """Look at a video, an animated GIF or WebP, or a folder of frames; its pictures are decoded when it is iterated over.
-
-    Raises BrokenVideo for what is missing, broken, or without pictures.
-    """
-    file = Path(path)
-    try:
-        if file.is_dir():
-            return _open_folder(file)
-        check_input(file, "a video")
-        if reading._is_animated_picture(file):
-            return _open_with_pillow(file)
-        return _open_with_av(file)
-    except Exception as problem:  # decoders of broken files raise nearly anything
-        raise _broken(file, problem) from problem
-
-
-def _broken(path: Path, problem: Exception) -> BrokenVideo:
-    if isinstance(problem, BrokenVideo):
-        return problem
-    if isinstance(problem, ValueError) and not isinstance(problem, av.FFmpegError):
-        return BrokenVideo(reason(problem))
-    return BrokenVideo(f"{path}: expected a video that can be decoded, found a broken file ({reason(problem)}); check the file")
-
-
-def _opened(path: Path, stored: reading._Stored, shape: tuple[int, ...], pictures: Callable[[], Iterator[Pixels]]) -> VideoFile:
-    known = unpack(stored.comment)
-    metadata, clip = known if known else (stored.tags, None)
-    reading._check_whole(path, stored, clip)
-    shown, fps = reading._even_out(stored, clip)
-    return VideoFile(path, Facts(shape[1], shape[0], len(shown), fps, metadata), shown, pictures)
-
-
-_DOT = np.zeros((1, 1, 3), dtype=np.uint8)  # stands for pictures that are not held
-
-
-def _open_with_av(path: Path) -> VideoFile:
-    """Reads the times of all packets and decodes the first picture only."""
-    starts: list[float | None] = []
-    end, first = 0.0, None
-    with _container(path) as container:
-        stream = reading._video_stream(path, container)
-        for packet in container.demux(stream):
-            if packet.size and not packet.is_discard:
-                starts.append(float(packet.pts * packet.time_base) if packet.pts is not None and packet.time_base else None)
-                if packet.pts is not None and packet.duration and packet.time_base:
-                    end = max(end, float((packet.pts + packet.duration) * packet.time_base))
-            if first is None:
-                for frame in packet.decode():
-                    assert isinstance(frame, av.VideoFrame)
-                    first = first or _upright_shape(frame, float(stream.sample_aspect_ratio or 1))
-        tags, average = dict(container.metadata), stream.average_rate or stream.guessed_rate
-        length = reading._length(container, stream)
-    if first is None:
-        raise ValueError(f"{path}: expected a video with at least one frame, found none in it; check the file")
-    times = [start for start in starts if start is not None]
-    starts = [*sorted(times)] if len(times) == len(starts) else starts  # packets come in the order of decoding
-    last = end - times[-1] if times and (times := sorted(times)) and end > times[-1] else None
-    rate = float(average) if average else None
-    comment = next((value for key, value in tags.items() if key.lower() == reading.COMMENT_KEY), "")
-    stored = reading._Stored([_DOT], reading._durations(starts, last, rate), tags, comment, rate, length)
-    return _opened(path, stored, first, lambda: _decode(path))
-
-
-def _upright_shape(frame: av.VideoFrame, pixel_aspect: float) -> tuple[int, int]:
-    """Height and width of what `reading._Converter` makes of a frame, turned as the file says."""
-    shape = frame.height, max(1, round(frame.width * pixel_aspect))
-    return shape[::-1] if round(frame.rotation / 90) % 2 else shape
-
-
-def _container(path: Path) -> av.container.InputContainer:
-    # Only local files: a playlist could otherwise send the reader to any address. Absolute: "a:b.mp4" is no protocol.
-    return av.open(str(path.absolute()), options={"protocol_whitelist": "file"}, metadata_errors="replace")
-
-
-def _decode(path: Path) -> Iterator[Pixels]:
-    with _container(path) as container:
-        stream = reading._video_stream(path, container)
-        stream.thread_type = "SLICE"  # frame threads hold many pictures, and short videos start faster without
-        convert = reading._Converter(stream.sample_aspect_ratio)
-        for frame in container.decode(stream):
-            yield np.rot90(convert(frame), round(frame.rotation / 90))
-
-
-def _open_with_pillow(path: Path) -> VideoFile:
-    durations: list[float] = []
-    with Image.open(path) as file:
-        comment = file.info.get("comment") or file.getexif().get(EXIF_DESCRIPTION, "")
-        count, shape = getattr(file, "n_frames", 1), (file.height, file.width)
-        for index in range(count):
-            file.seek(index)
-            file.load()  # WebP knows a picture's duration only then
-            milliseconds = file.info.get("duration", 0)
-            durations.append(reading.BROWSER_DELAY if milliseconds == 0 and count > 1 else milliseconds / 1000)
-    text = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
-    tags = {reading.COMMENT_KEY: text} if text else {}
-    return _opened(path, reading._Stored([_DOT], durations, tags, text), shape, lambda: _seek(path, count))
-
-
-def _seek(path: Path, count: int) -> Iterator[Pixels]:
-    with Image.open(path) as file:
-        for index in range(count):
-            file.seek(index)
-            yield np.asarray(on_white(file))
-
-
-def _open_folder(folder: Path) -> VideoFile:
-    names = _frame_names(folder)
-    if not names:
-        raise ValueError(f"{folder}: expected a folder with PNG or JPEG frames, found none in it; choose another folder")
-    fps, metadata = reading._folder_settings(folder / reading.FOLDER_SETTINGS)
-    if fps is None:
-        raise ValueError(f"{folder}: expected the frame rate in {reading.FOLDER_SETTINGS}, found none; write it there")
-    first = read_image(folder / names[0])
-    facts = Facts(first.shape[1], first.shape[0], len(names), fps, metadata)
-    return VideoFile(folder, facts, range(len(names)), lambda: _pictures(folder, names, tuple(first.shape)))
-
-
-def _frame_names(folder: Path) -> list[str]:
-    names = (entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
-    return sorted((name for name in names if name.lower().endswith(reading.FRAME_EXTENSIONS)), key=natural)
-
-
-def _pictures(folder: Path, names: Sequence[str], shape: tuple[int, ...]) -> Iterator[Pixels]:
-    for name in names:
-        picture = (read_image(folder / name) * 255).round().byte().numpy()
-        if picture.shape != shape:
-            raise ValueError(f"{folder / name}: expected {shape[1]} x {shape[0]} as the first frame, found another size; mend it")
-        yield picture
-
-
-# -- sets
 
 
 @dataclass(frozen=True)
@@ -260,7 +64,7 @@ def open_set(name: str, place: str | os.PathLike[str]) -> VideoSet:
 
 def _is_video(entry: Path) -> bool:
     if entry.is_dir():
-        return bool(_frame_names(entry))
+        return bool(frame_names(entry))
     return entry.suffix.lower() in EXTENSIONS
 
 
@@ -355,8 +159,8 @@ def _by_number(
 
 def _by_metadata(path: Path, names: _Names, found: dict[str, list[Path]], extra: list[tuple[Path, str]]) -> None:
     try:
-        told = open_video(path).facts.metadata.get("prompt", "")
-    except BrokenVideo as problem:
+        told = VideoReader(path).facts.metadata.get("prompt", "")
+    except Unreadable as problem:
         extra.append((path, str(problem)))
         return
     prompt = next((names.texts[key] for key in map(_plain, texts_in(told)) if key in names.texts), None)

@@ -1,19 +1,26 @@
-"""Pictures and videos in and out: files on one side, float tensors (f, H, W, 3) in 0..1 on the other.
+"""Pictures and videos in and out: files on one side, float tensors (f, H, W, 3) in 0..1 on the other, or frames one by one.
 
 Everything here needs PyAV and Pillow only. What a user can cause (a wrong path, a broken file, a full disk) is a
 ValueError of one sentence.
 """
 
-from .files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, check_output
+from .encodings import LOSSLESS, PLAYABLE
+from .files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, Unreadable, check_output
 from .images import fit, read_image, write_image
-from .reading import Video, read_video
+from .reading import Facts, Video, VideoReader, read_video
 from .sheet import contact_sheet
-from .writing import write_video
+from .writing import VideoWriter, write_video
 
 __all__ = [
     "IMAGE_EXTENSIONS",
+    "LOSSLESS",
+    "PLAYABLE",
     "VIDEO_EXTENSIONS",
+    "Facts",
+    "Unreadable",
     "Video",
+    "VideoReader",
+    "VideoWriter",
     "check_output",
     "contact_sheet",
     "fit",

@@ -1,4 +1,6 @@
-"""Where results go: checks before long work starts, and files that are either whole or not there."""
+"""Where files come from and go to: checks before long work starts, and files that are either whole or not there."""
+
+from __future__ import annotations
 
 import os
 import re
@@ -11,10 +13,11 @@ from typing import Literal, TypeAlias
 
 import av
 
+from .encodings import ENCODINGS
+
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
-VIDEO_ENCODERS = {".mp4": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
-VIDEO_EXTENSIONS = (*VIDEO_ENCODERS, ".gif", ".webp")
+VIDEO_EXTENSIONS = (*ENCODINGS, ".gif", ".webp")
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 MIN_FREE_BYTES = 16 * 1024 * 1024
 FOLDER_SETTINGS = "metadata.json"
@@ -24,6 +27,25 @@ FRAME_NAME = re.compile(r"\d{5,}\.png")
 def natural(name: str) -> list[tuple[int, str]]:
     """The order of names in which frame2 stands before frame10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name.lower())]
+
+
+class Unreadable(ValueError):
+    """A file that cannot be read as what it should be; the message names it and says why."""
+
+
+def reason(problem: Exception) -> str:
+    """What an exception says, on one line."""
+    return " ".join(str(problem).split()) or type(problem).__name__
+
+
+def check_input(path: PathLike, expected: str) -> None:
+    """Raises Unreadable unless the path is a file that is not empty. expected: "a picture" or "a video"."""
+    if os.path.isdir(path):
+        raise Unreadable(f"{path}: expected {expected}, found a folder; give a file in it.")
+    if not os.path.isfile(path):
+        raise Unreadable(f"{path}: expected {expected}, found no file of that name; check the path.")
+    if os.path.getsize(path) == 0:
+        raise Unreadable(f"{path}: expected {expected}, found an empty file; check where it came from.")
 
 
 def means_folder(path: PathLike) -> bool:
@@ -53,20 +75,20 @@ def check_output(path: PathLike, kind: Literal["video", "image"] = "video") -> N
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as problem:
+        why = getattr(problem, "strerror", None) or problem
         raise ValueError(
-            f"{path}: expected a path that can be written, found one that cannot be "
-            f"({getattr(problem, 'strerror', None) or problem}); choose another path."
+            f"{path}: expected a path that can be written, found one that cannot be ({why}); choose another path."
         ) from problem
     _check_parent(path, target.parent)
     _check_existing(path, target, kind == "video" and means_folder(path))
 
 
 def _check_name(path: PathLike, kind: str) -> None:
-    text = os.fspath(path)
+    text, thing = os.fspath(path), "an image" if kind == "image" else "a video"
     if not text.strip():
-        raise ValueError(f"path: expected the name of {_an(kind)} file, found an empty one; give a name.")
+        raise ValueError(f"path: expected the name of {thing} file, found an empty one; give a name.")
     if "\0" in text:
-        raise ValueError(f"{text!r}: expected the name of {_an(kind)} file, found a NUL character in it; remove it.")
+        raise ValueError(f"{text!r}: expected the name of {thing} file, found a NUL character in it; remove it.")
     known = VIDEO_EXTENSIONS if kind == "video" else IMAGE_EXTENSIONS
     if kind == "video" and means_folder(path):
         if Path(text).name in known:
@@ -76,19 +98,15 @@ def _check_name(path: PathLike, kind: str) -> None:
     if extension.lower() not in known:
         folder = ", or without one (or with / at the end) a folder of PNG frames" if kind == "video" else ""
         raise ValueError(
-            f"{path}: expected {_an(kind)} file with one of the extensions {', '.join(known)}{folder}, "
+            f"{path}: expected {thing} file with one of the extensions {', '.join(known)}{folder}, "
             f"found {extension or 'no extension'}; change the extension."
         )
-    encoder = VIDEO_ENCODERS.get(extension.lower()) if kind == "video" else None
-    if encoder and not _can_encode(encoder):
+    encoding = ENCODINGS.get(extension.lower()) if kind == "video" else None
+    if encoding and not _can_encode(encoding.encoder):
         raise ValueError(
-            f"{path}: expected a PyAV that can encode with {encoder}, found one built without it; "
+            f"{path}: expected a PyAV that can encode with {encoding.encoder}, found one built without it; "
             f"install the av wheel from PyPI or write .gif, .webp or a folder."
         )
-
-
-def _an(kind: str) -> str:
-    return "an image" if kind == "image" else "a video"
 
 
 def _can_encode(encoder: str) -> bool:
@@ -124,9 +142,7 @@ def _check_parent(path: PathLike, parent: Path) -> None:
 def _check_existing(path: PathLike, target: Path, folder: bool) -> None:
     if not folder:
         if target.is_dir():
-            raise ValueError(
-                f"{path}: expected the name of a file, found a folder of that name; add a file name or choose another."
-            )
+            raise ValueError(f"{path}: expected a file, found a folder of that name; add a file name or choose another.")
         return
     if target.exists() and not target.is_dir():
         raise ValueError(

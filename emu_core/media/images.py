@@ -1,18 +1,20 @@
-"""Pictures: read anything, fit to a size, write with metadata."""
+"""Pictures: read anything, fit to a size, write with metadata. torch is imported late: curation reads videos without it."""
 
-import os
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image, ImageOps, PngImagePlugin
-from torch import Tensor
 
-from .files import PathLike, check_output, whole_file
+from .files import PathLike, Unreadable, check_input, check_output, reason, whole_file
 from .tags import COMMENT_KEY, check_metadata, pack, plain_tags
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MIN_SIDE = 8
 EXIF_DESCRIPTION = 0x010E
@@ -22,40 +24,33 @@ MAX_JPEG_EXIF_BYTES = 65_000
 def read_image(path: PathLike) -> Tensor:
     """A picture as (H, W, 3) float32 in 0..1, upright, transparent parts on white; the first frame of an animation.
 
-    Raises ValueError for what is missing, no picture, broken, or has a side below 8 px.
+    Raises Unreadable, a ValueError, for what is missing, no picture, broken, or has a side below 8 px.
     """
+    import torch
+
+    return torch.from_numpy(read_pixels(path))
+
+
+def read_pixels(path: PathLike) -> np.ndarray:
+    """As read_image, as an array."""
     check_input(path, "a picture")
     try:
         with Image.open(path) as picture:
             picture.load()
             pixels = picture_pixels(ImageOps.exif_transpose(picture))
     except Exception as problem:  # decoders of broken files raise nearly anything, from SyntaxError to IndexError
-        raise ValueError(
+        raise Unreadable(
             f"{path}: expected a picture (PNG, JPEG, WebP, TIFF, ...), found a file that cannot be read as one "
             f"({reason(problem)}); check the file or convert it to PNG."
         ) from problem
     check_sides(path, pixels.shape[0], pixels.shape[1])
-    return torch.from_numpy(pixels)
-
-
-def reason(problem: Exception) -> str:
-    """What an exception says, on one line."""
-    return " ".join(str(problem).split()) or type(problem).__name__
-
-
-def check_input(path: PathLike, expected: str) -> None:
-    """ValueError unless the path is a file that is not empty."""
-    if os.path.isdir(path):
-        raise ValueError(f"{path}: expected {expected}, found a folder; give a file in it.")
-    if not os.path.isfile(path):
-        raise ValueError(f"{path}: expected {expected}, found no file of that name; check the path.")
-    if os.path.getsize(path) == 0:
-        raise ValueError(f"{path}: expected {expected}, found an empty file; check where it came from.")
+    return pixels
 
 
 def check_sides(path: PathLike, height: int, width: int) -> None:
+    """Raises Unreadable for a side below 8 px."""
     if min(height, width) < MIN_SIDE:
-        raise ValueError(
+        raise Unreadable(
             f"{path}: expected sides of at least {MIN_SIDE} px, found {width} x {height} (width x height); use a larger picture."
         )
 
@@ -94,10 +89,9 @@ def fit(frames: Tensor, height: int, width: int) -> Tensor:
 
     As in the paper: a box filter takes out the whole factors of a reduction, an antialiased bicubic one does the rest.
     """
-    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(
-            f"frames: expected a tensor (frames, height, width, 3), found {tuple(frames.shape)}; permute or stack it."
-        )
+    import torch.nn.functional as F
+
+    check_frames(frames)
     if height < 1 or width < 1:
         raise ValueError(f"size: expected a height and a width of at least 1 px, found {height} x {width}; give larger ones.")
     part = _centre(frames, *_crop_size(frames.shape[1], frames.shape[2], height, width))
@@ -108,6 +102,14 @@ def fit(frames: Tensor, height: int, width: int) -> Tensor:
     if planes.shape[2:] != (height, width):
         planes = F.interpolate(planes, (height, width), mode="bicubic", antialias=True, align_corners=False)
     return rearrange(planes, "f c h w -> f h w c").clamp(0, 1).contiguous()
+
+
+def check_frames(frames: Tensor) -> None:
+    """Raises ValueError for a tensor that is not (frames, height, width, 3), or empty."""
+    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(
+            f"frames: expected a tensor (frames, height, width, 3), found {tuple(frames.shape)}; permute or stack it."
+        )
 
 
 def _crop_size(h: int, w: int, height: int, width: int) -> tuple[int, int]:
@@ -127,7 +129,7 @@ def _centre(frames: Tensor, crop_h: int, crop_w: int) -> Tensor:
 
 def to_bytes(frames: Tensor) -> np.ndarray:
     """Float 0..1 of any device to uint8 of the same shape."""
-    return (frames.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    return (frames.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
 def write_image(path: PathLike, image: Tensor, metadata: Mapping[str, str] | None = None) -> None:

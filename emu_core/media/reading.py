@@ -1,32 +1,35 @@
 """Videos from files: whatever FFmpeg decodes, animated GIF and WebP, or a folder of frames."""
 
+from __future__ import annotations
+
 import json
 import math
 import os
-from dataclasses import dataclass
-from fractions import Fraction
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
-import torch
-from av.stream import Disposition
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from .conversion import SCALE_QUALITY, conversion
-from .files import FOLDER_SETTINGS, PathLike, natural
-from .images import EXIF_DESCRIPTION, check_input, check_sides, on_white, read_image, reason
-from .tags import COMMENT_KEY, Clip, unpack
+from .decoding import WHOLE, Decoder, Pixels, check_whole, opened, undecodable
+from .files import FOLDER_SETTINGS, PathLike, Unreadable, check_input, natural, reason
+from .images import EXIF_DESCRIPTION, check_sides, on_white, read_pixels
+from .tags import COMMENT_KEY, Timing, unpack
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Pictures = NDArray[Any]
+"""(H, W, 3) uint8, or float32 in 0..1 where the file has more than 8 bits."""
 FRAME_EXTENSIONS = (".png", ".jpg", ".jpeg")
 MAX_PIXELS = 2**30
 BROWSER_DELAY = 0.1
-MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
-RANGES = {1: "tv", 2: "pc"}
-NOT_VIDEO = ("image2", "tty")
-HD_HEIGHT = 720
+MAX_LOST = 0.1
+"""The part of the pictures that a decoder may leave out before a video counts as broken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,105 +42,140 @@ class Video:
 
 
 @dataclass(frozen=True)
-class _Stored:
-    """Pictures (H, W, 3) uint8 as they lie in the file, each with its duration in seconds, and what the file says.
+class Facts:
+    """What a video is: sides in pixels, evenly spaced frames, frames a second, and what its file says of it."""
 
-    rate: frames per second; length: seconds; partial: reading stopped before the end.
+    width: int
+    height: int
+    frames: int
+    fps: float
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return self.frames / self.fps
+
+
+class VideoReader:
+    """A video, an animated GIF or WebP, or a folder of frames: `facts`, and its frames each time it is iterated over.
+
+    Frames come upright and evenly spaced: where their durations differ (variable rate, equal frames merged into one), they are
+    repeated or dropped so that every moment keeps its time. What is held does not grow with a video's length, save for a few
+    numbers a picture. fps: taken instead of the rate found; needed for a folder without metadata.json. hold: decode once and
+    keep the pictures, no more than `most` of them.
+
+    Raises Unreadable for what is missing, broken, without pictures, or (hold) larger than memory would hold.
     """
 
-    pictures: list[np.ndarray]
-    durations: list[float]
-    tags: dict[str, str]
-    comment: str
-    rate: float | None = None
-    length: float | None = None
-    partial: bool = False
+    def __init__(self, path: PathLike, fps: float | None = None, hold: bool = False, most: int | None = None) -> None:
+        self.path = Path(path)
+        self._file = _kind(self.path, fps)
+        stored = self._file.survey(hold, most)
+        known = unpack(stored.comment)
+        metadata, timing = known if known else (stored.tags, None)
+        if stored.length is not None and not stored.partial:
+            long_enough = WHOLE * stored.length
+            if timing is not None and _is_length_of(timing, stored.length):
+                long_enough = stored.length - 0.5 / timing.fps
+            check_whole(path, sum(stored.durations), stored.length, long_enough)
+        height, width = stored.shape
+        shown, rate = _even_out(stored, timing, MAX_PIXELS // (height * width if hold else 1) + 1)
+        self.facts = Facts(width, height, len(shown), fps or rate, metadata)
+        self._shown, self._held = np.asarray(shown, dtype=np.int32), stored.pictures
+
+    def __iter__(self) -> Iterator[Pixels]:
+        """Frames (H, W, 3) uint8. Raises Unreadable where the file breaks off or cannot be decoded."""
+        for picture in self.pictures():
+            yield picture if picture.dtype == np.uint8 else np.rint(picture * 255).astype(np.uint8)
+
+    def pictures(self) -> Iterator[Pictures]:
+        """As iterating, but as exact as the file. Each stored picture comes as often as it is shown; the places never go back."""
+        place, last = 0, None
+        for number, picture in enumerate(self._held or self._file.pictures()):
+            if place >= len(self._shown):
+                return
+            last = picture
+            while place < len(self._shown) and self._shown[place] == number:
+                yield picture
+                place += 1
+        lost = len(self._shown) - place
+        if last is None or lost > max(1, MAX_LOST * len(self._shown)):
+            raise Unreadable(f"{self.path}: expected {len(self._shown)} frames, found {place}; copy or make it again.")
+        for _ in range(lost):  # a picture that a decoder merged into the one before it
+            yield last
 
 
 def read_video(path: PathLike, fps: float | None = None, max_frames: int | None = None) -> Video:
-    """Read a video (mp4, mov, mkv, webm, ...), an animated GIF or WebP, or a folder of PNG or JPEG frames.
+    """Read a whole video (mp4, mov, mkv, webm, ...), an animated GIF or WebP, or a folder of PNG or JPEG frames.
 
-    Frames come upright and evenly spaced: where their durations differ (variable rate, equal frames merged into one), they
-    are repeated or dropped so that every moment keeps its time. fps: taken instead of the rate found; needed for a folder
-    without metadata.json. max_frames: read no more than the first so many.
+    Frames are those of VideoReader. fps: taken instead of the rate found; needed for a folder without metadata.json.
+    max_frames: read no more than the first so many.
     Raises ValueError for what is missing, broken, without pictures, smaller than 8 px or larger than memory would hold.
     """
+    import torch  # late: the processes that curate read videos without it
+
     if fps is not None and not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"fps: expected a rate above 0, found {fps}; give another or none.")
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames: expected at least 1, found {max_frames}; give more or none.")
-    if os.path.isdir(path):
-        return _read_folder(Path(path), fps, max_frames)
-    check_input(path, "a video")
-    stored = _read_with_pillow(path, max_frames) if _is_animated_picture(path) else _read_with_av(path, max_frames)
-    known = unpack(stored.comment)
-    metadata, clip = known if known else (stored.tags, None)
-    height, width = stored.pictures[0].shape[:2]
-    check_sides(path, height, width)
-    _check_whole(path, stored, clip)
-    indices, rate = _even_out(stored, clip)
-    indices = indices[:max_frames]
-    _check_amount(path, len(indices), height, width)
-    frames = torch.from_numpy(np.stack([stored.pictures[index] for index in indices])).float().div_(255)
-    return Video(frames, fps or rate, metadata)
-
-
-def _is_animated_picture(path: PathLike) -> bool:
-    """GIF and WebP go through Pillow: not every FFmpeg decodes animated WebP, and it does not give a GIF's comment."""
-    with open(path, "rb") as file:
-        head = file.read(12)
-    return head[:4] == b"GIF8" or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
-
-
-def _unreadable(path: PathLike, found: str) -> ValueError:
-    return ValueError(
-        f"{path}: expected a video that can be decoded, found a broken file or none ({found}); "
-        f"check the file or convert it to mp4."
-    )
+    reader = VideoReader(path, fps, True, max_frames)
+    facts = reader.facts
+    check_sides(path, facts.height, facts.width)
+    count = min(facts.frames, max_frames or facts.frames)
+    _check_amount(path, count, facts.height, facts.width)
+    frames = torch.from_numpy(np.stack(list(islice(reader.pictures(), count))))
+    return Video(frames.float().div_(255) if frames.dtype == torch.uint8 else frames, facts.fps, facts.metadata)
 
 
 def _check_amount(path: PathLike, count: int, height: int, width: int) -> None:
     if count * height * width > MAX_PIXELS:
-        raise ValueError(
+        raise Unreadable(
             f"{path}: expected at most {MAX_PIXELS // (height * width)} frames of {width} x {height} (they fill "
             f"{MAX_PIXELS * 12 / 2**30:.0f} GiB of memory), found more; cut it or read fewer frames (max_frames)."
         )
 
 
-def _check_whole(path: PathLike, stored: _Stored, clip: Clip | None) -> None:
-    """Refuse a file that breaks off: FFmpeg reads a cut mkv without an error, it just ends early."""
-    if stored.length is None or stored.partial:
-        return
-    read, expected = sum(stored.durations), 0.9 * stored.length
-    if clip is not None and _is_length_of(clip, stored.length):
-        expected = stored.length - 0.5 / clip.fps
-    if read < expected:
-        raise ValueError(
-            f"{path}: expected {stored.length:.2f} s of video, found a file that breaks off after {read:.2f} s; "
-            f"copy or download it again."
-        )
+# -- even spacing
 
 
-def _is_length_of(clip: Clip, seconds: float) -> bool:
-    """Whether a file of this length still is the clip as it was written, and nobody has cut or retimed it since."""
-    return abs(seconds - clip.frames / clip.fps) <= 0.5 / clip.fps + 0.02
+@dataclass(frozen=True)
+class _Stored:
+    """How long each picture stays in seconds, as they lie in the file, and what the file says.
+
+    shape: height and width; rate: frames per second; length: seconds; pictures: those held; partial: reading stopped before
+    the end.
+    """
+
+    shape: tuple[int, int]
+    durations: list[float]
+    tags: dict[str, str]
+    comment: str = ""
+    rate: float | None = None
+    length: float | None = None
+    pictures: list[Pixels] = field(default_factory=list)
+    partial: bool = False
 
 
-def _even_out(stored: _Stored, clip: Clip | None) -> tuple[list[int], float]:
-    """Which stored picture each evenly spaced frame shows (at most one more than memory should hold), and the frame rate."""
+def _is_length_of(timing: Timing, seconds: float) -> bool:
+    """Whether a file of this length still is the video as it was written, and nobody has cut or retimed it since."""
+    return abs(seconds - timing.frames / timing.fps) <= 0.5 / timing.fps + 0.02
+
+
+def _even_out(stored: _Stored, timing: Timing | None, limit: int) -> tuple[Sequence[int], float]:
+    """Which stored picture each evenly spaced frame shows (at most `limit`, if not as many as pictures), and the rate."""
     durations, count = stored.durations, len(stored.durations)
-    limit = MAX_PIXELS // (stored.pictures[0].size // 3) + 1
     total = sum(durations)
-    # A clip of equal frames is one still WebP picture without any duration.
-    if clip is not None and (stored.partial or total == 0 or _is_length_of(clip, total)):
-        wanted = min(clip.frames, max(1, round(total * clip.fps))) if stored.partial else clip.frames
-        shown = list(range(count)) if count == wanted else _shown_at(durations, min(wanted, limit), 1 / clip.fps)
-        return shown, clip.fps
+    # A video of equal frames is one still WebP picture without any duration.
+    if timing is not None and (stored.partial or total == 0 or _is_length_of(timing, total)):
+        wanted = min(timing.frames, max(1, round(total * timing.fps))) if stored.partial else timing.frames
+        shown = range(count) if count == wanted else _shown_at(durations, min(wanted, limit), 1 / timing.fps)
+        return shown, timing.fps
     if total == 0:
-        return list(range(count)), 1 / BROWSER_DELAY
+        return range(count), 1 / BROWSER_DELAY
     if max(durations) <= 1.5 * min(durations):
         measured = count / total
-        return list(range(count)), stored.rate if stored.rate and abs(stored.rate / measured - 1) < 0.02 else measured
+        return range(count), stored.rate if stored.rate and abs(stored.rate / measured - 1) < 0.02 else measured
     # Not the very shortest: one stray timestamp must not multiply the frames.
     shortest = sorted(durations)[count // 10]
     # The last duration is a guess in many files.
@@ -146,157 +184,179 @@ def _even_out(stored: _Stored, clip: Clip | None) -> tuple[list[int], float]:
     return _shown_at(durations, min(max(1, round(total / step)), limit), step), 1 / step
 
 
-def _shown_at(durations: list[float], count: int, step: float) -> list[int]:
+def _shown_at(durations: list[float], count: int, step: float) -> Sequence[int]:
     """The picture in view in the middle of each of count steps."""
     moments = (np.arange(count) + 0.5) * step
     shown = np.searchsorted(np.cumsum(durations), moments, side="right")
-    return [int(index) for index in np.minimum(shown, len(durations) - 1)]
+    return np.minimum(shown, len(durations) - 1).tolist()
 
 
-def _read_with_pillow(path: PathLike, max_frames: int | None) -> _Stored:
-    pictures: list[np.ndarray] = []
-    durations: list[float] = []
-    try:
-        with Image.open(path) as file:
-            comment = file.info.get("comment") or file.getexif().get(EXIF_DESCRIPTION, "")
-            count = getattr(file, "n_frames", 1)
-            # One frame more than memory should hold, so that the check below sees it.
-            limit = MAX_PIXELS // (file.height * file.width) + 1
-            for index in range(min(count, limit, max_frames or limit)):
-                file.seek(index)
-                pictures.append(np.asarray(on_white(file)))
-                milliseconds = file.info.get("duration", 0)
-                durations.append(BROWSER_DELAY if milliseconds == 0 and count > 1 else milliseconds / 1000)
-    except Exception as problem:  # decoders of broken files raise nearly anything, from SyntaxError to IndexError
-        raise _unreadable(path, reason(problem)) from problem
-    _check_amount(path, len(pictures), *pictures[0].shape[:2])
-    text = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
-    return _Stored(pictures, durations, {COMMENT_KEY: text} if text else {}, text, partial=len(pictures) < count)
+# -- kinds of files
 
 
-def _read_with_av(path: PathLike, max_frames: int | None) -> _Stored:
-    try:
-        # Only local files: a playlist could otherwise send the reader to any address. Absolute: "a:b.mp4" is no protocol.
-        with av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"}, metadata_errors="replace") as container:
-            stream = _video_stream(path, container)
-            pictures, starts, last, partial = _decode(path, container, stream, max_frames)
-            tags, rate = dict(container.metadata), stream.average_rate or stream.guessed_rate
-            length = _length(container, stream)
-    except av.FFmpegError as problem:
-        raise _unreadable(path, problem.strerror or reason(problem)) from problem
-    if not pictures:
-        raise ValueError(f"{path}: expected a video with at least one frame, found none in it; check the file.")
-    durations = _durations(starts, last, float(rate) if rate else None)
-    comment = next((value for key, value in tags.items() if key.lower() == COMMENT_KEY), "")
-    return _Stored(pictures, durations, tags, comment, float(rate) if rate else None, length, partial)
+def _kind(path: Path, fps: float | None) -> _Film | _Animation | _Folder:
+    if path.is_dir():
+        return _Folder(path, fps)
+    check_input(path, "a video")
+    return _Animation(path) if is_animation(path) else _Film(path)
 
 
-def _video_stream(path: PathLike, container: av.container.InputContainer) -> av.VideoStream:
-    if container.format.name in NOT_VIDEO or container.format.name.endswith("_pipe"):
-        raise ValueError(
-            f"{path}: expected a video, found a file of another kind ({container.format.name}); "
-            f"read a picture as a picture or give a video."
-        )
-    for stream in container.streams.video:
-        # The cover picture of a song is a video stream too.
-        if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
-            stream.thread_type = "AUTO"
-            return stream
-    kinds: list[str] = sorted({stream.type for stream in container.streams}) or ["nothing"]
-    raise ValueError(f"{path}: expected a video stream, found only {' and '.join(kinds)}; give a file with pictures.")
+def is_animation(path: PathLike) -> bool:
+    """Whether a file is GIF or WebP. Pillow reads these: not every FFmpeg decodes animated WebP, or gives a GIF's comment."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return head[:4] == b"GIF8" or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
 
 
-def _length(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
-    """Seconds of video that the file claims, None if it claims nothing about its pictures."""
-    lengths = []
-    if stream.duration and stream.time_base:
-        lengths.append(float(stream.duration * stream.time_base))
-    if container.duration and (lengths or len(container.streams) == 1):
-        lengths.append(container.duration / av.time_base)
-    return min(lengths, default=None)
+class _Film:
+    """What FFmpeg decodes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def survey(self, hold: bool, most: int | None) -> _Stored:
+        """Without `hold` by the packets' times and the first picture alone."""
+        with opened(self._path, threads="AUTO" if hold else "SLICE") as video:
+            pictures: list[Pixels] = []
+            shape, starts, end, partial = self._decoded(video, most, pictures) if hold else self._glimpsed(video)
+            tags, rate = dict(video.container.metadata), float(video.rate) if video.rate else None
+            length = video.length
+        if shape is None:
+            raise Unreadable(f"{self._path}: expected a video with at least one frame, found none in it; check the file.")
+        comment = next((value for key, value in tags.items() if key.lower() == COMMENT_KEY), "")
+        return _Stored(shape, _durations(starts, end, rate), tags, comment, rate, length, pictures, partial)
+
+    def _decoded(self, video: Decoder, most: int | None, pictures: list[Pixels]) -> _Times:
+        """Decodes into `pictures`, up to `most` of them."""
+        starts: list[float | None] = []
+        end, shape = 0.0, None
+        for packet in video.container.demux(video.stream):
+            end = max(end, _end(packet))
+            for frame in packet.decode():
+                if len(pictures) == most:
+                    return shape, starts, 0.0, True
+                pictures.append(video.pixels(frame))
+                starts.append(frame.time)
+                shape = pictures[0].shape[:2]
+                _check_amount(self._path, len(pictures), *shape)
+        return shape, starts, end, False
+
+    @staticmethod
+    def _glimpsed(video: Decoder) -> _Times:
+        starts: list[float | None] = []
+        end, shape = 0.0, None
+        for packet in video.container.demux(video.stream):
+            end = max(end, _end(packet))
+            if packet.size and not packet.is_discard:
+                starts.append(float(packet.pts * packet.time_base) if packet.pts is not None and packet.time_base else None)
+            if shape is None:
+                shape = next((video.shape(frame) for frame in packet.decode()), None)
+        known = [start for start in starts if start is not None]
+        # Packets come in the order of decoding.
+        return shape, [*sorted(known)] if len(known) == len(starts) else starts, end, False
+
+    def pictures(self) -> Iterator[Pixels]:
+        # Frame threads hold many pictures, and short videos start faster without.
+        with opened(self._path, threads="SLICE") as video:
+            for frame in video.frames():
+                yield video.pixels(frame)
 
 
-def _decode(
-    path: PathLike, container: av.container.InputContainer, stream: av.VideoStream, max_frames: int | None
-) -> tuple[list[np.ndarray], list[float | None], float | None, bool]:
-    """Upright pictures, their start times in seconds, how long the last one stays, whether more would have followed."""
-    pictures: list[np.ndarray] = []
-    starts: list[float | None] = []
-    end = 0.0
-    convert = _Converter(stream.sample_aspect_ratio)
-    for packet in container.demux(stream):
-        if packet.pts is not None and packet.duration and packet.time_base and not packet.is_discard:
-            end = max(end, float((packet.pts + packet.duration) * packet.time_base))
-        for frame in packet.decode():
-            assert isinstance(frame, av.VideoFrame)
-            if max_frames is not None and len(pictures) == max_frames:
-                return pictures, starts, None, True
-            # Counter-clockwise turns, by which the file says how the camera was held.
-            picture = np.rot90(convert(frame), round(frame.rotation / 90))
-            pictures.append(picture)
-            _check_amount(path, len(pictures), *picture.shape[:2])
-            starts.append(frame.time)
-    last_start = starts[-1] if starts else None
-    return pictures, starts, end - last_start if last_start is not None and end > last_start else None, False
+_Times = tuple[tuple[int, int] | None, list[float | None], float, bool]
+"""Height and width, when each picture begins in seconds, the end of the last (0: not known), whether more would have followed."""
 
 
-class _Converter:
-    """Frames of any format to (H, W, 3) uint8 RGB with square pixels, all as large as the first."""
-
-    def __init__(self, pixel_aspect: Fraction | None) -> None:
-        self._pixel_aspect = pixel_aspect or Fraction(1)
-        self._key: tuple[object, ...] = ()
-        self._graph: av.filter.Graph | None = None
-        self._size = ""
-
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        key = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
-        if self._graph is None or key != self._key:
-            self._key, self._graph = key, self._build(frame)
-        self._graph.push(frame)
-        converted = self._graph.pull()
-        assert isinstance(converted, av.VideoFrame)
-        return converted.to_ndarray()
-
-    def _build(self, frame: av.VideoFrame) -> av.filter.Graph:
-        self._size = self._size or f"{max(1, round(frame.width * self._pixel_aspect))}:{frame.height}"
-        # Untagged films: what players assume.
-        matrix = MATRICES.get(int(frame.colorspace), "bt709" if frame.height >= HD_HEIGHT else "bt601")
-        source_range = RANGES.get(int(frame.color_range), "auto")
-        scale = f"{self._size}:in_color_matrix={matrix}:in_range={source_range}:out_range=pc:{SCALE_QUALITY}"
-        return conversion(frame.width, frame.height, frame.format.name, scale, "rgb24", frame.time_base or Fraction(1, 1000))
+def _end(packet: Any) -> float:
+    if packet.pts is None or not packet.duration or not packet.time_base or packet.is_discard:
+        return 0.0
+    return float((packet.pts + packet.duration) * packet.time_base)
 
 
-def _durations(starts: list[float | None], last: float | None, rate: float | None) -> list[float]:
+def _durations(starts: list[float | None], end: float, rate: float | None) -> list[float]:
     """Seconds that each picture stays, from the times at which they start; even where the file has no usable times."""
     times = [start for start in starts if start is not None]
     steps = [after - before for before, after in pairwise(times)]
     if len(times) < len(starts) or not all(step > 0 for step in steps):
         return [1 / rate if rate else BROWSER_DELAY] * len(starts)
     usual = sorted(steps)[len(steps) // 2] if steps else 1 / rate if rate else BROWSER_DELAY
-    return [*steps, last or usual]
+    return [*steps, end - times[-1] if end > times[-1] else usual]
 
 
-def _read_folder(folder: Path, fps: float | None, max_frames: int | None) -> Video:
-    shown = [name for name in os.listdir(folder) if not name.startswith(".")]
-    names = sorted((name for name in shown if name.lower().endswith(FRAME_EXTENSIONS)), key=natural)
-    if not names:
-        raise ValueError(f"{folder}: expected a folder with PNG or JPEG frames, found none in it; choose another folder.")
-    stated, metadata = _folder_settings(folder / FOLDER_SETTINGS)
-    rate = fps or stated
-    if rate is None:
-        raise ValueError(f"{folder}: expected the frame rate in {FOLDER_SETTINGS}, found none; give it (fps).")
-    frames: list[Tensor] = []
-    for name in names[:max_frames]:
-        frame = read_image(folder / name)
-        if frames and frame.shape != frames[0].shape:
-            raise ValueError(
-                f"{folder / name}: expected {frames[0].shape[1]} x {frames[0].shape[0]} (width x height) "
-                f"as in {names[0]}, found {frame.shape[1]} x {frame.shape[0]}; make all frames alike."
+class _Animation:
+    """GIF and WebP."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._count = path, 0
+
+    def survey(self, hold: bool, most: int | None) -> _Stored:
+        durations: list[float] = []
+        pictures: list[Pixels] = []
+        try:
+            with Image.open(self._path) as file:
+                comment = file.info.get("comment") or file.getexif().get(EXIF_DESCRIPTION, "")
+                self._count, shape = getattr(file, "n_frames", 1), (file.height, file.width)
+                for index in range(min(self._count, most or self._count)):
+                    file.seek(index)
+                    file.load()  # WebP knows a picture's duration only then
+                    if hold:
+                        _check_amount(self._path, index + 1, *shape)
+                        pictures.append(np.asarray(on_white(file)))
+                    milliseconds = file.info.get("duration", 0)
+                    durations.append(BROWSER_DELAY if milliseconds == 0 and self._count > 1 else milliseconds / 1000)
+        except Exception as problem:  # decoders of broken files raise nearly anything, from SyntaxError to IndexError
+            raise self._broken(problem) from problem
+        text = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
+        partial = len(durations) < self._count
+        return _Stored(shape, durations, {COMMENT_KEY: text} if text else {}, text, pictures=pictures, partial=partial)
+
+    def pictures(self) -> Iterator[Pixels]:
+        try:
+            with Image.open(self._path) as file:
+                for index in range(self._count):
+                    file.seek(index)
+                    yield np.asarray(on_white(file))
+        except Exception as problem:
+            raise self._broken(problem) from problem
+
+    def _broken(self, problem: Exception) -> Unreadable:
+        return problem if isinstance(problem, Unreadable) else undecodable(self._path, problem)
+
+
+class _Folder:
+    """PNG or JPEG frames in the natural order of their names."""
+
+    def __init__(self, path: Path, fps: float | None) -> None:
+        self._path, self._names = path, frame_names(path)
+        if not self._names:
+            raise Unreadable(f"{path}: expected a folder with PNG or JPEG frames, found none in it; choose another folder.")
+        stated, self._metadata = _folder_settings(path / FOLDER_SETTINGS)
+        if fps is None and stated is None:
+            raise Unreadable(
+                f"{path}: expected the frame rate in {FOLDER_SETTINGS}, found none; write it there or give it (fps)."
             )
-        frames.append(frame)
-        _check_amount(folder, len(frames), frame.shape[0], frame.shape[1])
-    return Video(torch.stack(frames), rate, metadata)
+        self._rate = fps or stated or 0.0
+
+    def survey(self, hold: bool, most: int | None) -> _Stored:
+        height, width = read_pixels(self._path / self._names[0]).shape[:2]
+        return _Stored((height, width), [1 / self._rate] * len(self._names), self._metadata, rate=self._rate)
+
+    def pictures(self) -> Iterator[Pictures]:
+        first: tuple[int, ...] | None = None
+        for name in self._names:
+            picture = read_pixels(self._path / name)
+            first = first or picture.shape
+            if picture.shape != first:
+                raise Unreadable(
+                    f"{self._path / name}: expected {first[1]} x {first[0]} (width x height) as in {self._names[0]}, "
+                    f"found {picture.shape[1]} x {picture.shape[0]}; make all frames alike."
+                )
+            yield picture
+
+
+def frame_names(folder: Path) -> list[str]:
+    """The names of the pictures in a folder of frames, in natural order."""
+    shown = (name for name in os.listdir(folder) if not name.startswith("."))
+    return sorted((name for name in shown if name.lower().endswith(FRAME_EXTENSIONS)), key=natural)
 
 
 def _folder_settings(file: Path) -> tuple[float | None, dict[str, str]]:
@@ -308,10 +368,10 @@ def _folder_settings(file: Path) -> tuple[float | None, dict[str, str]]:
         fps = float(settings["fps"])
         metadata = {str(key): str(value) for key, value in settings.get("metadata", {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise ValueError(
+        raise Unreadable(
             f'{file}: expected JSON as {{"fps": 8.0, "metadata": {{}}}}, found something else ({reason(problem)}); '
             f"mend or delete it."
         ) from problem
     if not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"{file}: expected an fps above 0, found {fps}; mend it.")
+        raise Unreadable(f"{file}: expected an fps above 0, found {fps}; mend it.")
     return fps, metadata

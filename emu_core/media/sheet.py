@@ -1,14 +1,18 @@
 """Frames side by side on one picture, for a person to look at."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
-from .images import to_bytes
+from .images import check_frames, to_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MIN_SHOWN_SIDE = 128
 MAX_DEFAULT_COLUMNS = 8
@@ -27,10 +31,9 @@ def contact_sheet(
     columns: frames per row, up to 8 if not given. labels: one per frame, written below it. scale: each pixel becomes
     scale x scale pixels; if not given, the smallest whole number that makes the shorter side at least 128 px.
     """
-    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(
-            f"frames: expected a tensor (frames, height, width, 3), found {tuple(frames.shape)}; permute or stack it."
-        )
+    import torch  # late, as in images
+
+    check_frames(frames)
     count, height, width = frames.shape[:3]
     if labels is not None and len(labels) != count:
         raise ValueError(f"labels: expected one for each of the {count} frames, found {len(labels)}; give as many or none.")

@@ -1,20 +1,20 @@
 """What travels inside a file beside the pictures: prompt, seed and settings, as one JSON comment.
 
-The JSON holds the caller's strings and, under CLIP_KEY, the number of frames and the frame rate: GIF rounds delays to
+The JSON holds the caller's strings and, under TIMING_KEY, the number of frames and the frame rate: GIF rounds delays to
 1/100 s and WebP merges equal frames, so that neither can be trusted to give them back.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-CLIP_KEY = "_clip"
+TIMING_KEY = "_clip"
 COMMENT_KEY = "comment"
-MAX_FRAMES = 1_000_000
+MOST_FRAMES = 1_000_000
 
 
 @dataclass(frozen=True)
-class Clip:
+class Timing:
     """The number of frames and the frame rate (frames per second) that a file was written with."""
 
     frames: int
@@ -25,43 +25,40 @@ def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
     """A copy of the caller's metadata; ValueError unless it maps non-empty strings to strings."""
     checked = dict(metadata or {})
     for key, value in checked.items():
-        if not isinstance(key, str) or not isinstance(value, str) or not key or key == CLIP_KEY:
+        if not isinstance(key, str) or not isinstance(value, str) or not key or key == TIMING_KEY:
             raise ValueError(
-                f"metadata: expected names and values that are strings (no name empty or {CLIP_KEY!r}), "
+                f"metadata: expected names and values that are strings (no name empty or {TIMING_KEY!r}), "
                 f"found {key!r}: {value!r}; convert it with str() or json.dumps()."
             )
     return checked
 
 
-def pack(metadata: Mapping[str, str], clip: Clip | None = None) -> str:
+def pack(metadata: Mapping[str, str], timing: Timing | None = None) -> str:
     """One line of JSON, ASCII only: the one form that every container keeps unchanged."""
-    content: dict[str, object] = dict(metadata)
-    if clip is not None:
-        content[CLIP_KEY] = {"frames": clip.frames, "fps": clip.fps}
-    return json.dumps(content)
+    return json.dumps({**metadata, **({} if timing is None else {TIMING_KEY: asdict(timing)})})
 
 
-def unpack(comment: str) -> tuple[dict[str, str], Clip] | None:
-    """The metadata and clip of a comment that pack wrote; None for anything else."""
+def unpack(comment: str) -> tuple[dict[str, str], Timing] | None:
+    """The metadata and timing of a comment that pack wrote; None for anything else."""
     try:
         content = json.loads(comment)
-        clip = Clip(int(content[CLIP_KEY]["frames"]), float(content[CLIP_KEY]["fps"]))
+        timing = Timing(int(content[TIMING_KEY]["frames"]), float(content[TIMING_KEY]["fps"]))
     except (ValueError, KeyError, TypeError):
         return None
-    if not 1 <= clip.frames <= MAX_FRAMES or not 0 < clip.fps < float("inf"):
+    if not 1 <= timing.frames <= MOST_FRAMES or not 0 < timing.fps < float("inf"):
         return None
-    return {key: value for key, value in content.items() if isinstance(value, str)}, clip
+    return {key: value for key, value in content.items() if isinstance(value, str)}, timing
 
 
 def plain_tags(metadata: Mapping[str, str]) -> dict[str, str]:
     """The entries that can also stand as tags of their own, for other programs: short ASCII names, no NUL in the value."""
-    return {
-        key: value
-        for key, value in metadata.items()
-        if key.isascii()
-        and key.isprintable()
-        and key == key.strip()
-        and len(key) < 80
-        and "\0" not in value
-        and key.lower() != COMMENT_KEY
-    }
+    return {key: value for key, value in metadata.items() if _is_plain(key) and "\0" not in value}
+
+
+def _is_plain(key: str) -> bool:
+    return key.isascii() and key.isprintable() and key == key.strip() and len(key) < 80 and key.lower() != COMMENT_KEY
+
+
+def video_tags(metadata: Mapping[str, str], timing: Timing) -> dict[str, str]:
+    """The tags of a video file. The comment comes last: a caller's own "Comment" must not take its place."""
+    return {**plain_tags(metadata), COMMENT_KEY: pack(metadata, timing)}

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from emu_core.data.motion import look, mean_length, motion_scores, motion_summary, transcode
+from emu_core.data.motion import look, mean_length, motion_scores, motion_summary
+from emu_core.media.rewriting import transcode
 
 # -- makers
 

@@ -10,7 +10,6 @@ import signal
 import time
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from emu_core.data.order import ClipOrder, fraction
 from emu_core.data.select import select
 from emu_core.data.shards import Shards
 from emu_core.media import fit
+from emu_core.media.decoding import Decoder
 
 from .test_data_curate import put
 from .test_data_motion import counting, encoded, lying, webm
@@ -283,29 +283,14 @@ def test_more_frames_a_second_than_there_are_repeat_them(folder: Path) -> None:
 def test_only_what_is_needed_is_decoded_and_never_a_later_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(counting(50), 25, g="10", bf="2")
     decoded: list[int] = []
-    real = reading.opened
+    frames = Decoder.frames
 
-    class Counted:
-        def __init__(self, container: Any) -> None:
-            self.container, self.seek = container, container.seek
+    def counted(video: Decoder) -> Iterator[Any]:
+        for frame in frames(video):
+            decoded.append(frame.pts)
+            yield frame
 
-        def decode(self, stream: Any) -> Any:
-            for frame in self.container.decode(stream):
-                decoded.append(frame.pts)
-                yield frame
-
-    class Opened:
-        def __init__(self, *arguments: Any) -> None:
-            self.inner = real(*arguments)
-
-        def __enter__(self) -> Any:
-            container, stream = self.inner.__enter__()
-            return Counted(container), stream
-
-        def __exit__(self, *error: Any) -> Any:
-            return self.inner.__exit__(*error)
-
-    monkeypatch.setattr(reading, "opened", Opened)
+    monkeypatch.setattr(Decoder, "frames", counted)
     for first in (0.0, 0.2, 0.39, 0.4, 1.0, 1.3, 1.88):
         decoded.clear()
         pictures = read_at_times(io.BytesIO(data), [first, first + 0.08], "x")
@@ -316,22 +301,13 @@ def test_only_what_is_needed_is_decoded_and_never_a_later_frame(monkeypatch: pyt
 
 def test_a_seek_that_lands_too_late_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(counting(50), 25, g="10")
-    real, sought = reading.opened, []
+    seek, sought = Decoder.seek, []
 
-    class Late:
-        def __init__(self, container: Any) -> None:
-            self.container, self.decode = container, container.decode
+    def late(video: Decoder, moment: int) -> None:
+        sought.append(moment)
+        seek(video, moment if len(sought) > 1 else moment * 2)
 
-        def seek(self, moment: int, **options: Any) -> None:
-            sought.append(moment)
-            self.container.seek(moment if len(sought) > 1 else moment * 2, **options)
-
-    @contextmanager
-    def opened(*arguments: Any) -> Iterator[Any]:
-        with real(*arguments) as (container, stream):
-            yield Late(container), stream
-
-    monkeypatch.setattr(reading, "opened", opened)
+    monkeypatch.setattr(Decoder, "seek", late)
     pictures = read_at_times(io.BytesIO(data), [0.6, 0.8], "x")
     assert [round((float(p.mean()) - 20) / 4) for p in pictures] == [15, 20]
     assert len(sought) == 2

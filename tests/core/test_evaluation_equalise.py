@@ -15,7 +15,8 @@ from emu_core import media
 from emu_core.cli import evaluate as command
 from emu_core.evaluation.equalise import Target, chosen_frames, common_target, equal_frames, equalise_sets, equalise_video, square
 from emu_core.evaluation.prompts import Prompt
-from emu_core.evaluation.videos import Facts, open_sets, open_video
+from emu_core.evaluation.videos import open_sets
+from emu_core.media import Facts, VideoReader
 
 
 def _pattern(frames: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -26,7 +27,7 @@ def _pattern(frames: int, height: int, width: int, seed: int = 0) -> torch.Tenso
 
 
 def _read(path: Path) -> np.ndarray:
-    return np.stack(list(open_video(path)))
+    return np.stack(list(VideoReader(path)))
 
 
 def _parse(*arguments: str) -> argparse.Namespace:
@@ -75,9 +76,9 @@ def test_resizing_is_pillows_and_torchs_bilinear(height: int, width: int, side: 
 
 def test_lossless_is_bit_for_bit_and_keeps_what_the_file_said(tmp_path: Path) -> None:
     media.write_video(tmp_path / "v.mp4", torch.rand(9, 50, 36, 3), 12.0, {"prompt": "a fox", "seed": "3"})
-    video, target = open_video(tmp_path / "v.mp4"), Target(31, 5, 8.0)
+    video, target = VideoReader(tmp_path / "v.mp4"), Target(31, 5, 8.0)
     assert equalise_video(video, tmp_path / "out.mp4", target) is None
-    written = open_video(tmp_path / "out.mp4")
+    written = VideoReader(tmp_path / "out.mp4")
     assert np.array_equal(np.stack(list(written)), np.stack(list(equal_frames(video, target))))
     assert (written.facts.width, written.facts.height, written.facts.frames, written.facts.fps) == (31, 31, 5, 8.0)
     assert written.facts.metadata == {"prompt": "a fox", "seed": "3"}
@@ -85,7 +86,7 @@ def test_lossless_is_bit_for_bit_and_keeps_what_the_file_said(tmp_path: Path) ->
 
 def test_playable_states_its_loss(tmp_path: Path) -> None:
     media.write_video(tmp_path / "v.webp", _pattern(8, 40, 40), 8.0)
-    video, target = open_video(tmp_path / "v.webp"), Target(32, 8, 8.0)
+    video, target = VideoReader(tmp_path / "v.webp"), Target(32, 8, 8.0)
     loss = equalise_video(video, tmp_path / "out.mp4", target, playable=True)
     error = np.square(_read(tmp_path / "out.mp4").astype(float) - np.stack(list(equal_frames(video, target)))).mean()
     assert loss == pytest.approx(10 * np.log10(255**2 / error))

@@ -14,7 +14,7 @@ from emu_core import media
 from emu_core.evaluation.candidates import best, rank
 from emu_core.evaluation.metrics import BATCH, measure_video, psnr
 from emu_core.evaluation.prompts import Prompt
-from emu_core.evaluation.videos import BrokenVideo, open_video
+from emu_core.media import Unreadable, VideoReader
 from emu_core.networks import I3D, AestheticHead, Clip, Inception, Networks, VideoMAE, load_networks, sha256
 
 from .evaluation_tiny import ROUNDING, FrameNet, Given, VideoNet, script, tiny_clip
@@ -261,7 +261,7 @@ def test_frames_one_by_one_are_those_of_read_video(name: str, tmp_path: Path) ->
     frames = torch.rand(9, 24, 32, 3, generator=torch.Generator().manual_seed(0))
     frames[4:7] = frames[4]  # equal frames, which WebP merges
     media.write_video(tmp_path / name, frames, 12.5, {"prompt": "p"})
-    whole, video = media.read_video(tmp_path / name), open_video(tmp_path / name)
+    whole, video = media.read_video(tmp_path / name), VideoReader(tmp_path / name)
     assert np.allclose(np.stack(list(video)) / 255, whole.frames.numpy(), atol=1e-6)  # of 1/255
     assert (video.facts.frames, video.facts.fps) == (9, whole.fps)
     assert video.facts.metadata["prompt"] == "p"
@@ -275,5 +275,5 @@ def test_broken_videos_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("hello")
     (tmp_path / "empty.mp4").touch()
     for name in ("cut.mp4", "text.mp4", "empty.mp4", "none.mp4"):
-        with pytest.raises(BrokenVideo, match=name):
-            list(open_video(tmp_path / name))
+        with pytest.raises(Unreadable, match=name):
+            list(VideoReader(tmp_path / name))

@@ -20,11 +20,11 @@ def video(pack: Any, seed: int = 0, frames: int = 8) -> torch.Tensor:
 
 def measured(pack: Any, frames: torch.Tensor, image: torch.Tensor | None, clip: Path | None) -> dict[str, float]:
     """By the core's own way: the frames in a file, lossless, and `measure_video` on it."""
-    modules = {name: pack.module(f"emu_core.evaluation.{name}") for name in ("equalise", "metrics", "prompts")}
+    modules = {name: pack.module(f"emu_core.evaluation.{name}") for name in ("metrics", "prompts")}
     modules["features"] = pack.module("emu_core.networks")
     media = pack.module("emu_core.media")
     file, picture = pack.folder / "core.mp4", None
-    with modules["equalise"].Writer(file, 64, 64, len(frames), 4.0, {}, playable=False) as writer:
+    with media.VideoWriter(file, 4.0, media.LOSSLESS) as writer:
         for frame in (frames * 255).round().byte().numpy():
             writer.add(frame)
     if image is not None:
