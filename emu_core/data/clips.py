@@ -205,7 +205,7 @@ def loader(dataset: ClipDataset, positions: Iterable[Sequence[int]], workers: in
 
     positions may be endless. Raises ValueError for a clip that cannot be read, ChildProcessError if a worker dies.
     """
-    batches: Any = DataLoader(_Guarded(dataset), batch_sampler=_Positions(positions), num_workers=workers, collate_fn=collate)
+    batches: Any = DataLoader(_Guarded(dataset), batch_sampler=map(list, positions), num_workers=workers, collate_fn=collate)
     try:
         for batch in batches:
             if isinstance(batch, str):
@@ -218,11 +218,3 @@ def loader(dataset: ClipDataset, positions: Iterable[Sequence[int]], workers: in
             f"a process that reads clips died ({str(problem).splitlines()[0]}), often for want of memory; "
             f"use fewer workers than {workers} or smaller clips, and resume."
         ) from problem
-
-
-class _Positions:
-    def __init__(self, positions: Iterable[Sequence[int]]) -> None:
-        self._positions = positions
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (list(batch) for batch in self._positions)

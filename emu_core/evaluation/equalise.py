@@ -8,7 +8,6 @@ one.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +25,6 @@ from ..media.files import whole_file
 from ..media.tags import Timing, video_tags
 from .prompts import Prompt, file_stem
 from .videos import VideoSet, match
-
-logger = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 REPORT = "equalised.json"
@@ -152,16 +149,18 @@ def equalise_sets(
     if across not in ("prompt", "all"):
         raise ValueError(f"across: expected prompt or all, found {across!r}; choose one")
     _check_out(sets, out)
-    groups, left_out = _groups(sets, prompts)
+    left_out: LeftOut = []
+    groups = _groups(sets, prompts, left_out)
     if not groups:
         raise ValueError(f"expected prompts of which all sets have a readable video, found none ({len(left_out)} left out)")
-    smallest = common_target([video.facts for _, group in groups for video in group], playable) if across == "all" else None
+    smallest = common_target([video.facts for group in groups.values() for video in group], playable) if across == "all" else None
     written: list[Equalised] = []
     for each in sets:
         (out / each.name).mkdir(parents=True, exist_ok=True)
-    for stem, group in groups:
+    for stem, group in groups.items():
         target = smallest or common_target([video.facts for video in group], playable)
-        written += _write_group(sets, out, stem, group, target, playable, left_out)
+        files = (out / each.name / f"{stem}.mp4" for each in sets)
+        written += _write_group(dict(zip(files, group, strict=True)), out, target, playable, left_out)
         for _ in group:
             progress()
     result = {
@@ -187,13 +186,13 @@ def _check_out(sets: Sequence[VideoSet], out: Path) -> None:
             )
 
 
-Groups = list[tuple[str, list[VideoReader]]]
+LeftOut = list[tuple[str, str]]
+"""What could not be used, and why."""
 
 
-def _groups(sets: Sequence[VideoSet], prompts: Sequence[Prompt] | None) -> tuple[Groups, list[tuple[str, str]]]:
-    """Videos that belong together, one a set in the order of the sets, under the name of their file; and what is left out."""
-    left_out: list[tuple[str, str]] = []
-    groups: Groups = []
+def _groups(sets: Sequence[VideoSet], prompts: Sequence[Prompt] | None, left_out: LeftOut) -> dict[str, list[VideoReader]]:
+    """Videos that belong together, one a set in the order of the sets, by the name of their file."""
+    groups: dict[str, list[VideoReader]] = {}
     for stem, files in _named(sets, prompts, left_out):
         opened: list[VideoReader] = []
         for file in files:
@@ -202,48 +201,33 @@ def _groups(sets: Sequence[VideoSet], prompts: Sequence[Prompt] | None) -> tuple
             except Unreadable as problem:
                 left_out.append((str(file), str(problem)))
         if len(opened) == len(sets):
-            groups.append((stem, opened))
-    return groups, left_out
+            groups[stem] = opened
+    return groups
 
 
-def _named(
-    sets: Sequence[VideoSet], prompts: Sequence[Prompt] | None, left_out: list[tuple[str, str]]
-) -> list[tuple[str, list[Path]]]:
+def _named(sets: Sequence[VideoSet], prompts: Sequence[Prompt] | None, left_out: LeftOut) -> Iterator[tuple[str, Sequence[Path]]]:
     if prompts is None:
         counts = {each.name: len(each.files) for each in sets}
         if len(set(counts.values())) > 1:
             raise ValueError(f"expected as many videos in each set, found {counts}; give --prompts, so that they can be matched")
-        pairs = list(zip(*(each.files for each in sets), strict=True))
-        stems = [files[0].stem for files in pairs]
-        if len(set(stems)) < len(stems):  # a.mp4 and a.webm
-            stems = [f"{number:03d}-{stem}" for number, stem in enumerate(stems)]
-        return [(stem, list(files)) for stem, files in zip(stems, pairs, strict=True)]
-    found = [match(each, prompts) for each in sets]
-    by_id = [{prompt.id: files[0] for prompt, files in each.found} for each in found]
-    named: list[tuple[str, list[Path]]] = []
+        twice = len({file.stem for file in sets[0].files}) < len(sets[0].files)  # a.mp4 and a.webm
+        for number, files in enumerate(zip(*(each.files for each in sets), strict=True)):
+            yield f"{number:03d}-{files[0].stem}" if twice else files[0].stem, files
+        return
+    by_id = [{prompt.id: files[0] for prompt, files in match(each, prompts).found} for each in sets]
     for number, prompt in enumerate(prompts):
-        files = [table[prompt.id] for table in by_id if prompt.id in table]
-        if len(files) == len(sets):
-            named.append((file_stem(number, prompt.text), files))
+        found = [table[prompt.id] for table in by_id if prompt.id in table]
+        if len(found) == len(sets):
+            yield file_stem(number, prompt.text), found
         else:
-            left_out.append((prompt.id, f"{len(files)} of {len(sets)} sets have a video of this prompt"))
-    return named
+            left_out.append((prompt.id, f"{len(found)} of {len(sets)} sets have a video of this prompt"))
 
 
-def _write_group(
-    sets: Sequence[VideoSet],
-    out: Path,
-    stem: str,
-    group: Sequence[VideoReader],
-    target: Target,
-    playable: bool,
-    left_out: list[tuple[str, str]],
-) -> list[Equalised]:
-    """All videos of a prompt, or none of them where one turns out to break off."""
+def _write_group(group: dict[Path, VideoReader], out: Path, target: Target, playable: bool, left_out: LeftOut) -> list[Equalised]:
+    """All videos of a prompt, each into its file, or none of them where one turns out to break off."""
     written: list[Equalised] = []
     after = f"{target.side} x {target.side}, {target.frames} frames at {target.fps:.6g} a second"
-    for each, video in zip(sets, group, strict=True):
-        file = out / each.name / f"{stem}.mp4"
+    for file, video in group.items():
         try:
             loss = equalise_video(video, file, target, playable)
         except Unreadable as problem:
@@ -253,7 +237,8 @@ def _write_group(
             return []
         facts = video.facts
         before = f"{facts.width} x {facts.height}, {facts.frames} frames at {facts.fps:.6g} a second"
-        written.append(Equalised(each.name, stem, video.path.name, str(file.relative_to(out)), before, after, loss))
+        place = str(file.relative_to(out))
+        written.append(Equalised(file.parent.name, file.stem, video.path.name, place, before, after, loss))
     return written
 
 

@@ -68,45 +68,31 @@ def check_output(path: PathLike, kind: Literal["video", "image"] = "video") -> N
     """
     if kind not in ("video", "image"):
         raise ValueError(f"kind: expected 'video' or 'image', found {kind!r}; pass one of the two.")
-    _check_name(path, kind)
-    target = real_target(path)
-    try:
-        target.lstat()
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as problem:
-        why = getattr(problem, "strerror", None) or problem
-        raise ValueError(
-            f"{path}: expected a path that can be written, found one that cannot be ({why}); choose another path."
-        ) from problem
-    _check_parent(path, target.parent)
-    _check_existing(path, target, kind == "video" and means_folder(path))
+    text = os.fspath(path)
+    wrong = _wrong_name(text, kind) or _wrong_place(path) or _wrong_target(path, kind == "video" and means_folder(path))
+    if wrong:
+        raise ValueError(f"{text.strip() or 'path'}: {wrong}.")
 
 
-def _check_name(path: PathLike, kind: str) -> None:
-    text, thing = os.fspath(path), "an image" if kind == "image" else "a video"
+def _wrong_name(text: str, kind: str) -> str | None:
+    thing, known = ("an image", IMAGE_EXTENSIONS) if kind == "image" else ("a video", VIDEO_EXTENSIONS)
     if not text.strip():
-        raise ValueError(f"path: expected the name of {thing} file, found an empty one; give a name.")
+        return f"expected the name of {thing} file, found an empty one; give a name"
     if "\0" in text:
-        raise ValueError(f"{text!r}: expected the name of {thing} file, found a NUL character in it; remove it.")
-    known = VIDEO_EXTENSIONS if kind == "video" else IMAGE_EXTENSIONS
-    if kind == "video" and means_folder(path):
+        return f"expected the name of {thing} file, found a NUL character in it; remove it"
+    if kind == "video" and means_folder(text):
         if Path(text).name in known:
-            raise ValueError(f"{path}: expected a name before the extension, found none; use for example clip{Path(text).name}.")
-        return
-    extension = "" if means_folder(path) else Path(text).suffix
+            return f"expected a name before the extension, found none; use for example clip{Path(text).name}"
+        return None
+    extension = "" if means_folder(text) else Path(text).suffix
     if extension.lower() not in known:
         folder = ", or without one (or with / at the end) a folder of PNG frames" if kind == "video" else ""
-        raise ValueError(
-            f"{path}: expected {thing} file with one of the extensions {', '.join(known)}{folder}, "
-            f"found {extension or 'no extension'}; change the extension."
-        )
-    encoding = ENCODINGS.get(extension.lower()) if kind == "video" else None
-    if encoding and not _can_encode(encoding.encoder):
-        raise ValueError(
-            f"{path}: expected a PyAV that can encode with {encoding.encoder}, found one built without it; "
-            f"install the av wheel from PyPI or write .gif, .webp or a folder."
-        )
+        found = extension or "no extension"
+        return f"expected {thing} file with one of the extensions {', '.join(known)}{folder}, found {found}; change the extension"
+    encoder = ENCODINGS[extension.lower()].encoder if kind == "video" and extension.lower() in ENCODINGS else None
+    if encoder and not _can_encode(encoder):
+        return f"expected a PyAV that can encode with {encoder}, found one built without; install PyPI's av or write .gif"
+    return None
 
 
 def _can_encode(encoder: str) -> bool:
@@ -117,10 +103,19 @@ def _can_encode(encoder: str) -> bool:
     return True
 
 
-def _check_parent(path: PathLike, parent: Path) -> None:
+def _wrong_place(path: PathLike) -> str | None:
+    target = real_target(path)
+    parent = target.parent
+    try:
+        target.lstat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as problem:
+        why = getattr(problem, "strerror", None) or problem
+        return f"expected a path that can be written, found one that cannot be ({why}); choose another path"
     if not parent.is_dir():
         found = "a file in its place" if parent.exists() else "that it does not exist"
-        raise ValueError(f"{path}: expected the folder {parent} to write into, found {found}; create it or choose another path.")
+        return f"expected the folder {parent} to write into, found {found}; create it or choose another path"
     probe = parent / _part_name()
     try:
         # A real file is the only sure test: permission bits say nothing about read-only mounts or a superuser.
@@ -128,33 +123,24 @@ def _check_parent(path: PathLike, parent: Path) -> None:
         probe.unlink()
         free = shutil.disk_usage(parent).free
     except OSError as problem:
-        raise ValueError(
-            f"{path}: expected to be able to write into {parent}, found {problem.strerror}; "
-            f"choose another folder or change its permissions."
-        ) from problem
+        return f"expected to be able to write into {parent}, found {problem.strerror}; choose another or change its permissions"
     if free < MIN_FREE_BYTES:
-        raise ValueError(
-            f"{path}: expected at least {MIN_FREE_BYTES >> 20} MB free in {parent}, found {free / 2**20:.1f} MB; "
-            f"free some space or choose another folder."
-        )
+        least = MIN_FREE_BYTES >> 20
+        return f"expected at least {least} MB free in {parent}, found {free / 2**20:.1f} MB; free some or choose another folder"
+    return None
 
 
-def _check_existing(path: PathLike, target: Path, folder: bool) -> None:
+def _wrong_target(path: PathLike, folder: bool) -> str | None:
+    target = real_target(path)
     if not folder:
-        if target.is_dir():
-            raise ValueError(f"{path}: expected a file, found a folder of that name; add a file name or choose another.")
-        return
+        named = "expected the name of a file, found a folder of that name; add a file name or choose another"
+        return named if target.is_dir() else None
     if target.exists() and not target.is_dir():
-        raise ValueError(
-            f"{path}: expected a folder for the frames (the path has no extension), found a file; "
-            f"choose another name or add an extension."
-        )
+        return "expected a folder for the frames (no extension), found a file; choose another name or add an extension"
     foreign = sorted(name for name in os.listdir(target) if not _is_ours(name)) if target.is_dir() else []
     if foreign:
-        raise ValueError(
-            f"{path}: expected a new folder, an empty one or one of earlier frames, found {foreign[0]} in it; "
-            f"choose another folder, since this one would be replaced."
-        )
+        return f"expected a new folder, an empty one or one of earlier frames, found {foreign[0]} in it; choose another"
+    return None
 
 
 def _is_ours(name: str) -> bool:
@@ -209,8 +195,8 @@ def readable_errors(path: PathLike) -> Iterator[None]:
     try:
         yield
     except (OSError, av.FFmpegError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
+        why = getattr(problem, "strerror", None) or reason(problem)
         raise ValueError(
-            f"{path}: expected to write the whole file, found the error {reason!r} on the way "
+            f"{path}: expected to write the whole file, found the error {why!r} on the way "
             f"and kept nothing of it; free some space or choose another path."
         ) from problem

@@ -37,7 +37,7 @@ def read_pixels(path: PathLike) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             picture.load()
-            pixels = picture_pixels(ImageOps.exif_transpose(picture))
+            pixels = _floats(ImageOps.exif_transpose(picture))
     except Exception as problem:  # decoders of broken files raise nearly anything, from SyntaxError to IndexError
         raise Unreadable(
             f"{path}: expected a picture (PNG, JPEG, WebP, TIFF, ...), found a file that cannot be read as one "
@@ -55,7 +55,7 @@ def check_sides(path: PathLike, height: int, width: int) -> None:
         )
 
 
-def picture_pixels(picture: Image.Image) -> np.ndarray:
+def _floats(picture: Image.Image) -> np.ndarray:
     """(H, W, 3) float32 in 0..1 of a picture in any of Pillow's modes."""
     if picture.mode.startswith("I") or picture.mode == "F":
         grey = _deep_grey(np.asarray(picture))
@@ -87,16 +87,20 @@ def on_white(picture: Image.Image) -> Image.Image:
 def fit(frames: Tensor, height: int, width: int) -> Tensor:
     """Frames (f, h, w, 3) as (f, height, width, 3) in 0..1: the largest centred part of that shape, then resized.
 
-    As in the paper: a box filter takes out the whole factors of a reduction, an antialiased bicubic one does the rest.
+    As in the paper: a box filter takes out the whole factors of a reduction, an antialiased bicubic one does the rest. The part
+    has that shape up to whole pixels, and is a multiple of the whole factor, so that the box filter covers all of it.
     """
     import torch.nn.functional as F
 
     check_frames(frames)
     if height < 1 or width < 1:
         raise ValueError(f"size: expected a height and a width of at least 1 px, found {height} x {width}; give larger ones.")
-    part = _centre(frames, *_crop_size(frames.shape[1], frames.shape[2], height, width))
-    planes = rearrange(part, "f h w c -> f c h w").float()
-    factor = min(planes.shape[2] // height, planes.shape[3] // width)
+    h, w = frames.shape[1:3]
+    part_h, part_w = min(h, max(1, round(w * height / width))), min(w, max(1, round(h * width / height)))
+    factor = max(1, min(part_h // height, part_w // width))
+    part_h, part_w = part_h // factor * factor, part_w // factor * factor
+    top, left = (h - part_h) // 2, (w - part_w) // 2
+    planes = rearrange(frames[:, top : top + part_h, left : left + part_w], "f h w c -> f c h w").float()
     if factor > 1:
         planes = F.avg_pool2d(planes, factor)
     if planes.shape[2:] != (height, width):
@@ -107,24 +111,8 @@ def fit(frames: Tensor, height: int, width: int) -> Tensor:
 def check_frames(frames: Tensor) -> None:
     """Raises ValueError for a tensor that is not (frames, height, width, 3), or empty."""
     if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(
-            f"frames: expected a tensor (frames, height, width, 3), found {tuple(frames.shape)}; permute or stack it."
-        )
-
-
-def _crop_size(h: int, w: int, height: int, width: int) -> tuple[int, int]:
-    """Height and width of the largest part of (h, w) with the shape height : width, up to whole pixels.
-
-    Both are multiples of the whole reduction factor, so that the box filter covers every pixel of the part.
-    """
-    crop_h, crop_w = min(h, max(1, round(w * height / width))), min(w, max(1, round(h * width / height)))
-    factor = max(1, min(crop_h // height, crop_w // width))
-    return crop_h // factor * factor, crop_w // factor * factor
-
-
-def _centre(frames: Tensor, crop_h: int, crop_w: int) -> Tensor:
-    top, left = (frames.shape[1] - crop_h) // 2, (frames.shape[2] - crop_w) // 2
-    return frames[:, top : top + crop_h, left : left + crop_w]
+        found = tuple(frames.shape)
+        raise ValueError(f"frames: expected a tensor (frames, height, width, 3), found {found}; permute or stack it.")
 
 
 def to_bytes(frames: Tensor) -> np.ndarray:
@@ -140,9 +128,8 @@ def write_image(path: PathLike, image: Tensor, metadata: Mapping[str, str] | Non
     """
     check_output(path, "image")
     if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape or not image.is_floating_point():
-        raise ValueError(
-            f"image: expected a float tensor (height, width, 3), found {tuple(image.shape)} of {image.dtype}; convert it."
-        )
+        found = f"{tuple(image.shape)} of {image.dtype}"
+        raise ValueError(f"image: expected a float tensor (height, width, 3), found {found}; convert it.")
     with whole_file(path) as part:
         save_picture(part, Path(path).suffix.lower(), to_bytes(image), check_metadata(metadata))
 
@@ -151,26 +138,19 @@ def save_picture(file: Path, extension: str, pixels: np.ndarray, metadata: Mappi
     """Save (H, W, 3) uint8 under a name that need not end in the extension."""
     picture = Image.fromarray(pixels)
     if extension == ".png":
-        picture.save(file, "PNG", pnginfo=_png_text(metadata))
-    elif extension == ".webp":
-        picture.save(file, "WEBP", lossless=True, exif=exif_comment(pack(metadata)))
-    else:
-        exif = exif_comment(pack(metadata))
-        if len(exif) > MAX_JPEG_EXIF_BYTES:
-            raise ValueError(
-                f"metadata: expected at most {MAX_JPEG_EXIF_BYTES} bytes for a JPEG file, found {len(exif)}; "
-                f"write PNG or WebP instead."
-            )
+        text = PngImagePlugin.PngInfo()
+        for key, value in {**({COMMENT_KEY: pack(metadata)} if metadata else {}), **plain_tags(metadata)}.items():
+            text.add_text(key, value)
+        picture.save(file, "PNG", pnginfo=text)
+        return
+    exif = exif_comment(pack(metadata))
+    if extension == ".webp":
+        picture.save(file, "WEBP", lossless=True, exif=exif)
+    elif len(exif) <= MAX_JPEG_EXIF_BYTES:
         picture.save(file, "JPEG", quality=95, subsampling=0, exif=exif)
-
-
-def _png_text(metadata: Mapping[str, str]) -> PngImagePlugin.PngInfo:
-    text = PngImagePlugin.PngInfo()
-    if metadata:
-        text.add_text(COMMENT_KEY, pack(metadata))
-    for key, value in plain_tags(metadata).items():
-        text.add_text(key, value)
-    return text
+    else:
+        found = f"{len(exif)}; write PNG or WebP instead"
+        raise ValueError(f"metadata: expected at most {MAX_JPEG_EXIF_BYTES} bytes for a JPEG file, found {found}.")
 
 
 def exif_comment(comment: str) -> bytes:
