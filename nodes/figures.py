@@ -30,6 +30,7 @@ from ..emu_core.evaluation.metrics import (
 from ..emu_core.evaluation.prompts import Prompt
 from ..emu_core.media import LOSSLESS, VideoWriter, write_image
 from ..emu_core.media.images import to_bytes
+from ..emu_core.media.tags import Timing, video_tags
 from ..emu_core.networks import Clip, ImageText, Networks, Source
 
 METRICS = (CLIP_TEXT, CLIP_IMAGE, CONSISTENCY, PIXEL_MSE, MOTION, DRIFT_MEAN, DRIFT_STD, DRIFT_WORST, FIRST_FRAME)
@@ -141,7 +142,7 @@ def measure(
     networks = Networks(clip=remembered)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         video, picture = Path(place, "video.mp4"), None
-        with VideoWriter(video, fps, LOSSLESS) as writer:
+        with VideoWriter(video, fps, LOSSLESS, video_tags({}, Timing(len(pixels), fps))) as writer:
             for frame in pixels:
                 writer.add(frame)
         if image is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,21 +64,22 @@ class VideoReader:
 
     Frames come upright and evenly spaced: where their durations differ (variable rate, equal frames merged into one), they are
     repeated or dropped so that every moment keeps its time. What is held does not grow with a video's length, save for a few
-    numbers a picture. fps: taken instead of the rate found; needed for a folder without metadata.json. whole: refuse a file that
-    ends before its time.
+    numbers a picture. fps: taken instead of the rate found; needed for a folder without metadata.json. most: no more frames
+    than so many; how the file ends is not looked at then, if more pictures follow.
 
     Raises Unreadable for what is missing, broken, or without pictures.
     """
 
-    def __init__(self, path: PathLike, fps: float | None = None, whole: bool = True) -> None:
+    def __init__(self, path: PathLike, fps: float | None = None, most: int | None = None) -> None:
         self.path = Path(path)
         stored = _stored(self.path, fps)
         known = unpack(stored.comment)
         metadata, timing = known if known else (stored.tags, None)
-        if stored.length is not None and whole:
+        if stored.length is not None and (most is None or len(stored.durations) <= most):
             least = stored.length - 0.5 / timing.fps if timing and _is_length_of(timing, stored.length) else WHOLE * stored.length
             check_whole(path, sum(stored.durations), stored.length, least)
         shown, rate = _even_out(stored, timing)
+        shown = shown[:most]
         self.facts = Facts(stored.shape[1], stored.shape[0], len(shown), fps or rate, metadata)
         self._shown, self._pictures = np.asarray(shown, dtype=np.int32), stored.pictures
 
@@ -117,15 +118,15 @@ def read_video(path: PathLike, fps: float | None = None, max_frames: int | None 
         raise ValueError(f"fps: expected a rate above 0, found {fps}; give another or none.")
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames: expected at least 1, found {max_frames}; give more or none.")
-    reader = VideoReader(path, fps, whole=max_frames is None)
-    height, width, count = reader.facts.height, reader.facts.width, min(reader.facts.frames, max_frames or MOST_FRAMES)
+    reader = VideoReader(path, fps, max_frames)
+    height, width, count = reader.facts.height, reader.facts.width, reader.facts.frames
     check_sides(path, height, width)
     if count * height * width > MAX_PIXELS:
         raise Unreadable(
             f"{path}: expected at most {MAX_PIXELS // (height * width)} frames of {width} x {height} (they fill "
             f"{MAX_PIXELS * 12 / 2**30:.0f} GiB of memory), found more; cut it or read fewer frames (max_frames)."
         )
-    frames = torch.from_numpy(np.stack(list(islice(reader.pictures(), count))))
+    frames = torch.from_numpy(np.stack(list(reader.pictures())))
     frames = frames.float().div_(255) if frames.dtype == torch.uint8 else frames
     return Video(frames, reader.facts.fps, reader.facts.metadata)
 

@@ -22,9 +22,9 @@ def measured(pack: Any, frames: torch.Tensor, image: torch.Tensor | None, clip: 
     """By the core's own way: the frames in a file, lossless, and `measure_video` on it."""
     modules = {name: pack.module(f"emu_core.evaluation.{name}") for name in ("metrics", "prompts")}
     modules["features"] = pack.module("emu_core.networks")
-    media = pack.module("emu_core.media")
+    media, tags = pack.module("emu_core.media"), pack.module("emu_core.media.tags")
     file, picture = pack.folder / "core.mp4", None
-    with media.VideoWriter(file, 4.0, media.LOSSLESS) as writer:
+    with media.VideoWriter(file, 4.0, media.LOSSLESS, tags.video_tags({}, tags.Timing(len(frames), 4.0))) as writer:
         for frame in (frames * 255).round().byte().numpy():
             writer.add(frame)
     if image is not None:
