@@ -42,6 +42,17 @@ class Source:
         return asdict(self)
 
 
+class TextVectors(Protocol):
+    """What turns texts into vectors of length 1: `Clip`, `Sentences`, or anything with these."""
+
+    @property
+    def source(self) -> Source: ...
+
+    def texts(self, texts: Sequence[str]) -> Array:
+        """(n, d)."""
+        ...
+
+
 class ImageText(Protocol):
     """What measures with CLIP ask for; any object with these will do. `d` numbers a vector, of length 1."""
 
@@ -182,6 +193,42 @@ class Clip:
         tokens = self._tokenizer(list(texts), padding=True, truncation=True, max_length=self._length, return_tensors="pt")
         given = {name: tokens[name].to(self._device) for name in ("input_ids", "attention_mask")}
         return _units(_vectors(self._model.get_text_features(**given)))
+
+
+class Sentences:
+    """A sentence-embedding network from a transformers folder: mean of the last hidden states over the words."""
+
+    def __init__(self, folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        place = _check_folder(folder, "a text network", ("config.json", "tokenizer_config.json"))
+        self._device = torch.device(device)
+        self._model = _pretrained(AutoModel, place, "a text network").to(self._device)
+        self._tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+        self._length = int(getattr(self._model.config, "max_position_embeddings", 512))
+        self.source = Source(
+            place.resolve().name,
+            sha256(place),
+            f"mean of the last hidden states; text cut at {self._length} tokens; vectors of length 1",
+        )
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> Array:
+        tokens = self._tokenizer(list(texts), padding=True, truncation=True, max_length=self._length, return_tensors="pt")
+        states = self._model(**tokens.to(self._device)).last_hidden_state
+        counts = tokens["attention_mask"].to(self._device)[..., None].to(states.dtype)
+        return _units((states * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1))
+
+
+def open_text_network(folder: str, device: str | torch.device = "cpu") -> TextVectors:
+    """CLIP or a sentence-embedding network, by the folder's config.json."""
+    try:
+        kind = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    except (OSError, ValueError, AttributeError) as problem:
+        raise ValueError(
+            f"{folder}: expected a transformers folder with config.json, found none ({problem}); check it"
+        ) from problem
+    return Clip(folder, device) if kind == "clip" else Sentences(folder, device)
 
 
 class AestheticHead:

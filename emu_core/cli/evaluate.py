@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from ..evaluation.frechet import Gaussian
-    from ..evaluation.metrics import SetResult
     from ..evaluation.prompts import Prompt
+    from ..evaluation.sets import SetResult
     from ..evaluation.videos import VideoSet
     from ..networks import Networks
 
@@ -139,9 +139,10 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def evaluate_folders(options: argparse.Namespace) -> None:
     """options: sets (FOLDER or NAME=FOLDER, one or more), prompts, out, json, device, and those of add_folder_options."""
-    from ..evaluation.metrics import reference_statistics
+    from ..evaluation.export import export_evalcrafter, export_vbench
     from ..evaluation.prompts import check_images, read_prompts, with_images
-    from ..evaluation.report import TABLE_FILE, Evaluation, as_json, as_markdown, export_evalcrafter, export_vbench, write_report
+    from ..evaluation.report import TABLE_FILE, as_json, as_markdown, write_report
+    from ..evaluation.sets import Evaluation, reference_statistics
     from ..evaluation.videos import open_sets
 
     if not options.prompts:
@@ -180,7 +181,7 @@ def evaluate_folders(options: argparse.Namespace) -> None:
 
 
 def _measure(sets: list[VideoSet], prompts: list[Prompt], networks: Networks, references: dict[str, Gaussian]) -> list[SetResult]:
-    from ..evaluation.metrics import measure_set
+    from ..evaluation.sets import measure_set
 
     results = []
     for each in sets:
@@ -256,8 +257,9 @@ def _equalised_table(result: dict[str, Any]) -> str:
 def retrieve(options: argparse.Namespace) -> None:
     from ..data.shards import Shards
     from ..evaluation.prompts import read_prompts
-    from ..evaluation.retrieval import captions_of, open_text_network
+    from ..evaluation.retrieval import captions_of
     from ..evaluation.retrieval import retrieve as find
+    from ..networks import open_text_network
 
     if options.vectors and not options.text_network:
         raise ValueError("--vectors: expected --text-network with it, found none; vectors are of a network")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import tempfile
 import zlib
@@ -20,10 +19,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ..networks import Source, _check_folder, _pretrained, _units, sha256
+from ..networks import TextVectors
 from .prompts import Prompt, file_stem
 
 logger = logging.getLogger(__name__)
@@ -40,17 +38,6 @@ Captions = Callable[[], Iterable[Sequence[str]]]
 """Gives all captions in the order of their rows, in batches, each time it is called."""
 
 
-class TextVectors(Protocol):
-    """What turns texts into vectors of length 1: `features.Clip`, `Sentences`, or anything with these."""
-
-    @property
-    def source(self) -> Source: ...
-
-    def texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """(n, d)."""
-        ...
-
-
 class Clips(Protocol):
     """Where the clips' bytes come from: `data.shards.Shards`."""
 
@@ -63,44 +50,6 @@ class Nearest:
 
     row: int
     score: float
-
-
-class Sentences:
-    """A sentence-embedding network from a transformers folder: mean of the last hidden states over the words."""
-
-    def __init__(self, folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> None:
-        from transformers import AutoModel, AutoTokenizer
-
-        place = _check_folder(folder, "a text network", ("config.json", "tokenizer_config.json"))
-        self._device = torch.device(device)
-        self._model = _pretrained(AutoModel, place, "a text network").to(self._device)
-        self._tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
-        self._length = int(getattr(self._model.config, "max_position_embeddings", 512))
-        self.source = Source(
-            place.resolve().name,
-            sha256(place),
-            f"mean of the last hidden states; text cut at {self._length} tokens; vectors of length 1",
-        )
-
-    @torch.inference_mode()
-    def texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        tokens = self._tokenizer(list(texts), padding=True, truncation=True, max_length=self._length, return_tensors="pt")
-        states = self._model(**tokens.to(self._device)).last_hidden_state
-        counts = tokens["attention_mask"].to(self._device)[..., None].to(states.dtype)
-        return _units((states * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1))
-
-
-def open_text_network(folder: str, device: str | torch.device = "cpu") -> TextVectors:
-    """CLIP or a sentence-embedding network, by the folder's config.json."""
-    from ..networks import Clip
-
-    try:
-        kind = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("model_type", "")
-    except (OSError, ValueError, AttributeError) as problem:
-        raise ValueError(
-            f"{folder}: expected a transformers folder with config.json, found none ({problem}); check it"
-        ) from problem
-    return Clip(folder, device) if kind == "clip" else Sentences(folder, device)
 
 
 # -- captions

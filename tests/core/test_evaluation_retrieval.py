@@ -17,16 +17,8 @@ from emu_core import media
 from emu_core.cli import evaluate as command
 from emu_core.evaluation import retrieval
 from emu_core.evaluation.prompts import Prompt
-from emu_core.evaluation.retrieval import (
-    Sentences,
-    lexical_search,
-    open_text_network,
-    read_vectors,
-    retrieve,
-    search,
-    write_vectors,
-)
-from emu_core.networks import Source
+from emu_core.evaluation.retrieval import lexical_search, read_vectors, retrieve, search, write_vectors
+from emu_core.networks import Sentences, Source, open_text_network
 from emu_core.toy import shapes
 
 from .evaluation_tiny import ROUNDING, tiny_clip

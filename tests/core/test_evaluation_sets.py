@@ -18,9 +18,10 @@ from PIL import Image
 from emu_core import media
 from emu_core.cli import evaluate as command
 from emu_core.evaluation import metrics
-from emu_core.evaluation.metrics import measure_set, reference_statistics
+from emu_core.evaluation.export import export_evalcrafter, export_vbench
 from emu_core.evaluation.prompts import Prompt, bundled_sets, check_images, file_stem, read_prompts, slug, with_images
-from emu_core.evaluation.report import Evaluation, as_json, as_markdown, export_evalcrafter, export_vbench, write_report
+from emu_core.evaluation.report import as_json, as_markdown, write_report
+from emu_core.evaluation.sets import REFERENCE_NEEDS, Evaluation, measure_set, reference_statistics
 from emu_core.evaluation.videos import match, open_sets
 from emu_core.networks import I3D, Inception, Networks
 
@@ -226,7 +227,7 @@ def test_fvd_without_a_reference_and_short_videos_say_so(toy: tuple[Path, list[s
     file = script(VideoNet(), tmp_path / "i3d.pt")
     sets = open_sets(toy[1])[0]
     networks = Networks(i3d=I3D(file))  # sees 16 frames, the videos have 8
-    assert measure_set(sets, TOY, networks).reasons["fvd_i3d"] == f"needs {metrics.REFERENCE_NEEDS}"
+    assert measure_set(sets, TOY, networks).reasons["fvd_i3d"] == f"needs {REFERENCE_NEEDS}"
     (tmp_path / "i3d.pt.json").write_text('{"size": 16, "frames": 8}')
     references, _ = reference_statistics(toy[1][0], Networks(i3d=I3D(file)))
     result = measure_set(sets, TOY, networks, references)
@@ -335,8 +336,8 @@ _MEASURE = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from emu_core.evaluation.features import Networks
-from emu_core.evaluation.metrics import measure_set
+from emu_core.networks import Networks
+from emu_core.evaluation.sets import measure_set
 from emu_core.evaluation.prompts import Prompt
 from emu_core.evaluation.videos import open_sets
 from tests.core.evaluation_tiny import Given

@@ -1,0 +1,171 @@
+"""The plots of a report: figures with their intervals, a dot a prompt, motion against consistency."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from textwrap import fill, shorten
+from typing import Any
+
+import numpy as np
+
+from ..media.files import whole_file
+from .metrics import ARROWS, CONSISTENCY, METRICS, MOTION, NOT_COMPUTED, VIDEO_METRICS, Metric
+from .sets import Evaluation, SetResult
+from .statistics import CONFIDENCE
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito: told apart by everyone
+GREY, DPI, COLUMNS = "#6b6b6b", 130, 3
+_WIDE = 15
+_DOTS = 1000  # a strip; more would only be a block of ink
+
+
+def draw_all(evaluation: Evaluation, out: Path) -> list[Path]:
+    """metrics.png, prompts.png and motion_consistency.png."""
+    figures = {"metrics.png": draw_metrics, "prompts.png": draw_prompts, "motion_consistency.png": draw_motion}
+    written = []
+    for name, draw in figures.items():
+        figure = draw(evaluation)
+        with whole_file(out / name) as part:
+            figure.savefig(part, format="png", dpi=DPI, facecolor="white")
+        written.append(out / name)
+    return written
+
+
+def _colour(place: int) -> str:
+    return COLOURS[place % len(COLOURS)]
+
+
+def _grid(count: int, height: float, title: str) -> tuple[Any, list[Any]]:
+    """A figure, without a window, with `count` panels of equal size; the rest of its last row stays empty."""
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(count / COLUMNS)
+    figure = Figure(figsize=(4.6 * COLUMNS, height * rows + 0.6), layout="constrained")
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    panels = list(figure.subplots(rows, COLUMNS, squeeze=False).ravel())
+    for panel in panels[count:]:
+        panel.set_axis_off()
+    return figure, panels[:count]
+
+
+def _plain(panel: Any) -> None:
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(labelsize=8)
+    panel.grid(True, color="#e6e6e6", linewidth=0.7)
+    panel.set_axisbelow(True)
+
+
+def _heading(metric: Metric) -> str:
+    better = f"  {ARROWS[metric.better]} {metric.better} is better" if metric.better else ""
+    return f"{metric.label}{f' [{metric.unit}]' if metric.unit else ''}{better}"
+
+
+def _say(panel: Any, text: str) -> None:
+    """A panel that has nothing but a sentence."""
+    panel.set_xticks([])
+    panel.set_yticks([])
+    panel.grid(False)
+    panel.spines[:].set_color("#cccccc")
+    panel.text(0.5, 0.5, fill(text, 40), ha="center", va="center", fontsize=9, color=GREY, transform=panel.transAxes)
+
+
+def draw_metrics(evaluation: Evaluation) -> Any:
+    """A panel a metric, a row a system: the figure as a dot, its interval as a line."""
+    count = len(evaluation.results)
+    figure, panels = _grid(len(METRICS), 0.9 + 0.3 * count, f"{evaluation.prompts_name}: mean and {CONFIDENCE:.0%} interval")
+    for metric, panel in zip(METRICS, panels, strict=True):
+        panel.set_title(_heading(metric), fontsize=9, loc="left")
+        _plain(panel)
+        reasons = {result.reasons.get(metric.key) for result in evaluation.results}
+        if len(reasons) == 1 and None not in reasons:
+            _say(panel, f"{NOT_COMPUTED}: {reasons.pop()}")
+            continue
+        for place, result in enumerate(evaluation.results):
+            _dot(panel, result, metric, place)
+        panel.set_yticks(range(count), [shorten(name, 24, placeholder="…") for name in evaluation.names])
+        panel.set_ylim(count - 0.5, -0.5)
+        panel.margins(x=0.12)
+    return figure
+
+
+def _dot(panel: Any, result: SetResult, metric: Metric, place: int) -> None:
+    interval = result.interval(metric)
+    if interval is None:
+        text = shorten(f"{NOT_COMPUTED}: {result.reasons[metric.key]}", 60, placeholder="…")
+        panel.text(0.02, place, text, fontsize=7, color=GREY, va="center", transform=panel.get_yaxis_transform())
+        return
+    if math.isfinite(interval.low):
+        ends = [[interval.value - interval.low], [interval.high - interval.value]]
+        panel.errorbar([interval.value], [place], xerr=np.maximum(ends, 0), color=_colour(place), linewidth=1.8, capsize=4)
+    panel.plot([interval.value], [place], "o", color=_colour(place), markersize=5)
+
+
+def draw_prompts(evaluation: Evaluation) -> Any:
+    """A panel a metric, a strip a system, a dot a prompt; the same prompt's dots are joined where there are few."""
+    shown = [m for m in VIDEO_METRICS if any(m.key not in result.reasons for result in evaluation.results)]
+    left_out = [metric.label for metric in VIDEO_METRICS if metric not in shown]
+    title = f"{evaluation.prompts_name}: a dot a prompt, bar: mean" + (
+        f". {NOT_COMPUTED}: {', '.join(left_out)}" if left_out else ""
+    )
+    figure, panels = _grid(max(1, len(shown)), 2.6, fill(title, 150))
+    if not shown:
+        _say(panels[0], f"{NOT_COMPUTED}: needs readable videos")
+    for metric, panel in zip(shown, panels, strict=False):
+        panel.set_title(_heading(metric), fontsize=9, loc="left")
+        _plain(panel)
+        panel.grid(False, axis="x")
+        _strips(panel, evaluation, metric)
+    return figure
+
+
+def _strips(panel: Any, evaluation: Evaluation, metric: Metric) -> None:
+    values = np.array([result.columns[metric.key] for result in evaluation.results], dtype=np.float64)
+    drawn = np.random.default_rng(0).permutation(values.shape[1])[:_DOTS]
+    shift = np.random.default_rng(1).uniform(-0.16, 0.16, len(drawn))
+    places = np.arange(len(values))[:, None] + shift
+    few = len(drawn) <= 60 and len(values) > 1
+    if few:
+        panel.plot(places, values[:, drawn], color="#bbbbbb", linewidth=0.5, zorder=1)
+    for place, row in enumerate(values):
+        panel.plot(places[place], row[drawn], "o", color=_colour(place), markersize=3.2, alpha=0.65 if few else 0.35, zorder=2)
+        if np.isfinite(row).any():
+            panel.hlines(np.nanmean(row), place - 0.3, place + 0.3, color="black", linewidth=1.8, zorder=3)
+        else:
+            panel.text(
+                place, 0.5, fill(NOT_COMPUTED, 8), fontsize=7, color=GREY, ha="center", transform=panel.get_xaxis_transform()
+            )
+    panel.set_xticks(range(len(values)), [shorten(name, 18, placeholder="…") for name in evaluation.names])
+    panel.set_xlim(-0.6, len(values) - 0.4)
+
+
+def draw_motion(evaluation: Evaluation) -> Any:
+    """Motion against frame consistency, a dot a prompt: a video that hardly moves is consistent without effort."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+    panel = figure.subplots()
+    panel.set_title(f"{evaluation.prompts_name}: motion against consistency", fontsize=11, loc="left")
+    _plain(panel)
+    lacking = {r.reasons[m.key] for r in evaluation.results for m in (MOTION, CONSISTENCY) if m.key in r.reasons}
+    scores: list[float] = []
+    for place, result in enumerate(evaluation.results):
+        x, y = np.asarray(result.columns[MOTION.key]), np.asarray(result.columns[CONSISTENCY.key])
+        both = np.isfinite(x) & np.isfinite(y)
+        if not both.any():
+            continue
+        name = shorten(result.videos.name, 30, placeholder="…")
+        panel.plot(x[both], y[both], "o", color=_colour(place), markersize=4, alpha=0.5, label=name)
+        panel.plot(x[both].mean(), y[both].mean(), "X", color=_colour(place), markersize=10, markeredgecolor="black")
+        scores += x[both].tolist()
+    if not scores:
+        _say(panel, f"{NOT_COMPUTED}: {'; '.join(sorted(lacking)) or 'needs a prompt with both'}")
+        return figure
+    wide = max(scores) > _WIDE * (float(np.median(scores)) or 1)  # a few that move wildly must not squeeze the rest
+    if wide:
+        panel.set_xscale("symlog", linthresh=1)
+        panel.xaxis.set_major_formatter("{x:g}")
+    panel.set_xlabel(f"{MOTION.label} [{MOTION.unit}{', logarithmic above 1' if wide else ''}]", fontsize=9)
+    panel.set_ylabel(CONSISTENCY.label, fontsize=9)
+    panel.legend(fontsize=8, frameon=False, title="X: mean", title_fontsize=8)
+    return figure
