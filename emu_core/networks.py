@@ -1,4 +1,4 @@
-"""Networks that measure: CLIP, Inception, I3D, VideoMAE, video classifiers, aesthetic heads. From local files only.
+"""Networks that measure: CLIP, Inception, I3D, VideoMAE, classifiers, text networks, aesthetic heads. From local files only.
 
 Each says what it is (`source`): name, sha256 of its files, preprocessing. Nothing is downloaded, and no network stands in for
 another: what is not given is not measured. Frames come as (H, W, 3) uint8; vectors and scores go out as float64.
@@ -13,20 +13,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .media.files import natural
+from .weights import PICKLES, open_weights
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float64]
+PathLike: TypeAlias = "str | os.PathLike[str]"
+Device: TypeAlias = "str | torch.device"
 _BLOCK = 1 << 20
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+_WEIGHTS = (".safetensors", *PICKLES)
 _USED = (*_WEIGHTS, ".json", ".txt", ".model")
 
 
@@ -39,62 +42,49 @@ class Source:
     preprocessing: str
 
     def facts(self) -> dict[str, str]:
+        """The three by name, for reports."""
         return asdict(self)
 
 
 class TextVectors(Protocol):
     """What turns texts into vectors of length 1: `Clip`, `Sentences`, or anything with these."""
 
-    @property
-    def source(self) -> Source: ...
+    source: Source
 
     def texts(self, texts: Sequence[str]) -> Array:
-        """(n, d)."""
-        ...
+        """(n, d) of n texts."""
 
 
-class ImageText(Protocol):
+class ImageText(TextVectors, Protocol):
     """What measures with CLIP ask for; any object with these will do. `d` numbers a vector, of length 1."""
-
-    @property
-    def source(self) -> Source: ...
 
     def prepare(self, frame: Pixels) -> Tensor:
         """A frame (H, W, 3) as the network takes it; small, so that frames need not be kept."""
-        ...
 
     def images(self, prepared: Sequence[Tensor]) -> Array:
         """(n, d) of n prepared frames."""
-        ...
-
-    def texts(self, texts: Sequence[str]) -> Array:
-        """(n, d)."""
-        ...
 
 
 class VideoFeatures(Protocol):
     """A network that sees `frames` frames at once."""
 
-    @property
-    def source(self) -> Source: ...
+    source: Source
+    frames: int
 
-    @property
-    def frames(self) -> int: ...
-
-    def prepare(self, frame: Pixels) -> Tensor: ...
+    def prepare(self, frame: Pixels) -> Tensor:
+        """A frame (H, W, 3) as the network takes it."""
 
     def video(self, prepared: Sequence[Tensor]) -> Array:
         """(d,) of one video."""
-        ...
 
 
-def sha256(path: str | os.PathLike[str]) -> str:
+def sha256(path: PathLike) -> str:
     """Of a file; of a folder over its weights and settings: names and contents, sorted by name."""
     place = Path(path)
-    files = [place] if place.is_file() else sorted(file for file in place.iterdir() if file.suffix in _USED and file.is_file())
+    files = [place] if place.is_file() else used_files(place)
     digest = hashlib.sha256()
     for file in files:
-        if len(files) > 1 or place.is_dir():
+        if place.is_dir():
             digest.update(file.name.encode() + b"\0")
         with open(file, "rb") as content:
             while block := content.read(_BLOCK):
@@ -102,45 +92,78 @@ def sha256(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def _check_folder(path: str | os.PathLike[str], what: str, files: Sequence[str]) -> Path:
+def used_files(folder: Path) -> list[Path]:
+    """The weights and settings in a network's folder, sorted by name."""
+    return sorted(file for file in folder.iterdir() if file.suffix in _USED and file.is_file())
+
+
+# -- transformers
+
+
+class _Transformers:
+    """A network in a folder of transformers' layout, in float32: `module`, which may be moved between calls, and `source`."""
+
+    module: Any
+    source: Source
+
+    def __init__(self, folder: PathLike, what: str, model: str, device: Device, files: Sequence[str]) -> None:
+        package = _transformers(what)
+        self._folder = _check_folder(folder, what, ("config.json", *files))
+        self.module = _pretrained(getattr(package, model), self._folder, what).to(device)
+
+    def _part(self, name: str) -> Any:
+        """The tokenizer, or what prepares frames: of the latter the class that needs no torchvision, Pil since version 5."""
+        package = _transformers(name)
+        kind = getattr(package, f"{name}Pil", None) or getattr(package, name)
+        return kind.from_pretrained(self._folder, local_files_only=True)
+
+    def _described(self, preprocessing: str) -> Source:
+        return Source(self._folder.resolve().name, sha256(self._folder), preprocessing)
+
+    def _tokens(self, tokenizer: Any, texts: Sequence[str], length: int) -> Any:
+        tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt")
+        return tokens.to(self.module.device)
+
+
+def _transformers(what: str) -> Any:
+    """The package, imported once a network asks for it, since that takes seconds; ValueError where it is missing."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        import transformers
+    except ImportError as problem:
+        raise ValueError(
+            f"{what} needs the package transformers, found none ({problem}): install it (it is in ComfyUI's requirements.txt)"
+        ) from problem
+    return transformers
+
+
+def _check_folder(path: PathLike, what: str, files: Sequence[str]) -> Path:
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise ValueError(
-            f"{path}: expected a local folder with {what}, found {'a file' if folder.exists() else 'nothing'}; check it"
-        )
+        found = "a file" if folder.exists() else "nothing"
+        raise ValueError(f"{path}: expected a local folder with {what}, found {found}; check it")
     lacking = [name for name in files if not (folder / name).is_file()]
     if not any(file.suffix in _WEIGHTS for file in folder.iterdir()):
         lacking.append("model.safetensors")
     if lacking:
-        raise ValueError(
-            f"{path}: expected {what} in a transformers folder, found none of {', '.join(lacking)}; copy all its files"
-        )
+        missing = ", ".join(lacking)
+        raise ValueError(f"{path}: expected {what} in a transformers folder, found none of {missing}; copy all its files")
     return folder
 
 
 def _pretrained(kind: Any, folder: Path, what: str) -> Any:
     """A transformers model from a folder, refused if any of its weights are not there."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         model, facts = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
         said = " ".join(str(problem).split())
-        raise ValueError(
-            f"{folder}: expected {what}, found a folder that cannot be loaded as one ({said}); check it"
-        ) from problem
+        raise ValueError(f"{folder}: expected {what}, found a folder that is none ({said}); check it") from problem
     missing = sorted(name for name in facts["missing_keys"] if "position_ids" not in name)
     if missing:
         raise ValueError(
             f"{folder}: expected the weights of {what}, found {len(missing)} missing, such as {missing[0]}; take the whole model"
         )
     return model.float().eval()
-
-
-def _processor(name: str) -> Any:
-    """transformers' class for images that needs no torchvision: its name ends in Pil since version 5."""
-    import transformers
-
-    return getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
 
 
 def _vectors(output: Any) -> Tensor:
@@ -153,105 +176,121 @@ def _units(vectors: Tensor) -> Array:
     return (numbers / numbers.norm(dim=-1, keepdim=True).clamp(min=1e-12)).numpy()
 
 
-class Clip:
-    """CLIP (Radford et al. 2021) from a transformers folder: the model, preprocessor_config.json and the tokenizer."""
+class Clip(_Transformers):
+    """CLIP (Radford et al. 2021) from a transformers folder: the model, preprocessor_config.json and the tokenizer.
 
-    def __init__(self, folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> None:
-        from transformers import AutoTokenizer, CLIPModel
+    `size` numbers a vector. Raises ValueError for a folder that is not all of it, or whose frames would be of another size.
+    """
 
-        place = _check_folder(folder, "CLIP", ("config.json", "preprocessor_config.json", "tokenizer_config.json"))
-        self._device = torch.device(device)
-        self._model = _pretrained(CLIPModel, place, "CLIP").to(self._device)
-        self._processor = _processor("CLIPImageProcessor").from_pretrained(place, local_files_only=True)
-        self._tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
-        self._length = int(self._model.config.text_config.max_position_embeddings)
-        self.size = int(self._model.config.projection_dim)
-        side = int(self._model.config.vision_config.image_size)
-        given = self._processor.crop_size or self._processor.size
-        found = {int(value) for value in dict(given).values() if value}
+    def __init__(self, folder: PathLike, device: Device = "cpu") -> None:
+        super().__init__(folder, "CLIP", "CLIPModel", device, ("preprocessor_config.json", "tokenizer_config.json"))
+        self._processor, self._tokenizer = self._part("CLIPImageProcessor"), self._part("AutoTokenizer")
+        config = self.module.config
+        self._length = int(config.text_config.max_position_embeddings)
+        self.size = int(config.projection_dim)
+        p, side = self._processor, int(config.vision_config.image_size)
+        crop = dict(p.crop_size or p.size)
+        found = {int(value) for value in crop.values() if value}
         if found and found != {side}:
             raise ValueError(
                 f"{folder}: expected images of {side} px in preprocessor_config.json, found {found}; take CLIP's own file"
             )
-        p = self._processor
-        self.source = Source(
-            place.resolve().name,
-            sha256(place),
-            f"shortest edge {dict(p.size)} with resampling {int(p.resample)}, centre crop {dict(given)}, "
-            f"mean {list(p.image_mean)}, std {list(p.image_std)}; text cut at {self._length} tokens; vectors of length 1",
+        self.source = self._described(
+            f"shortest edge {dict(p.size)} with resampling {int(p.resample)}, centre crop {crop}, mean {list(p.image_mean)}, "
+            f"std {list(p.image_std)}; text cut at {self._length} tokens; vectors of length 1"
         )
 
     def prepare(self, frame: Pixels) -> Tensor:
+        """A frame (H, W, 3) as (3, side, side)."""
         return self._processor(images=frame, return_tensors="pt", input_data_format="channels_last")["pixel_values"][0]
 
     @torch.inference_mode()
     def images(self, prepared: Sequence[Tensor]) -> Array:
-        return _units(_vectors(self._model.get_image_features(pixel_values=torch.stack(list(prepared)).to(self._device))))
+        """(n, d), of length 1, of n prepared frames."""
+        pixels = torch.stack(list(prepared)).to(self.module.device)
+        return _units(_vectors(self.module.get_image_features(pixel_values=pixels)))
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Array:
-        tokens = self._tokenizer(list(texts), padding=True, truncation=True, max_length=self._length, return_tensors="pt")
-        given = {name: tokens[name].to(self._device) for name in ("input_ids", "attention_mask")}
-        return _units(_vectors(self._model.get_text_features(**given)))
+        """(n, d), of length 1, of n texts; what is too long is cut."""
+        tokens = self._tokens(self._tokenizer, texts, self._length)
+        given = {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        return _units(_vectors(self.module.get_text_features(**given)))
 
 
-class Sentences:
+class Sentences(_Transformers):
     """A sentence-embedding network from a transformers folder: mean of the last hidden states over the words."""
 
-    def __init__(self, folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> None:
-        from transformers import AutoModel, AutoTokenizer
-
-        place = _check_folder(folder, "a text network", ("config.json", "tokenizer_config.json"))
-        self._device = torch.device(device)
-        self._model = _pretrained(AutoModel, place, "a text network").to(self._device)
-        self._tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
-        self._length = int(getattr(self._model.config, "max_position_embeddings", 512))
-        self.source = Source(
-            place.resolve().name,
-            sha256(place),
-            f"mean of the last hidden states; text cut at {self._length} tokens; vectors of length 1",
-        )
+    def __init__(self, folder: PathLike, device: Device = "cpu") -> None:
+        super().__init__(folder, "a text network", "AutoModel", device, ("tokenizer_config.json",))
+        self._tokenizer = self._part("AutoTokenizer")
+        self._length = int(getattr(self.module.config, "max_position_embeddings", 512))
+        self.source = self._described(f"mean of the last hidden states; text cut at {self._length} tokens; vectors of length 1")
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Array:
-        tokens = self._tokenizer(list(texts), padding=True, truncation=True, max_length=self._length, return_tensors="pt")
-        states = self._model(**tokens.to(self._device)).last_hidden_state
-        counts = tokens["attention_mask"].to(self._device)[..., None].to(states.dtype)
+        """(n, d), of length 1, of n texts; what is too long is cut."""
+        tokens = self._tokens(self._tokenizer, texts, self._length)
+        states = self.module(**tokens).last_hidden_state
+        counts = tokens["attention_mask"][..., None].to(states.dtype)
         return _units((states * counts).sum(dim=1) / counts.sum(dim=1).clamp(min=1))
 
 
-def open_text_network(folder: str, device: str | torch.device = "cpu") -> TextVectors:
-    """CLIP or a sentence-embedding network, by the folder's config.json."""
+def open_text_network(folder: str, device: Device = "cpu") -> TextVectors:
+    """CLIP or a sentence-embedding network, by the folder's config.json. ValueError where that is missing."""
     try:
         kind = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("model_type", "")
     except (OSError, ValueError, AttributeError) as problem:
-        raise ValueError(
-            f"{folder}: expected a transformers folder with config.json, found none ({problem}); check it"
-        ) from problem
+        raise ValueError(f"{folder}: expected a transformers folder, found no config.json ({problem}); check it") from problem
     return Clip(folder, device) if kind == "clip" else Sentences(folder, device)
+
+
+class VideoMAE(_Transformers):
+    """VideoMAE (Tong et al. 2022) from a transformers folder: the mean of its last hidden states, (d,) a video."""
+
+    def __init__(self, folder: PathLike, device: Device = "cpu") -> None:
+        super().__init__(folder, "VideoMAE", "VideoMAEModel", device, ("preprocessor_config.json",))
+        self._processor = p = self._part("VideoMAEImageProcessor")
+        self.frames = int(self.module.config.num_frames)
+        self.source = self._described(
+            f"size {dict(p.size)}, crop {dict(p.crop_size)}, mean {list(p.image_mean)}, std {list(p.image_std)}, "
+            f"frames {self.frames}; mean of the last hidden states"
+        )
+
+    def prepare(self, frame: Pixels) -> Tensor:
+        """A frame (H, W, 3) as (3, side, side)."""
+        return self._processor(images=[frame], return_tensors="pt", input_data_format="channels_last")["pixel_values"][0, 0]
+
+    @torch.inference_mode()
+    def video(self, prepared: Sequence[Tensor]) -> Array:
+        """(d,) of `frames` prepared frames."""
+        states = self.module(pixel_values=torch.stack(list(prepared))[None].to(self.module.device)).last_hidden_state
+        return states[0].mean(dim=0).double().cpu().numpy()
+
+
+# -- aesthetic heads
 
 
 class AestheticHead:
     """A score from a CLIP image vector of length 1: a .safetensors file of linear layers, in the order of the numbers in their
     names and with nothing between them. So is the LAION predictor's, whose MLP has dropout but no activation.
 
-    A head with activations cannot be told from its shapes; metadata `activation` other than "none" is refused.
+    `size`: numbers a vector of `clip` has. Raises ValueError for another size, or anything but such layers. A head with
+    activations cannot be told from its shapes; metadata `activation` other than "none" is refused.
     """
 
-    def __init__(self, file: str | os.PathLike[str], clip: ImageText, size: int) -> None:
+    def __init__(self, file: PathLike, clip: ImageText, size: int) -> None:
         path = Path(file).expanduser()
         if not path.is_file() or path.suffix != ".safetensors":
             raise ValueError(f"{file}: expected an aesthetic head as a .safetensors file, found none; convert or check it")
         self.clip = clip
         self._layers = _linear_layers(path)
-        if self._layers[0][0].shape[1] != size:
-            raise ValueError(
-                f"{file}: expected vectors of {self._layers[0][0].shape[1]}, found {size} from {clip.source.name}; use the head "
-                "that was made for this CLIP, or the CLIP that it was made for"
-            )
-        self.source = Source(
-            path.name, sha256(path), f"{len(self._layers)} linear layers on the image vectors of {clip.source.name}"
-        )
+        wanted = self._layers[0][0].shape[1]
+        if wanted != size:
+            found = f"{size} from {clip.source.name}"
+            raise ValueError(f"{file}: expected vectors of {wanted}, found {found}; use the head that was made for this CLIP")
+        layers = f"{len(self._layers)} linear layers on the image vectors of {clip.source.name}"
+        self.source = Source(path.name, sha256(path), layers)
 
     def scores(self, vectors: Array) -> Array:
         """(n, d) of length 1 -> (n,)."""
@@ -262,14 +301,9 @@ class AestheticHead:
 
 def _linear_layers(path: Path) -> list[tuple[Array, Array]]:
     """Weights (out, in) and biases (out,). ValueError where the file holds anything but a chain of them to one number."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name).double().numpy() for name in file.keys()}  # noqa: SIM118 - not a dict
-            activation = (file.metadata() or {}).get("activation", "none")
-    except (SafetensorError, OSError) as problem:
-        raise ValueError(f"{path}: expected a .safetensors file, found one that cannot be read ({problem}); copy it") from problem
+    file = open_weights(path)
+    tensors = {name: tensor.double().numpy() for name, tensor in file.read().items()}
+    activation = file.metadata.get("activation", "none")
     if activation != "none":
         raise ValueError(f"{path}: expected a head of linear layers only, found activation {activation!r}; use another head")
     weights = sorted((name for name, tensor in tensors.items() if tensor.ndim == 2), key=natural)
@@ -284,8 +318,11 @@ def _linear_layers(path: Path) -> list[tuple[Array, Array]]:
     return layers
 
 
+# -- TorchScript
+
+
 class TorchScript:
-    """A network in a TorchScript file. What it takes is in FILE.json beside it, else `defaults`:
+    """A network in a TorchScript file. What it takes is in FILE.json beside it, else in `defaults`:
 
     size: side in pixels to which frames are resized (bilinear, no antialiasing), 0 for as they are; range: the values of black
     and white; mean: taken off afterwards, a number or one a channel; frames: how many at once (videos); output: logits or
@@ -293,30 +330,27 @@ class TorchScript:
     Own flags that such files have (rescale, resize) are switched off, since the same has been done already.
     """
 
-    def __init__(
-        self, file: str | os.PathLike[str], what: str, defaults: dict[str, Any], device: str | torch.device = "cpu"
-    ) -> None:
+    what: ClassVar[str]
+    defaults: ClassVar[dict[str, Any]]
+
+    def __init__(self, file: PathLike, device: Device = "cpu") -> None:
         path = Path(file).expanduser()
+        wanted = f"{file}: expected {self.what} as a TorchScript file"
         if not path.is_file():
-            raise ValueError(f"{file}: expected {what} as a TorchScript file, found none; check the path")
+            raise ValueError(f"{wanted}, found none; check the path")
         try:
             self._network = torch.jit.load(path, map_location=device).eval()
         except (RuntimeError, ValueError, OSError) as problem:
             said = " ".join(str(problem).split())[:200]
-            raise ValueError(
-                f"{file}: expected {what} as a TorchScript file, found one that cannot be loaded ({said}); export it again"
-            ) from problem
+            raise ValueError(f"{wanted}, found one that cannot be loaded ({said}); export it again") from problem
         self._device = torch.device(device)
-        self._arguments = {argument.name for argument in self._network.forward.schema.arguments}
-        self._settings = _settings(path, defaults)
-        self._what = what
-        flags = sorted(self._arguments & {"rescale", "resize", "return_features", "no_output_bias"})
+        arguments = {argument.name for argument in self._network.forward.schema.arguments}
+        self._flags = sorted(arguments & {"rescale", "resize", "return_features", "no_output_bias"})
+        self._settings = _settings(path, self.defaults)
+        self.frames = int(self._settings.get("frames", 0))
         shown = ", ".join(f"{name} {value}" for name, value in self._settings.items())
-        self.source = Source(path.name, sha256(path), shown + (f"; flags of the file: {', '.join(flags)}" if flags else ""))
-
-    @property
-    def frames(self) -> int:
-        return int(self._settings["frames"])
+        flags = f"; flags of the file: {', '.join(self._flags)}" if self._flags else ""
+        self.source = Source(path.name, sha256(path), shown + flags)
 
     def prepare(self, frame: Pixels) -> Tensor:
         """(H, W, 3) uint8 -> (3, size, size) float32."""
@@ -329,37 +363,28 @@ class TorchScript:
         return (image / 255 * (high - low) + low)[0] - mean
 
     def _call(self, batch: Tensor, features: bool) -> Any:
-        flags: dict[str, bool] = {}
-        if "rescale" in self._arguments:
-            flags["rescale"] = False
-        if "resize" in self._arguments:
-            flags["resize"] = False
-        if "return_features" in self._arguments:
-            flags["return_features"] = features
-        if "no_output_bias" in self._arguments:
-            flags["no_output_bias"] = True
+        values = {"rescale": False, "resize": False, "return_features": features, "no_output_bias": True}
         try:
             with torch.inference_mode():
-                return self._network(batch.to(self._device), **flags)
+                return self._network(batch.to(self._device), **{name: values[name] for name in self._flags})
         except RuntimeError as problem:
             said = " ".join(str(problem).split())[-200:]
             raise ValueError(
-                f"{self.source.name}: expected {self._what} that takes {tuple(batch.shape)}, found one that fails ({said}); "
+                f"{self.source.name}: expected {self.what} that takes {tuple(batch.shape)}, found one that fails ({said}); "
                 f"write what it takes into {self.source.name}.json"
             ) from problem
 
-    def _numbers(self, output: Any, last: bool) -> Array:
+    def _rows(self, output: Any, last: bool) -> Array:
         """One row a sample; of several outputs (features, classes) the last or the first."""
         if isinstance(output, tuple | list):
             output = output[-1 if last else 0]
         if not isinstance(output, Tensor):
-            raise ValueError(
-                f"{self.source.name}: expected tensors from {self._what}, found {type(output).__name__}; export it again"
-            )
+            found = type(output).__name__
+            raise ValueError(f"{self.source.name}: expected tensors from {self.what}, found {found}; export it again")
         return output.double().flatten(1).cpu().numpy()
 
-    def _probabilities(self, output: Any) -> Array:
-        numbers = self._numbers(output, last=True)
+    def _probabilities(self, batch: Tensor) -> Array:
+        numbers = self._rows(self._call(batch, features=False), last=True)
         if self._settings["output"] == "probabilities":
             return numbers
         raised = np.exp(numbers - numbers.max(axis=1, keepdims=True))
@@ -372,13 +397,11 @@ def _settings(path: Path, defaults: dict[str, Any]) -> dict[str, Any]:
         return defaults
     try:
         given = json.loads(beside.read_text(encoding="utf-8"))
-        unknown = set(given) - set(defaults)
+        unknown = ", ".join(sorted(set(given) - set(defaults)))
     except (ValueError, TypeError) as problem:
         raise ValueError(f"{beside}: expected a JSON object of settings, found something else ({problem}); mend it") from problem
     if unknown:
-        raise ValueError(
-            f"{beside}: expected settings among {', '.join(defaults)}, found {', '.join(sorted(unknown))}; remove them"
-        )
+        raise ValueError(f"{beside}: expected settings among {', '.join(defaults)}, found {unknown}; remove them")
     if given.get("output", "logits") not in ("logits", "probabilities"):
         raise ValueError(f"{beside}: expected output logits or probabilities, found {given['output']!r}; choose one")
     return {**defaults, **given}
@@ -387,63 +410,37 @@ def _settings(path: Path, defaults: dict[str, Any]) -> dict[str, Any]:
 class I3D(TorchScript):
     """Inflated 3D ConvNet (Carreira & Zisserman 2017) trained on Kinetics-400: a video -> its 400 logits."""
 
-    def __init__(self, file: str | os.PathLike[str], device: str | torch.device = "cpu") -> None:
-        super().__init__(file, "I3D", {"size": 224, "range": [-1.0, 1.0], "mean": 0.0, "frames": 16}, device)
+    what = "I3D"
+    defaults = {"size": 224, "range": [-1.0, 1.0], "mean": 0.0, "frames": 16}
 
     def video(self, prepared: Sequence[Tensor]) -> Array:
         """Frames (3, H, W) -> (d,)."""
-        return self._numbers(self._call(torch.stack(list(prepared), dim=1)[None], features=True), last=False)[0]
+        return self._rows(self._call(torch.stack(list(prepared), dim=1)[None], features=True), last=False)[0]
 
 
 class Classifier(TorchScript):
     """A video classifier for the Inception score (UCF-101: C3D trained on it): a video -> probabilities of its classes."""
 
-    def __init__(self, file: str | os.PathLike[str], device: str | torch.device = "cpu") -> None:
-        defaults = {"size": 112, "range": [0.0, 255.0], "mean": 0.0, "frames": 16, "output": "logits"}
-        super().__init__(file, "a video classifier", defaults, device)
+    what = "a video classifier"
+    defaults = {"size": 112, "range": [0.0, 255.0], "mean": 0.0, "frames": 16, "output": "logits"}
 
     def video(self, prepared: Sequence[Tensor]) -> Array:
         """Frames (3, H, W) -> (k,)."""
-        return self._probabilities(self._call(torch.stack(list(prepared), dim=1)[None], features=False))[0]
+        return self._probabilities(torch.stack(list(prepared), dim=1)[None])[0]
 
 
 class Inception(TorchScript):
     """Inception for single frames (Szegedy et al. 2015): one output of classes, or (features, classes)."""
 
-    def __init__(self, file: str | os.PathLike[str], device: str | torch.device = "cpu") -> None:
-        super().__init__(file, "Inception", {"size": 299, "range": [-1.0, 1.0], "mean": 0.0, "output": "logits"}, device)
+    what = "Inception"
+    defaults = {"size": 299, "range": [-1.0, 1.0], "mean": 0.0, "output": "logits"}
 
     def probabilities(self, prepared: Sequence[Tensor]) -> Array:
         """Frames (3, H, W) -> (n, k)."""
-        return self._probabilities(self._call(torch.stack(list(prepared)), features=False))
+        return self._probabilities(torch.stack(list(prepared)))
 
 
-class VideoMAE:
-    """VideoMAE (Tong et al. 2022) from a transformers folder: the mean of its last hidden states, (d,) a video."""
-
-    def __init__(self, folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> None:
-        from transformers import VideoMAEModel
-
-        place = _check_folder(folder, "VideoMAE", ("config.json", "preprocessor_config.json"))
-        self._device = torch.device(device)
-        self._model: nn.Module = _pretrained(VideoMAEModel, place, "VideoMAE").to(self._device)
-        self._processor = _processor("VideoMAEImageProcessor").from_pretrained(place, local_files_only=True)
-        self.frames = int(self._model.config.num_frames)
-        p = self._processor
-        self.source = Source(
-            place.resolve().name,
-            sha256(place),
-            f"size {dict(p.size)}, crop {dict(p.crop_size)}, mean {list(p.image_mean)}, std {list(p.image_std)}, "
-            f"frames {self.frames}; mean of the last hidden states",
-        )
-
-    def prepare(self, frame: Pixels) -> Tensor:
-        return self._processor(images=[frame], return_tensors="pt", input_data_format="channels_last")["pixel_values"][0, 0]
-
-    @torch.inference_mode()
-    def video(self, prepared: Sequence[Tensor]) -> Array:
-        states = self._model(pixel_values=torch.stack(list(prepared))[None].to(self._device)).last_hidden_state
-        return states[0].mean(dim=0).double().cpu().numpy()
+# -- what was given
 
 
 @dataclass(frozen=True)
@@ -459,8 +456,7 @@ class Networks:
 
     def sources(self) -> dict[str, dict[str, str]]:
         """Name, sha256 and preprocessing of each."""
-        given = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        found = {name: network.source.facts() for name, network in given.items() if network is not None}
+        found = {name: network.source.facts() for name, network in vars(self).items() if network is not None}
         if self.aesthetic is not None and self.aesthetic.clip is not self.clip:
             found["aesthetic_clip"] = self.aesthetic.clip.source.facts()
         return found
@@ -474,20 +470,20 @@ def load_networks(
     classifier: str | None = None,
     i3d: str | None = None,
     videomae: str | None = None,
-    device: str | torch.device = "cpu",
+    device: Device = "cpu",
 ) -> Networks:
     """Load what is named: folders of CLIP and VideoMAE, files of the others. Raises ValueError for what cannot be used."""
-    image_text = Clip(clip, device) if clip else None
+    judge = Clip(clip, device) if clip else None
     head = None
     if aesthetic:
-        own = Clip(aesthetic_clip, device) if aesthetic_clip else image_text
+        own = Clip(aesthetic_clip, device) if aesthetic_clip else judge
         if own is None:
             raise ValueError(
                 f"{aesthetic}: expected the CLIP that this head was trained on, found none; give --aesthetic-clip FOLDER"
             )
         head = AestheticHead(aesthetic, own, own.size)
     return Networks(
-        image_text,
+        judge,
         head,
         Inception(inception, device) if inception else None,
         Classifier(classifier, device) if classifier else None,

@@ -9,7 +9,7 @@ as missing. Nothing here imports torch, so that the processes of `curate` start 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -114,10 +114,12 @@ def mean_length(frame: Any) -> float:
 class _Measure:
     """Frames at the fixed height go to the cut detector, and at the fixed rate to the encoder. Memory does not grow."""
 
-    def __init__(self, frame: av.VideoFrame, video: Decoder, fps: float | None, height: int | None) -> None:
+    def __init__(
+        self, frame: av.VideoFrame, base: Fraction, aspect: Fraction, fps: float | None = None, height: int | None = None
+    ) -> None:
         graph = av.filter.Graph()
-        entry = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=video.base)
-        size = graph.add(*_resize(frame, video, height))
+        entry = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
+        size = graph.add(*_resize(frame, aspect, height))
         pixels, split = graph.add("format", "pix_fmts=yuv420p"), graph.add("split", "2")
         cuts = graph.add("scdet", f"threshold={CUT_THRESHOLD}:sc_pass=1")
         rate = graph.add("fps", f"fps={Fraction(fps).limit_denominator(1001)}") if fps else graph.add("null")
@@ -149,11 +151,11 @@ class _Measure:
             self._vectors.add(frame)
 
 
-def _resize(frame: av.VideoFrame, video: Decoder, height: int | None) -> tuple[str, str]:
+def _resize(frame: av.VideoFrame, aspect: Fraction, height: int | None) -> tuple[str, str]:
     """The filter that brings a frame to the height of the measurement, or only to even sides."""
     if height is None:
         return "crop", f"{frame.width // 2 * 2}:{frame.height // 2 * 2}:0:0"
-    width, tall = frame.width * float(video.aspect), float(frame.height)
+    width, tall = frame.width * float(aspect), float(frame.height)
     if turns(frame) % 2:  # lies on its side in the file
         return "scale", f"{height}:{max(16, 2 * round(height * tall / width / 2))}:flags=area"
     return "scale", f"{max(16, 2 * round(height * width / tall / 2))}:{height}:flags=area"
@@ -181,7 +183,7 @@ def look(source: Source, fps: float | None = None, height: int | None = None, na
         for frame, moment in video.timed():
             if measure is None:
                 _set_size(seen, frame, video)
-                measure = _Measure(frame, video, fps, height)
+                measure = _Measure(frame, video.base, video.aspect, fps, height)
                 seen.first = video.pixels(frame) if first else None
             length = getattr(frame, "duration", 0) or video.step(video.base)  # older PyAV lacks it
             frame.pts, frame.time_base = moment, video.base
@@ -211,6 +213,27 @@ def motion_scores(source: Source, fps: float | None, height: int | None) -> list
     Raises ValueError as `look` does.
     """
     return look(source, fps, height).scores
+
+
+def frame_scores(frames: Iterable[Pixels]) -> list[float]:
+    """As motion_scores, of frames (H, W, 3) uint8 in memory at their own size; what a lossless file of them would give.
+
+    Raises ValueError for sides below 8 px, or where the encoder is missing.
+    """
+    measure, base = None, Fraction(1, 25)
+    try:
+        for number, pixels in enumerate(frames):
+            if min(pixels.shape[:2]) < MIN_SIDE:
+                raise ValueError(
+                    f"motion: expected sides of at least {MIN_SIDE} px, found {pixels.shape[1]} x {pixels.shape[0]}."
+                )
+            frame: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts, frame.time_base = number, base
+            measure = measure or _Measure(frame, base, Fraction(1))
+            measure.add(frame)
+        return measure.finish() if measure else []
+    except av.FFmpegError as problem:
+        raise ValueError(f"motion: expected frames that can be encoded, found {problem}.") from problem
 
 
 def motion_summary(scores: Sequence[float]) -> tuple[float | None, float | None]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from ..media.files import whole_file
+from ..media.files import write_text
+from .equalise import copy_video
+from .prompts import Prompt
 from .sets import SetResult
 
 
@@ -27,9 +28,7 @@ def _file_name(text: str) -> str:
     return plain.encode()[:180].decode(errors="ignore").strip()
 
 
-def _export(results: Sequence[SetResult], out: Path, named: Any) -> int:
-    from .equalise import copy_video
-
+def _export(results: Sequence[SetResult], out: Path, named: Callable[[int, Prompt, int], str]) -> int:
     count = 0
     for result in results:
         folder = out / result.videos.name
@@ -38,12 +37,10 @@ def _export(results: Sequence[SetResult], out: Path, named: Any) -> int:
         told: dict[str, str] = {}
         for number, (prompt, files) in enumerate(result.matching.found):
             for sample, file in enumerate(file for file in files if file not in broken):
-                name = named(number, prompt, sample)
-                if name:
+                if name := named(number, prompt, sample):
                     target = folder / f"{name}{'.mp4' if file.is_dir() else file.suffix.lower()}"
                     copy_video(file, target)
                     told[str(target.relative_to(out))] = prompt.text
                     count += 1
-        with whole_file(out / f"{result.videos.name}.json") as part:
-            part.write_text(json.dumps(told, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_text(out / f"{result.videos.name}.json", json.dumps(told, indent=1, ensure_ascii=False))
     return count

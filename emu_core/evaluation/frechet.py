@@ -1,6 +1,8 @@
 """Fréchet distance and Inception score, from features that come in piece by piece. All sums are float64.
 
-Shapes: `n` samples, `d` features, `k` classes. What is kept does not grow with n.
+Shapes: `n` samples, `d` features, `k` classes. What is kept does not grow with n. Own code, since torchmetrics is no
+dependency of ComfyUI's, its Inception score keeps the logits of all samples, and its Fréchet distance gives no jackknife by
+groups; tests compare with both.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.float64]
+from ..media.files import whole_file
+from ..networks import Array
+
 _SMALLEST = 1e-30
 
 
@@ -70,9 +74,7 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     numbers, and no small constant on the diagonal where there are fewer samples than features.
     """
     if first.mean.shape != second.mean.shape:
-        raise ValueError(
-            f"expected features of one size, found {first.mean.size} and {second.mean.size}; use one network for both"
-        )
+        raise ValueError(f"expected features of one size, found {first.mean.size} and {second.mean.size}; use one network")
     s1, s2 = first.covariance, second.covariance
     values, vectors = np.linalg.eigh(s1)
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
@@ -136,8 +138,6 @@ def split_numbers(samples: int, splits: int, seed: int = 0) -> NDArray[np.int64]
 
 def save_statistics(path: str | os.PathLike[str], statistics: Gaussian, facts: Mapping[str, str]) -> None:
     """Write mean, covariance and count as .npz, with `facts` (network, sha256, preprocessing), whole or not at all."""
-    from ..media.files import whole_file
-
     if Path(path).suffix.lower() != ".npz":
         raise ValueError(f"{path}: expected a name that ends in .npz for the statistics, found another; change it")
     with whole_file(path) as part, open(part, "wb") as file:
@@ -154,15 +154,12 @@ def load_statistics(path: str | os.PathLike[str], facts: Mapping[str, str]) -> G
             count, mean, covariance = int(file["count"]), file["mean"], file["covariance"]
     except (OSError, ValueError, KeyError, EOFError) as problem:
         raise ValueError(
-            f"{path}: expected statistics that `emu-video evaluate --save-reference` wrote (.npz), found a file that cannot be "
-            f"read as such ({problem}); make it again"
+            f"{path}: expected statistics of `emu-video evaluate --save-reference`, found others ({problem}); make it again"
         ) from problem
     for name, value in facts.items():
         if found.get(name) != value:
-            raise ValueError(
-                f"{path}: expected statistics with {name} {value}, found {found.get(name, 'nothing said')}; make them again from "
-                "the reference videos with this network and these settings"
-            )
+            said = found.get(name, "nothing said")
+            raise ValueError(f"{path}: expected statistics with {name} {value}, found {said}; make them again with this network")
     statistics = Gaussian(mean.size)
     statistics.count, statistics.mean, statistics._scatter = count, mean, covariance * (count - 1)
     return statistics

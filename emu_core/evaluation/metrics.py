@@ -1,152 +1,132 @@
-"""What is measured on videos: figures of one video, in one pass over its frames, and figures of a whole set.
+"""What is measured: the metrics, and all figures of one video in one pass over its frames.
 
-Frames are (H, W, 3) uint8. What is held is a frame or two, small prepared frames for the networks, sums, and one number a
-prompt and metric.
+Frames are (H, W, 3) uint8. What is held is a frame or two, small prepared frames for the networks, and sums.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ..media import Facts, VideoReader
-from ..networks import AestheticHead, ImageText, Inception, Networks, VideoFeatures
+from ..data.motion import frame_scores, motion_scores
+from ..media import Facts, VideoReader, fit, read_image
+from ..media.images import to_bytes
+from ..networks import AestheticHead, Array, ImageText, Inception, Networks, Pixels, VideoFeatures
 from .frechet import InceptionScore
 from .prompts import Prompt
 
 logger = logging.getLogger(__name__)
 
-Pixels = NDArray[np.uint8]
-NAN = float("nan")
 BATCH = 16
 NOT_COMPUTED = "not computed"
 ARROWS = {"higher": "↑", "lower": "↓", "": "–"}
 MOST_DB = 100.0  # of equal pictures, whose ratio would be infinite
+NEEDS = {
+    "clip": "--clip FOLDER (CLIP)",
+    "images": "conditioning images (--images FOLDER, or `image` in the prompts)",
+    "aesthetic": "--aesthetic FILE (a head) and the CLIP it was trained on",
+    "i3d": "--i3d FILE (I3D, TorchScript)",
+    "videomae": "--videomae FOLDER (VideoMAE)",
+    "classifier": "--classifier FILE (UCF-101: C3D trained on it, TorchScript)",
+    "inception": "--inception FILE (Inception, TorchScript)",
+}
+"""What a metric may need: a network by its name in Networks, or pictures; and how it is given."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """better: higher, lower, or empty where neither is (a frozen video moves least). needs: what has to be given for it."""
+    """better: higher, lower, or empty where neither is (a frozen video moves least). needed: names in NEEDS."""
 
     key: str
     label: str
     unit: str
     better: str
-    needs: str
     formula: str
+    needed: tuple[str, ...] = ()
     digits: int = 3
 
+    @property
+    def needs(self) -> str:
+        """What has to be given for it; empty: a video."""
+        return " and ".join(NEEDS[thing] for thing in self.needed)
 
-CLIP_NEEDS = "--clip FOLDER (CLIP)"
-IMAGE_NEEDS = "conditioning images (--images FOLDER, or `image` in the prompts)"
+    def shown(self, value: float) -> str:
+        """A figure with the usual digits after the point, or two that say something where these would say nothing."""
+        return f"{value:.2g}" if 0 < abs(value) < 10 ** (1 - self.digits) else f"{value:.{self.digits}f}"
+
+
 CLIP_TEXT = Metric(
-    "clip_text", "CLIP-Text (TC)", "cosine", "higher", CLIP_NEEDS, "mean over frames of cos(frame, prompt)", digits=4
+    "clip_text", "CLIP-Text (TC)", "cosine", "higher", "mean over frames of cos(frame, prompt)", ("clip",), digits=4
 )
-CLIP_IMAGE = Metric(
-    "clip_image",
-    "CLIP-Image (IC)",
-    "cosine",
-    "higher",
-    f"{CLIP_NEEDS} and {IMAGE_NEEDS}",
-    "mean over frames of cos(frame, conditioning image)",
-    digits=4,
-)
+_IMAGE = "mean over frames of cos(frame, conditioning image)"
+CLIP_IMAGE = Metric("clip_image", "CLIP-Image (IC)", "cosine", "higher", _IMAGE, ("clip", "images"), digits=4)
 CONSISTENCY = Metric(
-    "frame_consistency", "Frame consistency (FC)", "cosine", "higher", CLIP_NEEDS, "mean of cos(frame t, frame t + 1)", digits=4
+    "frame_consistency", "Frame consistency (FC)", "cosine", "higher", "mean of cos(frame t, frame t + 1)", ("clip",), digits=4
 )
-AESTHETIC = Metric(
-    "aesthetic",
-    "Aesthetic score",
-    "points",
-    "higher",
-    "--aesthetic FILE (a head) and the CLIP it was trained on",
-    "mean over frames of the head's score of the frame's CLIP vector",
-)
-PIXEL_MSE = Metric(
-    "pixel_mse", "Pixel MSE", "levels^2", "", "", "mean of (frame t + 1 - frame t)^2 over frames, pixels, channels", 2
-)
-MOTION = Metric(
-    "motion_score",
-    "Motion score",
-    "px a frame",
-    "",
-    "the motion vectors of `emu_core.data.motion`",
-    "mean length of the codec's motion vectors",
-)
-DRIFT_MEAN = Metric(
-    "colour_drift", "Colour drift, mean", "levels", "lower", "", "|mean of last frame - mean of first|, mean over channels", 2
-)
-DRIFT_STD = Metric(
-    "contrast_drift", "Colour drift, deviation", "levels", "lower", "", "the same of each channel's standard deviation", 2
-)
-DRIFT_WORST = Metric(
-    "worst_drift",
-    "Colour drift, worst",
-    "levels",
-    "lower",
-    "",
-    "largest such change of mean from frame 0, any frame and channel",
-    2,
-)
-FIRST_FRAME = Metric(
-    "first_frame_psnr",
-    "First frame",
-    "dB",
-    "higher",
-    IMAGE_NEEDS,
-    "PSNR of frame 0 to the conditioning image after the same crop and resize; at most 100",
-    2,
-)
+_HEAD = "mean over frames of the head's score of the frame's CLIP vector"
+AESTHETIC = Metric("aesthetic", "Aesthetic score", "points", "higher", _HEAD, ("aesthetic",))
+_MSE = "mean of (frame t + 1 - frame t)^2 over frames, pixels, channels"
+PIXEL_MSE = Metric("pixel_mse", "Pixel MSE", "levels^2", "", _MSE, digits=2)
+MOTION = Metric("motion_score", "Motion score", "px a frame", "", "mean length of the codec's motion vectors")
+_DRIFT = "|mean of last frame - mean of first|, mean over channels"
+DRIFT_MEAN = Metric("colour_drift", "Colour drift, mean", "levels", "lower", _DRIFT, digits=2)
+_SPREAD = "the same of each channel's standard deviation"
+DRIFT_STD = Metric("contrast_drift", "Colour drift, deviation", "levels", "lower", _SPREAD, digits=2)
+_WORST = "largest such change of mean from frame 0, any frame and channel"
+DRIFT_WORST = Metric("worst_drift", "Colour drift, worst", "levels", "lower", _WORST, digits=2)
+_PSNR = "PSNR of frame 0 to the conditioning image after the same crop and resize; at most 100"
+FIRST_FRAME = Metric("first_frame_psnr", "First frame", "dB", "higher", _PSNR, ("images",), digits=2)
 VIDEO_METRICS = (
     CLIP_TEXT, CLIP_IMAGE, CONSISTENCY, AESTHETIC, PIXEL_MSE, MOTION, DRIFT_MEAN, DRIFT_STD, DRIFT_WORST, FIRST_FRAME,
 )  # fmt: skip
 CHANGES = tuple(f"{what}_change_{channel}" for what in ("mean", "deviation") for channel in ("red", "green", "blue"))
 """Signed changes from first to last frame, in levels; beside the metrics in the JSON."""
 
-FVD_I3D = Metric("fvd_i3d", "FVD (I3D)", "", "lower", "--i3d FILE (I3D, TorchScript)", "Fréchet distance of I3D's 400 logits", 1)
-FVD_VIDEOMAE = Metric(
-    "fvd_videomae", "FVD (VideoMAE)", "", "lower", "--videomae FOLDER (VideoMAE)", "Fréchet distance of VideoMAE's features", 1
-)
-IS_VIDEO = Metric(
-    "is_video",
-    "IS (video classifier)",
-    "",
-    "higher",
-    "--classifier FILE (UCF-101: C3D trained on it, TorchScript)",
-    "Inception score of a video classifier, mean over splits",
-    2,
-)
-IS_FRAMES = Metric(
-    "is_frames",
-    "IS (Inception, frames)",
-    "",
-    "higher",
-    "--inception FILE (Inception, TorchScript)",
-    "Inception score of single frames",
-    2,
-)
+FVD_I3D = Metric("fvd_i3d", "FVD (I3D)", "", "lower", "Fréchet distance of I3D's 400 logits", ("i3d",), digits=1)
+_MAE = "Fréchet distance of VideoMAE's features"
+FVD_VIDEOMAE = Metric("fvd_videomae", "FVD (VideoMAE)", "", "lower", _MAE, ("videomae",), digits=1)
+_CLASSES = "Inception score of a video classifier, mean over splits"
+IS_VIDEO = Metric("is_video", "IS (video classifier)", "", "higher", _CLASSES, ("classifier",), digits=2)
+_FRAMES = "Inception score of single frames"
+IS_FRAMES = Metric("is_frames", "IS (Inception, frames)", "", "higher", _FRAMES, ("inception",), digits=2)
 SET_METRICS = (FVD_I3D, FVD_VIDEOMAE, IS_VIDEO, IS_FRAMES)
 METRICS = (*VIDEO_METRICS, *SET_METRICS)
 
 
-# -- one video
+# -- sums
+
+
+class Means:
+    """Means by key of what comes in as sums."""
+
+    def __init__(self) -> None:
+        self._sums: defaultdict[str, float] = defaultdict(float)
+        self._counts: Counter[str] = Counter()
+
+    def add(self, key: str, total: float, count: int = 1) -> None:
+        """Take in the sum of so many values."""
+        self._sums[key] += total
+        self._counts[key] += count
+
+    def values(self) -> dict[str, float]:
+        """The mean of each key that has values."""
+        return {key: self._sums[key] / count for key, count in self._counts.items() if count}
 
 
 class _PixelSums:
     """Pixel MSE, colour drift and the first frame, frame by frame."""
 
-    def __init__(self) -> None:
+    def __init__(self, means: Means) -> None:
         self.first: Pixels | None = None
         self._last: Pixels | None = None
-        self._error, self._pairs, self._worst = 0.0, 0, 0.0
+        self._means, self._worst = means, 0.0
         self._start, self._end = np.zeros((2, 3)), np.zeros((2, 3))
 
     def add(self, frame: Pixels) -> None:
@@ -154,22 +134,17 @@ class _PixelSums:
         if self._last is None:
             self.first, self._start = frame, self._end
         else:
-            self._error += float(np.square(frame.astype(np.float32) - self._last).mean(dtype=np.float64))
-            self._pairs += 1
+            self._means.add(PIXEL_MSE.key, step_error(self._last, frame))
         self._worst = max(self._worst, float(np.abs(self._end[0] - self._start[0]).max()))
         self._last = frame
 
-    def figures(self) -> dict[str, float]:
+    def figures(self, frames: int) -> dict[str, float]:
         change = self._end - self._start
-        mean, deviation = np.abs(change).mean(axis=1)
-        alone = self._pairs == 0
-        return {
-            PIXEL_MSE.key: NAN if alone else self._error / self._pairs,
-            DRIFT_MEAN.key: NAN if alone else float(mean),
-            DRIFT_STD.key: NAN if alone else float(deviation),
-            DRIFT_WORST.key: NAN if alone else self._worst,
-            **dict(zip(CHANGES, change.ravel().tolist(), strict=True)),
-        }
+        figures = dict(zip(CHANGES, change.ravel().tolist(), strict=True))
+        if frames > 1:
+            mean, deviation = np.abs(change).mean(axis=1).tolist()
+            figures |= {DRIFT_MEAN.key: mean, DRIFT_STD.key: deviation, DRIFT_WORST.key: self._worst}
+        return figures
 
 
 class _Batches:
@@ -190,60 +165,31 @@ class _Batches:
             self._waiting = []
 
 
-class _ClipSums:
+def _clip_sums(clip: ImageText, prompt: str, image: Tensor | None, means: Means) -> _Batches:
     """TC, IC and FC."""
+    text = clip.texts([prompt])[0]
+    given = None if image is None else clip.images([clip.prepare(to_bytes(image))])[0]
+    last = np.zeros((0, text.size))
 
-    def __init__(self, clip: ImageText, prompt: Prompt) -> None:
-        self._clip = clip
-        self._text, self._image = clip.texts([prompt.text])[0], _image_vector(clip, prompt)
-        self._last: NDArray[np.float64] | None = None
-        self._texts, self._images, self._pairs, self._count = 0.0, 0.0, 0.0, 0
+    def use(prepared: list[Tensor]) -> None:
+        nonlocal last
+        vectors = clip.images(prepared)
+        means.add(CLIP_TEXT.key, float((vectors @ text).sum()), len(vectors))
+        if given is not None:
+            means.add(CLIP_IMAGE.key, float((vectors @ given).sum()), len(vectors))
+        chain = np.concatenate([last, vectors])
+        means.add(CONSISTENCY.key, float((chain[1:] * chain[:-1]).sum()), len(chain) - 1)
+        last = vectors[-1:]
 
-    def use(self, prepared: list[Tensor]) -> None:
-        vectors = self._clip.images(prepared)
-        self._texts += float((vectors @ self._text).sum())
-        if self._image is not None:
-            self._images += float((vectors @ self._image).sum())
-        chain = vectors if self._last is None else np.concatenate([self._last[None], vectors])
-        self._pairs += float((chain[1:] * chain[:-1]).sum())
-        self._last = vectors[-1]
-        self._count += len(vectors)
-
-    def figures(self) -> dict[str, float]:
-        return {
-            CLIP_TEXT.key: self._texts / self._count if self._count else NAN,
-            CLIP_IMAGE.key: NAN if self._image is None or not self._count else self._images / self._count,
-            CONSISTENCY.key: self._pairs / (self._count - 1) if self._count > 1 else NAN,
-        }
+    return _Batches(clip.prepare, use)
 
 
-class _AestheticSums:
-    def __init__(self, head: AestheticHead) -> None:
-        self._head = head
-        self._sum, self._count = 0.0, 0
+def _aesthetic_sums(head: AestheticHead, means: Means) -> _Batches:
+    def use(prepared: list[Tensor]) -> None:
+        scores = head.scores(head.clip.images(prepared))
+        means.add(AESTHETIC.key, float(scores.sum()), len(scores))
 
-    def use(self, prepared: list[Tensor]) -> None:
-        scores = self._head.scores(self._head.clip.images(prepared))
-        self._sum, self._count = self._sum + float(scores.sum()), self._count + len(scores)
-
-    def figures(self) -> dict[str, float]:
-        return {AESTHETIC.key: self._sum / self._count if self._count else NAN}
-
-
-class _ClassSums:
-    """The Inception score's sums over the frames of one video."""
-
-    def __init__(self, network: Inception) -> None:
-        self._network = network
-        self.score: InceptionScore | None = None
-
-    def use(self, prepared: list[Tensor]) -> None:
-        rows = self._network.probabilities(prepared)
-        self.score = self.score or InceptionScore(rows.shape[1], 1)
-        self.score.add(rows, np.zeros(len(rows), dtype=np.int64))
-
-    def figures(self) -> dict[str, float]:
-        return {}
+    return _Batches(head.clip.prepare, use)
 
 
 class Middle:
@@ -252,78 +198,92 @@ class Middle:
     def __init__(self, network: VideoFeatures, total: int) -> None:
         self.network = network
         self._start = (total - network.frames) // 2  # below 0: too short
-        self._number, self.prepared = 0, list[Tensor]()
+        self._number, self._prepared = 0, list[Tensor]()
 
     def add(self, frame: Pixels) -> None:
+        """Take in the next frame of the video."""
         if 0 <= self._start <= self._number < self._start + self.network.frames:
-            self.prepared.append(self.network.prepare(frame))
+            self._prepared.append(self.network.prepare(frame))
         self._number += 1
 
-    def result(self) -> NDArray[np.float64] | None:
-        """None for a video that is too short."""
-        return self.network.video(self.prepared) if len(self.prepared) == self.network.frames else None
+    def result(self) -> Array | None:
+        """(d,); None for a video that is too short."""
+        return self.network.video(self._prepared) if len(self._prepared) == self.network.frames else None
+
+
+# -- one video
 
 
 @dataclass
 class Measured:
-    """figures: by metric key, nan where a video has none. features (d,): by metric key, of the networks for whole sets; frames:
+    """figures: by metric key, those that the video has. features (d,): by metric key, of the networks for whole sets; frames:
     the Inception score's sums over this video; lacks: what could not be had of it."""
 
     facts: Facts
-    figures: dict[str, float]
-    features: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    features: dict[str, Array] = field(default_factory=dict)
     frames: InceptionScore | None = None
     lacks: list[str] = field(default_factory=list)
 
 
-def measure_video(path: Path, prompt: Prompt, networks: Networks = Networks(), motion: bool = True) -> Measured:
-    """All figures of one video. Raises Unreadable for one that cannot be read to its end."""
+def _class_sums(network: Inception, measured: Measured) -> _Batches:
+    def use(prepared: list[Tensor]) -> None:
+        rows = network.probabilities(prepared)
+        measured.frames = measured.frames or InceptionScore(rows.shape[1], 1)
+        measured.frames.add(rows, np.zeros(len(rows), dtype=np.int64))
+
+    return _Batches(network.prepare, use)
+
+
+def measure_video(path: Path, prompt: Prompt, networks: Networks = Networks()) -> Measured:
+    """All figures of a video's file or folder. Raises Unreadable for one that cannot be read to its end."""
     video = VideoReader(path)
-    measured = Measured(video.facts, {})
-    pixels = _PixelSums()
-    middles = {metric.key: Middle(network, video.facts.frames) for metric, network in video_networks(networks)}
-    batched, classes = _batched(networks, prompt)
-    takers = [pixels.add, *(middle.add for middle in middles.values()), *(batches.add for batches, _ in batched)]
-    for frame in video:
+    image = None if prompt.image is None else read_image(prompt.image)
+    motion = None if path.is_dir() else lambda: motion_scores(path, None, None)
+    return _measure(video, video.facts, prompt.text, image, networks, motion)
+
+
+def measure_frames(
+    frames: Pixels, fps: float, prompt: str, image: Tensor | None = None, networks: Networks = Networks()
+) -> Measured:
+    """All figures of frames (f, H, W, 3) uint8 in memory, as of a file that holds exactly these. image: (H, W, 3) 0..1."""
+    facts = Facts(frames.shape[2], frames.shape[1], len(frames), fps)
+    return _measure(frames, facts, prompt, image, networks, lambda: frame_scores(frames))
+
+
+def _measure(
+    frames: Iterable[Pixels],
+    facts: Facts,
+    prompt: str,
+    image: Tensor | None,
+    networks: Networks,
+    motion: Callable[[], list[float]] | None,
+) -> Measured:
+    measured, means = Measured(facts), Means()
+    pixels = _PixelSums(means)
+    middles = {metric.key: Middle(network, facts.frames) for metric, network in video_networks(networks)}
+    batches = [_clip_sums(networks.clip, prompt, image, means)] if networks.clip is not None else []
+    batches += [_aesthetic_sums(networks.aesthetic, means)] if networks.aesthetic is not None else []
+    batches += [_class_sums(networks.inception, measured)] if networks.inception is not None else []
+    takers = [pixels.add, *(middle.add for middle in middles.values()), *(each.add for each in batches)]
+    for frame in frames:
         for take in takers:
             take(frame)
-    measured.figures |= pixels.figures()
-    for batches, sums in batched:
-        batches.flush()
-        measured.figures |= sums.figures()
-    measured.frames = classes.score if classes is not None else None
-    if pixels.first is not None and prompt.image is not None:
-        measured.figures[FIRST_FRAME.key] = first_frame_psnr(pixels.first, prompt.image)
+    for each in batches:
+        each.flush()
+    measured.figures = {**pixels.figures(facts.frames), **means.values()}
+    if pixels.first is not None and image is not None:
+        measured.figures[FIRST_FRAME.key] = first_frame_psnr(pixels.first, image)
     for key, middle in middles.items():
-        features = middle.result()
-        if features is None:
+        if (features := middle.result()) is None:
             measured.lacks.append(f"fewer frames than the network of {key} sees ({middle.network.frames})")
         else:
             measured.features[key] = features
-    if motion and video.facts.frames > 1:
-        score = motion_score(path)
-        measured.figures[MOTION.key] = NAN if score is None else score
+    if facts.frames > 1:
+        score = _mean_motion(motion)
+        measured.figures |= {} if score is None else {MOTION.key: score}
         measured.lacks += ["no motion vectors can be had of them"] if score is None else []
     return measured
-
-
-_Sums: TypeAlias = "_ClipSums | _AestheticSums | _ClassSums"
-
-
-def _batched(networks: Networks, prompt: Prompt) -> tuple[list[tuple[_Batches, _Sums]], _ClassSums | None]:
-    """The networks that see single frames, with what they add up."""
-    found: list[tuple[_Batches, _Sums]] = []
-    classes = None
-    if networks.clip is not None:
-        clip = _ClipSums(networks.clip, prompt)
-        found.append((_Batches(networks.clip.prepare, clip.use), clip))
-    if networks.aesthetic is not None:
-        aesthetic = _AestheticSums(networks.aesthetic)
-        found.append((_Batches(networks.aesthetic.clip.prepare, aesthetic.use), aesthetic))
-    if networks.inception is not None:
-        classes = _ClassSums(networks.inception)
-        found.append((_Batches(networks.inception.prepare, classes.use), classes))
-    return found, classes
 
 
 def video_networks(networks: Networks) -> list[tuple[Metric, VideoFeatures]]:
@@ -332,20 +292,15 @@ def video_networks(networks: Networks) -> list[tuple[Metric, VideoFeatures]]:
     return [(metric, network) for metric, network in pairs if network is not None]
 
 
-def _image_vector(clip: ImageText, prompt: Prompt) -> NDArray[np.float64] | None:
-    from ..media import read_image
-    from ..media.images import to_bytes
-
-    return None if prompt.image is None else clip.images([clip.prepare(to_bytes(read_image(prompt.image)))])[0]
+def step_error(before: Pixels, after: Pixels) -> float:
+    """Mean squared difference of two frames, in levels^2."""
+    return float(np.square(after.astype(np.float32) - before).mean(dtype=np.float64))
 
 
-def first_frame_psnr(frame: Pixels, image: Path) -> float:
-    """Peak signal to noise in dB of frame 0 against the conditioning image, cropped and resized as `animate` does it."""
-    from ..media import fit, read_image
-    from ..media.images import to_bytes
-
-    given = to_bytes(fit(read_image(image)[None], frame.shape[0], frame.shape[1]))[0]
-    return psnr(given, frame)
+def first_frame_psnr(frame: Pixels, image: Tensor) -> float:
+    """Peak signal to noise in dB of frame 0 against the conditioning image (H, W, 3) 0..1, cropped and resized as `animate`
+    does it."""
+    return psnr(to_bytes(fit(image[None], frame.shape[0], frame.shape[1]))[0], frame)
 
 
 def psnr(a: Pixels, b: Pixels) -> float:
@@ -354,25 +309,15 @@ def psnr(a: Pixels, b: Pixels) -> float:
     return MOST_DB if error == 0 else min(MOST_DB, 10 * math.log10(255**2 / error))
 
 
-def motion_score(path: Path) -> float | None:
+def _mean_motion(motion: Callable[[], list[float]] | None) -> float | None:
     """Mean length of the codec's motion vectors at the video's own size and rate; None where none can be had (a folder of frames,
     animated WebP, nothing that moves measurably)."""
-    from ..data.motion import motion_scores
-
-    if path.is_dir():
+    if motion is None:
         return None
     try:
-        scores = np.asarray(motion_scores(path, None, None), dtype=np.float64)
+        scores = np.asarray(motion(), dtype=np.float64)
     except ValueError as problem:
         logger.info("%s", problem)
         return None
     known = scores[np.isfinite(scores)]
     return float(known.mean()) if known.size else None
-
-
-def can_measure_motion() -> bool:
-    try:
-        from ..data import motion
-    except ImportError:
-        return False
-    return hasattr(motion, "motion_scores")

@@ -1,4 +1,7 @@
-"""The plots of a report: figures with their intervals, a dot a prompt, motion against consistency."""
+"""The plots of a report, without a window: figures with their intervals, a dot a prompt, motion against consistency.
+
+matplotlib is imported as something is drawn: it takes a second, and only the command line has it.
+"""
 
 from __future__ import annotations
 
@@ -21,27 +24,28 @@ _DOTS = 1000  # a strip; more would only be a block of ink
 
 
 def draw_all(evaluation: Evaluation, out: Path) -> list[Path]:
-    """metrics.png, prompts.png and motion_consistency.png."""
+    """Write metrics.png, prompts.png and motion_consistency.png, each whole or not at all; returns their paths."""
     figures = {"metrics.png": draw_metrics, "prompts.png": draw_prompts, "motion_consistency.png": draw_motion}
-    written = []
     for name, draw in figures.items():
-        figure = draw(evaluation)
         with whole_file(out / name) as part:
-            figure.savefig(part, format="png", dpi=DPI, facecolor="white")
-        written.append(out / name)
-    return written
+            draw(evaluation).savefig(part, format="png", dpi=DPI, facecolor="white")
+    return [out / name for name in figures]
 
 
 def _colour(place: int) -> str:
     return COLOURS[place % len(COLOURS)]
 
 
-def _grid(count: int, height: float, title: str) -> tuple[Any, list[Any]]:
-    """A figure, without a window, with `count` panels of equal size; the rest of its last row stays empty."""
+def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _grid(count: int, height: float, title: str) -> tuple[Any, list[Any]]:
+    """A figure with `count` panels of equal size; the rest of its last row stays empty."""
     rows = math.ceil(count / COLUMNS)
-    figure = Figure(figsize=(4.6 * COLUMNS, height * rows + 0.6), layout="constrained")
+    figure = _figure(4.6 * COLUMNS, height * rows + 0.6)
     figure.suptitle(title, fontsize=12, x=0.01, ha="left")
     panels = list(figure.subplots(rows, COLUMNS, squeeze=False).ravel())
     for panel in panels[count:]:
@@ -49,7 +53,8 @@ def _grid(count: int, height: float, title: str) -> tuple[Any, list[Any]]:
     return figure, panels[:count]
 
 
-def _plain(panel: Any) -> None:
+def _plain(panel: Any, title: str, size: int = 9) -> None:
+    panel.set_title(title, fontsize=size, loc="left")
     panel.spines[["top", "right"]].set_visible(False)
     panel.tick_params(labelsize=8)
     panel.grid(True, color="#e6e6e6", linewidth=0.7)
@@ -71,12 +76,11 @@ def _say(panel: Any, text: str) -> None:
 
 
 def draw_metrics(evaluation: Evaluation) -> Any:
-    """A panel a metric, a row a system: the figure as a dot, its interval as a line."""
+    """A panel a metric, a row a system: the figure as a dot, its interval as a line. A matplotlib Figure."""
     count = len(evaluation.results)
     figure, panels = _grid(len(METRICS), 0.9 + 0.3 * count, f"{evaluation.prompts_name}: mean and {CONFIDENCE:.0%} interval")
     for metric, panel in zip(METRICS, panels, strict=True):
-        panel.set_title(_heading(metric), fontsize=9, loc="left")
-        _plain(panel)
+        _plain(panel, _heading(metric))
         reasons = {result.reasons.get(metric.key) for result in evaluation.results}
         if len(reasons) == 1 and None not in reasons:
             _say(panel, f"{NOT_COMPUTED}: {reasons.pop()}")
@@ -102,18 +106,16 @@ def _dot(panel: Any, result: SetResult, metric: Metric, place: int) -> None:
 
 
 def draw_prompts(evaluation: Evaluation) -> Any:
-    """A panel a metric, a strip a system, a dot a prompt; the same prompt's dots are joined where there are few."""
+    """A panel a metric, a strip a system, a dot a prompt; the same prompt's dots are joined where there are few. A matplotlib
+    Figure."""
     shown = [m for m in VIDEO_METRICS if any(m.key not in result.reasons for result in evaluation.results)]
-    left_out = [metric.label for metric in VIDEO_METRICS if metric not in shown]
-    title = f"{evaluation.prompts_name}: a dot a prompt, bar: mean" + (
-        f". {NOT_COMPUTED}: {', '.join(left_out)}" if left_out else ""
-    )
+    left_out = ", ".join(metric.label for metric in VIDEO_METRICS if metric not in shown)
+    title = f"{evaluation.prompts_name}: a dot a prompt, bar: mean" + (f". {NOT_COMPUTED}: {left_out}" if left_out else "")
     figure, panels = _grid(max(1, len(shown)), 2.6, fill(title, 150))
     if not shown:
         _say(panels[0], f"{NOT_COMPUTED}: needs readable videos")
     for metric, panel in zip(shown, panels, strict=False):
-        panel.set_title(_heading(metric), fontsize=9, loc="left")
-        _plain(panel)
+        _plain(panel, _heading(metric))
         panel.grid(False, axis="x")
         _strips(panel, evaluation, metric)
     return figure
@@ -132,22 +134,18 @@ def _strips(panel: Any, evaluation: Evaluation, metric: Metric) -> None:
         if np.isfinite(row).any():
             panel.hlines(np.nanmean(row), place - 0.3, place + 0.3, color="black", linewidth=1.8, zorder=3)
         else:
-            panel.text(
-                place, 0.5, fill(NOT_COMPUTED, 8), fontsize=7, color=GREY, ha="center", transform=panel.get_xaxis_transform()
-            )
+            where = panel.get_xaxis_transform()
+            panel.text(place, 0.5, fill(NOT_COMPUTED, 8), fontsize=7, color=GREY, ha="center", transform=where)
     panel.set_xticks(range(len(values)), [shorten(name, 18, placeholder="…") for name in evaluation.names])
     panel.set_xlim(-0.6, len(values) - 0.4)
 
 
 def draw_motion(evaluation: Evaluation) -> Any:
-    """Motion against frame consistency, a dot a prompt: a video that hardly moves is consistent without effort."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+    """Motion against frame consistency, a dot a prompt: a video that hardly moves is consistent without effort. A matplotlib
+    Figure."""
+    figure = _figure(7.2, 5.2)
     panel = figure.subplots()
-    panel.set_title(f"{evaluation.prompts_name}: motion against consistency", fontsize=11, loc="left")
-    _plain(panel)
-    lacking = {r.reasons[m.key] for r in evaluation.results for m in (MOTION, CONSISTENCY) if m.key in r.reasons}
+    _plain(panel, f"{evaluation.prompts_name}: motion against consistency", 11)
     scores: list[float] = []
     for place, result in enumerate(evaluation.results):
         x, y = np.asarray(result.columns[MOTION.key]), np.asarray(result.columns[CONSISTENCY.key])
@@ -159,6 +157,7 @@ def draw_motion(evaluation: Evaluation) -> Any:
         panel.plot(x[both].mean(), y[both].mean(), "X", color=_colour(place), markersize=10, markeredgecolor="black")
         scores += x[both].tolist()
     if not scores:
+        lacking = {r.reasons[m.key] for r in evaluation.results for m in (MOTION, CONSISTENCY) if m.key in r.reasons}
         _say(panel, f"{NOT_COMPUTED}: {'; '.join(sorted(lacking)) or 'needs a prompt with both'}")
         return figure
     wide = max(scores) > _WIDE * (float(np.median(scores)) or 1)  # a few that move wildly must not squeeze the rest

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..media import IMAGE_EXTENSIONS, read_image
+
 BUNDLED = Path(__file__).with_name("prompt_sets")
 SLUG_LENGTH = 60
 ID_KEYS, TEXT_KEYS, IMAGE_KEYS = ("id", "index"), ("prompt", "text", "caption"), ("image", "conditioning_image")
@@ -49,10 +51,8 @@ def find_set(name: str | os.PathLike[str]) -> Path:
         return path
     if os.fspath(name) in sets:
         return sets[os.fspath(name)]
-    raise ValueError(
-        f"{name}: expected a file of prompts (.txt, .csv, .json, .jsonl) or a bundled set ({', '.join(sets)}), found neither; "
-        "check the path"
-    )
+    kinds = f"a file of prompts (.txt, .csv, .json, .jsonl) or a bundled set ({', '.join(sets)})"
+    raise ValueError(f"{name}: expected {kinds}, found neither; check the path")
 
 
 def read_prompts(name: str | os.PathLike[str]) -> list[Prompt]:
@@ -68,9 +68,8 @@ def read_prompts(name: str | os.PathLike[str]) -> list[Prompt]:
         text = path.read_text(encoding="utf-8-sig")
         rows = list(_rows(path, text))
     except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as problem:
-        raise ValueError(
-            f"{path}: expected prompts as {path.suffix or 'text'} in UTF-8, found something else ({problem}); mend the file"
-        ) from problem
+        kind = f"{path.suffix or 'text'} in UTF-8"
+        raise ValueError(f"{path}: expected prompts as {kind}, found something else ({problem}); mend the file") from problem
     if not rows:
         raise ValueError(f"{path}: expected one or more prompts, found none; write one a line")
     return _checked(path, rows)
@@ -112,9 +111,8 @@ def _checked(path: Path, rows: Sequence[Mapping[str, object]]) -> list[Prompt]:
     for number, row in enumerate(rows):
         text = " ".join(_first(row, TEXT_KEYS).split())
         if not text:
-            raise ValueError(
-                f"{path}: expected a prompt in entry {number + 1} ({' or '.join(TEXT_KEYS)}), found none; write or drop it"
-            )
+            keys = " or ".join(TEXT_KEYS)
+            raise ValueError(f"{path}: expected a prompt in entry {number + 1} ({keys}), found none; write or drop it")
         name = _first(row, ID_KEYS).strip() or f"{number:0{width}d}"
         if name in seen:
             raise ValueError(f"{path}: expected every id once, found {name!r} again in entry {number + 1}; rename one")
@@ -140,25 +138,19 @@ def with_images(prompts: Sequence[Prompt], folder: str | os.PathLike[str]) -> li
 
     Raises ValueError for a folder in which no prompt has an image. A prompt without one keeps what it had.
     """
-    from ..media import IMAGE_EXTENSIONS
-
     place = Path(folder)
-    found = (
-        {path.stem: path for path in sorted(place.iterdir()) if path.suffix.lower() in IMAGE_EXTENSIONS} if place.is_dir() else {}
-    )
+    files = sorted(place.iterdir()) if place.is_dir() else []
+    found = {path.stem: path for path in files if path.suffix.lower() in IMAGE_EXTENSIONS}
     names = [(prompt.id, f"{number:03d}", file_stem(number, prompt.text)) for number, prompt in enumerate(prompts)]
     images = [next((found[name] for name in choices if name in found), None) for choices in names]
     if not any(images):
-        raise ValueError(
-            f"{folder}: expected conditioning images named after prompts (such as {names[0][2]}.png), found none; check it"
-        )
+        wanted = f"conditioning images named after prompts (such as {names[0][2]}.png)"
+        raise ValueError(f"{folder}: expected {wanted}, found none; check it")
     return [Prompt(p.id, p.text, image or p.image) for p, image in zip(prompts, images, strict=True)]
 
 
 def check_images(prompts: Sequence[Prompt]) -> None:
     """Read every conditioning image once, before long work. Raises ValueError for the first that cannot be read."""
-    from ..media import read_image
-
     for prompt in prompts:
         if prompt.image is not None:
             read_image(prompt.image)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..media.files import whole_file
+from ..media.files import write_text
 from .metrics import ARROWS, CHANGES, IS_FRAMES, IS_VIDEO, METRICS, NOT_COMPUTED, SET_METRICS, VIDEO_METRICS, Metric
 from .plots import draw_all
 from .sets import SPLITS, Evaluation, SetResult, class_balance
@@ -37,29 +37,30 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "reference": evaluation.reference,
         "metrics": {m.key: {"label": m.label, "unit": m.unit, "better": m.better or None, "formula": m.formula} for m in METRICS},
         "systems": {result.videos.name: _system(result, evaluation) for result in evaluation.results},
-        "differences": _differences(evaluation),
-        "warnings": warnings(evaluation),
+        "differences": list(_differences(evaluation)),
+        "warnings": list(warnings(evaluation)),
     }
 
 
 def _system(result: SetResult, evaluation: Evaluation) -> dict[str, Any]:
     fewest, most = class_balance(result, evaluation.prompts)
+    keys = [key for key in (*(m.key for m in VIDEO_METRICS), *CHANGES) if key not in result.reasons]
     return {
         "folder": str(result.videos.folder),
         "measured": result.measured,
         "videos_a_prompt": {"fewest": fewest, "most": most},
         "shapes": dict(result.shapes),
-        "broken": [{"file": file.name, "why": why} for file, why in result.broken],
+        "broken": _named(result.broken),
         "missing": [prompt.id for prompt in result.matching.missing],
-        "extra": [{"file": file.name, "why": why} for file, why in result.matching.extra],
-        "notes": result.notes + [f"{count} videos: {what}" for what, count in result.lacks.items()],
+        "extra": _named(result.matching.extra),
+        "notes": result.matching.notes + [f"{count} videos: {what}" for what, count in result.lacks.items()],
         "metrics": {metric.key: _figure(result, metric) for metric in METRICS},
-        "per_prompt": {
-            key: [_number(value) for value in result.columns[key]]
-            for key in (*(m.key for m in VIDEO_METRICS), *CHANGES)
-            if key not in result.reasons
-        },
+        "per_prompt": {key: [_number(value) for value in result.columns[key]] for key in keys},
     }
+
+
+def _named(files: Sequence[tuple[Path, str]]) -> list[dict[str, str]]:
+    return [{"file": file.name, "why": why} for file, why in files]
 
 
 def _number(value: float) -> float | None:
@@ -67,9 +68,8 @@ def _number(value: float) -> float | None:
 
 
 def _interval(interval: Interval) -> dict[str, Any]:
-    return {
-        "value": _number(interval.value), "low": _number(interval.low), "high": _number(interval.high), "count": interval.count,
-    }  # fmt: skip
+    ends = {name: _number(getattr(interval, name)) for name in ("value", "low", "high")}
+    return {**ends, "count": interval.count}
 
 
 def _figure(result: SetResult, metric: Metric) -> dict[str, Any]:
@@ -77,69 +77,65 @@ def _figure(result: SetResult, metric: Metric) -> dict[str, Any]:
     return {NOT_COMPUTED.replace(" ", "_"): result.reasons[metric.key]} if interval is None else _interval(interval)
 
 
-def _differences(evaluation: Evaluation) -> list[dict[str, Any]]:
+def _differences(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """Paired over the prompts that both systems have, first minus second."""
-    found = []
     for a, b in combinations(evaluation.results, 2):
-        for metric in VIDEO_METRICS:
-            if metric.key not in a.reasons and metric.key not in b.reasons:
-                interval = bootstrap_difference(a.columns[metric.key], b.columns[metric.key])
-                found.append({"a": a.videos.name, "b": b.videos.name, "metric": metric.key, **_interval(interval)})
-    return found
+        for key in (metric.key for metric in VIDEO_METRICS):
+            if key not in a.reasons and key not in b.reasons:
+                difference = _interval(bootstrap_difference(a.columns[key], b.columns[key]))
+                yield {"a": a.videos.name, "b": b.videos.name, "metric": key, **difference}
 
 
-def warnings(evaluation: Evaluation) -> list[str]:
+def warnings(evaluation: Evaluation) -> Iterator[str]:
     """What a reader must know before comparing the columns."""
-    said = []
-    shapes = {shape for result in evaluation.results for shape in result.shapes}
-    if len(evaluation.results) > 1 and len(shapes) > 1:
-        said.append(
-            f"The videos differ in size, length or rate ({len(shapes)} kinds): make the sets alike with `emu-video equalise`."
-        )
+    kinds = len({shape for result in evaluation.results for shape in result.shapes})
+    if len(evaluation.results) > 1 and kinds > 1:
+        yield f"The videos differ in size, length or rate ({kinds} kinds): make the sets alike with `emu-video equalise`."
     for result in evaluation.results:
-        counted = [metric for metric in SET_METRICS if metric.key in result.whole]
+        name, counted = result.videos.name, ", ".join(m.label for m in SET_METRICS if m.key in result.whole)
         if counted and result.measured < evaluation.samples:
-            said.append(
-                f"{result.videos.name}: {', '.join(m.label for m in counted)} rest on {result.measured} videos, the protocol "
-                f"asks for {evaluation.samples}; with fewer a Fréchet distance is too large and an Inception score too small."
+            yield (
+                f"{name}: {counted} rest on {result.measured} videos, the protocol asks for {evaluation.samples}; "
+                "with fewer a Fréchet distance is too large and an Inception score too small."
             )
         fewest, most = class_balance(result, evaluation.prompts)
         if counted and most - fewest > 1:
-            said.append(f"{result.videos.name}: the classes are out of balance, {fewest} to {most} videos a prompt.")
-    return said
+            yield f"{name}: the classes are out of balance, {fewest} to {most} videos a prompt."
 
 
 # -- Markdown
 
 
 def as_markdown(evaluation: Evaluation) -> str:
-    """One table, a column a system; below it what is missing, broken or to be kept in mind."""
+    """Two tables, a column a system: the figures and the counts; below them what is missing, broken or to be kept in mind."""
+    results = evaluation.results
+    figures = {
+        f"{metric.label} | {metric.unit} | {ARROWS[metric.better]}": [_cell(each, metric, evaluation.samples) for each in results]
+        for metric in METRICS
+    }
+    counts = {
+        "measured | |": [result.measured for result in results],
+        "broken | |": [len(result.broken) for result in results],
+        "prompts without a video | |": [len(result.matching.missing) for result in results],
+        "videos without a prompt | |": [len(result.matching.extra) for result in results],
+    }
     lines = [
         f"# Evaluation on {evaluation.prompts_name} ({len(evaluation.prompts)} prompts)",
         "",
         f"Mean [{CONFIDENCE:.0%} interval over prompts]. ↑ higher is better, ↓ lower, – neither.",
-        "",
-        "| metric | unit | | " + " | ".join(map(_cell_text, evaluation.names)) + " |",
-        "|---|---|---|" + "---|" * len(evaluation.names),
+        *_table("metric | unit |", evaluation.names, figures),
+        *_table("videos | |", evaluation.names, counts),
     ]
-    for metric in METRICS:
-        cells = [_cell(result, metric, evaluation.samples) for result in evaluation.results]
-        lines.append(f"| {metric.label} | {metric.unit} | {ARROWS[metric.better]} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "| videos | | | " + " | ".join(map(_cell_text, evaluation.names)) + " |",
-        "|---|---|---|" + "---|" * len(evaluation.names),
-    ]
-    for label, values in _counts(evaluation):
-        lines.append(f"| {label} | | | {' | '.join(map(str, values))} |")
-    for heading, said in (
-        ("Keep in mind", warnings(evaluation)),
-        ("Videos left out", _left_out(evaluation)),
-        ("Networks", _networks(evaluation)),
-    ):
-        if said:
-            lines += ["", f"## {heading}", *(f"* {each}" for each in said)]
+    remarks = {"Keep in mind": warnings, "Videos left out": _left_out, "Networks": _networks}
+    for heading, of in remarks.items():
+        if said := [f"* {each}" for each in of(evaluation)]:
+            lines += ["", f"## {heading}", *said]
     return "\n".join(lines) + "\n"
+
+
+def _table(first: str, names: Sequence[str], rows: Mapping[str, Sequence[object]]) -> list[str]:
+    body = [f"| {label} | {' | '.join(map(str, cells))} |" for label, cells in rows.items()]
+    return ["", f"| {first} | {' | '.join(map(_cell_text, names))} |", "|---|---|---|" + "---|" * len(names), *body]
 
 
 def _cell_text(text: str) -> str:
@@ -150,59 +146,36 @@ def _cell(result: SetResult, metric: Metric, samples: int) -> str:
     interval = result.interval(metric)
     if interval is None:
         return f"{NOT_COMPUTED}: {_cell_text(result.reasons[metric.key])}"
-    value = _digits(interval.value, metric)
-    if metric in (IS_VIDEO, IS_FRAMES):
-        spread = f" ± {_digits(interval.high - interval.value, metric)} over splits" if math.isfinite(interval.high) else ""
-    elif math.isfinite(interval.low):
-        spread = f" [{_digits(interval.low, metric)}, {_digits(interval.high, metric)}]"
-    else:
-        spread = ""
+    spread = ""
+    if math.isfinite(interval.low):
+        spread = f" [{metric.shown(interval.low)}, {metric.shown(interval.high)}]"
+        if metric in (IS_VIDEO, IS_FRAMES):
+            spread = f" ± {metric.shown(interval.high - interval.value)} over splits"
     few = f" (⚠ {result.measured} of {samples} videos)" if metric in SET_METRICS and result.measured < samples else ""
-    return f"{value}{spread}{few}"
+    return f"{metric.shown(interval.value)}{spread}{few}"
 
 
-def _digits(value: float, metric: Metric) -> str:
-    """With the metric's usual digits, or more where they would say nothing."""
-    small = 0 < abs(value) < 10 ** (1 - metric.digits)
-    return f"{value:.2g}" if small else f"{value:.{metric.digits}f}"
-
-
-def _counts(evaluation: Evaluation) -> list[tuple[str, list[int]]]:
-    results = evaluation.results
-    return [
-        ("measured", [result.measured for result in results]),
-        ("broken", [len(result.broken) for result in results]),
-        ("prompts without a video", [len(result.matching.missing) for result in results]),
-        ("videos without a prompt", [len(result.matching.extra) for result in results]),
-    ]
-
-
-def _left_out(evaluation: Evaluation) -> list[str]:
-    said = []
+def _left_out(evaluation: Evaluation) -> Iterator[str]:
     for result in evaluation.results:
-        name = result.videos.name
-        said += _some(f"{name}, broken", [f"`{file.name}` ({_cell_text(why)})" for file, why in result.broken])
-        said += _some(f"{name}, no video of prompt", [f"`{prompt.id}`" for prompt in result.matching.missing])
-        said += _some(f"{name}, no prompt for", [f"`{file.name}`" for file, _ in result.matching.extra])
-        said += [f"{name}: {note}" for note in result.notes]
-        said += [f"{name}, {count} videos: {what}" for what, count in result.lacks.items()]
-    return said
+        name, matching = result.videos.name, result.matching
+        yield from _some(f"{name}, broken", [f"`{file.name}` ({_cell_text(why)})" for file, why in result.broken])
+        yield from _some(f"{name}, no video of prompt", [f"`{prompt.id}`" for prompt in matching.missing])
+        yield from _some(f"{name}, no prompt for", [f"`{file.name}`" for file, _ in matching.extra])
+        yield from (f"{name}: {note}" for note in matching.notes)
+        yield from (f"{name}, {count} videos: {what}" for what, count in result.lacks.items())
 
 
-def _some(what: str, names: Sequence[str]) -> list[str]:
-    if not names:
-        return []
-    more = f" and {len(names) - _SHOWN} more (all in {JSON_FILE})" if len(names) > _SHOWN else ""
-    return [f"{what}: {', '.join(names[:_SHOWN])}{more}"]
+def _some(what: str, names: Sequence[str]) -> Iterator[str]:
+    if names:
+        more = f" and {len(names) - _SHOWN} more (all in {JSON_FILE})" if len(names) > _SHOWN else ""
+        yield f"{what}: {', '.join(names[:_SHOWN])}{more}"
 
 
-def _networks(evaluation: Evaluation) -> list[str]:
-    said = [
-        f"{key}: `{f['name']}`, sha256 `{f['sha256']}`; {f['preprocessing']}" for key, f in evaluation.networks.sources().items()
-    ]
+def _networks(evaluation: Evaluation) -> Iterator[str]:
+    for key, facts in evaluation.networks.sources().items():
+        yield f"{key}: `{facts['name']}`, sha256 `{facts['sha256']}`; {facts['preprocessing']}"
     if evaluation.reference is not None:
-        said.append(f"reference: {evaluation.reference['source']}")
-    return said
+        yield f"reference: {evaluation.reference['source']}"
 
 
 # -- files
@@ -213,12 +186,6 @@ def write_report(evaluation: Evaluation, out: Path) -> list[Path]:
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: expected a folder for the report, found a file; choose another name")
     out.mkdir(parents=True, exist_ok=True)
-    written = [out / JSON_FILE, out / TABLE_FILE]
-    for path, text in zip(written, (_dump(as_json(evaluation)), as_markdown(evaluation)), strict=True):
-        with whole_file(path) as part:
-            part.write_text(text, encoding="utf-8")
-    return written + draw_all(evaluation, out)
-
-
-def _dump(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(out / JSON_FILE, json.dumps(as_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False))
+    write_text(out / TABLE_FILE, as_markdown(evaluation))
+    return [out / JSON_FILE, out / TABLE_FILE, *draw_all(evaluation, out)]

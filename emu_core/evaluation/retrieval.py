@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..media.files import whole_file, write_text
 from ..networks import TextVectors
 from .prompts import Prompt, file_stem
 
@@ -36,12 +37,15 @@ LEXICAL = "lexical: cosine of TF-IDF words, since no text network was given"
 
 Captions = Callable[[], Iterable[Sequence[str]]]
 """Gives all captions in the order of their rows, in batches, each time it is called."""
+Progress = Callable[[int], object]
+"""Told how many captions were done."""
 
 
 class Clips(Protocol):
     """Where the clips' bytes come from: `data.shards.Shards`."""
 
-    def read(self, row: int) -> bytes: ...
+    def read(self, row: int) -> bytes:
+        """The video file of a row."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,35 @@ class Nearest:
     score: float
 
 
+class _Best:
+    """The nearest row of each query so far, as blocks of rows come in turn."""
+
+    def __init__(self, queries: int) -> None:
+        self._rows, self._scores, self._start = np.full(queries, -1), np.full(queries, -np.inf), 0
+
+    def take(self, products: NDArray[Any]) -> None:
+        """Of a whole block (queries, rows)."""
+        places = products.argmax(axis=1)
+        self.take_best(products[np.arange(len(products)), places], places, products.shape[1])
+
+    def take_best(self, values: NDArray[Any], places: NDArray[Any], rows: int) -> None:
+        """The best of a block of so many rows."""
+        better = values > self._scores
+        self._rows[better], self._scores[better] = self._start + places[better], values[better]
+        self._start += rows
+
+    def found(self) -> list[Nearest]:
+        """Row -1 where there were none."""
+        return [Nearest(int(row), float(score)) for row, score in zip(self._rows, self._scores, strict=True)]
+
+
 # -- captions
 
 
 def captions_of(address: str) -> Captions:
     """The captions of curated shards, from their table. Raises ValueError where there is none."""
     try:
-        from pyarrow import parquet
+        from pyarrow import parquet  # of the extra `data` alone
     except ImportError as problem:
         raise ValueError(f"{address}: expected the package pyarrow to read {TABLE}, found none; pip install pyarrow") from problem
 
@@ -76,7 +102,7 @@ def captions_of(address: str) -> Captions:
 
 def _table(address: str) -> Any:
     if "://" in address:
-        from fsspec.core import open as open_remote
+        from fsspec.core import open as open_remote  # of the extra `data` alone
 
         return open_remote(f"{address.rstrip('/')}/{TABLE}", "rb")
     path = Path(address) / TABLE
@@ -88,13 +114,11 @@ def _table(address: str) -> Any:
 # -- by vectors
 
 
-def write_vectors(captions: Captions, network: TextVectors, file: Path, progress: Callable[[int], None] = lambda n: None) -> int:
+def write_vectors(captions: Captions, network: TextVectors, file: Path, progress: Progress = lambda n: None) -> int:
     """Vectors of all captions, (n, d) float16, as .npy; returns n. An empty caption gets zeros. Whole or not at all.
 
-    Beside it FILE.json says which network they are of. `progress` is told how many captions were done.
+    Beside it FILE.json says which network they are of.
     """
-    from ..media.files import whole_file
-
     size = network.texts(["a"]).shape[1]
     total, digest = 0, hashlib.sha256()
     with whole_file(file) as part:
@@ -103,8 +127,7 @@ def write_vectors(captions: Captions, network: TextVectors, file: Path, progress
             np.lib.format.write_array_header_1_0(out, header)
             start = out.tell()
             for batch in captions():
-                for first in range(0, len(batch), TEXTS):
-                    texts = batch[first : first + TEXTS]
+                for texts in _pieces(batch):
                     vectors = network.texts([text or " " for text in texts]).astype("<f2")
                     vectors[[not text.strip() for text in texts]] = 0
                     out.write(vectors.tobytes())
@@ -113,13 +136,14 @@ def write_vectors(captions: Captions, network: TextVectors, file: Path, progress
                 progress(len(batch))
             out.seek(0)
             np.lib.format.write_array_header_1_0(out, {**header, "shape": (total, size)})
-            if out.tell() != start:
-                raise AssertionError("the header of a .npy file changed its length")
-        with whole_file(_facts_file(file)) as facts:
-            facts.write_text(
-                json.dumps({"captions": total, "captions_sha256": digest.hexdigest(), **network.source.facts()}), encoding="utf-8"
-            )
+            assert out.tell() == start, "the header of a .npy file changed its length"
+        facts = {"captions": total, "captions_sha256": digest.hexdigest(), **network.source.facts()}
+        write_text(_facts_file(file), json.dumps(facts))
     return total
+
+
+def _pieces(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS))
 
 
 def _facts_file(file: Path) -> Path:
@@ -138,13 +162,10 @@ def read_vectors(file: Path, network: TextVectors, captions: Captions) -> NDArra
         facts = json.loads(_facts_file(file).read_text(encoding="utf-8"))
         vectors = np.load(file, mmap_mode="r")
     except (OSError, ValueError) as problem:
-        raise ValueError(
-            f"{file}: expected vectors that `emu-video retrieve` wrote, found others ({problem}); delete it"
-        ) from problem
+        raise ValueError(f"{file}: expected vectors of `emu-video retrieve`, found others ({problem}); delete it") from problem
     if facts.get("sha256") != network.source.sha256:
-        raise ValueError(
-            f"{file}: expected the vectors of {network.source.name}, found those of {facts.get('name')}; delete or rename it"
-        )
+        wanted, found = network.source.name, facts.get("name")
+        raise ValueError(f"{file}: expected the vectors of {wanted}, found those of {found}; delete or rename it")
     digest = hashlib.sha256()
     for batch in captions():
         _take(digest, batch)
@@ -158,31 +179,26 @@ def search(queries: NDArray[np.floating[Any]], vectors: NDArray[np.float16], blo
 
     Exact. With faiss, its brute-force search of each block; else matrix products. One block is in memory at a time.
     """
-    wanted = np.ascontiguousarray(queries, dtype=np.float32)
-    rows, scores = np.full(len(wanted), -1, dtype=np.int64), np.full(len(wanted), -np.inf, dtype=np.float32)
     try:
-        import faiss
+        import faiss  # optional: faster
     except ImportError:
         faiss = None
+    wanted, best = np.ascontiguousarray(queries, dtype=np.float32), _Best(len(queries))
     for start in range(0, len(vectors), block):
         part = np.asarray(vectors[start : start + block], dtype=np.float32)
-        if faiss is not None:
-            found = faiss.knn(wanted, part, 1, metric=faiss.METRIC_INNER_PRODUCT)
-            values, places = found[0][:, 0], found[1][:, 0]
+        if faiss is None:
+            best.take(wanted @ part.T)
         else:
-            products = wanted @ part.T
-            places = products.argmax(axis=1)
-            values = products[np.arange(len(wanted)), places]
-        better = values > scores
-        rows[better], scores[better] = start + places[better], values[better]
-    how = "faiss, exact, in blocks" if faiss is not None else "matrix products, exact, in blocks"
-    return [Nearest(int(row), float(score)) for row, score in zip(rows, scores, strict=True)], how
+            values, places = faiss.knn(wanted, part, 1, metric=faiss.METRIC_INNER_PRODUCT)
+            best.take_best(values[:, 0], places[:, 0], len(part))
+    return best.found(), f"{'matrix products' if faiss is None else 'faiss'}, exact, in blocks"
 
 
 # -- by words
 
 
 def words(text: str) -> list[str]:
+    """Lower-case runs of letters and digits."""
     return re.findall(r"[^\W_]+", text.lower())
 
 
@@ -190,7 +206,7 @@ def _buckets(text: str) -> NDArray[np.int64]:
     return np.fromiter((zlib.crc32(word.encode()) % BUCKETS for word in words(text)), dtype=np.int64)
 
 
-def lexical_search(texts: Sequence[str], captions: Captions, progress: Callable[[int], None] = lambda n: None) -> list[Nearest]:
+def lexical_search(texts: Sequence[str], captions: Captions, progress: Progress = lambda n: None) -> list[Nearest]:
     """By cosine of TF-IDF: counts of words times ln((1 + n) / (1 + captions with the word)) + 1. Reads all captions twice."""
     seen, total = np.zeros(BUCKETS, dtype=np.int64), 0
     for batch in captions():
@@ -199,23 +215,16 @@ def lexical_search(texts: Sequence[str], captions: Captions, progress: Callable[
         total += len(batch)
         progress(len(batch))
     weights = np.log((1 + total) / (1 + seen)) + 1
-    queries = _tf_idf(texts, weights)
-    rows, scores = np.full(len(texts), -1, dtype=np.int64), np.full(len(texts), -1.0)
-    start = 0
+    queries, best = _tf_idf(texts, weights), _Best(len(texts))
     for batch in captions():
-        products = (queries @ _tf_idf(batch, weights).T).toarray()
-        places = products.argmax(axis=1)
-        values = products[np.arange(len(texts)), places]
-        better = values > scores
-        rows[better], scores[better] = start + places[better], values[better]
-        start += len(batch)
+        best.take((queries @ _tf_idf(batch, weights).T).toarray())
         progress(len(batch))
-    return [Nearest(int(row), float(score)) for row, score in zip(rows, scores, strict=True)]
+    return best.found()
 
 
 def _tf_idf(texts: Sequence[str], weights: NDArray[np.float64]) -> Any:
     """(n, BUCKETS) sparse, rows of length 1 (0 for a text without words)."""
-    from scipy.sparse import csr_matrix
+    from scipy.sparse import csr_matrix  # a tenth of a second
 
     columns = [_buckets(text) for text in texts]
     pointers = np.concatenate([[0], np.cumsum([len(each) for each in columns])])
@@ -237,15 +246,13 @@ def retrieve(
     out: Path,
     network: TextVectors | None = None,
     vectors: Path | None = None,
-    progress: Callable[[int], None] = lambda n: None,
+    progress: Progress = lambda n: None,
 ) -> dict[str, Any]:
     """Write OUT/NNN-slug.mp4, the nearest clip of each prompt, and OUT/retrieval.json; returns what that says.
 
     network: None for the lexical way, which is named as such. vectors: .npy in which the captions' vectors are kept for the next
     time. Raises ValueError for an OUT that is a file, vectors of other data, or no captions at all.
     """
-    from ..media.files import whole_file
-
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: expected a folder for the videos, found a file; choose another name")
     out.mkdir(parents=True, exist_ok=True)
@@ -255,7 +262,9 @@ def retrieve(
         if alone := [prompt.id for prompt, each in zip(prompts, found, strict=True) if each.score <= 0]:
             logger.warning("%d prompts share no word with any caption (score 0), such as %s", len(alone), alone[0])
     else:
-        found, how = _by_vectors(texts, captions, network, out, vectors, progress)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".vectors-") as folder:
+            file = vectors or Path(folder) / "captions.npy"
+            found, how = _by_vectors(texts, captions, network, file, progress)
         method = {"name": f"cosine of text vectors of {network.source.name}", "search": how, **network.source.facts()}
     if any(each.row < 0 for each in found):
         raise ValueError("expected clips with captions, found none; caption the clips first")
@@ -267,30 +276,20 @@ def retrieve(
             part.write_bytes(clips.read(each.row))
         entries.append({"id": prompt.id, "prompt": prompt.text, "file": name, "caption": told[each.row], **asdict(each)})
     result: dict[str, Any] = {"format": 1, "method": method, "videos": entries}
-    with whole_file(out / REPORT) as part:
-        part.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text(out / REPORT, json.dumps(result, indent=1, ensure_ascii=False))
     return result
 
 
 def _by_vectors(
-    texts: Sequence[str],
-    captions: Captions,
-    network: TextVectors,
-    out: Path,
-    vectors: Path | None,
-    progress: Callable[[int], None],
+    texts: Sequence[str], captions: Captions, network: TextVectors, file: Path, progress: Progress
 ) -> tuple[list[Nearest], str]:
-    queries = np.concatenate([network.texts(texts[i : i + TEXTS]) for i in range(0, len(texts), TEXTS)])
-    known = read_vectors(vectors, network, captions) if vectors is not None else None
-    if known is not None:
-        return search(queries, known)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".vectors-") as folder:
-        file = vectors or Path(folder) / "captions.npy"
+    """The vectors in the file, made if there are none, are closed again before this returns, so that the file may go."""
+    queries = np.concatenate([network.texts(piece) for piece in _pieces(texts)])
+    vectors = read_vectors(file, network, captions)
+    if vectors is None:
         write_vectors(captions, network, file, progress)
-        made = np.load(file, mmap_mode="r")
-        found = search(queries, made)
-        del made  # closed before the file goes
-        return found
+        vectors = np.load(file, mmap_mode="r")
+    return search(queries, vectors)
 
 
 def _captions_at(rows: set[int], captions: Captions) -> dict[int, str]:

@@ -1,71 +1,31 @@
-"""Figures of a whole set of videos, streaming: one number a prompt and metric, and the sums of networks are held."""
+"""Figures of whole sets of videos. What is held is one number a prompt and metric, and the sums of networks."""
 
 from __future__ import annotations
 
 import math
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..media import Unreadable, VideoReader
-from ..networks import Networks, VideoFeatures
+from ..networks import Array, Networks, VideoFeatures
+from . import metrics
 from .frechet import Gaussian, InceptionScore, frechet_distance, load_statistics, merged, save_statistics, split_numbers
-from .metrics import (
-    AESTHETIC,
-    CHANGES,
-    CLIP_IMAGE,
-    CLIP_TEXT,
-    CONSISTENCY,
-    FIRST_FRAME,
-    FVD_I3D,
-    FVD_VIDEOMAE,
-    IS_FRAMES,
-    IS_VIDEO,
-    MOTION,
-    NAN,
-    VIDEO_METRICS,
-    Measured,
-    Metric,
-    Middle,
-    can_measure_motion,
-    measure_video,
-    video_networks,
-)
+from .metrics import Means, Measured, Metric, Middle, measure_video, video_networks
 from .prompts import Prompt
 from .statistics import Interval, bootstrap_mean, jackknife
-from .videos import Matching, VideoSet, match
+from .videos import EXTENSIONS, Matching, VideoSet, match
 
+NAN = float("nan")
 GROUPS = 10  # of prompts, for the interval of a Fréchet distance
 SPLITS = 10
 SAMPLES = 10_000
 REFERENCE_NEEDS = "--reference FOLDER or FILE.npz"
-
-
-class _FrechetSums:
-    """Features of a set, by groups of prompts, so that the distance has an interval; GROUPS matrices are held."""
-
-    def __init__(self) -> None:
-        self.groups: dict[int, Gaussian] = {}
-
-    def add(self, features: NDArray[np.float64], prompt: int) -> None:
-        group = self.groups.setdefault(prompt % GROUPS, Gaussian(features.size))
-        group.add(features)
-
-    def distance(self, reference: Gaussian) -> Interval:
-        """Raises ValueError for fewer than 2 videos."""
-        parts = list(self.groups.values())
-        whole = merged(parts)
-        value = frechet_distance(whole, reference)
-        without = [merged([*parts[:i], *parts[i + 1 :]]) for i in range(len(parts))] if len(parts) == GROUPS else []
-        usable = all(part.count >= 2 for part in without)
-        low, high = jackknife(value, [frechet_distance(part, reference) for part in without] if usable else [])
-        return Interval(value, max(0.0, low) if math.isfinite(low) else low, high, whole.count)
+Statistics = dict[str, Gaussian]
+"""Of the reference videos, by the key of the metric."""
 
 
 @dataclass
@@ -76,10 +36,9 @@ class SetResult:
     videos: VideoSet
     matching: Matching
     columns: dict[str, array[float]]
+    reasons: dict[str, str]
     whole: dict[str, Interval] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
     broken: list[tuple[Path, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     measured: int = 0
     shapes: Counter[str] = field(default_factory=Counter)
     lacks: Counter[str] = field(default_factory=Counter)
@@ -107,14 +66,39 @@ class Evaluation:
 
     @property
     def names(self) -> list[str]:
+        """Of the systems."""
         return [result.videos.name for result in self.results]
 
 
+class _FrechetSums:
+    """Features of a set, by groups of prompts, so that the distance has an interval; GROUPS matrices are held."""
+
+    def __init__(self) -> None:
+        self._groups: dict[int, Gaussian] = {}
+
+    def add(self, features: Array, prompt: int) -> None:
+        self._groups.setdefault(prompt % GROUPS, Gaussian(features.size)).add(features)
+
+    @property
+    def count(self) -> int:
+        return sum(group.count for group in self._groups.values())
+
+    def distance(self, reference: Gaussian) -> Interval:
+        """Raises ValueError for fewer than 2 videos."""
+        parts = list(self._groups.values())
+        value = frechet_distance(merged(parts), reference)
+        without = [merged([*parts[:i], *parts[i + 1 :]]) for i in range(len(parts))] if len(parts) == GROUPS else []
+        usable = all(part.count >= 2 for part in without)
+        low, high = jackknife(value, [frechet_distance(part, reference) for part in without] if usable else [])
+        return Interval(value, max(0.0, low) if math.isfinite(low) else low, high, self.count)
+
+
 class _SetSums:
+    """What networks say of a whole set: features for Fréchet distances, classes for Inception scores."""
+
     def __init__(self, networks: Networks, samples: int) -> None:
-        self._networks = networks
-        self.frechet = {m.key: _FrechetSums() for m, _ in video_networks(networks) if m is not IS_VIDEO}
-        self.inception: dict[str, InceptionScore] = {}
+        self._frechet = {m.key: _FrechetSums() for m, _ in video_networks(networks) if m is not metrics.IS_VIDEO}
+        self._inception: dict[str, InceptionScore] = {}
         self._splits = split_numbers(samples, max(1, min(SPLITS, samples)))
         self._number = 0
 
@@ -122,58 +106,52 @@ class _SetSums:
         split = int(self._splits[self._number])
         self._number += 1
         for key, features in measured.features.items():
-            if key in self.frechet:
-                self.frechet[key].add(features, prompt)
+            if key in self._frechet:
+                self._frechet[key].add(features, prompt)
             else:
                 self._score(key, features.size).add(features, split)
         if measured.frames is not None:
-            self._score(IS_FRAMES.key, measured.frames.classes).take(measured.frames, split)
+            self._score(metrics.IS_FRAMES.key, measured.frames.classes).take(measured.frames, split)
 
     def _score(self, key: str, classes: int) -> InceptionScore:
-        return self.inception.setdefault(key, InceptionScore(classes, int(self._splits.max()) + 1))
+        return self._inception.setdefault(key, InceptionScore(classes, int(self._splits.max()) + 1))
 
-    def finish(self, result: SetResult, references: dict[str, Gaussian]) -> None:
-        for metric in (FVD_I3D, FVD_VIDEOMAE):
-            if metric.key not in self.frechet:
-                continue
-            count = sum(group.count for group in self.frechet[metric.key].groups.values())
-            if metric.key not in references:
-                result.reasons[metric.key] = f"needs {REFERENCE_NEEDS}"
-            elif count < 2:
-                result.reasons[metric.key] = f"needs 2 or more videos that are long enough, found {count}"
+    def finish(self, result: SetResult, references: Statistics) -> None:
+        for key, sums in self._frechet.items():
+            if key not in references:
+                result.reasons[key] = f"needs {REFERENCE_NEEDS}"
+            elif sums.count < 2:
+                result.reasons[key] = f"needs 2 or more videos that are long enough, found {sums.count}"
             else:
-                result.whole[metric.key] = self.frechet[metric.key].distance(references[metric.key])
-        for metric in (IS_VIDEO, IS_FRAMES):
-            if metric.key in self.inception:
-                score = self.inception[metric.key]
+                result.whole[key] = sums.distance(references[key])
+        for key in (metrics.IS_VIDEO.key, metrics.IS_FRAMES.key):
+            if key in self._inception:
+                score = self._inception[key]
                 mean, deviation = score.result()
-                result.whole[metric.key] = Interval(mean, mean - deviation, mean + deviation, int(score.counts.sum()))
-            elif metric.key not in result.reasons:
-                result.reasons[metric.key] = "needs videos that are long enough, found none"
+                result.whole[key] = Interval(mean, mean - deviation, mean + deviation, int(score.counts.sum()))
+            else:
+                result.reasons.setdefault(key, "needs videos that are long enough, found none")
 
 
 def measure_set(
     videos: VideoSet,
     prompts: Sequence[Prompt],
     networks: Networks = Networks(),
-    references: dict[str, Gaussian] | None = None,
-    progress: Callable[[], None] = lambda: None,
+    references: Statistics | None = None,
+    progress: Callable[[], object] = lambda: None,
 ) -> SetResult:
     """Measure a set, streaming. A broken video is named in the result and left out. `progress` is called after each video."""
     matching = match(videos, prompts)
-    total = sum(len(files) for _, files in matching.found)
-    sums = _SetSums(networks, total)
-    motion = can_measure_motion()
-    keys = [metric.key for metric in VIDEO_METRICS] + list(CHANGES)
-    result = SetResult(videos, matching, {key: array("d", [NAN] * len(prompts)) for key in keys})
-    result.reasons = missing_needs(networks, prompts, motion)
-    result.notes += matching.notes
+    sums = _SetSums(networks, sum(len(files) for _, files in matching.found))
+    keys = [*(metric.key for metric in metrics.VIDEO_METRICS), *metrics.CHANGES]
+    columns = {key: array("d", [NAN] * len(prompts)) for key in keys}
+    result = SetResult(videos, matching, columns, missing_needs(networks, prompts))
     numbers = {prompt.id: number for number, prompt in enumerate(prompts)}
     for prompt, files in matching.found:
-        means = _Means()
+        number, means = numbers[prompt.id], Means()
         for file in files:
             try:
-                measured = measure_video(file, prompt, networks, motion)
+                measured = measure_video(file, prompt, networks)
             except Unreadable as problem:
                 result.broken.append((file, str(problem)))
             else:
@@ -181,103 +159,73 @@ def measure_set(
                 facts = measured.facts
                 result.shapes[f"{facts.width} x {facts.height}, {facts.frames} frames at {facts.fps:.6g} a second"] += 1
                 result.lacks.update(measured.lacks)
-                means.add(measured.figures)
-                sums.add(measured, numbers[prompt.id])
+                sums.add(measured, number)
+                for key, value in measured.figures.items():
+                    if math.isfinite(value):
+                        means.add(key, value)
             progress()
-        for key, value in means.values():
-            result.columns[key][numbers[prompt.id]] = value
+        for key, value in means.values().items():
+            columns[key][number] = value
     sums.finish(result, references or {})
-    _drop_empty(result)
+    for metric in metrics.VIDEO_METRICS:  # what no video of the set has is not computed, and says so
+        if not any(map(math.isfinite, columns[metric.key])):
+            lack = "needs a readable video of 2 or more frames" if result.measured else "needs readable videos"
+            result.reasons.setdefault(metric.key, lack)
     return result
 
 
-class _Means:
-    """Mean of each figure over the samples of one prompt, those without it left out."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, int]] = {}
-
-    def add(self, figures: dict[str, float]) -> None:
-        for key, value in figures.items():
-            if math.isfinite(value):
-                total, count = self._sums.get(key, (0.0, 0))
-                self._sums[key] = total + value, count + 1
-
-    def values(self) -> Iterable[tuple[str, float]]:
-        return ((key, total / count) for key, (total, count) in self._sums.items())
-
-
-def missing_needs(networks: Networks, prompts: Sequence[Prompt], motion: bool) -> dict[str, str]:
-    """Why each metric that cannot be computed is not: "needs ..."."""
+def missing_needs(networks: Networks, prompts: Sequence[Prompt]) -> dict[str, str]:
+    """Why each metric that cannot be computed is not, by its key: "needs ..."."""
     images = any(prompt.image is not None for prompt in prompts)
-    given = {
-        CLIP_TEXT: networks.clip,
-        CONSISTENCY: networks.clip,
-        CLIP_IMAGE: networks.clip if images else None,
-        AESTHETIC: networks.aesthetic,
-        MOTION: motion or None,
-        FIRST_FRAME: images or None,
-        FVD_I3D: networks.i3d,
-        FVD_VIDEOMAE: networks.videomae,
-        IS_VIDEO: networks.classifier,
-        IS_FRAMES: networks.inception,
-    }
-    return {metric.key: f"needs {metric.needs}" for metric, thing in given.items() if thing is None}
-
-
-def _drop_empty(result: SetResult) -> None:
-    """A metric that no video of the set has is not computed, and says so."""
-    for metric in VIDEO_METRICS:
-        if metric.key not in result.reasons and not any(map(math.isfinite, result.columns[metric.key])):
-            result.reasons[metric.key] = (
-                "needs a readable video of 2 or more frames" if result.measured else "needs readable videos"
-            )
+    given = {**vars(networks), "images": images or None}
+    return {m.key: f"needs {m.needs}" for m in metrics.METRICS if any(given[thing] is None for thing in m.needed)}
 
 
 # -- the reference of a Fréchet distance
 
 
 def reference_statistics(
-    reference: str, networks: Networks, save: str | None = None, progress: Callable[[], None] = lambda: None
-) -> tuple[dict[str, Gaussian], list[tuple[Path, str]]]:
+    reference: str, networks: Networks, save: str | None = None, progress: Callable[[], object] = lambda: None
+) -> tuple[Statistics, list[tuple[Path, str]]]:
     """Statistics of the reference videos for each network of a Fréchet distance, and the videos that could not be used.
 
     reference: a folder of videos (sub-folders too, as UCF-101 has one a class), or a .npz that `save` made before. `save`: .npz;
-    with two networks, one file each, with the metric's key before the extension.
+    with two networks, one file each, with the metric's key before the extension. Raises ValueError for fewer than 2 videos, or
+    statistics of another network.
     """
-    wanted = [(metric, network) for metric, network in video_networks(networks) if metric is not IS_VIDEO]
+    wanted = [(metric, network) for metric, network in video_networks(networks) if metric is not metrics.IS_VIDEO]
     if Path(reference).is_file():
-        return {
-            metric.key: load_statistics(_named(reference, metric, wanted), network.source.facts()) for metric, network in wanted
-        }, []
-    found: dict[str, Gaussian] = {}
+        return {m.key: load_statistics(_named(reference, m, wanted), network.source.facts()) for m, network in wanted}, []
+    found: Statistics = {}
     broken: list[tuple[Path, str]] = []
     for path in reference_files(reference):
         try:
-            video = VideoReader(path)
-            middles = {metric.key: Middle(network, video.facts.frames) for metric, network in wanted}
-            for frame in video:
-                for middle in middles.values():
-                    middle.add(frame)
+            features = _features(path, wanted)
         except Unreadable as problem:
             broken.append((path, str(problem)))
             continue
-        for key, middle in middles.items():
-            features = middle.result()
-            if features is None:
+        for key, vector in features.items():
+            if vector is None:
                 broken.append((path, f"{path.name}: too short for {key}"))
             else:
-                found.setdefault(key, Gaussian(features.size)).add(features)
+                found.setdefault(key, Gaussian(vector.size)).add(vector)
         progress()
-    few = [metric.label for metric, _ in wanted if metric.key not in found or found[metric.key].count < 2]
+    few = ", ".join(metric.label for metric, _ in wanted if metric.key not in found or found[metric.key].count < 2)
     if few:
-        raise ValueError(
-            f"{reference}: expected 2 or more reference videos for {', '.join(few)}, found fewer that can be used; give more"
-        )
+        raise ValueError(f"{reference}: expected 2 or more reference videos for {few}, found fewer that can be used; give more")
     if save:
         for metric, network in wanted:
             save_statistics(_named(save, metric, wanted), found[metric.key], network.source.facts())
     return found, broken
+
+
+def _features(path: Path, wanted: Sequence[tuple[Metric, VideoFeatures]]) -> dict[str, Array | None]:
+    video = VideoReader(path)
+    middles = {metric.key: Middle(network, video.facts.frames) for metric, network in wanted}
+    for frame in video:
+        for middle in middles.values():
+            middle.add(frame)
+    return {key: middle.result() for key, middle in middles.items()}
 
 
 def _named(path: str, metric: Metric, wanted: Sequence[tuple[Metric, VideoFeatures]]) -> Path:
@@ -286,9 +234,7 @@ def _named(path: str, metric: Metric, wanted: Sequence[tuple[Metric, VideoFeatur
 
 
 def reference_files(reference: str) -> list[Path]:
-    """Videos in a folder and its sub-folders, sorted."""
-    from .videos import EXTENSIONS
-
+    """Videos in a folder and its sub-folders, sorted. ValueError where there are none."""
     folder = Path(reference).expanduser()
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS) if folder.is_dir() else []
     if not files:

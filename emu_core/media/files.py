@@ -170,6 +170,12 @@ def whole_file(path: PathLike) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def write_text(path: PathLike, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def whole_folder(path: PathLike) -> Iterator[Path]:
     """As whole_file, for a folder: an earlier one is moved aside, and put back if the new one cannot take its place."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 
 from emu_core import media
 from emu_core.evaluation.candidates import best, rank
-from emu_core.evaluation.metrics import BATCH, measure_video, psnr
+from emu_core.evaluation.metrics import BATCH, CHANGES, measure_frames, measure_video, psnr
 from emu_core.evaluation.prompts import Prompt
 from emu_core.media import Unreadable, VideoReader
 from emu_core.networks import I3D, AestheticHead, Clip, Inception, Networks, VideoMAE, load_networks, sha256
@@ -163,8 +164,26 @@ def test_motion_is_the_shift_in_pixels(tmp_path: Path) -> None:
         assert found == pytest.approx(shift, abs=0.25)
     media.write_video(tmp_path / "frames", frames, 8.0)
     measured = measure_video(tmp_path / "frames", Prompt("0", "p"))
-    assert np.isnan(measured.figures["motion_score"])  # a folder of pictures has no motion vectors, and nothing takes their place
+    assert "motion_score" not in measured.figures  # a folder of pictures has no motion vectors, and nothing takes their place
     assert measured.lacks == ["no motion vectors can be had of them"]
+
+
+def test_frames_in_memory_give_the_figures_of_a_lossless_file_of_them(tmp_path: Path) -> None:
+    texture = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8).repeat(9, 0).repeat(9, 1)
+    frames = np.stack([texture[: 64 + 7, 2 * t : 2 * t + 64] for t in range(9)])
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("libx264rgb", rate=8, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 71, "rgb24"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    media.write_image(tmp_path / "image.png", torch.rand(40, 50, 3))
+    clip = Given(np.random.default_rng(1).normal(size=(256, 8)), {"p": np.ones(8)})
+    wanted = measure_video(tmp_path / "v.mp4", Prompt("0", "p", tmp_path / "image.png"), Networks(clip=clip))
+    found = measure_frames(frames, 8.0, "p", media.read_image(tmp_path / "image.png"), Networks(clip=clip))
+    assert found.figures == wanted.figures
+    assert len(found.figures) == 15
+    assert measure_frames(frames[:1], 8.0, "p").figures.keys() == set(CHANGES)
 
 
 # -- networks in TorchScript, VideoMAE, aesthetic heads
