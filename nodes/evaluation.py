@@ -7,9 +7,10 @@ import torch
 from ..emu_core.evaluation.candidates import best, rank
 from ..emu_core.media import contact_sheet
 from .adapter import paths
+from .adapter.networks import load_clip
 from .adapter.schema import aliases, io
 from .adapter.shown import shown
-from .figures import measure, open_clip
+from .figures import measure
 from .plot import draw
 
 CATEGORY = "EmuVideo/Evaluation"
@@ -75,8 +76,8 @@ class EmuVideoEvaluate(io.ComfyNode):
         if folder is not None and not prompt.strip():
             raise ValueError(NO_PROMPT)
         given = None if image is None else image[0, ..., :3].cpu().float()
-        judge = None if folder is None else open_clip(folder)
-        figures = measure(images[..., :3], fps, prompt, given, judge, paths.temporary_folder())
+        judge = None if folder is None else load_clip(folder)
+        figures = measure(images[..., :3], fps, prompt, given, judge)
         plot = draw(figures)[None]
         return io.NodeOutput(figures.as_json(), figures.table(), plot, ui=shown(cls, figures.text(), plot))
 
@@ -124,7 +125,7 @@ class EmuVideoBestStartingFrame(io.ComfyNode):
         folder = paths.clip_path(clip)
         assert folder is not None
         candidates = images[..., :3].cpu().float()
-        scores = rank(candidates, prompt, open_clip(folder))
+        scores = rank(candidates, prompt, load_clip(folder))
         place = best(scores)
         lines = "\n".join(f"{number}: {score:.4f}" for number, score in enumerate(scores))
         marks = [f"{'best  ' if number == place else ''}{number}: {score:.4f}" for number, score in enumerate(scores)]

@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..emu_core.evaluation.metrics import (
-    CHANGES,
-    CLIP_IMAGE,
-    CLIP_TEXT,
-    CONSISTENCY,
-    DRIFT_MEAN,
-    DRIFT_STD,
-    DRIFT_WORST,
-    FIRST_FRAME,
-    MOTION,
-    PIXEL_MSE,
-    Metric,
-    measure_video,
-)  # fmt: skip
-from ..emu_core.evaluation.prompts import Prompt
-from ..emu_core.media import LOSSLESS, VideoWriter, write_image
+from ..emu_core.evaluation import metrics
+from ..emu_core.evaluation.metrics import CHANGES, CLIP_IMAGE, CLIP_TEXT, CONSISTENCY, FIRST_FRAME, PIXEL_MSE, Metric
 from ..emu_core.media.images import to_bytes
-from ..emu_core.media.tags import Timing, video_tags
-from ..emu_core.networks import Clip, ImageText, Networks, Source
+from ..emu_core.networks import ImageText, Networks
 
-METRICS = (CLIP_TEXT, CLIP_IMAGE, CONSISTENCY, PIXEL_MSE, MOTION, DRIFT_MEAN, DRIFT_STD, DRIFT_WORST, FIRST_FRAME)
+METRICS = tuple(metric for metric in metrics.VIDEO_METRICS if metric is not metrics.AESTHETIC)
 NEEDS_CLIP = "needs a CLIP in models/emu_video_metrics, chosen as clip"
 NEEDS_IMAGE = "needs the conditioning image, connected to image"
 NEEDS_BOTH = "needs a CLIP as clip and the conditioning image as image"
@@ -51,18 +34,16 @@ class Figures:
     reasons: dict[str, str]
     changes: dict[str, float]
     series: dict[str, list[float]]
-    networks: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    def lines(self) -> list[tuple[str, str, str]]:
-        """(label, figure with its unit, what is better) of each metric."""
-        return [(m.label, self.said(m), m.better) for m in METRICS]
+    networks: dict[str, dict[str, str]]
 
     def said(self, metric: Metric) -> str:
+        """A figure with its unit, or why it was not computed."""
         if metric.key in self.reasons:
             return f"not computed: {self.reasons[metric.key]}"
-        return f"{digits(self.values[metric.key], metric.digits)} {metric.unit}"
+        return f"{metric.shown(self.values[metric.key])} {metric.unit}"
 
     def size(self) -> str:
+        """What the video is, in words."""
         f = self.facts
         return f"{f['frames']:.0f} frames, {f['width']:.0f} x {f['height']:.0f}, {f['fps']:g} a second"
 
@@ -73,15 +54,13 @@ class Figures:
 
     def table(self) -> str:
         """Markdown."""
-        rows = [f"| {label} | {figure} | {better or '-'} |" for label, figure, better in self.lines()]
-        return "\n".join([f"{self.size()}", "", "| metric | figure | better |", "|---|---|---|", *rows]) + "\n"
+        rows = [f"| {metric.label} | {self.said(metric)} | {metric.better or '-'} |" for metric in METRICS]
+        return "\n".join([self.size(), "", "| metric | figure | better |", "|---|---|---|", *rows]) + "\n"
 
     def as_json(self) -> str:
-        metrics = {m.key: self._entry(m) for m in METRICS}
-        content = {
-            "format": 1, "prompt": self.prompt, "video": self.facts, "metrics": metrics, "changes": self.changes,
-            "frames": self.series, "networks": self.networks,
-        }  # fmt: skip
+        """Everything, indented."""
+        content = {"format": 1, "prompt": self.prompt, "video": self.facts, "metrics": {m.key: self._entry(m) for m in METRICS}}
+        content |= {"changes": self.changes, "frames": self.series, "networks": self.networks}
         return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
 
     def _entry(self, metric: Metric) -> dict[str, Any]:
@@ -91,25 +70,13 @@ class Figures:
         return {**about, "value": self.values[metric.key]}
 
 
-def digits(value: float, usual: int) -> str:
-    """With the usual digits after the point, or more where they would say nothing."""
-    return f"{value:.2g}" if 0 < abs(value) < 10 ** (1 - usual) else f"{value:.{usual}f}"
-
-
 class _Remembering:
     """A CLIP that keeps the vectors of what it was shown, so that the curves need no second pass."""
 
     def __init__(self, clip: ImageText) -> None:
-        self._clip = clip
+        self._clip, self.source, self.prepare = clip, clip.source, clip.prepare
         self.seen: list[np.ndarray] = []
-        self.text: np.ndarray | None = None
-
-    @property
-    def source(self) -> Source:
-        return self._clip.source
-
-    def prepare(self, frame: np.ndarray) -> torch.Tensor:
-        return self._clip.prepare(frame)
+        self.text = np.zeros(0)
 
     def images(self, prepared: Sequence[torch.Tensor]) -> np.ndarray:
         vectors = self._clip.images(prepared)
@@ -122,38 +89,17 @@ class _Remembering:
         return vectors
 
 
-def open_clip(folder: Path) -> Clip:
-    """ValueError: no CLIP there, or no transformers."""
-    try:
-        import transformers  # noqa: F401
-    except ImportError as problem:
-        raise ValueError(
-            f"CLIP needs the package transformers, found none ({problem}): install ComfyUI's requirements.txt"
-        ) from problem
-    return Clip(folder)
-
-
-def measure(
-    frames: torch.Tensor, fps: float, prompt: str, image: torch.Tensor | None, clip: ImageText | None, folder: Path
-) -> Figures:
-    """Measure frames (f, H, W, 3) 0..1 at 8 bits; image (H, W, 3). What has to be a file meanwhile lies in `folder`, lossless."""
+def measure(frames: torch.Tensor, fps: float, prompt: str, image: torch.Tensor | None, clip: ImageText | None) -> Figures:
+    """Measure frames (f, H, W, 3) 0..1 at 8 bits; image (H, W, 3), at 8 bits too."""
     pixels = to_bytes(frames)
+    given = None if image is None else torch.from_numpy(to_bytes(image)).float() / 255
     remembered = None if clip is None else _Remembering(clip)
     networks = Networks(clip=remembered)
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        video, picture = Path(place, "video.mp4"), None
-        with VideoWriter(video, fps, LOSSLESS, video_tags({}, Timing(len(pixels), fps))) as writer:
-            for frame in pixels:
-                writer.add(frame)
-        if image is not None:
-            picture = Path(place, "image.png")
-            write_image(picture, image)
-        measured = measure_video(video, Prompt("video", prompt, picture), networks)
-    found = {key: value for key, value in measured.figures.items() if math.isfinite(value)}
-    facts = {"frames": len(pixels), "width": pixels.shape[2], "height": pixels.shape[1], "fps": fps}
+    figures = metrics.measure_frames(pixels, fps, prompt, given, networks).figures
+    found = {key: value for key, value in figures.items() if math.isfinite(value)}
     return Figures(
         prompt,
-        facts,
+        {"frames": len(pixels), "width": pixels.shape[2], "height": pixels.shape[1], "fps": fps},
         {m.key: found[m.key] for m in METRICS if m.key in found},
         {m.key: _reason(m, clip is None, image is None, len(pixels)) for m in METRICS if m.key not in found},
         {key: found[key] for key in CHANGES if key in found},
@@ -175,13 +121,12 @@ def _reason(metric: Metric, no_clip: bool, no_image: bool, frames: int) -> str:
 def _pixel_series(pixels: np.ndarray) -> dict[str, list[float]]:
     """Mean of each colour in levels, a frame; pixel MSE, a step."""
     means = {f"mean_{name}": [float(frame[..., i].mean(dtype=np.float64)) for frame in pixels] for i, name in enumerate(COLOURS)}
-    steps = [float(np.square(b.astype(np.float32) - a).mean(dtype=np.float64)) for a, b in zip(pixels, pixels[1:], strict=False)]
-    return {**means, PIXEL_MSE.key: steps}
+    return {**means, PIXEL_MSE.key: [metrics.step_error(*pair) for pair in zip(pixels, pixels[1:], strict=False)]}
 
 
 def _clip_series(clip: _Remembering | None, has_image: bool) -> dict[str, list[float]]:
     """Cosines with the prompt and with the conditioning image, a frame; with the frame before, a step."""
-    if clip is None or clip.text is None:
+    if clip is None:
         return {}
     vectors = np.stack(clip.seen[has_image:])
     result = {CLIP_TEXT.key: (vectors @ clip.text).tolist(), CONSISTENCY.key: (vectors[1:] * vectors[:-1]).sum(axis=1).tolist()}

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..emu_core.evaluation.metrics import CLIP_IMAGE, CLIP_TEXT, CONSISTENCY, PIXEL_MSE
 from ..emu_core.media import sheet
-from .figures import METRICS, Figures, digits
+from .figures import METRICS, Figures
 
 WIDTH, HEIGHT, FINER = 1200, 760, 2
 """Drawn twice as large and made smaller, for smooth lines."""
@@ -108,7 +108,7 @@ def _figures(page: _Page, figures: Figures) -> None:
             page.text(right - 20, y + 29, "not computed", 15, SOFT, "rs")
             page.text(left + 20, y + 51, page.fitted(figures.reasons[metric.key], right - left - 40, 13), 13, SOFT)
         else:
-            page.text(right - 20, y + 31, digits(figures.values[metric.key], metric.digits), 22, INK, "rs")
+            page.text(right - 20, y + 31, metric.shown(figures.values[metric.key]), 22, INK, "rs")
             page.text(left + 20, y + 51, better, 13, SOFT)
             page.text(right - 20, y + 51, metric.unit, 13, SOFT, "rs")
 

@@ -247,6 +247,7 @@ def measure_frames(
     frames: Pixels, fps: float, prompt: str, image: Tensor | None = None, networks: Networks = Networks()
 ) -> Measured:
     """All figures of frames (f, H, W, 3) uint8 in memory, as of a file that holds exactly these. image: (H, W, 3) 0..1."""
+    frames = np.ascontiguousarray(frames)  # sums are rounded by the order in memory
     facts = Facts(frames.shape[2], frames.shape[1], len(frames), fps)
     return _measure(frames, facts, prompt, image, networks, lambda: frame_scores(frames))
 

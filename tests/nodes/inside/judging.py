@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management as management
 import folder_paths
 import parts
 import torch
+
+CLIP_FIGURES = ("clip_text", "clip_image", "frame_consistency")
 
 
 def video(pack: Any, seed: int = 0, frames: int = 8) -> torch.Tensor:
@@ -19,19 +23,15 @@ def video(pack: Any, seed: int = 0, frames: int = 8) -> torch.Tensor:
 
 
 def measured(pack: Any, frames: torch.Tensor, image: torch.Tensor | None, clip: Path | None) -> dict[str, float]:
-    """By the core's own way: the frames in a file, lossless, and `measure_video` on it."""
-    modules = {name: pack.module(f"emu_core.evaluation.{name}") for name in ("metrics", "prompts")}
-    modules["features"] = pack.module("emu_core.networks")
-    media, tags = pack.module("emu_core.media"), pack.module("emu_core.media.tags")
-    file, picture = pack.folder / "core.mp4", None
-    with media.VideoWriter(file, 4.0, media.LOSSLESS, tags.video_tags({}, tags.Timing(len(frames), 4.0))) as writer:
-        for frame in (frames * 255).round().byte().numpy():
-            writer.add(frame)
+    """By the core's own way, of a folder of the frames; such a folder has no motion vectors."""
+    media, metrics, prompts = (pack.module(f"emu_core.{name}") for name in ("media", "evaluation.metrics", "evaluation.prompts"))
+    picture = None
+    media.write_video(pack.folder / "core", frames, 4.0)
     if image is not None:
         picture = pack.folder / "core.png"
         media.write_image(picture, image)
-    networks = modules["features"].load_networks(clip=None if clip is None else str(clip))
-    return modules["metrics"].measure_video(file, modules["prompts"].Prompt("x", parts.PROMPT, picture), networks).figures
+    networks = pack.module("emu_core.networks").load_networks(clip=None if clip is None else str(clip))
+    return metrics.measure_video(pack.folder / "core", prompts.Prompt("x", parts.PROMPT, picture), networks).figures
 
 
 def evaluated(pack: Any, frames: torch.Tensor, clip: str, **more: Any) -> tuple[dict[str, Any], str, torch.Tensor]:
@@ -44,9 +44,11 @@ def check_figures_are_the_cores(pack: Any) -> dict[str, Any]:
     found, table, plot = evaluated(pack, frames, "tiny-clip", image=image)
     wanted = measured(pack, frames, image[0], Path(folder_paths.get_folder_paths("emu_video_metrics")[0], "tiny-clip"))
     shown = {key: entry["value"] for key, entry in found["metrics"].items()}
-    assert len(shown) == 9 and shown == {key: wanted[key] for key in shown}, (shown, wanted)
+    assert len(shown) == 9 and abs(shown["motion_score"] - 2) < 0.2
+    # weights that were moved lie elsewhere in memory, and products are rounded otherwise
+    close = {key for key in CLIP_FIGURES if pack.dynamic and abs(shown[key] - wanted[key]) < 1e-6}
+    assert {key for key in shown if shown[key] != wanted.get(key)} <= {"motion_score", *close}, (shown, wanted)
     assert found["changes"] == {key: value for key, value in wanted.items() if "_change_" in key}
-    assert abs(shown["motion_score"] - 2) < 0.2
     for key, mean in (("clip_text", 8), ("clip_image", 8), ("frame_consistency", 7), ("pixel_mse", 7)):
         values = found["frames"][key]
         assert len(values) == mean and abs(sum(values) / mean - shown[key]) < 1e-6 * max(1, shown[key]), key
@@ -66,8 +68,8 @@ def check_without_clip_it_says_so(pack: Any) -> dict[str, Any]:
     assert "not computed: needs" in table
     wanted = measured(pack, frames, None, None)
     computed = {key: entry["value"] for key, entry in found["metrics"].items() if "value" in entry}
-    assert computed == {key: wanted[key] for key in computed}
-    assert sorted(computed) == ["colour_drift", "contrast_drift", "motion_score", "pixel_mse", "worst_drift"]
+    assert computed.pop("motion_score") > 1 and computed == {key: wanted[key] for key in computed}
+    assert sorted(computed) == ["colour_drift", "contrast_drift", "pixel_mse", "worst_drift"]
     return {"plot": plot}
 
 
@@ -79,6 +81,19 @@ def check_one_frame_and_odd_sizes(pack: Any) -> dict[str, Any]:
     still, _, _ = evaluated(pack, torch.full((3, 32, 32, 3), 0.5), "none")
     assert still["metrics"]["pixel_mse"]["value"] == 0
     return {"plot": plot}
+
+
+def check_clip_is_kept_under_comfyuis_management(pack: Any) -> None:
+    load = pack.module("nodes.adapter.networks").load_clip
+    folder = Path(folder_paths.get_folder_paths("emu_video_metrics")[0], "tiny-clip")
+    clip = load(folder)
+    assert load(folder) is clip
+    assert clip.module in [module for loaded in management.current_loaded_models for module in loaded.model.model.modules()]
+    before = clip.texts([parts.PROMPT])
+    management.unload_all_models()
+    assert load(folder) is clip and (clip.texts([parts.PROMPT]) == before).all()
+    os.utime(folder / "config.json", ns=(0, 0))
+    assert load(folder) is not clip
 
 
 def check_clip_folders(pack: Any) -> None:
