@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from .. import __version__
-from . import animate, convert, curate, evaluate, generate, info, interpolate, select, study, train
+from . import animate, convert, curate, equalise, evaluate, generate, info, interpolate, retrieve, select, study, train
 
 COMMANDS = (
     generate.add,
@@ -22,7 +22,8 @@ COMMANDS = (
     select.add,
     train.add_commands,
     evaluate.add,
-    evaluate.add_commands,
+    equalise.add,
+    retrieve.add,
     study.add_commands,
 )
 EXIT_INPUT = 2  # what the user gave cannot be used; one sentence on standard error says why

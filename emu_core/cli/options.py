@@ -4,9 +4,11 @@ own function, so that `--help` waits for no torch."""
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from ..pipeline import Progress
 
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+PROMPTS_HELP = "prompts: a .txt (one a line), .csv, .json or .jsonl (id, prompt, image), or a bundled set: general, toy, ucf101"
 
 
 def add_command(commands: argparse._SubParsersAction, name: str, summary: str, run: str) -> argparse.ArgumentParser:
@@ -86,6 +89,24 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"--device {name} cannot be used here ({reason}): use auto or cpu") from error
     return device
+
+
+def check_folder(name: str | None) -> None:
+    """Refuse, before the long work, a folder that could not be written into or made. Empty or None: nothing is wanted."""
+    place = Path(name or ".").absolute()
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"{name}: expected a folder to write into, found a file; choose another name")
+    if not place.parent.is_dir():
+        raise ValueError(f"{name}: expected the folder {place.parent}, found nothing; make it first")
+
+
+@contextmanager
+def progress_bar(name: str, total: int | None, unit: str = "video") -> Iterator[Callable[..., Any]]:
+    """One bar on standard error; gives what moves it on, by 1 or by the number it is called with."""
+    from tqdm import tqdm  # not in ComfyUI's own packages, and help needs none
+
+    with tqdm(total=total, desc=name, unit=unit, file=sys.stderr) as bar:
+        yield bar.update
 
 
 @contextmanager

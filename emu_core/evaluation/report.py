@@ -13,7 +13,7 @@ from .. import __version__
 from ..media.files import write_text
 from .metrics import ARROWS, CHANGES, IS_FRAMES, IS_VIDEO, METRICS, NOT_COMPUTED, SET_METRICS, VIDEO_METRICS, Metric
 from .plots import draw_all
-from .sets import SPLITS, Evaluation, SetResult, class_balance
+from .sets import SPLITS, Evaluation, Reference, SetResult, class_balance
 from .statistics import CONFIDENCE, RESAMPLES, Interval, bootstrap_difference
 
 JSON_FILE, TABLE_FILE = "evaluation.json", "evaluation.md"
@@ -34,12 +34,17 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "intervals": f"{CONFIDENCE:.0%}, percentile bootstrap over prompts, {RESAMPLES} resamples; Fréchet distances: "
         f"jackknife over groups of prompts; Inception scores: mean +- standard deviation over {SPLITS} splits",
         "networks": evaluation.networks.sources(),
-        "reference": evaluation.reference,
+        "reference": _reference(evaluation.reference),
         "metrics": {m.key: {"label": m.label, "unit": m.unit, "better": m.better or None, "formula": m.formula} for m in METRICS},
         "systems": {result.videos.name: _system(result, evaluation) for result in evaluation.results},
         "differences": list(_differences(evaluation)),
         "warnings": list(warnings(evaluation)),
     }
+
+
+def _reference(reference: Reference) -> dict[str, Any] | None:
+    videos = {key: statistics.count for key, statistics in reference.statistics.items()}
+    return {"source": reference.source, "videos": videos, "left_out": _named(reference.broken)} if videos else None
 
 
 def _system(result: SetResult, evaluation: Evaluation) -> dict[str, Any]:
@@ -174,8 +179,8 @@ def _some(what: str, names: Sequence[str]) -> Iterator[str]:
 def _networks(evaluation: Evaluation) -> Iterator[str]:
     for key, facts in evaluation.networks.sources().items():
         yield f"{key}: `{facts['name']}`, sha256 `{facts['sha256']}`; {facts['preprocessing']}"
-    if evaluation.reference is not None:
-        yield f"reference: {evaluation.reference['source']}"
+    if evaluation.reference.source:
+        yield f"reference: {evaluation.reference.source}"
 
 
 # -- files

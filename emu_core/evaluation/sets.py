@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..media import Unreadable, VideoReader
 from ..networks import Array, Networks, VideoFeatures
@@ -25,7 +24,16 @@ SPLITS = 10
 SAMPLES = 10_000
 REFERENCE_NEEDS = "--reference FOLDER or FILE.npz"
 Statistics = dict[str, Gaussian]
-"""Of the reference videos, by the key of the metric."""
+"""Of reference videos, by the key of the metric that they are for."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a Fréchet distance compares with, and where it came from; broken: (video, why it could not be used)."""
+
+    source: str = ""
+    statistics: Statistics = field(default_factory=dict)
+    broken: Sequence[tuple[Path, str]] = ()
 
 
 @dataclass
@@ -54,14 +62,13 @@ class SetResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that is reported. networks: what was given, for names and hashes; reference: where the Fréchet distances'
-    reference came from, its number of videos and those that could not be used."""
+    """Everything that is reported. networks: what was given, for names and hashes."""
 
     results: Sequence[SetResult]
     prompts: Sequence[Prompt]
     prompts_name: str
     networks: Networks = field(default_factory=Networks)
-    reference: dict[str, Any] | None = None
+    reference: Reference = field(default_factory=Reference)
     samples: int = SAMPLES
 
     @property
@@ -184,9 +191,9 @@ def missing_needs(networks: Networks, prompts: Sequence[Prompt]) -> dict[str, st
 # -- the reference of a Fréchet distance
 
 
-def reference_statistics(
+def measure_reference(
     reference: str, networks: Networks, save: str | None = None, progress: Callable[[], object] = lambda: None
-) -> tuple[Statistics, list[tuple[Path, str]]]:
+) -> Reference:
     """Statistics of the reference videos for each network of a Fréchet distance, and the videos that could not be used.
 
     reference: a folder of videos (sub-folders too, as UCF-101 has one a class), or a .npz that `save` made before. `save`: .npz;
@@ -195,7 +202,8 @@ def reference_statistics(
     """
     wanted = [(metric, network) for metric, network in video_networks(networks) if metric is not metrics.IS_VIDEO]
     if Path(reference).is_file():
-        return {m.key: load_statistics(_named(reference, m, wanted), network.source.facts()) for m, network in wanted}, []
+        saved = {m.key: load_statistics(_named(reference, m, wanted), network.source.facts()) for m, network in wanted}
+        return Reference(reference, saved)
     found: Statistics = {}
     broken: list[tuple[Path, str]] = []
     for path in reference_files(reference):
@@ -216,7 +224,7 @@ def reference_statistics(
     if save:
         for metric, network in wanted:
             save_statistics(_named(save, metric, wanted), found[metric.key], network.source.facts())
-    return found, broken
+    return Reference(reference, found, broken)
 
 
 def _features(path: Path, wanted: Sequence[tuple[Metric, VideoFeatures]]) -> dict[str, Array | None]:

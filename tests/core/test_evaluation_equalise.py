@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from emu_core import media
-from emu_core.cli import evaluate as command
+from emu_core.cli import equalise as command
 from emu_core.evaluation.equalise import Target, chosen_frames, common_target, equal_frames, equalise_sets, equalise_video, square
 from emu_core.evaluation.prompts import Prompt
 from emu_core.evaluation.videos import open_sets
@@ -32,7 +32,7 @@ def _read(path: Path) -> np.ndarray:
 
 def _parse(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    command.add_commands(parser.add_subparsers())
+    command.add(parser.add_subparsers())
     return parser.parse_args(list(arguments))
 
 

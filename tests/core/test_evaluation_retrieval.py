@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from emu_core import media
-from emu_core.cli import evaluate as command
+from emu_core.cli import retrieve as command
 from emu_core.evaluation import retrieval
 from emu_core.evaluation.prompts import Prompt
 from emu_core.evaluation.retrieval import lexical_search, read_vectors, retrieve, search, write_vectors
@@ -180,7 +180,7 @@ def test_retrieve_from_curated_shards(tmp_path: Path, capsys: pytest.CaptureFixt
     table.merge(folder)
     (tmp_path / "p.txt").write_text("\n".join(clip.caption for clip in reversed(clips)))
     parser = argparse.ArgumentParser()
-    command.add_commands(parser.add_subparsers())
+    command.add(parser.add_subparsers())
     given = ["--prompts", str(tmp_path / "p.txt"), "--out", str(tmp_path / "out"), "--device", "cpu"]
     command.retrieve(parser.parse_args(["retrieve", str(folder), *given]))
     assert "by lexical" in capsys.readouterr().out

@@ -21,7 +21,7 @@ from emu_core.evaluation import metrics
 from emu_core.evaluation.export import export_evalcrafter, export_vbench
 from emu_core.evaluation.prompts import Prompt, bundled_sets, check_images, file_stem, read_prompts, slug, with_images
 from emu_core.evaluation.report import as_json, as_markdown, write_report
-from emu_core.evaluation.sets import REFERENCE_NEEDS, Evaluation, measure_set, reference_statistics
+from emu_core.evaluation.sets import REFERENCE_NEEDS, Evaluation, measure_reference, measure_set
 from emu_core.evaluation.videos import match, open_sets
 from emu_core.networks import I3D, Inception, Networks
 
@@ -197,7 +197,7 @@ def test_three_toy_systems_come_out_in_their_true_order(
     assert (tmp_path / "out" / "evaluation.md").read_text() in printed
     assert "(⚠ 12 of 10000 videos)" in printed
     assert not list(tmp_path.rglob("*.part"))
-    again = reference_statistics(str(tmp_path / "reference.npz"), Networks(i3d=I3D(i3d)))[0]["fvd_i3d"]
+    again = measure_reference(str(tmp_path / "reference.npz"), Networks(i3d=I3D(i3d))).statistics["fvd_i3d"]
     assert again.count == 12
 
 
@@ -228,7 +228,7 @@ def test_fvd_without_a_reference_and_short_videos_say_so(toy: tuple[Path, list[s
     networks = Networks(i3d=I3D(file))  # sees 16 frames, the videos have 8
     assert measure_set(sets, TOY, networks).reasons["fvd_i3d"] == f"needs {REFERENCE_NEEDS}"
     (tmp_path / "i3d.pt.json").write_text('{"size": 16, "frames": 8}')
-    references, _ = reference_statistics(toy[1][0], Networks(i3d=I3D(file)))
+    references = measure_reference(toy[1][0], Networks(i3d=I3D(file))).statistics
     result = measure_set(sets, TOY, networks, references)
     assert result.reasons["fvd_i3d"] == "needs 2 or more videos that are long enough, found 0"
     assert result.lacks["fewer frames than the network of fvd_i3d sees (16)"] == 12
@@ -297,7 +297,7 @@ def test_toy_alone_is_the_benchmark_and_anything_else_folders(
     toy: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[tuple[str, Any]] = []
-    monkeypatch.setattr("emu_core.cli.commands.evaluate", lambda o: called.append(("toy", o.prompts)))
+    monkeypatch.setattr(command, "evaluate_toy", lambda o: called.append(("toy", o.prompts)))
     monkeypatch.setattr(command, "evaluate_folders", lambda o: called.append(("folders", o.prompts)))
     for sets, prompts in ((["toy"], None), (["toy"], "12"), (["toy", "b"], "p.txt"), (["./toy"], "p.txt")):
         command.evaluate(options(sets=sets, prompts=prompts, videos=None))

@@ -1,0 +1,51 @@
+"""`emu-video equalise`: sets of videos made comparable."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from .options import PROMPTS_HELP, add_command, check_folder, progress_bar
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """The command and its options."""
+    summary = "make sets of videos comparable: centre crop to 1:1, size, length and frame rate to the smaller"
+    prompts = f"{PROMPTS_HELP}; without it, videos are paired in the order of their names"
+    across = "the smaller of the videos of a prompt, or of all videos"
+    playable = "H.264 4:2:0 that browsers play; the loss is printed (default: lossless RGB)"
+    option = add_command(commands, "equalise", summary, f"{__name__}:equalise").add_argument
+    option("folders", nargs="+", metavar="FOLDER", help="two or more folders of videos, or NAME=FOLDER; the last is OUT")
+    option("--prompts", metavar="FILE", help=prompts)
+    option("--across", choices=("prompt", "all"), default="prompt", help=across)
+    option("--playable", action="store_true", help=playable)
+    option("--json", action="store_true", help="print as JSON")
+
+
+def equalise(options: argparse.Namespace) -> None:
+    """Write the equal videos and say what each was and is."""
+    from ..evaluation.equalise import equalise_sets  # here: they bring torch, and help does not wait for it
+    from ..evaluation.prompts import read_prompts
+    from ..evaluation.videos import open_sets
+
+    *folders, out = options.folders
+    if len(folders) < 2:
+        raise ValueError(f"equalise: expected two or more folders and OUT, found {len(options.folders)} in all; give A B OUT")
+    check_folder(out)
+    prompts = read_prompts(options.prompts) if options.prompts else None
+    sets = open_sets(folders)
+    with progress_bar("videos", sum(len(each.files) for each in sets)) as progress:
+        result = equalise_sets(sets, Path(out), prompts, options.across, options.playable, progress)
+    print(json.dumps(result, indent=1, ensure_ascii=False) if options.json else _table(result))
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = ["| system | video | before | after | loss |", "|---|---|---|---|---|"]
+    for each in result["videos"]:
+        loss = "none" if each["loss_db"] is None else f"{each['loss_db']:.1f} dB PSNR"
+        lines.append(f"| {each['system']} | {each['prompt']} | {each['before']} | {each['after']} | {loss} |")
+    lines += [f"\n{result['rule']}; the smallest of {result['smallest_of']}; {result['encoding']}"]
+    lines += [f"left out: {each['file']}: {each['why']}" for each in result["left_out"]]
+    return "\n".join(lines)

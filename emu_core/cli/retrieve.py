@@ -1,0 +1,51 @@
+"""`emu-video retrieve`: the retrieval baseline, the training clip nearest to each prompt."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from .options import PROMPTS_HELP, add_command, check_folder, choose_device, progress_bar
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """The command and its options."""
+    summary = "the retrieval baseline: for each prompt the training clip whose caption is nearest"
+    network = "CLIP or a sentence-embedding network (transformers); without it: by words (TF-IDF)"
+    option = add_command(commands, "retrieve", summary, f"{__name__}:retrieve").add_argument
+    option("shards", help="folder or address that emu-video curate made")
+    option("--prompts", metavar="FILE", required=True, help=PROMPTS_HELP)
+    option("--out", metavar="FOLDER", required=True, help="where the videos go, as NNN-slug.mp4")
+    option("--text-network", metavar="FOLDER", help=network)
+    option("--vectors", metavar="FILE.npy", help="keep the captions' vectors there, or use them if they are there")
+    option("--device", default="auto", help="cpu, cuda, cuda:1, mps ...; auto takes an accelerator if there is one")
+    option("--json", action="store_true", help="print as JSON")
+
+
+def retrieve(options: argparse.Namespace) -> None:
+    """Write the nearest clips and say which they are."""
+    from ..data.shards import Shards  # here: they bring torch, and help does not wait for it
+    from ..evaluation import retrieval
+    from ..evaluation.prompts import read_prompts
+    from ..networks import open_text_network
+
+    if options.vectors and not options.text_network:
+        raise ValueError("--vectors: expected --text-network with it, found none; vectors are of a network")
+    if options.vectors and Path(options.vectors).suffix != ".npy":
+        raise ValueError(f"{options.vectors}: expected a name that ends in .npy, found another; change it")
+    prompts = read_prompts(options.prompts)
+    check_folder(options.out)
+    shards, captions = Shards.open(options.shards), retrieval.captions_of(options.shards)
+    network = open_text_network(options.text_network, choose_device(options.device)) if options.text_network else None
+    vectors = Path(options.vectors) if options.vectors else None
+    with progress_bar("captions", None, "caption") as progress:
+        result = retrieval.retrieve(prompts, captions, shards, Path(options.out), network, vectors, progress)
+    print(json.dumps(result, indent=1, ensure_ascii=False) if options.json else _table(result))
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [f"{each['file']}: {each['score']:.3f} {each['caption']!r}" for each in result["videos"]]
+    said = result["method"]
+    return "\n".join([*lines, f"by {said['name']}" + (f"; {said['search']}" if "search" in said else "")])
