@@ -1,8 +1,7 @@
 """Fréchet distance and Inception score, from features that come in piece by piece. All sums are float64.
 
-Shapes: `n` samples, `d` features, `k` classes. What is kept does not grow with n. Own code, since torchmetrics is no
-dependency of ComfyUI's, its Inception score keeps the logits of all samples, and its Fréchet distance gives no jackknife by
-groups; tests compare with both.
+Shapes: `n` samples, `d` features, `k` classes. What is kept does not grow with n. Own code: ComfyUI brings no torchmetrics,
+whose Inception score keeps all samples and whose Fréchet distance does not centre its sums; tests compare with both.
 """
 
 from __future__ import annotations
