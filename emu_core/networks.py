@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .media.files import natural
-from .weights import PICKLES, open_weights
+from .weights import PICKLES, read_header
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float64]
@@ -301,7 +301,7 @@ class AestheticHead:
 
 def _linear_layers(path: Path) -> list[tuple[Array, Array]]:
     """Weights (out, in) and biases (out,). ValueError where the file holds anything but a chain of them to one number."""
-    file = open_weights(path)
+    file = read_header(path)
     tensors = {name: tensor.double().numpy() for name, tensor in file.read().items()}
     activation = file.metadata.get("activation", "none")
     if activation != "none":

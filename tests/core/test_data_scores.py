@@ -120,7 +120,7 @@ def test_heads_that_cannot_be_used_are_refused(clip: Path, tmp_path: Path) -> No
     save_file({"w": torch.zeros(1, WIDTH)}, tmp_path / "relu.safetensors", {"activation": "relu"})
     refused("relu", "found activation 'relu'")
     (tmp_path / "no.safetensors").write_bytes(b"nothing")
-    refused("no", "cannot be read")
+    refused("no", "expected a safetensors file")
     refused("nowhere", "found none")
 
 
