@@ -102,15 +102,6 @@ def clip_path(name: str) -> Path | None:
     return Path(settings).parent
 
 
-def clip_trouble(name: str) -> str | None:
-    """Why a CLIP cannot be used, read from its name alone; None when nothing speaks against it."""
-    try:
-        clip_path(name)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
 def studies_folder() -> Path:
     """Where the studies lie; made with the first of them."""
     return Path(folder_paths.get_output_directory()) / "emu_video_studies"

@@ -108,7 +108,7 @@ def check_clip_folders(pack: Any) -> None:
     folder_paths.filename_list_cache.clear()
     assert paths.clip_names() == ["none", "tiny-clip"]
     for name in ("../tiny-clip", "not-clip", "", "/etc", "tiny-clip/..", "gone"):
-        assert "models" in paths.clip_trouble(name) or "emu_video_metrics" in paths.clip_trouble(name), name
+        assert "emu_video_metrics" in parts.refusal(lambda name=name: paths.clip_path(name)), name
         for node in ("EmuVideoEvaluate", "EmuVideoBestStartingFrame"):
             assert "was not found" in pack.nodes[node].validate_inputs(clip=name, prompt="x")
     assert "prompt is empty" in pack.nodes["EmuVideoEvaluate"].validate_inputs(clip="tiny-clip", prompt=" ")
