@@ -7,7 +7,7 @@ import json
 import logging
 from pathlib import Path
 
-from .options import add_command, add_model_options, add_sampling_options, check_folder, choose_device, progress_bar
+from .options import add_command, add_model_options, add_sampling_options, check_folder, choose_device, in_columns, progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +83,7 @@ def evaluate_toy(options: argparse.Namespace) -> None:
         figures = judge.evaluate_folder(Path(options.videos), out)
     else:
         figures = judge.evaluate(load_pipeline(options), options.prompts, settings, not options.no_interpolate, out)
-    width = max(map(len, figures))
-    table = "\n".join(f"{name:<{width}}  {value:.4g}" for name, value in figures.items())
-    print(json.dumps(figures, indent=2) if options.json else table)
+    print(json.dumps(figures, indent=2) if options.json else in_columns(figures))
 
 
 def evaluate_folders(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +89,12 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"--device {name} cannot be used here ({reason}): use auto or cpu") from error
     return device
+
+
+def in_columns(figures: Mapping[str, float]) -> str:
+    """Names and figures, a line each."""
+    width = max(map(len, figures))
+    return "\n".join(f"{name:<{width}}  {value:.4g}" for name, value in figures.items())
 
 
 def check_folder(name: str | None) -> None:

@@ -10,7 +10,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import add_command
+from .options import add_command, in_columns
 from .recipes import add_commands as add_recipes
 from .recipes import add_recipe_options, chain_recipes, find_chain, resolve
 
@@ -68,7 +68,6 @@ def _train_chain(chain: Chain, options: Namespace, how: RunOptions) -> None:
     """All stages in folders of their own below --out, or on with them; then, of a demo, generate and judge."""
     from ..toy.demo import judge_stacks
     from ..training.run import close_chain, open_chain, train_chain
-    from .commands import _table
 
     recipes = chain_recipes(chain, options)
     out = Path(options.out or f"runs/{chain.name}")
@@ -82,7 +81,7 @@ def _train_chain(chain: Chain, options: Namespace, how: RunOptions) -> None:
             return
         stacks[recipe.role] = model / f"stack_{recipe.role}.safetensors"
     if chain.demo:
-        print(f"\n{_table(judge_stacks(stacks, out))}", flush=True)
+        print(f"\n{in_columns(judge_stacks(stacks, out))}", flush=True)
         print(
             f"Contact sheets: {out / 'videos_made'}. A miniature of the five stages: it shows that each runs and hands on to the "
             "next. Motion takes some thousand steps (docs/training.md).",
