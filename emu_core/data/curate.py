@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import count, groupby, islice
+from itertools import chain, count, groupby, islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Thread
@@ -111,45 +111,32 @@ def _examine(curation: Curation, item: Item, known: int | None) -> Outcome:
             raise ValueError("empty file")
         if state[0] > MAX_MEMBER:
             raise ValueError("more than 4 GiB; cut it into clips first")
-        return Found(item, {**_facts(curation, item, caption), "source_size": state[0], "identity": identity}, state)
+        with item.video.open() as file:
+            seen = look(file, curation.motion_fps, curation.motion_height, item.source, first=curation.clip is not None)
+        facts: dict[str, Any] = {"key": item.key, "caption": caption, "source": item.source, "identity": identity}
+        facts |= {name: getattr(seen, name) for name in ("duration", "fps", "frames", "codec")}
+        grid = 1 if seen.is_mp4 else 2  # sides of what is transcoded are even
+        facts |= {"width": seen.width // grid * grid, "height": seen.height // grid * grid, "transcoded": not seen.is_mp4}
+        facts |= {"scene_cuts": len(seen.cuts), "cut_times": seen.cuts, "source_size": state[0]}
+        facts["motion_score"], facts["motion_min"] = motion_summary(seen.scores)
+        facts["clip_score"] = facts["aesthetic"] = None
+        if curation.clip is not None and seen.first is not None:
+            network = scorer(curation.clip, curation.aesthetic, curation.device)
+            facts["clip_score"], facts["aesthetic"] = network.score(caption, seen.first)
+        return Found(item, facts, state)
     except OSError as problem:
         return _left_out(item, f"cannot be read ({problem.strerror or problem})")
     except ValueError as problem:
         return _left_out(item, problem)
 
 
-def _left_out(item: Item, reason: str | ValueError) -> LeftOut:
-    text = str(reason).removeprefix(f"{item.source}: ").rstrip(".")
-    return LeftOut(item.key, item.source, item.root, " ".join(text.split()))
-
-
 def _crashed(batch: Sequence[Candidate]) -> list[Outcome]:
     return [_left_out(item, KILLED) for item, _ in batch]
 
 
-def _facts(curation: Curation, item: Item, caption: str) -> dict[str, Any]:
-    """The row of one clip, but for its identity and where it will lie. Raises ValueError for a video that cannot be used."""
-    with item.video.open() as file:
-        seen = look(file, curation.motion_fps, curation.motion_height, item.source, first=curation.clip is not None)
-    score, least = motion_summary(seen.scores)
-    clip_score, aesthetic = None, None
-    if curation.clip is not None and seen.first is not None:
-        clip_score, aesthetic = scorer(curation.clip, curation.aesthetic, curation.device).score(caption, seen.first)
-    return {
-        "key": item.key,
-        "caption": caption,
-        **{name: getattr(seen, name) for name in ("duration", "fps", "frames", "codec")},
-        "width": seen.width if seen.is_mp4 else seen.width // 2 * 2,
-        "height": seen.height if seen.is_mp4 else seen.height // 2 * 2,
-        "transcoded": not seen.is_mp4,
-        "motion_score": score,
-        "motion_min": least,
-        "scene_cuts": len(seen.cuts),
-        "cut_times": seen.cuts,
-        "clip_score": clip_score,
-        "aesthetic": aesthetic,
-        "source": item.source,
-    }
+def _left_out(item: Item, reason: str | ValueError) -> LeftOut:
+    text = str(reason).removeprefix(f"{item.source}: ").rstrip(".")
+    return LeftOut(item.key, item.source, item.root, " ".join(text.split()))
 
 
 def write_shard(folder: Path, shard: tuple[int, Sequence[Found]]) -> tuple[int, list[LeftOut]]:
@@ -211,7 +198,14 @@ def curate(
     _check(sources, folder, curation)
     with locked(folder / LOCK, f"{folder}: expected no other curate at work in it, found one; wait until it ends."):
         _check_measures(folder, curation)
-        _clean(folder)
+        # what a killed run left half-written, and parts that are in the table already
+        for stale in (*folder.glob("*.part"), *(folder / table.PARTS).glob("*.part")):
+            stale.unlink(missing_ok=True)
+        last = table.last_shard(folder)
+        for number in table.part_numbers(folder):
+            if number <= last:
+                table.part_path(folder, number).unlink()
+        (folder / table.PARTS).mkdir(exist_ok=True)
         summary = _Run(folder, sources, curation, engine or ProcessEngine(1)).run(progress)
         summary.total = table.merge(folder)
         # not rmdir: workers of a killed run may only now be ending, and what they leave is half-written or in the table already
@@ -223,16 +217,22 @@ class _Run:
     """One pass over the sources."""
 
     def __init__(self, folder: Path, sources: Sequence[str], curation: Curation, engine: Engine) -> None:
-        self.folder, self.sources, self.curation, self.engine = folder, sources, curation, engine
-        self.known, self.summary = table.known_keys(folder), Summary()
-        (folder / table.PARTS).mkdir(exist_ok=True)
+        self.folder, self.sources, self.curation, self.engine, self.summary = folder, sources, curation, engine, Summary()
 
     def run(self, progress: bool) -> Summary:
         """Writes the shards and left_out.jsonl; progress: with a bar on the terminal."""
+
+        def find_total() -> None:
+            """The bar's end is counted while the work has begun."""
+            try:
+                self.bar.total = sum(1 for _ in listing(self.sources))
+            except (OSError, ValueError):  # the listing itself says what is wrong
+                logger.debug("the number of items could not be counted", exc_info=True)
+
         path, late = self.folder / LEFT_OUT, []
         self.bar = tqdm(unit=" items", mininterval=1.0, smoothing=0.05, disable=not progress)
         if progress:
-            Thread(target=self._find_total, daemon=True).start()
+            Thread(target=find_total, daemon=True).start()
         with self.bar, TemporaryFile("w+", encoding="utf-8", dir=self.folder) as self.left_out:
             for added, left in self.engine.map(partial(write_shard, self.folder), self._shards()):
                 self.summary.added += added
@@ -241,16 +241,11 @@ class _Run:
                 self._leave_out(entry)
             self.left_out.seek(0)
             with whole_file(path) as part, open(part, "w", encoding="utf-8") as file:
-                file.writelines(_others(path, self.sources))
+                if path.exists():
+                    with open(path, encoding="utf-8") as earlier:  # of sources that are not part of this run
+                        file.writelines(line for line in earlier if json.loads(line)["root"] not in self.sources)
                 shutil.copyfileobj(self.left_out, file)
         return self.summary
-
-    def _find_total(self) -> None:
-        """The bar's end is counted while the work has begun."""
-        try:
-            self.bar.total = sum(1 for _ in listing(self.sources))
-        except (OSError, ValueError):  # the listing itself says what is wrong
-            logger.debug("the number of items could not be counted", exc_info=True)
 
     def _leave_out(self, entry: LeftOut) -> None:
         self.summary.left_out += 1
@@ -262,7 +257,7 @@ class _Run:
         numbers = (number for number in count(table.last_shard(self.folder) + 1) if number not in taken)
         clips: list[Found] = []
         size = 0
-        for outcome in self._outcomes():
+        for outcome in chain.from_iterable(self.engine.map(partial(examine, self.curation), self._batches(), _crashed)):
             self.bar.update(1)
             if isinstance(outcome, LeftOut):
                 self._leave_out(outcome)
@@ -278,33 +273,23 @@ class _Run:
         if clips:
             yield next(numbers), clips
 
-    def _outcomes(self) -> Iterator[Outcome]:
-        for batch in self.engine.map(partial(examine, self.curation), self._batches(), _crashed):
-            yield from batch
-
     def _batches(self) -> Iterator[list[Candidate]]:
         """New items one by one, since each is long work; what takes no time many at once."""
-        for quick, group in groupby(self._candidates(), lambda one: bool(one[0].problem) or one[1] is not None):
+        known, seen = table.known_keys(self.folder), table.KeyTable()
+
+        def candidates() -> Iterator[Candidate]:
+            for item in listing(self.sources):
+                if not item.problem and seen.get(item.key) is not None:
+                    item = replace(item, problem=DUPLICATE)
+                if item.problem:
+                    yield item, None
+                else:
+                    seen.add(item.key)
+                    yield item, known.get(item.key)
+
+        for quick, group in groupby(candidates(), lambda one: bool(one[0].problem) or one[1] is not None):
             while batch := list(islice(group, KNOWN_BATCH if quick else 1)):
                 yield batch
-
-    def _candidates(self) -> Iterator[Candidate]:
-        seen = table.KeyTable()
-        for item in listing(self.sources):
-            if item.problem:
-                yield item, None
-            elif seen.get(item.key) is not None:
-                yield replace(item, problem=DUPLICATE), None
-            else:
-                seen.add(item.key)
-                yield item, self.known.get(item.key)
-
-
-def _others(path: Path, sources: Sequence[str]) -> Iterator[str]:
-    """Lines of an earlier left_out.jsonl about sources that are not part of this run."""
-    if path.exists():
-        with open(path, encoding="utf-8") as lines:
-            yield from (line for line in lines if json.loads(line)["root"] not in sources)
 
 
 def _check(sources: Sequence[str], folder: Path, curation: Curation) -> None:
@@ -328,12 +313,8 @@ def _check(sources: Sequence[str], folder: Path, curation: Curation) -> None:
 
 def _check_measures(folder: Path, curation: Curation) -> None:
     """Scores of one folder must be comparable: the first run's settings hold for all."""
-    mine = {
-        "motion_fps": curation.motion_fps,
-        "motion_height": curation.motion_height,
-        "clip": curation.clip and sha256(curation.clip),
-        "aesthetic": curation.aesthetic and sha256(curation.aesthetic),
-    }
+    mine: dict[str, Any] = {"motion_fps": curation.motion_fps, "motion_height": curation.motion_height}
+    mine |= {name: file and sha256(file) for name, file in (("clip", curation.clip), ("aesthetic", curation.aesthetic))}
     path = folder / MEASURED_BY
     if not path.exists():
         with whole_file(path) as part:
@@ -343,13 +324,3 @@ def _check_measures(folder: Path, curation: Curation) -> None:
         if earlier.get(name) != value:
             same = f"--{name.replace('_', '-')} as when the folder was begun ({earlier.get(name)})"
             raise ValueError(f"{folder}: expected {same}, found {value}; use the same, or curate into a new folder.")
-
-
-def _clean(folder: Path) -> None:
-    """Take away what a killed run left half-written, and parts that are in the table already."""
-    for stale in (*folder.glob("*.part"), *(folder / table.PARTS).glob("*.part")):
-        stale.unlink(missing_ok=True)
-    last = table.last_shard(folder)
-    for number in table.part_numbers(folder):
-        if number <= last:
-            table.part_path(folder, number).unlink()

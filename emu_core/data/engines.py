@@ -40,8 +40,12 @@ class ProcessEngine:
         for item, future in _ahead(partial(self._submit, function), items, AHEAD * self.workers):
             try:
                 result = future.result()
-            except BrokenProcessPool:  # by this item or by one beside it
-                result = _alone(function, item, crashed)
+            except BrokenProcessPool:  # by this item or by one beside it: once more, in a process of its own
+                with _pool(1) as alone:
+                    try:
+                        result = alone.submit(function, item).result()
+                    except BrokenProcessPool as problem:
+                        result = _of_killed(item, crashed, problem)
             yield result
 
     def _submit(self, function: Callable[[T], R], item: T) -> Any:
@@ -69,6 +73,12 @@ def _ahead(submit: Callable[[T], Any], items: Iterable[T], most: int) -> Iterato
     yield from waiting
 
 
+def _of_killed(item: T, crashed: Callable[[T], R] | None, problem: Exception) -> R:
+    if crashed is None:
+        raise OSError("a worker process was killed, perhaps for want of memory; run the same command again.") from problem
+    return crashed(item)
+
+
 def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
 
@@ -76,30 +86,18 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 def _start_worker() -> None:
     """Ctrl-C is the driver's to handle; and a worker whose driver was killed must not go on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
+    parent: Any = multiprocessing.parent_process()
 
     def watch() -> None:
-        if parent is not None:
-            connection.wait([parent.sentinel])
-            os._exit(1)
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
     Thread(target=watch, daemon=True).start()
 
 
-def _alone(function: Callable[[T], R], item: T, crashed: Callable[[T], R] | None) -> R:
-    """Once more, in a process of its own: so the one that kills its worker is told from those that were beside it."""
-    with _pool(1) as pool:
-        try:
-            return pool.submit(function, item).result()
-        except BrokenProcessPool as problem:
-            if crashed is None:
-                raise OSError("a worker process was killed, perhaps for want of memory; run the same command again.") from problem
-            return crashed(item)
-
-
 class RayEngine:
     """Tasks of a Ray cluster, or of a local Ray if no address is given. All machines must see sources and OUT by the same
-    paths and have this package installed."""
+    paths and have this package installed. workers: of a local Ray; None is as many as there are cores, or in the cluster."""
 
     def __init__(self, address: str | None = None, workers: int | None = None) -> None:
         try:
@@ -109,26 +107,22 @@ class RayEngine:
         self._ray: Any = ray
         self._mine = not ray.is_initialized()
         if self._mine:
-            cpus = workers if address is None else None
             try:
-                ray.init(address, num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+                ray.init(address, num_cpus=workers, include_dashboard=False, logging_level=logging.WARNING)
             except (ConnectionError, RuntimeError, ValueError) as problem:
-                raise ValueError(
-                    f"--address {address}: expected a Ray cluster, found none that answers ({problem})."
-                ) from problem
+                found = f"expected a Ray cluster, found none that answers ({problem})"
+                raise ValueError(f"--address {address}: {found}.") from problem
         self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._call: Any = ray.remote(max_retries=1)(_call)
 
     def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] | None = None) -> Iterator[R]:
         """As that of ProcessEngine."""
-        shared = self._ray.put(function)
-        for item, promise in _ahead(lambda one: self._call.remote(shared, one), items, AHEAD * self.workers):
+        shared, killed = self._ray.put(function), (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.OutOfMemoryError)
+        for item, promise in _ahead(partial(self._call.remote, shared), items, AHEAD * self.workers):
             try:
                 result = self._ray.get(promise)
-            except (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.OutOfMemoryError) as problem:
-                if crashed is None:
-                    raise OSError("a worker of the cluster was killed; run the same command again.") from problem
-                result = crashed(item)
+            except killed as problem:
+                result = _of_killed(item, crashed, problem)
             yield result
 
     def close(self) -> None:

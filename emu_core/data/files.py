@@ -38,12 +38,10 @@ class Segment(io.RawIOBase):
         self._handle, self._offset, self._size, self._position, self._close = handle, offset, size, 0, close
 
     def readable(self) -> bool:
-        """Always."""
+        """Always; it can be sought in as well."""
         return True
 
-    def seekable(self) -> bool:
-        """Always."""
-        return True
+    seekable = readable
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """As of any file; `tell` is `seek(0, 1)`."""
@@ -69,11 +67,10 @@ def read_at(handle: BinaryIO, offset: int, size: int) -> bytes:
     if not hasattr(os, "pread"):
         handle.seek(offset)
         return handle.read(size)
-    parts = []
-    while size > 0 and (part := os.pread(handle.fileno(), min(size, 1 << 30), offset)):
-        parts.append(part)
-        offset, size = offset + len(part), size - len(part)
-    return b"".join(parts)
+    data = b""
+    while len(data) < size and (part := os.pread(handle.fileno(), min(size - len(data), 1 << 30), offset + len(data))):
+        data += part
+    return data
 
 
 class TarWriter:

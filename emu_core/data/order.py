@@ -41,8 +41,7 @@ class ClipOrder:
     """
 
     def __init__(self, counts: Sequence[int] | np.ndarray, seed: int, window: int = 8, rows: np.ndarray | None = None) -> None:
-        self.counts = np.asarray(counts, dtype=np.int64)
-        self.seed, self.window = seed, window
+        self.counts, self.seed, self.window, self._rows = np.asarray(counts, dtype=np.int64), seed, window, rows
         if self.counts.ndim != 1 or (self.counts < 0).any() or window < 1:
             raise ValueError(f"order: expected counts of 0 or more and a window of at least 1, found window {window}.")
         self._firsts = np.concatenate([[0], np.cumsum(self.counts)])
@@ -53,7 +52,6 @@ class ClipOrder:
             raise ValueError(f"order: expected {self._size} rows as the counts say, found {len(rows)}; count again.")
         if rows is not None and (np.diff(np.asarray(rows, np.int64)) <= 0).any():
             raise ValueError("order: expected rows in ascending order, found others; sort them.")
-        self._rows = rows
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
         self._windows: dict[tuple[int, int], np.ndarray] = {}
 
@@ -87,25 +85,17 @@ class ClipOrder:
         if position < 0:
             raise ValueError(f"order: expected a position of 0 or more, found {position}.")
         epoch, place = divmod(int(position), self._size)
-        shards, starts = self._of_epoch(epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            shards = np.argsort(mix(np.arange(len(self.counts)), self.seed, epoch, _SHARD), kind="stable")
+            shards = shards[self.counts[shards] > 0]
+            self._epoch = epoch, shards, np.concatenate([[0], np.cumsum(self.counts[shards])])[: -1 : self.window]
+        _, shards, starts = self._epoch  # in this epoch's order, and the place at which each window starts
         window = int(np.searchsorted(starts, place, side="right")) - 1
         if (epoch, window) not in self._windows:
             if len(self._windows) == KEPT_WINDOWS:
                 del self._windows[next(iter(self._windows))]
-            self._windows[epoch, window] = self._mixed(shards[window * self.window : (window + 1) * self.window], epoch)
+            inside = shards[window * self.window : (window + 1) * self.window]
+            rows = np.concatenate([np.arange(self._firsts[shard], self._firsts[shard + 1]) for shard in inside])
+            rows = rows if self._rows is None else np.asarray(self._rows[rows], dtype=np.int64)
+            self._windows[epoch, window] = rows[np.argsort(mix(rows, self.seed, epoch, _ROW), kind="stable")]
         return self._windows[epoch, window][place - int(starts[window]) :]
-
-    def _of_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The shards in this epoch's order, and the place at which each window starts."""
-        if self._epoch is None or self._epoch[0] != epoch:
-            shards = np.argsort(mix(np.arange(len(self.counts)), self.seed, epoch, _SHARD), kind="stable")
-            shards = shards[self.counts[shards] > 0]
-            before = np.concatenate([[0], np.cumsum(self.counts[shards])])
-            self._epoch = epoch, shards, before[:-1][:: self.window]
-        return self._epoch[1], self._epoch[2]
-
-    def _mixed(self, shards: np.ndarray, epoch: int) -> np.ndarray:
-        """The rows of these shards in the order in which they are seen."""
-        numbers = np.concatenate([np.arange(self._firsts[s], self._firsts[s + 1]) for s in shards])
-        rows = numbers if self._rows is None else np.asarray(self._rows[numbers], dtype=np.int64)
-        return rows[np.argsort(mix(rows, self.seed, epoch, _ROW), kind="stable")]

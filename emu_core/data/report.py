@@ -26,50 +26,39 @@ MAX_REASONS = 12
 
 
 def draw_report(folder: Path) -> None:
-    """report.png: what is there and what was left out and why; sheet.png: some first frames with captions."""
+    """report.png: histograms, what was left out and why; sheet.png: some first frames with captions."""
     shards = Shards.open(folder) if rows_in(folder) else None
-    draw_charts(folder, shards, count_reasons(folder))
-    if shards is not None:
-        draw_sheet(folder, shards)
-
-
-def count_reasons(folder: Path) -> Counter[str]:
-    """How often each reason stands in left_out.jsonl, numbers and details aside."""
-    reasons: Counter[str] = Counter()
-    with open(folder / LEFT_OUT, encoding="utf-8") as lines:
-        for line in lines:
-            reason = re.sub(r" \(.*\)|[;:].*", "", json.loads(line)["reason"])
-            reasons[re.sub(r"\d+(\.\d+)?", "#", reason)] += 1
-    return reasons
-
-
-def draw_charts(folder: Path, shards: Shards | None, reasons: Counter[str]) -> None:
-    """report.png: histograms of length, motion and size, counts of reasons."""
-    figure = Figure(figsize=(11, 7))
-    axes = figure.subplots(2, 2).flat
     names = ("duration", "motion_score", "width", "height")
-    columns = {name: np.empty(0) if shards is None else shards.column(name) for name in names}
-    charts = {
-        "duration (s)": columns["duration"],
-        "motion score (px a frame)": columns["motion_score"],
-        "shorter side (px)": np.minimum(columns["width"], columns["height"]).astype(np.float64),
-    }
-    for axis, (title, values) in zip(axes, charts.items(), strict=False):
+    length, motion, width, height = (np.empty(0) if shards is None else shards.column(name) for name in names)
+    charts = {"duration (s)": length, "motion score (px a frame)": motion, "shorter side (px)": np.minimum(width, height) * 1.0}
+    figure = Figure(figsize=(11, 7))
+    *axes, last = figure.subplots(2, 2).flat
+    for axis, (title, values) in zip(axes, charts.items(), strict=True):
         axis.hist(values[~np.isnan(values)], bins=40)
         axis.set_title(title, fontsize=10)
         axis.set_ylabel("clips")
+    reasons = count_reasons(folder)
     common = reasons.most_common(MAX_REASONS)[::-1]
-    axes[3].barh(range(len(common)), [number for _, number in common], color="tab:red")
-    axes[3].set_yticks(range(len(common)), [reason[:48] for reason, _ in common], fontsize=7)
-    axes[3].set_title(f"left out: {sum(reasons.values())}", fontsize=10)
+    last.barh(range(len(common)), [number for _, number in common], color="tab:red")
+    last.set_yticks(range(len(common)), [reason[:48] for reason, _ in common], fontsize=7)
+    last.set_title(f"left out: {sum(reasons.values())}", fontsize=10)
     figure.suptitle(f"{0 if shards is None else len(shards)} clips")
     figure.tight_layout()
     with whole_file(folder / "report.png") as part:
         figure.savefig(part, dpi=80, format="png")
+    if shards is not None:
+        _draw_sheet(folder, shards)
 
 
-def draw_sheet(folder: Path, shards: Shards) -> None:
-    """sheet.png: first frames of clips at even distances, with their captions."""
+def count_reasons(folder: Path) -> Counter[str]:
+    """How often each reason stands in left_out.jsonl, numbers and details aside."""
+    with open(folder / LEFT_OUT, encoding="utf-8") as lines:
+        reasons = (re.sub(r" \(.*\)|[;:].*", "", json.loads(line)["reason"]) for line in lines)
+        return Counter(re.sub(r"\d+(\.\d+)?", "#", reason) for reason in reasons)
+
+
+def _draw_sheet(folder: Path, shards: Shards) -> None:
+    """sheet.png: first frames of clips at even distances."""
     rows = np.unique(np.linspace(0, len(shards) - 1, min(SHEET_FRAMES, len(shards))).astype(int)).tolist()
     frames = []
     for row in rows:

@@ -25,12 +25,6 @@ def check_models(clip: str | None, aesthetic: str | None) -> None:
         raise ValueError(f"{aesthetic}: expected a .safetensors file with an aesthetic head, found none; check the path.")
 
 
-@lru_cache(maxsize=2)
-def scorer(clip: str, aesthetic: str | None, device: str) -> Scorer:
-    """The scorer of this process, loaded once."""
-    return Scorer(clip, aesthetic, device)
-
-
 class Scorer:
     """`score(caption, frame)` -> (cosine of text and image vectors, aesthetic score or None).
 
@@ -54,3 +48,7 @@ class Scorer:
             return cosine, None if self._head is None else float(self._head.scores(image)[0])
         finally:
             torch.set_num_threads(threads)
+
+
+scorer = lru_cache(maxsize=2)(Scorer)
+"""The scorer of this process, loaded once."""

@@ -33,7 +33,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 EXAMPLE = 'for example: width >= 512 and motion_min > 0.5 and not contains(caption, "logo")'
 WHOLE_NUMBERS = [name for name, kind in COLUMNS.items() if kind in ("int32", "int64", "uint32", "uint64")]
 NUMBERS = [name for name, kind in COLUMNS.items() if kind == "float64" or name in WHOLE_NUMBERS]
-OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
+OPERATORS: dict[type, Callable[..., Any]] = {
+    **{ast.Not: operator.invert, ast.USub: pc.negate},
     **{ast.And: operator.and_, ast.Or: operator.or_, ast.Add: pc.add, ast.Sub: pc.subtract, ast.Mult: pc.multiply},
     # of whole numbers too: 1 / 2 is a half, as in Python
     ast.Div: lambda a, b: pc.divide(a.cast("float64"), b.cast("float64")),
@@ -52,19 +53,17 @@ def parse(text: str) -> tuple[Any, set[str]]:
     try:
         return _expression(tree.body), names
     except _Refused as refused:
-        raise ValueError(f"expression {text!r}: {refused.sentence(text.strip())}") from refused
+        (node,) = refused.args
+        why = f"expected one of the columns {', '.join(COLUMNS)}, found {getattr(node, 'id', '')!r}; put text in quotes."
+        if not isinstance(node, ast.Name):
+            part = ast.get_source_segment(text.strip(), node) if hasattr(node, "lineno") else None
+            known = 'comparisons, and, or, not, + - * /, in, is None and contains(column, "text")'
+            why = f"expected {known}, found {part or type(node).__name__!r}; {EXAMPLE}."
+        raise ValueError(f"expression {text!r}: {why}") from refused
 
 
 class _Refused(Exception):
     """Of a part of a syntax tree."""
-
-    def sentence(self, text: str) -> str:
-        (node,) = self.args
-        if isinstance(node, ast.Name):
-            return f"expected one of the columns {', '.join(COLUMNS)}, found {node.id!r}; put text in quotes."
-        part = ast.get_source_segment(text, node) if hasattr(node, "lineno") else None
-        known = 'comparisons, and, or, not, + - * /, in, is None and contains(column, "text")'
-        return f"expected {known}, found {part or type(node).__name__!r}; {EXAMPLE}."
 
 
 def _expression(node: ast.AST) -> Any:
@@ -75,13 +74,11 @@ def _expression(node: ast.AST) -> Any:
         case ast.Name(id=name) if name in COLUMNS:
             return pc.field(name)
         case ast.Constant(value=bool() | int() | float() | str() as value):
-            return pc.scalar(_plain(value))
+            return pc.scalar(float(value) if type(value) is int else value)  # as columns are
         case ast.BoolOp(op=how, values=values):
             return reduce(OPERATORS[type(how)], map(_expression, values))
-        case ast.UnaryOp(op=ast.Not(), operand=inner):
-            return ~_expression(inner)
-        case ast.UnaryOp(op=ast.USub(), operand=inner):
-            return pc.negate(_expression(inner))
+        case ast.UnaryOp(op=how, operand=inner) if type(how) in OPERATORS:
+            return OPERATORS[type(how)](_expression(inner))
         case ast.BinOp(left=left, op=how, right=right) if type(how) in OPERATORS:
             return OPERATORS[type(how)](_expression(left), _expression(right))
         case ast.Compare(left=left, ops=ops, comparators=others):
@@ -96,10 +93,10 @@ def _comparison(left: ast.expr, how: ast.cmpop, right: ast.expr) -> Any:
         case _, ast.Is() | ast.IsNot(), ast.Constant(value=None):
             found = _expression(left).is_null()
         case _, ast.In() | ast.NotIn(), ast.Tuple(elts=parts) | ast.List(elts=parts) | ast.Set(elts=parts):
-            values = [_plain(part.value) for part in parts if isinstance(part, ast.Constant)]
+            values = [part.value for part in parts if isinstance(part, ast.Constant)]
             if len(values) < len(parts):
                 raise _Refused(right)
-            found = _expression(left).isin(values)
+            found = _expression(left).isin([float(value) if type(value) is int else value for value in values])
         case ast.Constant(value=str() as part), ast.In() | ast.NotIn(), _:
             found = pc.match_substring(_expression(right), part)
         case _ if type(how) in OPERATORS:
@@ -107,11 +104,6 @@ def _comparison(left: ast.expr, how: ast.cmpop, right: ast.expr) -> Any:
         case _:
             raise _Refused(right)
     return ~found if isinstance(how, ast.IsNot | ast.NotIn) else found
-
-
-def _plain(value: Any) -> Any:
-    """A whole number as the float that columns of whole numbers are compared as."""
-    return float(value) if type(value) is int else value
 
 
 @dataclass(frozen=True)

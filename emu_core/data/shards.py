@@ -8,13 +8,14 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
+from fsspec.core import url_to_fs
 
 from ..media.files import whole_file
 from .arrow import parquet
@@ -35,7 +36,8 @@ class Shards:
 
     def __init__(self, address: str, selection: str | Path | None = None, cache: str | Path | None = None) -> None:
         self.address, self._selection, self._cache = address, selection, cache
-        self._store = _Store(address, cache)
+        self._folder = None if "://" in address else Path(address)
+        self._remote: tuple[int, Any, str] | None = None
         self._shard = lru_cache(KEPT_OPEN)(self._open_shard)
         self.index = self._load_index()
         self.selected = self._load_selection(os.fspath(selection)) if selection is not None else None
@@ -50,11 +52,11 @@ class Shards:
         return cls(os.fspath(address), selection, cache)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Shards.open, (self.address, self._selection, self._cache)
+        return Shards, (self.address, self._selection, self._cache)
 
     def _load_index(self) -> np.ndarray:
         try:
-            index = self._store.array(INDEX)
+            index = self._array(INDEX)
         except (OSError, ValueError) as problem:
             why = f"expected a folder that emu-video curate finished, found no readable {INDEX} in it ({problem})"
             raise ValueError(f"{self.address}: {why}; check the address, or run curate to its end.") from problem
@@ -66,7 +68,7 @@ class Shards:
 
     def _load_selection(self, name: str) -> np.ndarray:
         try:
-            rows = np.load(name) if name.endswith(".npy") else self._store.array(f"{SELECTIONS}/{name}.npy")
+            rows = np.load(name) if name.endswith(".npy") else self._array(f"{SELECTIONS}/{name}.npy")
         except (OSError, ValueError) as problem:
             why = f"expected the selection {name!r}, found none that can be read ({problem})"
             raise ValueError(f"{self.address}: {why}; make it with emu-video select.") from problem
@@ -95,9 +97,14 @@ class Shards:
             raise ValueError(f"column {name!r}: expected one of {', '.join(COLUMNS)}.")
         return self._table.read(columns=[name]).column(0).to_numpy()
 
+    def captions(self) -> Iterator[list[str]]:
+        """The captions of all rows, in their order, a few thousand at a time."""
+        for batch in self._table.iter_batches(4096, columns=["caption"]):
+            yield [caption or "" for caption in batch.column(0).to_pylist()]
+
     @cached_property
     def _table(self) -> Any:
-        table = parquet.ParquetFile(self._store.file(TABLE))
+        table = parquet.ParquetFile(self._file(TABLE))
         if table.metadata.num_rows != len(self.index):
             found = f"expected as many rows in {TABLE} as in {INDEX}, found {table.metadata.num_rows} and {len(self.index)}"
             raise ValueError(f"{self.address}: {found}; run curate again, which finishes what was cut short.")
@@ -125,78 +132,62 @@ class Shards:
 
     def _member(self, row: int, kind: str) -> bytes:
         number, offset, size = (int(self.index[row][name]) for name in ("shard", kind, f"{kind}_size"))
-        handle = self._shard(number)
-        data = read_at(handle, offset, size) if handle else self._store.fetch(shard_name(number), offset, size)
+        if handle := self._shard(number):
+            data = read_at(handle, offset, size)
+        else:
+            fs, root = self._fs()
+            data = fs.cat_file(f"{root}/{shard_name(number)}", start=offset, end=offset + size)
         if len(data) != size:
             where = f"{self.address}/{shard_name(number)}"
             raise ValueError(f"{where}: expected {size} bytes at {offset}, found {len(data)}; copy the shard again.")
         return data
 
-    def _open_shard(self, number: int) -> BinaryIO | None:
-        """A shard as an open file of this machine; None if it is remote and there is no cache."""
-
-        def mark() -> str:
-            """Of what is in it, so that a cached copy of another data set is not taken for it."""
-            return blake2b(self.index[self.index["shard"] == number].tobytes(), digest_size=6).hexdigest()
-
-        path = self._store.local(shard_name(number), mark)
-        return None if path is None else open(path, "rb")  # closes when its last reader lets go of it
-
-
-class _Store:
-    """Files of a local folder, or of an fsspec address with an optional copy of its shards on this machine."""
-
-    def __init__(self, address: str, cache: str | Path | None) -> None:
-        self.address = address
-        self._folder = None if "://" in address else Path(address)
-        self._cache = Path(cache) / blake2b(address.encode(), digest_size=6).hexdigest() if cache is not None else None
-        self._remote: tuple[int, Any, str] | None = None
+    # -- files of a local folder, or of an fsspec address with an optional copy of its shards on this machine
 
     def _fs(self) -> tuple[Any, str]:
         # A file system may hold a network loop, which does not survive a fork.
         if self._remote is None or self._remote[0] != os.getpid():
-            try:
-                from fsspec.core import url_to_fs  # only remote shards need it
-            except ImportError as problem:
-                raise ValueError(f"{self.address}: expected the package fsspec, found none; pip install fsspec.") from problem
             self._remote = os.getpid(), *url_to_fs(self.address)
         return self._remote[1], self._remote[2].rstrip("/")
 
-    def file(self, name: str) -> Any:
+    def _file(self, name: str) -> Any:
         """A path, or an open remote file."""
         if self._folder is not None:
             return self._folder / name
         fs, root = self._fs()
         return fs.open(f"{root}/{name}", "rb")
 
-    def array(self, name: str) -> np.ndarray:
+    def _array(self, name: str) -> np.ndarray:
         """A .npy file, by memory map where it is local; of a remote one the whole, since it is 28 bytes a clip."""
         if self._folder is not None:
             # without the subclass: each access to a np.memmap makes an object that keeps track of the file
             return np.load(self._folder / name, mmap_mode="r").view(np.ndarray)
-        with self.file(name) as file:
+        with self._file(name) as file:
             return np.load(io.BytesIO(file.read()))
 
-    def fetch(self, name: str, offset: int, size: int) -> bytes:
-        """A part of a remote file."""
-        fs, root = self._fs()
-        return fs.cat_file(f"{root}/{name}", start=offset, end=offset + size)
-
-    def local(self, name: str, mark: Callable[[], str]) -> Path | None:
-        """The file on this machine, fetched if there is a cache; `mark` goes into the name of the copy."""
+    def _open_shard(self, number: int) -> BinaryIO | None:
+        """A shard as an open file of this machine, which closes when its last reader lets go of it; None if it is remote and
+        there is no cache."""
+        name = shard_name(number)
         if self._folder is not None:
-            return self._folder / name
+            return open(self._folder / name, "rb")
         if self._cache is None:
             return None
-        path = self._cache / f"{mark()}-{name}"
+        # of what is in it as well, so that a cached copy of another data set is not taken for it
+        contents = (self.address.encode(), self.index[self.index["shard"] == number].tobytes())
+        place, mark = (blake2b(content, digest_size=6).hexdigest() for content in contents)
+        path = Path(self._cache, place, f"{mark}-{name}")
         if not path.exists():
-            self._cache.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with locked(path.with_suffix(".lock")):  # without locks a shard is fetched twice
                 if not path.exists():  # another process may have fetched it meanwhile
-                    fs, root = self._fs()
-                    with whole_file(path) as part:
-                        try:
-                            fs.get_file(f"{root}/{name}", str(part))
-                        except OSError as problem:
-                            raise ValueError(f"{self.address}/{name}: expected to copy it here, found {problem}.") from problem
-        return path
+                    self._fetch(name, path)
+        return open(path, "rb")
+
+    def _fetch(self, name: str, path: Path) -> None:
+        fs, root = self._fs()
+        with whole_file(path) as part:
+            try:
+                fs.get_file(f"{root}/{name}", str(part))
+            except OSError as problem:
+                raise ValueError(f"{self.address}/{name}: expected to copy it here, found {problem}.") from problem

@@ -34,15 +34,14 @@ MAX_CAPTION_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Item:
-    """One clip to be, or what could not be one (`problem`). `root` is the source as the user gave it, `source` the place to
-    name in messages. The caption is here (from a list) or at `caption_at`, text or, with `caption_is_json`, an object."""
+    """One clip to be, or what could not be one (`problem`). `root` is the source as the user gave it, `source` the place to name
+    in messages. The caption is given (in a list), or lies in a file of text or, with `caption_is_json`, of an object."""
 
     key: str
     source: str
     root: str
     video: Place = Place("")
-    caption: str | None = None
-    caption_at: Place | None = None
+    caption: str | Place | None = None
     caption_is_json: bool = False
     problem: str = ""
 
@@ -109,10 +108,9 @@ def _folder(root: str, folder: Path, inside: str) -> Iterator[Item]:
             yield _item(root, inner, video=Place(entry.path), **_caption(captions))
         elif suffix == ".tar":
             yield from _tar(root, Path(entry.path), inner)
-        elif suffix not in CAPTION_NAMES:
-            yield _item(root, inner, problem="not a video by its name")
-        elif stem not in stems:
-            yield _item(root, inner, problem="a caption without a video beside it")
+        elif suffix not in CAPTION_NAMES or stem not in stems:
+            what = "a caption without a video beside it" if suffix in CAPTION_NAMES else "not a video by its name"
+            yield _item(root, inner, problem=what)
 
 
 def _extension(name: str) -> str:
@@ -122,7 +120,7 @@ def _extension(name: str) -> str:
 def _caption(places: dict[str, Place]) -> dict[str, Any]:
     """The parts of an item that say where its caption is, of what lies beside it, by extension."""
     kind = next((kind for kind in CAPTION_NAMES if kind in places), "")
-    return {"caption_at": places.get(kind), "caption_is_json": kind == ".json"}
+    return {"caption": places.get(kind), "caption_is_json": kind == ".json"}
 
 
 def _list(root: str, path: Path) -> Iterator[Item]:
@@ -136,17 +134,25 @@ def _list(root: str, path: Path) -> Iterator[Item]:
 
 def _rows(path: Path) -> Iterator[tuple[str | None, str | None]]:
     """(path, caption) of each row of a list."""
+
+    def columns(names: Sequence[str]) -> list[str]:
+        found = [next((name for name in known if name in names), "") for known in (PATH_COLUMNS, TEXT_COLUMNS)]
+        if not all(found):
+            wanted = "expected the columns path (or video) and caption (or text)"
+            raise ValueError(f"{path}: {wanted}, found {', '.join(names) or 'none'}; rename them.")
+        return found
+
     try:
         if path.suffix.lower() == ".parquet":
             with parquet.ParquetFile(path) as file:
-                names = _columns(path, file.schema_arrow.names)
-                for batch in file.iter_batches(4096, columns=list(names)):
+                names = columns(file.schema_arrow.names)
+                for batch in file.iter_batches(4096, columns=names):
                     yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
             return
         with open(path, encoding="utf-8-sig", newline="") as text:
             lines = (line.replace("\0", "\ufffd") for line in text)  # for one, csv before Python 3.11 refuses all of the list
             rows = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-            where, words = _columns(path, list(rows.fieldnames or []))
+            where, words = columns(list(rows.fieldnames or []))
             for row in rows:
                 yield row[where], row[words]
     except pa.ArrowException as problem:
@@ -155,77 +161,48 @@ def _rows(path: Path) -> Iterator[tuple[str | None, str | None]]:
         raise ValueError(f"{path}: expected a list in UTF-8, found one that cannot be read ({problem}); convert it.") from problem
 
 
-def _columns(path: Path, names: Sequence[str]) -> tuple[str, str]:
-    where, words = ([name for name in known if name in names] for known in (PATH_COLUMNS, TEXT_COLUMNS))
-    if not where or not words:
-        found = ", ".join(names) or "none"
-        raise ValueError(f"{path}: expected the columns path (or video) and caption (or text), found {found}; rename them.")
-    return where[0], words[0]
-
-
 def _tar(root: str, path: Path, inside: str) -> Iterator[Item]:
     """Samples of a WebDataset tar: members in a row that share the path up to the first dot of the file's name."""
-    size = path.stat().st_size
+    prefix, whole = inside + "/" if inside else "", path.stat().st_size
     try:
         with tarfile.open(path, "r:") as tar:
-            for _, sample in groupby(_members(tar), _stem):
-                yield from _sample(root, path, inside + "/" if inside else "", list(sample), size)
+            members = filter(tarfile.TarInfo.isfile, iter(tar.next, None))
+            for _, sample in groupby(members, lambda m: (m.name.rpartition("/")[0], m.name.rpartition("/")[2].partition(".")[0])):
+                parts = [(m.name, _extension(m.name), Place(str(path), m.offset_data, m.size)) for m in sample]
+                tar.members = []  # type: ignore[attr-defined]  # or a tar of a million members would stay in memory
+                caption = _caption({kind: place for _, kind, place in parts})
+                videos = [(name, place) for name, kind, place in parts if kind in VIDEO_NAMES]
+                for name, place in videos:
+                    broken = place.offset + (place.size or 0) > whole
+                    given = {"problem": "the tar breaks off inside it"} if broken else {"video": place, **caption}
+                    yield _item(root, prefix + name, **given)
+                if not videos:
+                    yield _item(root, prefix + parts[0][0], problem="no video in this sample of the tar")
     except (tarfile.TarError, OSError) as problem:
         yield _item(root, inside, problem=f"the tar cannot be read to its end ({problem})")
 
 
-def _members(tar: Any) -> Iterator[tarfile.TarInfo]:
-    while (member := tar.next()) is not None:
-        tar.members = []  # or a tar of a million members would stay in memory
-        if member.isfile():
-            yield member
-
-
-def _stem(member: tarfile.TarInfo) -> str:
-    head, _, tail = member.name.rpartition("/")
-    return f"{head}/{tail.partition('.')[0]}"
-
-
-def _sample(root: str, path: Path, prefix: str, members: list[tarfile.TarInfo], size: int) -> Iterator[Item]:
-    parts = [(m.name, _extension(m.name), Place(str(path), m.offset_data, m.size)) for m in members]
-    caption = _caption({kind: place for _, kind, place in parts})
-    videos = [(name, place) for name, kind, place in parts if kind in VIDEO_NAMES]
-    for name, place in videos:
-        if place.offset + (place.size or 0) > size:
-            yield _item(root, prefix + name, problem="the tar breaks off inside it")
-        else:
-            yield _item(root, prefix + name, video=place, **caption)
-    if not videos:
-        yield _item(root, prefix + parts[0][0], problem="no video in this sample of the tar")
-
-
 def read_caption(item: Item) -> str:
     """The item's caption, white space made single. ValueError, a short reason, where there is none."""
-    if item.caption is not None:
-        text = item.caption
-    elif item.caption_at is not None:
-        text = _read_text(item.caption_at, item.caption_is_json)
-    else:
+    text = item.caption
+    if text is None:
         raise ValueError("no caption")
+    if isinstance(text, Place):
+        with text.open() as file:
+            data = file.read(MAX_CAPTION_BYTES + 1)
+        if len(data) > MAX_CAPTION_BYTES:
+            raise ValueError(f"caption of more than {MAX_CAPTION_BYTES >> 20} MB")
+        try:
+            text = data.decode("utf-8-sig")
+            content = json.loads(text) if item.caption_is_json else {"text": text}
+        except UnicodeDecodeError as problem:
+            raise ValueError("caption is not UTF-8 text") from problem
+        except ValueError as problem:
+            raise ValueError("caption file is not JSON") from problem
+        text = next((content[name] for name in TEXT_COLUMNS if isinstance(content, dict) and name in content), None)
+        if not isinstance(text, str):
+            raise ValueError('no "caption" or "text" in the JSON file')
     text = " ".join(text.replace("\0", " ").split())
     if not text:
         raise ValueError("caption empty")
     return text
-
-
-def _read_text(place: Place, is_json: bool) -> str:
-    with place.open() as file:
-        data = file.read(MAX_CAPTION_BYTES + 1)
-    if len(data) > MAX_CAPTION_BYTES:
-        raise ValueError(f"caption of more than {MAX_CAPTION_BYTES >> 20} MB")
-    try:
-        text = data.decode("utf-8-sig")
-        content = json.loads(text) if is_json else {"text": text}
-    except UnicodeDecodeError as problem:
-        raise ValueError("caption is not UTF-8 text") from problem
-    except ValueError as problem:
-        raise ValueError("caption file is not JSON") from problem
-    found = next((content[name] for name in TEXT_COLUMNS if isinstance(content, dict) and name in content), None)
-    if not isinstance(found, str):
-        raise ValueError('no "caption" or "text" in the JSON file')
-    return found

@@ -51,46 +51,38 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         parquet.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), part, compression="zstd")
 
 
-def merge(folder: Path) -> int:
-    """Put the tables of new shards behind the old one and write the index anew; returns the number of rows.
-
-    Row groups are copied one at a time. The parts go last, so that a merge that was cut short is simply done again.
-    """
-    numbers = part_numbers(folder)
-    if numbers or not (folder / TABLE).exists():
-        with whole_file(folder / TABLE) as part, parquet.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
-            _copy(_tables(folder), writer)
-    if numbers or not (folder / INDEX).exists() or len(np.load(folder / INDEX, mmap_mode="r")) != rows_in(folder):
-        _write_index(folder)
-    for number in numbers:
-        part_path(folder, number).unlink()
-    return rows_in(folder)
-
-
 def _tables(folder: Path) -> list[Path]:
     """The table of all, if it is there, and the parts that are not in it."""
     return [*folder.glob(TABLE), *(part_path(folder, number) for number in part_numbers(folder))]
 
 
-def _copy(sources: Sequence[Path], writer: Any) -> None:
-    waiting = SCHEMA.empty_table()
-    for source in sources:
-        with parquet.ParquetFile(source) as file:
-            for group in range(file.num_row_groups):
-                waiting = pa.concat_tables([waiting, file.read_row_group(group)])
-                while len(waiting) >= GROUP_ROWS:
-                    writer.write_table(waiting.slice(0, GROUP_ROWS))
-                    waiting = waiting.slice(GROUP_ROWS)
-    if len(waiting):
-        writer.write_table(waiting)
+def merge(folder: Path) -> int:
+    """Put the tables of new shards behind the old one and write the index anew; returns the number of rows.
 
-
-def _write_index(folder: Path) -> None:
-    with whole_file(folder / INDEX) as part, open(part, "wb") as out, parquet.ParquetFile(folder / TABLE) as file:
-        header = {"descr": np.lib.format.dtype_to_descr(INDEX_TYPE), "fortran_order": False}
-        np.lib.format.write_array_header_1_0(out, {**header, "shape": (file.metadata.num_rows,)})
-        for batch in file.iter_batches(GROUP_ROWS, columns=["shard", *LOCATION[2:]]):
-            out.write(np.rec.fromarrays([column.to_numpy() for column in batch.columns], dtype=INDEX_TYPE).tobytes())
+    Row groups are copied one at a time. The parts go last, so that a merge that was cut short is simply done again.
+    """
+    table, index, numbers = folder / TABLE, folder / INDEX, part_numbers(folder)
+    if numbers or not table.exists():
+        waiting = SCHEMA.empty_table()
+        with whole_file(table) as part, parquet.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
+            for source in _tables(folder):
+                with parquet.ParquetFile(source) as file:
+                    for group in range(file.num_row_groups):
+                        waiting = pa.concat_tables([waiting, file.read_row_group(group)])
+                        while len(waiting) >= GROUP_ROWS:
+                            writer.write_table(waiting.slice(0, GROUP_ROWS))
+                            waiting = waiting.slice(GROUP_ROWS)
+            if len(waiting):
+                writer.write_table(waiting)
+    if numbers or not index.exists() or len(np.load(index, mmap_mode="r")) != rows_in(folder):
+        with whole_file(index) as part, open(part, "wb") as out, parquet.ParquetFile(table) as file:
+            header = {"descr": np.lib.format.dtype_to_descr(INDEX_TYPE), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(out, {**header, "shape": (file.metadata.num_rows,)})
+            for batch in file.iter_batches(GROUP_ROWS, columns=["shard", *LOCATION[2:]]):
+                out.write(np.rec.fromarrays([column.to_numpy() for column in batch.columns], dtype=INDEX_TYPE).tobytes())
+    for number in numbers:
+        part_path(folder, number).unlink()
+    return rows_in(folder)
 
 
 def hashed(text: str) -> int:
