@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Callable
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from .options import add_command
 
@@ -49,9 +51,12 @@ def curate(options: argparse.Namespace) -> None:
     from ..data.engines import open_engine
     from ..data.report import draw_report
 
+    rate, height = options.motion_fps, options.motion_height
     curation = work.Curation(
-        motion_fps=_rate(options.motion_fps),
-        motion_height=_height(options.motion_height),
+        motion_fps=_or_native("--motion-fps", rate, float, lambda fps: 0 < fps <= 1000, "a number above 0 and up to 1000"),
+        motion_height=_or_native(
+            "--motion-height", height, int, lambda side: side in range(16, 4097, 2), "an even number of 16 to 4096"
+        ),
         clip=options.clip,
         aesthetic=options.aesthetic,
         device=options.device,
@@ -73,21 +78,12 @@ def curate(options: argparse.Namespace) -> None:
         raise ValueError(f"{out}: expected at least one clip, found none that could be taken; see {work.LEFT_OUT} there.")
 
 
-def _rate(text: str) -> float | None:
-    if text == "native":
-        return None
+def _or_native(option: str, text: str, kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: str) -> Any:
+    """The number in `text`, None for "native"."""
     try:
-        number = float(text)
+        number = None if text == "native" else kind(text)
     except ValueError:
-        number = 0.0
-    if not 0 < number <= 1000:
-        raise ValueError(f"--motion-fps: expected a number above 0 and up to 1000, or native, found {text!r}.")
+        number = 0
+    if number is not None and not fits(number):
+        raise ValueError(f"{option}: expected {wanted}, or native, found {text!r}.")
     return number
-
-
-def _height(text: str) -> int | None:
-    if text == "native":
-        return None
-    if not text.isdigit() or int(text) % 2 or not 16 <= int(text) <= 4096:
-        raise ValueError(f"--motion-height: expected an even number of 16 to 4096, or native, found {text!r}.")
-    return int(text)

@@ -37,11 +37,11 @@ def retrieve(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.vectors}: expected a name that ends in .npy, found another; change it")
     prompts = read_prompts(options.prompts)
     check_folder(options.out)
-    shards, captions = Shards.open(options.shards), retrieval.captions_of(options.shards)
+    shards = Shards.open(options.shards)
     network = open_text_network(options.text_network, choose_device(options.device)) if options.text_network else None
     vectors = Path(options.vectors) if options.vectors else None
     with progress_bar("captions", None, "caption") as progress:
-        result = retrieval.retrieve(prompts, captions, shards, Path(options.out), network, vectors, progress)
+        result = retrieval.retrieve(prompts, shards, Path(options.out), network, vectors, progress)
     print(json.dumps(result, indent=1, ensure_ascii=False) if options.json else _table(result))
 
 

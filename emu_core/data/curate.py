@@ -29,7 +29,7 @@ from . import table
 from .engines import Engine, ProcessEngine
 from .files import TarWriter, locked
 from .motion import look, motion_summary
-from .scores import check_models, scorer
+from .scores import scorer
 from .sources import Item, check_sources, listing, read_caption
 
 MEASURED_BY, LEFT_OUT, LOCK = "curate.json", "left_out.jsonl", ".curate.lock"
@@ -294,7 +294,8 @@ class _Run:
 
 def _check(sources: Sequence[str], folder: Path, curation: Curation) -> None:
     check_sources(sources)
-    check_models(curation.clip, curation.aesthetic)
+    if curation.aesthetic and not curation.clip:
+        raise ValueError("--aesthetic: expected --clip FOLDER with it, since it works on CLIP's image embedding; give both.")
     if curation.shard_clips < 1 or curation.shard_bytes < 1:
         found = f"{curation.shard_clips} and {curation.shard_bytes}"
         raise ValueError(f"shards: expected at least 1 clip and 1 byte each, found {found}.")

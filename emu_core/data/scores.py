@@ -3,26 +3,12 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..networks import AestheticHead, Clip
-
-
-def check_models(clip: str | None, aesthetic: str | None) -> None:
-    """ValueError before any work where the model folders cannot be what they should be."""
-    if aesthetic and not clip:
-        raise ValueError("--aesthetic: expected --clip FOLDER with it, since it works on CLIP's image embedding; give both.")
-    missing = [name for name in ("config.json", "preprocessor_config.json") if clip and not (Path(clip) / name).is_file()]
-    if missing:
-        how = "save model, tokenizer and image processor there with save_pretrained"
-        raise ValueError(f"{clip}: expected a folder of transformers' CLIPModel, found no {missing[0]} in it; {how}.")
-    if aesthetic and not (os.path.isfile(aesthetic) and str(aesthetic).endswith(".safetensors")):
-        raise ValueError(f"{aesthetic}: expected a .safetensors file with an aesthetic head, found none; check the path.")
 
 
 class Scorer:

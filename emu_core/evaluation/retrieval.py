@@ -16,22 +16,22 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
+from ..data.shards import Shards
 from ..media.files import whole_file, write_text
 from ..networks import TextVectors
 from .prompts import Prompt, file_stem
 
 logger = logging.getLogger(__name__)
 
-BATCH = 4096  # captions read at a time
-TEXTS = 64  # of which so many go through the network at once
+TEXTS = 64  # that go through the network at once
 BLOCK = 16_384  # vectors compared at a time
 BUCKETS = 1 << 20  # of hashed words
-TABLE = "clips.parquet"
 REPORT = "retrieval.json"
 LEXICAL = "lexical: cosine of TF-IDF words, since no text network was given"
 
@@ -39,13 +39,6 @@ Captions = Callable[[], Iterable[Sequence[str]]]
 """Gives all captions in the order of their rows, in batches, each time it is called."""
 Progress = Callable[[int], object]
 """Told how many captions were done."""
-
-
-class Clips(Protocol):
-    """Where the clips' bytes come from: `data.shards.Shards`."""
-
-    def read(self, row: int) -> bytes:
-        """The video file of a row."""
 
 
 @dataclass(frozen=True)
@@ -56,122 +49,73 @@ class Nearest:
     score: float
 
 
-class _Best:
-    """The nearest row of each query so far, as blocks of rows come in turn."""
-
-    def __init__(self, queries: int) -> None:
-        self._rows, self._scores, self._start = np.full(queries, -1), np.full(queries, -np.inf), 0
-
-    def take(self, products: NDArray[Any]) -> None:
-        """Of a whole block (queries, rows)."""
-        places = products.argmax(axis=1)
-        self.take_best(products[np.arange(len(products)), places], places, products.shape[1])
-
-    def take_best(self, values: NDArray[Any], places: NDArray[Any], rows: int) -> None:
-        """The best of a block of so many rows."""
-        better = values > self._scores
-        self._rows[better], self._scores[better] = self._start + places[better], values[better]
-        self._start += rows
-
-    def found(self) -> list[Nearest]:
-        """Row -1 where there were none."""
-        return [Nearest(int(row), float(score)) for row, score in zip(self._rows, self._scores, strict=True)]
+Block = tuple[NDArray[Any], NDArray[Any], int]
+"""Each query's greatest product with the captions of a block, the place of that one in it, and how many captions it has."""
 
 
-# -- captions
+def _nearest(count: int, blocks: Iterable[Block]) -> list[Nearest]:
+    """For each of `count` queries the best row of all blocks; -1 where there are none."""
+    rows, scores, start = np.full(count, -1, dtype=np.int64), np.full(count, -np.inf), 0
+    for values, places, size in blocks:
+        better = values > scores
+        rows[better], scores[better] = start + places[better], values[better]
+        start += size
+    return [Nearest(int(row), float(score)) for row, score in zip(rows, scores, strict=True)]
 
 
-def captions_of(address: str) -> Captions:
-    """The captions of curated shards, from their table. Raises ValueError where there is none."""
-    try:
-        from pyarrow import parquet  # of the extra `data` alone
-    except ImportError as problem:
-        raise ValueError(f"{address}: expected the package pyarrow to read {TABLE}, found none; pip install pyarrow") from problem
-
-    def batches() -> Iterator[Sequence[str]]:
-        with _table(address) as file:
-            for batch in parquet.ParquetFile(file).iter_batches(BATCH, columns=["caption"]):
-                yield [text or "" for text in batch.column(0).to_pylist()]
-
-    with _table(address) as file:
-        names = parquet.read_schema(file).names
-    if "caption" not in names:
-        raise ValueError(f"{address}/{TABLE}: expected a column `caption`, found {', '.join(names)}; run curate again")
-    return batches
-
-
-def _table(address: str) -> Any:
-    if "://" in address:
-        from fsspec.core import open as open_remote  # of the extra `data` alone
-
-        return open_remote(f"{address.rstrip('/')}/{TABLE}", "rb")
-    path = Path(address) / TABLE
-    if not path.is_file():
-        raise ValueError(f"{address}: expected a folder that emu-video curate made, found no {TABLE} in it; check the address")
-    return open(path, "rb")
+def _block(products: NDArray[Any]) -> Block:
+    places = products.argmax(axis=1)
+    return products[np.arange(len(products)), places], places, products.shape[1]
 
 
 # -- by vectors
 
 
-def write_vectors(captions: Captions, network: TextVectors, file: Path, progress: Progress = lambda n: None) -> int:
-    """Vectors of all captions, (n, d) float16, as .npy; returns n. An empty caption gets zeros. Whole or not at all.
+def caption_vectors(
+    captions: Captions, network: TextVectors, file: Path, progress: Progress = lambda n: None
+) -> NDArray[np.float16]:
+    """Vectors of all captions, (n, d) float16, memory-mapped: those kept in `file`, a .npy, or made now and kept there, whole or
+    not at all; `progress` is told how many captions were done. An empty caption has zeros.
 
-    Beside it FILE.json says which network they are of.
+    Beside it FILE.json says of which network they are. Raises ValueError for vectors of another network or other captions.
     """
-    size = network.texts(["a"]).shape[1]
-    total, digest = 0, hashlib.sha256()
-    with whole_file(file) as part:
-        with open(part, "wb") as out:
-            header = {"descr": "<f2", "fortran_order": False, "shape": (10**12, size)}  # room for the count, filled in below
-            np.lib.format.write_array_header_1_0(out, header)
-            start = out.tell()
-            for batch in captions():
-                for texts in _pieces(batch):
-                    vectors = network.texts([text or " " for text in texts]).astype("<f2")
-                    vectors[[not text.strip() for text in texts]] = 0
-                    out.write(vectors.tobytes())
-                _take(digest, batch)
-                total += len(batch)
-                progress(len(batch))
-            out.seek(0)
-            np.lib.format.write_array_header_1_0(out, {**header, "shape": (total, size)})
-            assert out.tell() == start, "the header of a .npy file changed its length"
-        facts = {"captions": total, "captions_sha256": digest.hexdigest(), **network.source.facts()}
-        write_text(_facts_file(file), json.dumps(facts))
-    return total
-
-
-def _pieces(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS))
-
-
-def _facts_file(file: Path) -> Path:
-    return file.with_name(f"{file.name}.json")
-
-
-def _take(digest: Any, batch: Sequence[str]) -> None:
-    digest.update("".join(f"{caption}\n" for caption in batch).encode())
-
-
-def read_vectors(file: Path, network: TextVectors, captions: Captions) -> NDArray[np.float16] | None:
-    """Memory-mapped (n, d); None if there are none yet. Raises ValueError for vectors of another network or other captions."""
+    about = file.with_name(f"{file.name}.json")
     if not file.is_file():
-        return None
+        header: dict[str, Any] = {"descr": "<f2", "fortran_order": False}
+        total, size = 0, network.texts(["a"]).shape[1]
+        with whole_file(file) as part:
+            with open(part, "wb") as out:
+                np.lib.format.write_array_header_1_0(out, {**header, "shape": (total, size)})
+                for batch in captions():
+                    for first in range(0, len(batch), TEXTS):
+                        texts = batch[first : first + TEXTS]
+                        vectors = network.texts([text or " " for text in texts]).astype("<f2")
+                        vectors[[not text.strip() for text in texts]] = 0
+                        out.write(vectors.tobytes())
+                    total += len(batch)
+                    progress(len(batch))
+                out.seek(0)
+                np.lib.format.write_array_header_1_0(out, {**header, "shape": (total, size)})  # numpy leaves room for any count
+            facts = {"captions": total, "captions_sha256": _digest(captions), **network.source.facts()}
+            write_text(about, json.dumps(facts))
+        return np.load(file, mmap_mode="r")
     try:
-        facts = json.loads(_facts_file(file).read_text(encoding="utf-8"))
-        vectors = np.load(file, mmap_mode="r")
+        facts, found = json.loads(about.read_text(encoding="utf-8")), np.load(file, mmap_mode="r")
     except (OSError, ValueError) as problem:
         raise ValueError(f"{file}: expected vectors of `emu-video retrieve`, found others ({problem}); delete it") from problem
     if facts.get("sha256") != network.source.sha256:
-        wanted, found = network.source.name, facts.get("name")
-        raise ValueError(f"{file}: expected the vectors of {wanted}, found those of {found}; delete or rename it")
+        wanted, other = network.source.name, facts.get("name")
+        raise ValueError(f"{file}: expected the vectors of {wanted}, found those of {other}; delete or rename it")
+    if facts.get("captions") != len(found) or facts.get("captions_sha256") != _digest(captions):
+        raise ValueError(f"{file}: expected the vectors of these captions, found those of others; delete it or name another")
+    return found
+
+
+def _digest(captions: Captions) -> str:
     digest = hashlib.sha256()
     for batch in captions():
-        _take(digest, batch)
-    if facts.get("captions") != len(vectors) or facts.get("captions_sha256") != digest.hexdigest():
-        raise ValueError(f"{file}: expected the vectors of these captions, found those of others; delete it or name another")
-    return vectors
+        digest.update("".join(f"{caption}\n" for caption in batch).encode())
+    return digest.hexdigest()
 
 
 def search(queries: NDArray[np.floating[Any]], vectors: NDArray[np.float16], block: int = BLOCK) -> tuple[list[Nearest], str]:
@@ -183,22 +127,25 @@ def search(queries: NDArray[np.floating[Any]], vectors: NDArray[np.float16], blo
         import faiss  # optional: faster
     except ImportError:
         faiss = None
-    wanted, best = np.ascontiguousarray(queries, dtype=np.float32), _Best(len(queries))
-    for start in range(0, len(vectors), block):
-        part = np.asarray(vectors[start : start + block], dtype=np.float32)
-        if faiss is None:
-            best.take(wanted @ part.T)
-        else:
-            values, places = faiss.knn(wanted, part, 1, metric=faiss.METRIC_INNER_PRODUCT)
-            best.take_best(values[:, 0], places[:, 0], len(part))
-    return best.found(), f"{'matrix products' if faiss is None else 'faiss'}, exact, in blocks"
+    wanted = np.ascontiguousarray(queries, dtype=np.float32)
+
+    def blocks() -> Iterator[Block]:
+        for start in range(0, len(vectors), block):
+            part = np.asarray(vectors[start : start + block], dtype=np.float32)
+            if faiss is None:
+                yield _block(wanted @ part.T)
+            else:
+                values, places = faiss.knn(wanted, part, 1, metric=faiss.METRIC_INNER_PRODUCT)
+                yield values[:, 0], places[:, 0], len(part)
+
+    return _nearest(len(wanted), blocks()), f"{'matrix products' if faiss is None else 'faiss'}, exact, in blocks"
 
 
 # -- by words
 
 
 def words(text: str) -> list[str]:
-    """Lower-case runs of letters and digits."""
+    """Letters and digits in a row, lower-case."""
     return re.findall(r"[^\W_]+", text.lower())
 
 
@@ -215,20 +162,21 @@ def lexical_search(texts: Sequence[str], captions: Captions, progress: Progress 
         total += len(batch)
         progress(len(batch))
     weights = np.log((1 + total) / (1 + seen)) + 1
-    queries, best = _tf_idf(texts, weights), _Best(len(texts))
-    for batch in captions():
-        best.take((queries @ _tf_idf(batch, weights).T).toarray())
-        progress(len(batch))
-    return best.found()
+    queries = _tf_idf(texts, weights)
+
+    def blocks() -> Iterator[Block]:
+        for batch in captions():
+            yield _block((queries @ _tf_idf(batch, weights).T).toarray())
+            progress(len(batch))
+
+    return _nearest(len(texts), blocks())
 
 
 def _tf_idf(texts: Sequence[str], weights: NDArray[np.float64]) -> Any:
     """(n, BUCKETS) sparse, rows of length 1 (0 for a text without words)."""
-    from scipy.sparse import csr_matrix  # a tenth of a second
-
     columns = [_buckets(text) for text in texts]
+    places = np.concatenate([np.zeros(0, dtype=np.int64), *columns])
     pointers = np.concatenate([[0], np.cumsum([len(each) for each in columns])])
-    places = np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
     matrix = csr_matrix((weights[places], places, pointers), shape=(len(texts), BUCKETS))
     matrix.sum_duplicates()
     lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
@@ -241,8 +189,7 @@ def _tf_idf(texts: Sequence[str], weights: NDArray[np.float64]) -> Any:
 
 def retrieve(
     prompts: Sequence[Prompt],
-    captions: Captions,
-    clips: Clips,
+    clips: Shards,
     out: Path,
     network: TextVectors | None = None,
     vectors: Path | None = None,
@@ -258,46 +205,25 @@ def retrieve(
     out.mkdir(parents=True, exist_ok=True)
     texts = [prompt.text for prompt in prompts]
     if network is None:
-        found, method = lexical_search(texts, captions, progress), {"name": LEXICAL}
+        found, method = lexical_search(texts, clips.captions, progress), {"name": LEXICAL}
         if alone := [prompt.id for prompt, each in zip(prompts, found, strict=True) if each.score <= 0]:
             logger.warning("%d prompts share no word with any caption (score 0), such as %s", len(alone), alone[0])
     else:
+        queries = np.concatenate([network.texts(texts[i : i + TEXTS]) for i in range(0, len(texts), TEXTS)])
         with tempfile.TemporaryDirectory(dir=out, prefix=".vectors-") as folder:
-            file = vectors or Path(folder) / "captions.npy"
-            found, how = _by_vectors(texts, captions, network, file, progress)
+            known = caption_vectors(clips.captions, network, vectors or Path(folder) / "captions.npy", progress)
+            found, how = search(queries, known)
+            del known  # closed before the file goes
         method = {"name": f"cosine of text vectors of {network.source.name}", "search": how, **network.source.facts()}
     if any(each.row < 0 for each in found):
         raise ValueError("expected clips with captions, found none; caption the clips first")
-    told = _captions_at({each.row for each in found}, captions)
     entries = []
     for number, (prompt, each) in enumerate(zip(prompts, found, strict=True)):
         name = f"{file_stem(number, prompt.text)}.mp4"
         with whole_file(out / name) as part:
             part.write_bytes(clips.read(each.row))
-        entries.append({"id": prompt.id, "prompt": prompt.text, "file": name, "caption": told[each.row], **asdict(each)})
+        about = {"id": prompt.id, "prompt": prompt.text, "file": name, "caption": clips.caption(each.row)}
+        entries.append({**about, **asdict(each)})
     result: dict[str, Any] = {"format": 1, "method": method, "videos": entries}
     write_text(out / REPORT, json.dumps(result, indent=1, ensure_ascii=False))
     return result
-
-
-def _by_vectors(
-    texts: Sequence[str], captions: Captions, network: TextVectors, file: Path, progress: Progress
-) -> tuple[list[Nearest], str]:
-    """The vectors in the file, made if there are none, are closed again before this returns, so that the file may go."""
-    queries = np.concatenate([network.texts(piece) for piece in _pieces(texts)])
-    vectors = read_vectors(file, network, captions)
-    if vectors is None:
-        write_vectors(captions, network, file, progress)
-        vectors = np.load(file, mmap_mode="r")
-    return search(queries, vectors)
-
-
-def _captions_at(rows: set[int], captions: Captions) -> dict[int, str]:
-    told: dict[int, str] = {}
-    start = 0
-    for batch in captions():
-        told |= {row: batch[row - start] for row in rows if start <= row < start + len(batch)}
-        start += len(batch)
-        if len(told) == len(rows):
-            break
-    return told

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from emu_core.data.scores import Scorer, check_models
+from emu_core.data.curate import Curation, curate
+from emu_core.data.scores import Scorer
 from emu_core.networks import AestheticHead, Clip, sha256
 
 from .evaluation_tiny import ROUNDING
@@ -126,9 +127,10 @@ def test_heads_that_cannot_be_used_are_refused(clip: Path, tmp_path: Path) -> No
 
 def test_missing_models_are_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--clip FOLDER"):
-        check_models(None, "head.safetensors")
+        curate([str(tmp_path)], tmp_path / "out", Curation(aesthetic="head.safetensors"))
     with pytest.raises(ValueError, match=r"config\.json"):
-        check_models(str(tmp_path), None)
+        curate([str(tmp_path)], tmp_path / "out", Curation(clip=str(tmp_path)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_fingerprint_is_of_the_contents(clip: Path, tmp_path: Path) -> None:

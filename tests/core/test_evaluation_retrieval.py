@@ -6,7 +6,8 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from emu_core import media
 from emu_core.cli import retrieve as command
 from emu_core.evaluation import retrieval
 from emu_core.evaluation.prompts import Prompt
-from emu_core.evaluation.retrieval import lexical_search, read_vectors, retrieve, search, write_vectors
+from emu_core.evaluation.retrieval import caption_vectors, lexical_search, retrieve, search
 from emu_core.networks import Sentences, Source, open_text_network
 from emu_core.toy import shapes
 
@@ -36,8 +37,17 @@ class Letters:
         return counts / np.linalg.norm(counts, axis=1, keepdims=True).clip(min=1e-9)
 
 
+@dataclass
 class Numbered:
-    """Clips whose bytes are their row."""
+    """Clips with these captions, whose bytes are their row."""
+
+    told: Sequence[str]
+
+    def captions(self) -> Iterator[Sequence[str]]:
+        return iter(batches(self.told)())
+
+    def caption(self, row: int) -> str:
+        return self.told[row]
 
     def read(self, row: int) -> bytes:
         return b"clip %d" % row
@@ -71,12 +81,10 @@ def test_search_with_faiss_says_so_and_finds_the_same() -> None:
 def test_vectors_are_kept_and_those_of_another_network_refused(tmp_path: Path) -> None:
     letters, file = Letters(), tmp_path / "v.npy"
     captions = batches(CAPTIONS * 50)
-    assert read_vectors(file, letters, captions) is None
     seen: list[int] = []
-    assert write_vectors(captions, letters, file, seen.append) == 300
+    caption_vectors(captions, letters, file, seen.append)
     assert sum(seen) == 300
-    vectors = read_vectors(file, letters, captions)
-    assert vectors is not None
+    vectors = caption_vectors(captions, letters, file, lambda n: pytest.fail("made again"))
     assert isinstance(vectors, np.memmap)
     assert (vectors.shape, vectors.dtype) == ((300, 26), np.float16)
     assert np.allclose(vectors[300 - 6], letters.texts(CAPTIONS[:1])[0], atol=2**-11)  # kept in float16
@@ -84,9 +92,9 @@ def test_vectors_are_kept_and_those_of_another_network_refused(tmp_path: Path) -
     other = Letters()
     other.source = Source("other", "cd" * 32, "")
     with pytest.raises(ValueError, match="expected the vectors of other, found those of letters"):
-        read_vectors(file, other, captions)
+        caption_vectors(captions, other, file)
     with pytest.raises(ValueError, match="expected the vectors of these captions"):
-        read_vectors(file, letters, batches(CAPTIONS[::-1] * 50))
+        caption_vectors(batches(CAPTIONS[::-1] * 50), letters, file)
 
 
 def test_words_are_compared_by_tf_idf() -> None:
@@ -108,23 +116,23 @@ def test_words_are_compared_by_tf_idf() -> None:
 
 def test_the_baseline_is_a_folder_of_videos_and_what_they_are(tmp_path: Path) -> None:
     prompts = [Prompt("x", "fox in the snow!"), Prompt("y", "sleeping cats")]
-    said = retrieve(prompts, batches(CAPTIONS), Numbered(), tmp_path / "words")
+    said = retrieve(prompts, Numbered(CAPTIONS), tmp_path / "words")
     assert said["method"] == {"name": retrieval.LEXICAL}
     assert json.loads((tmp_path / "words" / "retrieval.json").read_text()) == said
     assert [entry["caption"] for entry in said["videos"]] == ["a red fox runs in snow", "two cats sleep"]
     assert (tmp_path / "words" / "000-fox-in-the-snow.mp4").read_bytes() == b"clip 0"
-    said = retrieve(prompts, batches(CAPTIONS), Numbered(), tmp_path / "vectors", Letters(), tmp_path / "v.npy")
+    said = retrieve(prompts, Numbered(CAPTIONS), tmp_path / "vectors", Letters(), tmp_path / "v.npy")
     assert said["method"]["sha256"] == "ab" * 32
     assert "exact" in said["method"]["search"]
     truth = (Letters().texts([p.text for p in prompts]) @ Letters().texts(CAPTIONS).T).argmax(axis=1)
     assert [entry["row"] for entry in said["videos"]] == truth.tolist()
-    again = retrieve(prompts, batches(["other"]), Numbered(), tmp_path / "vectors", Letters(), tmp_path / "w.npy")
+    again = retrieve(prompts, Numbered(["other"]), tmp_path / "vectors", Letters(), tmp_path / "w.npy")
     assert {entry["row"] for entry in again["videos"]} == {0}
     assert sorted(path.name for path in (tmp_path / "vectors").iterdir()) == [
         "000-fox-in-the-snow.mp4", "001-sleeping-cats.mp4", "retrieval.json",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="caption the clips first"):
-        retrieve(prompts, batches([]), Numbered(), tmp_path / "none")
+        retrieve(prompts, Numbered([]), tmp_path / "none")
 
 
 def test_a_sentence_network_is_the_mean_of_its_words(tmp_path: Path) -> None:
@@ -191,5 +199,3 @@ def test_retrieve_from_curated_shards(tmp_path: Path, capsys: pytest.CaptureFixt
     command.retrieve(parser.parse_args(["retrieve", str(folder), *given, *network]))
     said = json.loads((tmp_path / "out" / "retrieval.json").read_text())
     assert said["videos"][0]["score"] == pytest.approx(1, abs=2**-10)  # the clip's vector is kept in float16
-    with pytest.raises(ValueError, match="emu-video curate made"):
-        retrieval.captions_of(str(tmp_path / "nowhere"))
