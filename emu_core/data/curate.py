@@ -12,7 +12,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count, groupby, islice
 from pathlib import Path
@@ -58,16 +58,6 @@ class Curation:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """An item that is not in the shards: a line of left_out.jsonl."""
-
-    key: str
-    source: str
-    root: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Found:
     """An examined clip: facts for its row, and the state of its file (bytes, file's bytes, time)."""
 
@@ -88,6 +78,8 @@ class Summary:
 
 Candidate = tuple[Item, int | None]
 """An item, and the identity under which its key is in a shard already."""
+LeftOut = dict[str, str]
+"""key, source, root and reason of an item that is not in the shards: a line of left_out.jsonl."""
 Outcome = Found | LeftOut | None
 """None: already in a shard, and unchanged."""
 
@@ -136,7 +128,7 @@ def _crashed(batch: Sequence[Candidate]) -> list[Outcome]:
 
 def _left_out(item: Item, reason: str | ValueError) -> LeftOut:
     text = str(reason).removeprefix(f"{item.source}: ").rstrip(".")
-    return LeftOut(item.key, item.source, item.root, " ".join(text.split()))
+    return {"key": item.key, "source": item.source, "root": item.root, "reason": " ".join(text.split())}
 
 
 def write_shard(folder: Path, shard: tuple[int, Sequence[Found]]) -> tuple[int, list[LeftOut]]:
@@ -249,7 +241,7 @@ class _Run:
 
     def _leave_out(self, entry: LeftOut) -> None:
         self.summary.left_out += 1
-        self.left_out.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
+        self.left_out.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def _shards(self) -> Iterator[tuple[int, list[Found]]]:
         """Numbers and clips of the shards to be written."""
@@ -259,7 +251,7 @@ class _Run:
         size = 0
         for outcome in chain.from_iterable(self.engine.map(partial(examine, self.curation), self._batches(), _crashed)):
             self.bar.update(1)
-            if isinstance(outcome, LeftOut):
+            if isinstance(outcome, dict):
                 self._leave_out(outcome)
             elif outcome is None:
                 self.summary.known += 1

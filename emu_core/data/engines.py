@@ -22,6 +22,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def _killed(item: Any) -> Any:
+    raise OSError("a worker process was killed, perhaps for want of memory; run the same command again.")
+
+
 class ProcessEngine:
     """Processes on this machine. One worker: everything runs in this very process."""
 
@@ -31,9 +35,9 @@ class ProcessEngine:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
-    def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] | None = None) -> Iterator[R]:
+    def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] = _killed) -> Iterator[R]:
         """Results in the order of the items, of which only a bounded number is taken ahead. `crashed(item)` gives the result of
-        an item that kills its worker; without it that is an OSError."""
+        an item that kills its worker; by default that is an OSError."""
         if self.workers == 1:
             yield from map(function, items)
             return
@@ -44,8 +48,8 @@ class ProcessEngine:
                 with _pool(1) as alone:
                     try:
                         result = alone.submit(function, item).result()
-                    except BrokenProcessPool as problem:
-                        result = _of_killed(item, crashed, problem)
+                    except BrokenProcessPool:
+                        result = crashed(item)
             yield result
 
     def _submit(self, function: Callable[[T], R], item: T) -> Any:
@@ -71,12 +75,6 @@ def _ahead(submit: Callable[[T], Any], items: Iterable[T], most: int) -> Iterato
         if len(waiting) >= most:
             yield waiting.popleft()
     yield from waiting
-
-
-def _of_killed(item: T, crashed: Callable[[T], R] | None, problem: Exception) -> R:
-    if crashed is None:
-        raise OSError("a worker process was killed, perhaps for want of memory; run the same command again.") from problem
-    return crashed(item)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
@@ -115,14 +113,14 @@ class RayEngine:
         self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._call: Any = ray.remote(max_retries=1)(_call)
 
-    def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] | None = None) -> Iterator[R]:
+    def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] = _killed) -> Iterator[R]:
         """As that of ProcessEngine."""
         shared, killed = self._ray.put(function), (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.OutOfMemoryError)
         for item, promise in _ahead(partial(self._call.remote, shared), items, AHEAD * self.workers):
             try:
                 result = self._ray.get(promise)
-            except killed as problem:
-                result = _of_killed(item, crashed, problem)
+            except killed:
+                result = crashed(item)
             yield result
 
     def close(self) -> None:

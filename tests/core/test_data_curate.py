@@ -372,8 +372,8 @@ def test_a_file_that_changes_while_curate_runs_is_left_out(wild: Path, tmp_path:
     shutil.copytree(wild, source)
 
     class Meddling(ProcessEngine):
-        def map(self, function: Any, items: Any, crashed: Any = None) -> Iterator[Any]:
-            for result in super().map(function, items, crashed):
+        def map(self, *arguments: Any) -> Iterator[Any]:
+            for result in super().map(*arguments):
                 if isinstance(result, list) and isinstance(result[0], work.Found) and "film" in result[0].item.source:
                     (source / "film.mp4").write_bytes(b"now something else")
                 yield result
