@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..media.files import whole_file
+from ..media.files import whole_file, write_text
 from ..media.rewriting import transcode
 from ..networks import sha256
 from . import table
@@ -310,8 +310,7 @@ def _check_measures(folder: Path, curation: Curation) -> None:
     mine |= {name: file and sha256(file) for name, file in (("clip", curation.clip), ("aesthetic", curation.aesthetic))}
     path = folder / MEASURED_BY
     if not path.exists():
-        with whole_file(path) as part:
-            part.write_text(json.dumps(mine, indent=2), encoding="utf-8")
+        write_text(path, json.dumps(mine, indent=2))
     earlier = json.loads(path.read_text(encoding="utf-8"))
     for name, value in mine.items():
         if earlier.get(name) != value:

@@ -18,10 +18,7 @@ class Scorer:
     """
 
     def __init__(self, clip: str, aesthetic: str | None = None, device: str = "cpu") -> None:
-        try:
-            self._clip = Clip(clip, device)
-        except ImportError as problem:
-            raise ValueError("--clip: expected the package transformers, found none; pip install transformers.") from problem
+        self._clip = Clip(clip, device)
         self._head = AestheticHead(aesthetic, self._clip, self._clip.size) if aesthetic else None
 
     def score(self, caption: str, frame: np.ndarray) -> tuple[float, float | None]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..media.files import whole_file
+from ..media.files import whole_file, write_text
 from .arrow import pa, parquet, pc
 from .shards import SELECTIONS
 from .table import COLUMNS, TABLE
@@ -146,8 +146,7 @@ def select(folder: str | Path, name: str, where: str, top: int | None = None, by
     with whole_file(path) as part, open(part, "wb") as file:
         np.save(file, rows.astype(np.uint32 if total < 2**32 else np.uint64))
     about = {"expression": where, "top": top, "by": by, "count": len(rows), "of": total}
-    with whole_file(path.with_suffix(".json")) as part:
-        part.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path.with_suffix(".json"), json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     return Selection(path, len(rows), total, empty)
 
 
