@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from .options import PROMPTS_HELP, add_command, check_folder, choose_device, progress_bar
 
@@ -42,10 +41,9 @@ def retrieve(options: argparse.Namespace) -> None:
     vectors = Path(options.vectors) if options.vectors else None
     with progress_bar("captions", None, "caption") as progress:
         result = retrieval.retrieve(prompts, shards, Path(options.out), network, vectors, progress)
-    print(json.dumps(result, indent=1, ensure_ascii=False) if options.json else _table(result))
-
-
-def _table(result: dict[str, Any]) -> str:
-    lines = [f"{each['file']}: {each['score']:.3f} {each['caption']!r}" for each in result["videos"]]
-    said = result["method"]
-    return "\n".join([*lines, f"by {said['name']}" + (f"; {said['search']}" if "search" in said else "")])
+    if options.json:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+        return
+    for each in result["videos"]:
+        print(f"{each['file']}: {each['score']:.3f} {each['caption']!r}")
+    print("by", "; ".join(result["method"][name] for name in ("name", "search") if name in result["method"]))

@@ -104,7 +104,11 @@ class Shards:
 
     @cached_property
     def _table(self) -> Any:
-        table = parquet.ParquetFile(self._file(TABLE))
+        try:
+            table = parquet.ParquetFile(self._file(TABLE))
+        except (OSError, ValueError) as problem:
+            found = f"expected a folder that emu-video curate made, found no readable {TABLE} in it ({problem})"
+            raise ValueError(f"{self.address}: {found}; check the address.") from problem
         if table.metadata.num_rows != len(self.index):
             found = f"expected as many rows in {TABLE} as in {INDEX}, found {table.metadata.num_rows} and {len(self.index)}"
             raise ValueError(f"{self.address}: {found}; run curate again, which finishes what was cut short.")

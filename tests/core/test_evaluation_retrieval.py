@@ -199,3 +199,6 @@ def test_retrieve_from_curated_shards(tmp_path: Path, capsys: pytest.CaptureFixt
     command.retrieve(parser.parse_args(["retrieve", str(folder), *given, *network]))
     said = json.loads((tmp_path / "out" / "retrieval.json").read_text())
     assert said["videos"][0]["score"] == pytest.approx(1, abs=2**-10)  # the clip's vector is kept in float16
+    (folder / table.TABLE).unlink()
+    with pytest.raises(ValueError, match="emu-video curate made"):
+        command.retrieve(parser.parse_args(["retrieve", str(folder), *given]))
