@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .questions import QUESTIONS
+from .questions import KEYS, QUESTIONS
 from .tables import number
 
 INK, SOFT, LINE = "#1c2230", "#667085", "#d9dee7"
@@ -20,15 +20,11 @@ SERIES = ("#2f6fde", "#e0863a", "#2a9d78", "#b8519e", "#8a6d3b", "#5b6b8c")
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": SOFT,
-    "axes.edgecolor": LINE,
-    "xtick.color": SOFT,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
     "text.parse_math": False,  # a "$" in a system's name is a dollar
+    **dict.fromkeys(("text.color", "ytick.color"), INK),
+    **dict.fromkeys(("axes.labelcolor", "xtick.color"), SOFT),
+    "axes.edgecolor": LINE,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
 }
 MOST_COMPARISONS = 45
 MOST_RATERS = 60
@@ -37,32 +33,28 @@ LONGEST_NAME = 28
 
 def draw(report: dict[str, Any]) -> dict[str, bytes]:
     """File name -> PNG: win_rates, agreement, reasons, raters. Nothing where there is no complete pair."""
-    if not report["study"]["complete_pairs"]:
-        return {}
+    drawn: dict[str, bytes] = {}
     makers = {"win_rates": _win_rates, "agreement": _agreement, "reasons": _reasons, "raters": _raters}
     with mpl.rc_context(STYLE):
-        return {f"{name}.png": _png(make(report)) for name, make in makers.items()}
+        for name, make in makers.items() if report["study"]["complete_pairs"] else ():
+            content = io.BytesIO()
+            make(report).savefig(content, format="png", dpi=160, metadata={"Software": None})
+            drawn[f"{name}.png"] = content.getvalue()
+    return drawn
 
 
-def _figure(width: float, height: float, rows: int, columns: int, **settings: Any) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **settings: Any) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")  # no window: may run inside a server
     figure.get_layout_engine().set(w_pad=0.18, h_pad=0.16)  # type: ignore[union-attr, call-arg]
-    FigureCanvasAgg(figure)  # no window, no global state: this may run inside a server
     return figure, list(figure.subplots(rows, columns, squeeze=False, **settings).ravel())
 
 
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=160, metadata={"Software": None})
-    return content.getvalue()
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-
-
-def _shares(axes: Axes, grid: bool = False) -> None:
-    """The horizontal axis: 0 to 100 %."""
+def _panel(axes: Axes, title: str, text: str, names: Sequence[str], ends: tuple[float, float], grid: bool = False) -> None:
+    """A heading with a line below it; from top to bottom a bar for each name, the axis having these ends; across 0 to 100 %."""
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=12, pad=21)
+    axes.text(0, 1.0, text, transform=axes.transAxes, color=SOFT, fontsize=9, va="bottom")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(*ends)
     if grid:
         axes.grid(axis="x", color=LINE, lw=0.6)
         axes.set_axisbelow(True)
@@ -71,23 +63,22 @@ def _shares(axes: Axes, grid: bool = False) -> None:
     axes.tick_params(length=0)
 
 
-def _title(axes: Axes, title: str, text: str) -> None:
-    axes.set_title(title, loc="left", fontweight="bold", fontsize=12, pad=21)
-    axes.text(0, 1.0, text, transform=axes.transAxes, color=SOFT, fontsize=9, va="bottom")
-
-
 def _note(axes: Axes, place: float, text: str, size: float = 9) -> None:
     """Right of a bar."""
     axes.text(102, place, text, va="center", fontsize=size, color=SOFT, clip_on=False)
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
 def _win_rates(report: dict[str, Any]) -> Figure:
     """A bar a comparison, the first system's wins from the left, with the Wilson interval at the border."""
-    compared = [report["questions"][question.key]["comparisons"][:MOST_COMPARISONS] for question in QUESTIONS]
+    compared = [report["questions"][key]["comparisons"][:MOST_COMPARISONS] for key in KEYS]
     count = max(map(len, compared))
     figure, panels = _figure(12, 1.9 + 0.72 * count, 1, 2)
     for axes, question, rows in zip(panels, QUESTIONS, compared, strict=True):
-        _title(axes, question.title, question.text)
+        _panel(axes, question.title, question.text, (), (count - 0.5, -0.75))
         for place, row in enumerate(rows):
             share = 100 * row["win_rate"]
             low, high = (100 * end for end in row["wilson"])
@@ -101,23 +92,25 @@ def _win_rates(report: dict[str, Any]) -> Figure:
             axes.text(100, place - 0.26, f"{100 - share:.1f} %  {_short(row['second'])}", color=SECOND, ha="right", **words)
             _note(axes, place, f"n = {row['prompts']}", 8.5)
         axes.axvline(50, color="white", lw=1)
-        axes.set_yticks([])
-        axes.set_ylim(count - 0.5, -0.75)
-        _shares(axes)
         axes.set_xlabel("share of prompts won by the majority; line: 95 % Wilson interval")
     return figure
 
 
 def _agreement(report: dict[str, Any]) -> Figure:
     """How united the raters were: all pairs in bold, then each comparison."""
-    rows: list[tuple[str, dict[str, Any], str]] = []
+    rows: list[tuple[str, dict[str, Any]]] = []
     for question in QUESTIONS:
         found = report["questions"][question.key]
-        rows.append((f"{question.title}, all pairs", found, "bold"))
+        rows.append((f"{question.title}, all pairs", found))
         for row in found["comparisons"][:MOST_COMPARISONS] if len(found["comparisons"]) > 1 else ():
-            rows.append((f"{_short(row['first'])} - {_short(row['second'])}", row, "normal"))
-    figure, (axes,) = _figure(9.5, 1.5 + 0.42 * len(rows), 1, 1)
-    for place, (_, row, _) in enumerate(rows):
+            rows.append((f"{_short(row['first'])} - {_short(row['second'])}", row))
+    figure, (axes,) = _figure(9.5, 1.5 + 0.42 * len(rows))
+    raters = report["study"]["raters_per_pair"]
+    words = f"split {raters // 2 + 1}-{raters // 2}, complete {raters}-0{', partial between' if raters > 3 else ''}"
+    text = f"share of pairs; {words}; κ: Fleiss' kappa"
+    _panel(axes, "Agreement of the raters", text, [name for name, _ in rows], (len(rows) - 0.5, -0.6))
+    for place, ((_, row), label) in enumerate(zip(rows, axes.get_yticklabels(), strict=True)):
+        label.set_fontweight("bold" if "comparisons" in row else "normal")
         total, left = sum(row["agreement"].values()), 0.0
         for kind, colour in KINDS.items():
             share = 100 * row["agreement"][kind] / total if total else 0
@@ -127,14 +120,6 @@ def _agreement(report: dict[str, Any]) -> Figure:
                 axes.text(left + share / 2, place, f"{share:.0f}", ha="center", va="center", fontsize=9, color=ink)
             left += share
         _note(axes, place, f"κ {number(row['kappa'])}   n = {total}")
-    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
-    for label, (_, _, weight) in zip(axes.get_yticklabels(), rows, strict=True):
-        label.set_fontweight(weight)
-    axes.set_ylim(len(rows) - 0.5, -0.6)
-    _shares(axes)
-    raters = report["study"]["raters_per_pair"]
-    words = f"split {raters // 2 + 1}-{raters // 2}, complete {raters}-0{', partial between' if raters > 3 else ''}"
-    _title(axes, "Agreement of the raters", f"share of pairs; {words}; κ: Fleiss' kappa")
     axes.legend(loc="upper right", bbox_to_anchor=(1.0, 1.0 + 0.55 / (0.42 * len(rows))), ncols=3, frameon=False, fontsize=9)
     return figure
 
@@ -147,20 +132,18 @@ def _reasons(report: dict[str, Any]) -> Figure:
     height = 2.6 + (0.24 * len(systems) + 0.22) * sum(sizes)
     figure, panels = _figure(9.5, height, 2, 1, gridspec_kw={"height_ratios": sizes})
     for axes, question in zip(panels, QUESTIONS, strict=True):
-        found = {row["system"]: row for row in report["questions"][question.key]["systems"]}
         text = "share of the votes for the winner that gave the reason (several may be given)"
-        _title(axes, f"{question.title}: reasons for wins", text)
+        names = [reason.name for reason in question.reasons]
+        _panel(axes, f"{question.title}: reasons for wins", text, names, (len(names) - 0.5, -0.5), grid=True)
+        found = {row["system"]: row for row in report["questions"][question.key]["systems"]}
         for order, system in enumerate(systems):
             for place, reason in enumerate(question.reasons):
                 share = found[system]["reasons"][reason.key]
                 at = place + (order - (len(systems) - 1) / 2) * width
                 label = f"{_short(system)} ({found[system]['wins']} wins)" if place == 0 else None
                 axes.barh(at, 100 * (share or 0), height=width * 0.86, color=SERIES[order], label=label)
-                text = "no wins" if share is None else f"{100 * share:.0f}"
-                axes.text(100 * (share or 0) + 1, at, text, va="center", fontsize=8, color=SOFT)
-        axes.set_yticks(range(len(question.reasons)), [reason.name for reason in question.reasons])
-        axes.set_ylim(len(question.reasons) - 0.5, -0.5)
-        _shares(axes, grid=True)
+                shown = "no wins" if share is None else f"{100 * share:.0f}"
+                axes.text(100 * (share or 0) + 1, at, shown, va="center", fontsize=8, color=SOFT)
         axes.legend(loc="center left", bbox_to_anchor=(1.07, 0.5), frameon=False, fontsize=9)
     return figure
 
@@ -168,27 +151,23 @@ def _reasons(report: dict[str, Any]) -> Figure:
 def _raters(report: dict[str, Any]) -> Figure:
     """A line a rater: how often with most of the others. Of very many, those who agree least."""
 
-    def shares(row: dict[str, Any]) -> list[float | None]:
-        return [row[question.key]["with_others"] for question in QUESTIONS]
-
     def least(row: dict[str, Any]) -> float:
-        return min((share for share in shares(row) if share is not None), default=2.0)
+        return min((row[key]["with_others"] for key in KEYS if row[key]["with_others"] is not None), default=2.0)
 
     rows = sorted(sorted(report["raters"], key=least)[:MOST_RATERS], key=lambda row: row["rater"])
-    figure, (axes,) = _figure(9.5, 1.9 + 0.3 * len(rows), 1, 1)
+    figure, (axes,) = _figure(9.5, 1.9 + 0.3 * len(rows))
+    few = f"; the {MOST_RATERS} who agree least" if len(report["raters"]) > MOST_RATERS else ""
+    text = f"share of their votes with most of the other raters of the pair; dashed: chance{few}"
+    _panel(axes, "Each rater", text, [_short(row["rater"]) for row in rows], (len(rows) - 0.4, -0.6), grid=True)
     for place, row in enumerate(rows):
-        known = [100 * share for share in shares(row) if share is not None]
+        shares = [row[key]["with_others"] for key in KEYS]
+        known = [100 * share for share in shares if share is not None]
         if known:
             axes.plot([min(known), max(known)], [place, place], color=LINE, lw=2.5, zorder=1)
-        for share, question, colour in zip(shares(row), QUESTIONS, (FIRST, SECOND), strict=True):
+        for share, question, colour in zip(shares, QUESTIONS, (FIRST, SECOND), strict=True):
             if share is not None:
                 axes.scatter(100 * share, place, s=46, color=colour, zorder=2, label=question.title if place == 0 else None)
         _note(axes, place, f"{row['votes']} votes")
     axes.axvline(50, color=SOFT, lw=0.9, ls=(0, (4, 3)), zorder=0)
-    axes.set_yticks(range(len(rows)), [_short(row["rater"]) for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    _shares(axes, grid=True)
-    few = f"; the {MOST_RATERS} who agree least" if len(report["raters"]) > MOST_RATERS else ""
-    _title(axes, "Each rater", f"share of their votes with most of the other raters of the pair; dashed: chance{few}")
     axes.legend(loc="upper left", bbox_to_anchor=(1.1, 1.0), frameon=False, fontsize=9)
     return figure

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ QUESTIONS = (
     Question("quality", "Quality", "Which video do you prefer?", False, FACTORS, OF_QUALITY),
     Question("faithfulness", "Faithfulness", "Which video aligns better with the text prompt?", True, FACTORS, OF_FAITHFULNESS),
 )
+KEYS = tuple(question.key for question in QUESTIONS)
 
 
 def reason_keys(question: str) -> tuple[str, ...]:
@@ -62,8 +62,3 @@ def ordered_reasons(question: str, reasons: object) -> tuple[str, ...]:
     if len(set(reasons)) != len(reasons):
         raise ValueError(f"{question}: expected each reason once, found one twice; send it once.")
     return tuple(key for key in known if key in reasons)
-
-
-def as_json() -> list[dict[str, Any]]:
-    """The questionnaire as the page takes it."""
-    return [asdict(question) for question in QUESTIONS]

@@ -12,13 +12,12 @@ from statistics import median
 from typing import Any
 
 from ..evaluation.statistics import CONFIDENCE, bootstrap_share, fleiss_kappa, wilson
-from .questions import QUESTIONS, reason_keys
-from .results import Pair, Results, Vote
+from .questions import KEYS, reason_keys
+from .results import SIDES, Pair, Results, Vote
 from .tables import markdown
 
 log = logging.getLogger(__name__)
 
-AGREEMENT = ("split", "partial", "complete")
 RESAMPLES = 10_000
 
 
@@ -32,12 +31,6 @@ def winner(pair: Pair, question: str) -> str:
     """The system that most are for; the number of votes of a complete pair is odd."""
     first, second = tally(pair, question)
     return pair.first if first > second else pair.second
-
-
-def agreement(pair: Pair, question: str) -> str:
-    """complete: all for one (5-0); split: as near as can be (3-2); partial: between (4-1)."""
-    smaller = min(tally(pair, question))
-    return "complete" if smaller == 0 else "split" if smaller == len(pair.votes) // 2 else "partial"
 
 
 def build_report(results: Results) -> dict[str, Any]:
@@ -62,9 +55,9 @@ def build_report(results: Results) -> dict[str, Any]:
             "bootstrap": f"{CONFIDENCE:.0%} percentile interval, {RESAMPLES} draws of whole prompts, seed 0",
             "kappa": "Fleiss' kappa; the classes are the two systems; none if all votes are for one",
         },
-        "questions": {question.key: _question(results, complete, question.key) for question in QUESTIONS},
+        "questions": {key: _question(results, complete, key) for key in KEYS},
         "raters": _raters(results),
-        "prompts": [{**_named(results, pair), **_verdicts(pair)} for pair in complete],
+        "prompts": [_named(results, pair) | {key: _verdict(pair, key) for key in KEYS} for pair in complete],
         "short": [
             {**_named(results, pair), "votes": len(pair.votes), "missing": results.raters - len(pair.votes)} for pair in short
         ],
@@ -75,9 +68,8 @@ def _named(results: Results, pair: Pair) -> dict[str, Any]:
     return {"prompt": pair.prompt, "text": results.prompts[pair.prompt], "first": pair.first, "second": pair.second}
 
 
-def _verdicts(pair: Pair) -> dict[str, Any]:
-    keys = [question.key for question in QUESTIONS]
-    return {key: {"winner": winner(pair, key), "votes": "-".join(map(str, tally(pair, key)))} for key in keys}
+def _verdict(pair: Pair, question: str) -> dict[str, Any]:
+    return {"winner": winner(pair, question), "votes": "-".join(map(str, tally(pair, question)))}
 
 
 def _question(results: Results, complete: Sequence[Pair], question: str) -> dict[str, Any]:
@@ -93,18 +85,21 @@ def _question(results: Results, complete: Sequence[Pair], question: str) -> dict
 
 
 def _agreement(pairs: Sequence[Pair], question: str) -> dict[str, Any]:
-    kinds = Counter(agreement(pair, question) for pair in pairs)
-    kappa = fleiss_kappa([tally(pair, question) for pair in pairs])
-    return {"agreement": {kind: kinds[kind] for kind in AGREEMENT}, "kappa": kappa}
+    """complete: all for one (5-0); split: as near as can be (3-2); partial: between (4-1)."""
+    tallies = [tally(pair, question) for pair in pairs]
+    kinds = {"split": 0, "partial": 0, "complete": 0}
+    for votes in tallies:
+        kinds["complete" if min(votes) == 0 else "split" if min(votes) == sum(votes) // 2 else "partial"] += 1
+    return {"agreement": kinds, "kappa": fleiss_kappa(tallies)}
 
 
 def _interval(results: Results, rows: Iterable[tuple[Pair, int, int]]) -> tuple[float, float] | None:
     """Of the share of successes, of (pair, successes, trials): prompts are drawn, and the same text twice is one prompt."""
-    sums: dict[str, tuple[int, int]] = {}
-    for pair, successes, trials in rows:
-        before = sums.get(results.prompts[pair.prompt], (0, 0))
-        sums[results.prompts[pair.prompt]] = before[0] + successes, before[1] + trials
-    return bootstrap_share(list(sums.values()), RESAMPLES)
+    successes, trials = Counter[str](), Counter[str]()
+    for pair, hits, tried in rows:
+        successes[results.prompts[pair.prompt]] += hits
+        trials[results.prompts[pair.prompt]] += tried
+    return bootstrap_share([(successes[text], tried) for text, tried in trials.items()], RESAMPLES)
 
 
 def _comparison(results: Results, pairs: Sequence[Pair], question: str) -> dict[str, Any]:
@@ -125,20 +120,7 @@ def _comparison(results: Results, pairs: Sequence[Pair], question: str) -> dict[
         "vote_share": sum(row[1] for row in cast) / sum(row[2] for row in cast),
         "vote_share_bootstrap": _interval(results, cast),
         **_agreement(pairs, question),
-        "reasons": {side: _reasons(pairs, question, system) for side, system in (("first", first), ("second", second))},
-    }
-
-
-def _reasons(pairs: Sequence[Pair], question: str, system: str) -> dict[str, Any]:
-    """Of the votes for this system in the pairs that it won: how many gave each reason."""
-    won = [pair for pair in pairs if winner(pair, question) == system]
-    answers = [(pair, vote.answer(question)) for pair in won for vote in pair.votes]
-    given = [answer.reasons for pair, answer in answers if getattr(pair, answer.choice) == system]
-    counts = Counter(reason for reasons in given for reason in reasons)
-    return {
-        "votes": len(given),
-        "given": {key: counts[key] for key in reason_keys(question)},
-        "share": {key: counts[key] / len(given) if given else None for key in reason_keys(question)},
+        "reasons": {side: _reasons(pairs, question, system) for side, system in zip(SIDES, (first, second), strict=True)},
     }
 
 
@@ -156,23 +138,28 @@ def _system(results: Results, complete: Sequence[Pair], question: str, system: s
     }
 
 
+def _reasons(pairs: Sequence[Pair], question: str, system: str) -> dict[str, Any]:
+    """Of the votes for this system in the pairs that it won: how many gave each reason."""
+    answers = [(pair, vote.answer(question)) for pair in pairs if winner(pair, question) == system for vote in pair.votes]
+    given = [answer.reasons for pair, answer in answers if getattr(pair, answer.choice) == system]
+    counts = {key: sum(key in reasons for reasons in given) for key in reason_keys(question)}
+    share = {key: count / len(given) if given else None for key, count in counts.items()}
+    return {"votes": len(given), "given": counts, "share": share}
+
+
 def _share(found: Collection[bool]) -> float | None:
     return sum(found) / len(found) if found else None
 
 
 def _raters(results: Results) -> list[dict[str, Any]]:
     """Each rater: agreement with the majority (their own vote in it), with most of the others, habits."""
-    votes: dict[str, list[tuple[Pair, Vote]]] = defaultdict(list)
+    given: dict[str, list[tuple[Pair, Vote]]] = defaultdict(list)
     for pair in results.pairs:
         for vote in pair.votes:
-            votes[vote.rater].append((pair, vote))
+            given[vote.rater].append((pair, vote))
     return [
-        {
-            "rater": rater,
-            "votes": len(given),
-            **{question.key: _habits(given, question.key, results.raters) for question in QUESTIONS},
-        }
-        for rater, given in sorted(votes.items())
+        {"rater": rater, "votes": len(votes), **{key: _habits(votes, key, results.raters) for key in KEYS}}
+        for rater, votes in sorted(given.items())
     ]
 
 
@@ -180,15 +167,14 @@ def _habits(votes: Sequence[tuple[Pair, Vote]], question: str, raters: int) -> d
     """One rater's; agreement on complete pairs only."""
     margins = []  # votes like the rater's, their own included, minus the others
     for pair, vote in votes:
-        first, second = tally(pair, question)
         if len(pair.votes) >= raters:
-            margins.append(first - second if vote.answer(question).choice == "first" else second - first)
-    answers = [vote.answer(question) for _, vote in votes]
+            like = tally(pair, question)[SIDES.index(vote.answer(question).choice)]
+            margins.append(2 * like - len(pair.votes))
     return {
         "with_majority": _share([margin > 0 for margin in margins]),
         "with_others": _share([margin > 1 for margin in margins if margin != 1]),  # 1: the others are divided equally
         "left_share": _share([vote.answer(question).choice == vote.shown_left for _, vote in votes]),
-        "median_seconds": round(median(answer.ms for answer in answers) / 1000, 1),
+        "median_seconds": round(median(vote.answer(question).ms for _, vote in votes) / 1000, 1),
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from .questions import QUESTIONS
+from .questions import KEYS
 
 Side: TypeAlias = Literal["first", "second"]
 SIDES: tuple[Side, Side] = ("first", "second")
@@ -39,7 +39,7 @@ class Vote:
     def columns(self, joint: str) -> dict[str, Any]:
         """All but uid and rater as flat columns: in the store reasons are joined by ",", in CSV by ";"."""
         row: dict[str, Any] = {"time_ms": self.time_ms, "shown_left": self.shown_left}
-        for key in (question.key for question in QUESTIONS):
+        for key in KEYS:
             answer = self.answer(key)
             row |= {key: answer.choice, f"{key}_reasons": joint.join(answer.reasons), f"{key}_ms": answer.ms}
         return row
@@ -47,11 +47,8 @@ class Vote:
     @classmethod
     def from_columns(cls, uid: str, rater: str, row: Mapping[str, Any], joint: str) -> Vote:
         """The vote of `columns`; numbers may be text. ValueError, KeyError: they are not that."""
-        keys = [question.key for question in QUESTIONS]
-        quality, faithfulness = (
-            Answer(row[key], tuple(row[f"{key}_reasons"].split(joint)), int(row[f"{key}_ms"])) for key in keys
-        )
-        return cls(uid, rater, row["shown_left"], quality, faithfulness, int(row["time_ms"]))
+        answers = [Answer(row[key], tuple(row[f"{key}_reasons"].split(joint)), int(row[f"{key}_ms"])) for key in KEYS]
+        return cls(uid, rater, row["shown_left"], *answers, int(row["time_ms"]))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from .questions import as_json
+from .questions import QUESTIONS
 from .rules import Refused
 from .store import Rater, Study
 
@@ -105,7 +105,7 @@ def _state(study: Study, session: str) -> dict[str, Any]:
     except Refused:
         log.info("nobody is signed in")
     about = {"title": study.title, "tokens_required": study.tokens_required, "keep_ms": study.lease_ms // 4}
-    return {"study": about, "questions": as_json(), "rater": rater}
+    return {"study": about, "questions": [asdict(question) for question in QUESTIONS], "rater": rater}
 
 
 class _Pages:

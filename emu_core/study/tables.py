@@ -6,9 +6,8 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .questions import QUESTIONS
-
-SIDES = (("first", "second"), ("second", "first"))
+from .questions import KEYS, QUESTIONS
+from .results import SIDES
 
 
 def cell(text: object) -> str:
@@ -44,73 +43,70 @@ def markdown(report: dict[str, Any], plots: Sequence[str] = ()) -> str:
     """The whole report; plots: names of pictures beside it."""
     study, method = report["study"], report["method"]
     lines = [
-        f"# {cell(study['title'])}",
-        "",
+        f"# {cell(study['title'])}\n",
         f"{study['votes']} votes of {study['raters']} raters on {study['pairs']} pairs of {study['prompts']} prompts; "
-        f"{study['complete_pairs']} pairs have their {study['raters_per_pair']} votes and are counted below.",
-        "",
+        f"{study['complete_pairs']} pairs have their {study['raters_per_pair']} votes and are counted below.\n",
         f"Win rate: {method['win_rate']}. Wilson: {method['wilson']}. Bootstrap: {method['bootstrap']}. "
-        f"Kappa: {method['kappa']}.",
-        "",
+        f"Kappa: {method['kappa']}.\n",
     ]
     for question in QUESTIONS:
         found = report["questions"][question.key]
-        lines += [f"## {question.title}: {question.text}", "", *_comparisons(found)]
-        head = ["wins of", "over", "votes", *(reason.name for reason in question.reasons)]
-        rows = [_reasons(row, side, other) for row in found["comparisons"] for side, other in SIDES]
-        lines += ["### Reasons for wins", "", *table(head, rows)]
+        lines += [f"## {question.title}: {question.text}\n", *_comparisons(found), "### Reasons for wins\n"]
+        rows: list[list[object]] = []
+        for row in found["comparisons"]:
+            for side, other in (SIDES, SIDES[::-1]):
+                given = row["reasons"][side]
+                rows.append([cell(row[side]), cell(row[other]), given["votes"], *map(percent, given["share"].values())])
+        lines += table(["wins of", "over", "votes", *(reason.name for reason in question.reasons)], rows)
     lines += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in plots]
-    lines += ["## Raters", "", *_raters(report)]
-    winners = [f"{question.title}: winner" for question in QUESTIONS]
-    lines += ["## Prompts", "", *table(["prompt", "text", "pair", *winners], map(_prompt, report["prompts"]))]
+    lines += ["## Raters\n", *_raters(report), "## Prompts\n"]
+    verdicts = [
+        [*_pair(row), *(f"{cell(row[key]['winner'])} ({row[key]['votes']})" for key in KEYS)] for row in report["prompts"]
+    ]
+    lines += table(["prompt", "text", "pair", *(f"{question.title}: winner" for question in QUESTIONS)], verdicts)
     short = [[*_pair(row), row["votes"], row["missing"]] for row in report["short"]]
-    lines += ["## Pairs short of votes", ""]
-    lines += table(["prompt", "text", "pair", "votes", "missing"], short) if short else ["None.", ""]
+    lines.append("## Pairs short of votes\n")
+    lines += table(["prompt", "text", "pair", "votes", "missing"], short) if short else ["None."]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _comparisons(found: dict[str, Any]) -> list[str]:
+    """Win rates of every two systems, of each against all others if there are more than two, and how united the raters were."""
     head = ["win rate of", "against", "prompts", "wins", "win rate", "Wilson", "bootstrap", "single votes"]
-    lines = table([*head, "split", "partial", "complete", "kappa"], map(_comparison, found["comparisons"]))
+    rows: list[list[object]] = []
+    for row in found["comparisons"]:
+        names = [cell(row["first"]), cell(row["second"])]
+        rates = [
+            f"**{percent(row['win_rate'])}**",
+            interval(row["wilson"]),
+            interval(row["bootstrap"]),
+            percent(row["vote_share"]),
+        ]
+        united = [*row["agreement"].values(), number(row["kappa"])]
+        rows.append([*names, row["prompts"], f"{row['wins_first']} : {row['wins_second']}", *rates, *united])
+    lines = table([*head, "split", "partial", "complete", "kappa"], rows)
     if len(found["systems"]) > 2:
-        rows = [[cell(row["system"]), row["pairs"], row["wins"], *_win_rate(row)] for row in found["systems"]]
+        rows = [
+            [cell(row["system"]), row["pairs"], row["wins"], f"**{percent(row['win_rate'])}**", interval(row["bootstrap"])]
+            for row in found["systems"]
+        ]
         lines += table(["system against all others", "pairs", "wins", "win rate", "bootstrap"], rows)
     kinds = ", ".join(f"{kind} {count}" for kind, count in found["agreement"].items())
-    return [*lines, f"All pairs: {kinds}; Fleiss' kappa {number(found['kappa'])}.", ""]
-
-
-def _win_rate(row: dict[str, Any], *between: str) -> list[str]:
-    return [f"**{percent(row['win_rate'])}**", *between, interval(row["bootstrap"])]
-
-
-def _comparison(row: dict[str, Any]) -> list[object]:
-    start = [cell(row["first"]), cell(row["second"]), row["prompts"], f"{row['wins_first']} : {row['wins_second']}"]
-    rates = [*_win_rate(row, interval(row["wilson"])), percent(row["vote_share"])]
-    return [*start, *rates, *row["agreement"].values(), number(row["kappa"])]
-
-
-def _reasons(row: dict[str, Any], side: str, other: str) -> list[object]:
-    reasons = row["reasons"][side]
-    return [cell(row[side]), cell(row[other]), reasons["votes"], *map(percent, reasons["share"].values())]
+    return [*lines, f"All pairs: {kinds}; Fleiss' kappa {number(found['kappa'])}.\n"]
 
 
 def _raters(report: dict[str, Any]) -> list[str]:
     """Agreement, habits: who always takes the left one, or answers in a second, was not looking."""
-    head, keys = ["rater", "votes"], ("with_majority", "with_others", "left_share")
+    head = ["rater", "votes"]
     for question in QUESTIONS:
         head += [f"{question.title}: with majority", "with most others", "took left", "median s"]
-    rows = []
-    for row in report["raters"]:
-        own = [row[question.key] for question in QUESTIONS]
-        habits = [[*(percent(each[key]) for key in keys), each["median_seconds"]] for each in own]
-        rows.append([cell(row["rater"]), row["votes"], *sum(habits, [])])
+    rows = [[cell(row["rater"]), row["votes"]] for row in report["raters"]]
+    for line, row in zip(rows, report["raters"], strict=True):
+        for own in (row[key] for key in KEYS):
+            shares = (percent(own[key]) for key in ("with_majority", "with_others", "left_share"))
+            line += [*shares, own["median_seconds"]]
     return table(head, rows)
 
 
 def _pair(row: dict[str, Any]) -> list[str]:
     return [cell(row["prompt"]), cell(row["text"]), f"{cell(row['first'])} - {cell(row['second'])}"]
-
-
-def _prompt(row: dict[str, Any]) -> list[str]:
-    verdicts = [row[question.key] for question in QUESTIONS]
-    return [*_pair(row), *(f"{cell(verdict['winner'])} ({verdict['votes']})" for verdict in verdicts)]
