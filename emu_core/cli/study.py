@@ -15,22 +15,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     summary = "a human study in the browser: two videos side by side, the paper's two questions (JUICE)"
     parser = commands.add_parser("study", help=summary, description=summary)
     parts = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_create(parts)
-    _add_serve(parts)
-    report = add_command(parts, "report", "win rates, agreement and reasons of a study", f"{__name__}:report")
-    report.add_argument("study", help="the study's folder, or an exported .json or .csv")
-    report.add_argument("--out", metavar="FOLDER", help="write report.json, report.md and plots there")
-    report.add_argument("--json", action="store_true", help="print the report as JSON")
-    export = add_command(parts, "export", "votes, prompts and hashes of a study as one file", f"{__name__}:export")
-    export.add_argument("study", help="the study's folder")
-    export.add_argument("file", metavar="FILE.json|.csv", help="where to write")
-    summary = "an exported study -> a study of its own; or its votes -> another copy of the same study"
-    taken = add_command(parts, "import", summary, f"{__name__}:take")
-    taken.add_argument("file", metavar="FILE.json|.csv", help="what `study export` wrote")
-    taken.add_argument("study", help="a new folder, or the folder of the same study, which takes the votes")
 
-
-def _add_create(parts: argparse._SubParsersAction) -> None:
     create = add_command(parts, "create", "folders of videos and their prompts -> a study", f"{__name__}:create")
     create.add_argument("out", metavar="OUT", help="the study's folder, new")
     create.add_argument("systems", nargs="+", metavar="SYSTEM", help="folder with a video of every prompt, or NAME=FOLDER")
@@ -43,8 +28,6 @@ def _add_create(parts: argparse._SubParsersAction) -> None:
     which.add_argument("--all-pairs", action="store_true", help="compare every two systems (the default)")
     which.add_argument("--against", metavar="SYSTEM", help="compare this system with each other one only")
 
-
-def _add_serve(parts: argparse._SubParsersAction) -> None:
     serve = add_command(parts, "serve", "let raters vote in their browsers; Ctrl-C ends it", f"{__name__}:serve")
     tokens = "from now on only raters with a token may vote; print links for N new raters (0: no new ones)"
     names = "name under which a proxy passes requests to loopback"
@@ -53,6 +36,20 @@ def _add_serve(parts: argparse._SubParsersAction) -> None:
     serve.add_argument("--port", type=int, default=8190, help="port; 0: any free one")
     serve.add_argument("--tokens", type=int, metavar="N", help=tokens)
     serve.add_argument("--public-host", action="append", default=[], metavar="NAME", help=names)
+
+    report = add_command(parts, "report", "win rates, agreement and reasons of a study", f"{__name__}:report")
+    report.add_argument("study", help="the study's folder, or an exported .json or .csv")
+    report.add_argument("--out", metavar="FOLDER", help="write report.json, report.md and plots there")
+    report.add_argument("--json", action="store_true", help="print the report as JSON")
+
+    export = add_command(parts, "export", "votes, prompts and hashes of a study as one file", f"{__name__}:export")
+    export.add_argument("study", help="the study's folder")
+    export.add_argument("file", metavar="FILE.json|.csv", help="where to write")
+
+    summary = "an exported study -> a study of its own; or its votes -> another copy of the same study"
+    taken = add_command(parts, "import", summary, f"{__name__}:take")
+    taken.add_argument("file", metavar="FILE.json|.csv", help="what `study export` wrote")
+    taken.add_argument("study", help="a new folder, or the folder of the same study, which takes the votes")
 
 
 # Each command imports what it needs when it runs: `emu-video --help` waits for none of it.
@@ -87,6 +84,7 @@ def create(options: Namespace) -> None:
 def serve(options: Namespace) -> None:
     """Serve a study until Ctrl-C; say where it is and who can reach it."""
     import asyncio
+    from contextlib import suppress
 
     from ..study.server import LOOPBACK
     from ..study.server import serve as run
@@ -94,8 +92,6 @@ def serve(options: Namespace) -> None:
 
     if options.tokens is not None and options.tokens < 0:
         raise ValueError(f"--tokens: expected a number of new raters from 0, found {options.tokens}; change it.")
-    study = Study(options.study)
-    study.lock.take(f"http://{options.host}:{options.port}/")  # before tokens are made that nobody could use
 
     def started(address: str) -> None:
         links = study.require_tokens(options.tokens) if options.tokens is not None else []
@@ -110,12 +106,8 @@ def serve(options: Namespace) -> None:
             print(f"  {name}  {address}#token={token}", flush=True)
         print("Ctrl-C ends it; votes are stored as they come.", flush=True)
 
-    try:
+    with Study(options.study) as study, suppress(KeyboardInterrupt):
         asyncio.run(run(study, options.host, options.port, tuple(options.public_host), started))
-    except KeyboardInterrupt:
-        pass
-    finally:
-        study.close()
     print("Stopped.", flush=True)
 
 

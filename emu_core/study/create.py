@@ -22,12 +22,11 @@ def one_video_each(videos: VideoSet, prompts: Sequence[Prompt]) -> list[Path]:
     found = match(videos, prompts)
     files = {prompt.id: matches for prompt, matches in found.found}
     for number, prompt in enumerate(prompts):
-        matches = files.get(prompt.id, [])
-        if len(matches) != 1:
-            seen = " and ".join(file.name for file in matches) or "none"
+        seen = [file.name for file in files.get(prompt.id, [])]
+        if len(seen) != 1:
             names = f"such as {prompt.id}.mp4 or {file_stem(number, prompt.text)}.mp4"
             expected = f"{videos.folder}: expected exactly one video of the prompt {prompt.text!r} ({names})"
-            raise ValueError(f"{expected}, found {seen}; add or remove one.")
+            raise ValueError(f"{expected}, found {' and '.join(seen) or 'none'}; add or remove one.")
     if found.extra:
         name = found.extra[0][0].name
         log.warning("%s: %d videos belong to no prompt and are left out, such as %s.", videos.folder, len(found.extra), name)
@@ -37,6 +36,9 @@ def one_video_each(videos: VideoSet, prompts: Sequence[Prompt]) -> list[Path]:
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
     """A folder under a temporary name that is at `path` in the end. ValueError: something is there, or it cannot be written."""
+    target = real_target(path)
+    if not target.parent.is_dir():
+        raise ValueError(f"{path}: expected the folder {target.parent} to write into, found none; create it.")
     _check_new(path)
     with whole_folder(path) as part:
         yield part
@@ -47,8 +49,6 @@ def _check_new(path: str | Path) -> None:
     target = real_target(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{path}: expected a new or empty folder for the study, found something there; choose another.")
-    if not target.parent.is_dir():
-        raise ValueError(f"{path}: expected the folder {target.parent} to write into, found none; create it.")
 
 
 def create_study(

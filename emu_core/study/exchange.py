@@ -15,22 +15,21 @@ from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .questions import QUESTIONS, ordered_reasons
+from .questions import KEYS, ordered_reasons
 from .results import Pair, Results, Vote
 from .rules import NAME_LENGTH
-from .store import PAIRS, Study, insert, insert_vote, now_ms
+from .store import Study, insert, now_ms, pairs_in
 
-FORMAT = "emu-video-study"
-VERSION = 1
+MARK = {"format": "emu-video-study", "version": 1}
 UID = re.compile(r"[A-Za-z0-9]{16,64}")
 PAIR_COLUMNS = ("study", "title", "raters", "systems", "prompt", "text", "first", "second", "first_sha256", "second_sha256")
-ANSWER_COLUMNS = (f"{question.key}{part}" for question in QUESTIONS for part in ("", "_reasons", "_ms"))
+ANSWER_COLUMNS = (f"{key}{part}" for key in KEYS for part in ("", "_reasons", "_ms"))
 COLUMNS = (*PAIR_COLUMNS, "vote", "rater", "time_ms", "shown_left", *ANSWER_COLUMNS)
 
 
 def to_json(results: Results) -> str:
     """All of it, under the names of the dataclasses' fields."""
-    return json.dumps({"format": FORMAT, "version": VERSION, **asdict(results)}, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(MARK | asdict(results), indent=1, ensure_ascii=False) + "\n"
 
 
 def to_csv(results: Results) -> str:
@@ -38,10 +37,9 @@ def to_csv(results: Results) -> str:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    study = {"study": results.uid, "title": results.title, "raters": results.raters}
-    study["systems"] = json.dumps(results.systems, ensure_ascii=False)
+    systems = json.dumps(results.systems, ensure_ascii=False)
     for pair in results.pairs:
-        row = {**study, **vars(pair), "text": results.prompts[pair.prompt]}
+        row = {**vars(results), "study": results.uid, "systems": systems, **vars(pair), "text": results.prompts[pair.prompt]}
         votes = [{"vote": vote.uid, "rater": vote.rater, **vote.columns(";")} for vote in pair.votes]
         writer.writerows(row | vote for vote in votes or [{}])
     return text.getvalue()
@@ -64,35 +62,33 @@ def read_results(path: str | Path) -> Results:
     file = Path(path)
     try:
         text = file.read_bytes().decode("utf-8-sig")
-        found = _from_json(text) if file.suffix.lower() == ".json" else asdict(_from_csv(text))
+        if file.suffix.lower() == ".json":
+            found = json.loads(text)
+            for key, value in MARK.items():
+                _expect(found[key] == value, f"{key} {found[key]}, not {value}")
+            found = {field.name: found[field.name] for field in fields(Results)}
+        else:
+            found = asdict(_from_csv(text))
         results = _typed(Results, found)
         _check(results)
     except OSError as problem:
         raise ValueError(f"{path}: expected an exported study, found {problem.strerror}; check the path.") from problem
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, csv.Error) as problem:
-        reason = f"no {problem}" if isinstance(problem, KeyError) else str(problem)
-        expected = f"{path}: expected an exported study (JSON or CSV), found a mistake in it ({reason})"
-        raise ValueError(f"{expected}; export it anew.") from problem
+        mistake = f"no {problem}" if isinstance(problem, KeyError) else problem
+        found = f"found a mistake in it ({mistake})"
+        raise ValueError(f"{path}: expected an exported study (JSON or CSV), {found}; export it anew.") from problem
     return results
-
-
-def _from_json(text: str) -> dict[str, Any]:
-    found = json.loads(text)
-    if found["format"] != FORMAT or found["version"] != VERSION:
-        raise ValueError(f"format {found['format']} version {found['version']}, not {FORMAT} version {VERSION}")
-    return {field.name: found[field.name] for field in fields(Results)}
 
 
 def _from_csv(text: str) -> Results:
     rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-    if not rows:
-        raise ValueError("no lines")
+    _expect(rows, "no lines")
     head = rows[0]
     prompts: dict[str, str] = {}
     pairs: dict[tuple[str, str, str], Pair] = {}
     for row in rows:
-        if row["study"] != head["study"] or prompts.setdefault(row["prompt"], row["text"]) != row["text"]:
-            raise ValueError("lines of different studies")
+        same = row["study"] == head["study"] and prompts.setdefault(row["prompt"], row["text"]) == row["text"]
+        _expect(same, "lines of different studies")
         key = (row["prompt"], row["first"], row["second"])
         pair = pairs.setdefault(key, Pair(*key, row["first_sha256"], row["second_sha256"]))
         if row["vote"]:
@@ -106,16 +102,15 @@ def _typed(kind: Any, value: Any) -> Any:
     inner = get_args(kind)
     if is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind)
-        if set(value) != set(hints):
-            raise ValueError(f"{', '.join(value)} instead of {', '.join(hints)}")
+        _expect(set(value) == set(hints), f"{', '.join(value)} instead of {', '.join(hints)}")
         return kind(**{name: _typed(hints[name], part) for name, part in value.items()})  # type: ignore[operator]
     if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
         return tuple(_typed(inner[0], part) for part in value)
     if get_origin(kind) is dict and isinstance(value, dict):
         return {_typed(inner[0], name): _typed(inner[1], part) for name, part in value.items()}
-    if type(value) is kind or (get_origin(kind) is Literal and value in inner):
-        return value
-    raise ValueError(f"{str(value)[:40]!r} instead of {getattr(kind, '__name__', kind)}")
+    fits = type(value) is kind or (get_origin(kind) is Literal and value in inner)
+    _expect(fits, f"{str(value)[:40]!r} instead of {getattr(kind, '__name__', kind)}")
+    return value
 
 
 def _check(results: Results) -> None:
@@ -132,13 +127,12 @@ def _check(results: Results) -> None:
         enough = f"pair {pair.name} with more than {results.raters} votes or two of one rater"
         _expect(len(raters) == len(pair.votes) <= results.raters, enough)
         for vote in pair.votes:
-            name = f"vote {vote.uid}"
-            numbers = (vote.time_ms, vote.quality.ms, vote.faithfulness.ms)
+            name, numbers = f"vote {vote.uid}", (vote.time_ms, vote.quality.ms, vote.faithfulness.ms)
             _expect(UID.fullmatch(vote.uid) and min(numbers) >= 0, f"{name} with a value that cannot be")
             _expect(1 <= len(vote.rater) <= NAME_LENGTH and vote.rater.isprintable(), f"{name} of a rater without a name")
-            reasons = {question.key: vote.answer(question.key).reasons for question in QUESTIONS}
-            ordered = all(ordered_reasons(key, given) == given for key, given in reasons.items())
-            _expect(ordered, f"{name} with reasons in another order")
+            for key in KEYS:
+                reasons = vote.answer(key).reasons
+                _expect(ordered_reasons(key, reasons) == reasons, f"{name} with reasons in another order")
             _expect(vote.uid not in uids, f"{name} twice")
             uids.add(vote.uid)
 
@@ -155,27 +149,23 @@ def import_new(results: Results, folder: str | Path) -> None:
     """
     from .create import new_folder  # loads what reads videos, which takes seconds; reports do not wait for it
 
+    hashes: dict[tuple[str, str], str] = {}
+    for pair in results.pairs:
+        for system, sha256 in ((pair.first, pair.first_sha256), (pair.second, pair.second_sha256)):
+            one = hashes.setdefault((pair.prompt, system), sha256) == sha256
+            _expect(one, f"pair {pair.name}: expected one video of a system for a prompt, found two; export it anew.")
     with new_folder(folder) as part, Study.create(part, results.title, results.raters, uid=results.uid) as study:
         with study.transaction() as db:
-            _enter(db, results)
+            systems = {name: insert(db, "systems", name=name) for name in results.systems}
+            prompts = {key: insert(db, "prompts", key=key, text=text) for key, text in results.prompts.items()}
+            videos = {
+                (prompt, system): insert(db, "videos", prompt_id=prompts[prompt], system_id=systems[system], sha256=sha256)
+                for (prompt, system), sha256 in hashes.items()
+            }
+            for pair in results.pairs:
+                first, second = (videos[pair.prompt, system] for system in (pair.first, pair.second))
+                insert(db, "pairs", prompt_id=prompts[pair.prompt], first_id=first, second_id=second)
         merge(study, results)
-
-
-def _enter(db: sqlite3.Connection, results: Results) -> None:
-    """Systems, prompts and pairs, the videos by their hashes only."""
-    systems = {name: insert(db, "systems", name=name) for name in results.systems}
-    prompts = {key: insert(db, "prompts", key=key, text=text) for key, text in results.prompts.items()}
-    videos: dict[tuple[int, int], tuple[int, str]] = {}
-    for pair in results.pairs:
-        prompt, ids = prompts[pair.prompt], []
-        for name, sha256 in ((pair.first, pair.first_sha256), (pair.second, pair.second_sha256)):
-            key = (prompt, systems[name])
-            if key not in videos:
-                videos[key] = insert(db, "videos", prompt_id=prompt, system_id=key[1], sha256=sha256), sha256
-            if videos[key][1] != sha256:
-                raise ValueError(f"pair {pair.name}: expected one video of a system for a prompt, found two; export it anew.")
-            ids.append(videos[key][0])
-        insert(db, "pairs", prompt_id=prompt, first_id=ids[0], second_id=ids[1])
 
 
 def merge(study: Study, results: Results) -> tuple[int, int]:
@@ -186,15 +176,13 @@ def merge(study: Study, results: Results) -> tuple[int, int]:
     """
     if results.uid != study.uid:
         raise ValueError(f"expected votes of the study {study.uid}, found some of {results.uid}; merge copies of one study only.")
-    columns = [field.name for field in fields(Pair) if field.name != "votes"]
     taken: list[bool] = []
     with study.transaction() as db:
-        here = {tuple(row[name] for name in columns): row["id"] for row in db.execute(PAIRS)}
+        here = pairs_in(db)
         for pair in results.pairs:
-            number = here.get(tuple(getattr(pair, name) for name in columns))
+            number = here.get(replace(pair, votes=()))
             if number is None:
-                expected = f"pair {pair.name}: expected one of this study with the same videos, found none"
-                raise ValueError(f"{expected}; nothing was taken.")
+                raise ValueError(f"pair {pair.name}: expected one with the same videos here, found none; nothing was taken.")
             taken += [_take(db, number, pair, vote, study.raters) for vote in pair.votes]
     return sum(taken), len(taken) - sum(taken)
 
@@ -210,6 +198,7 @@ def _take(db: sqlite3.Connection, number: int, pair: Pair, vote: Vote, raters: i
         raise ValueError(f"vote {vote.uid}: expected the same content as here, found another; nothing was taken.")
     rater = row["id"] if row else insert(db, "raters", name=vote.rater, created_ms=now_ms())
     seats = db.execute("SELECT seat, rater_id, expires_ms FROM seats WHERE pair_id = ?", (number,)).fetchall()
+    holder = {seat["seat"]: seat["rater_id"] for seat in seats}
     voted = {seat["seat"]: seat["rater_id"] for seat in seats if seat["expires_ms"] is None}
     if rater in voted.values():
         raise ValueError(f"pair {pair.name}: expected one vote of {vote.rater!r}, found another one here; nothing was taken.")
@@ -217,9 +206,8 @@ def _take(db: sqlite3.Connection, number: int, pair: Pair, vote: Vote, raters: i
     free = [seat for seat in range(1, raters + 1) if seat not in voted]
     if not free:
         raise ValueError(f"pair {pair.name}: expected at most {raters} votes together, found more; nothing was taken.")
-    holder = {seat["seat"]: seat["rater_id"] for seat in seats}
     best = min(free, key=lambda seat: (holder.get(seat) != rater, seat in holder))  # their own, or an empty one, or the first
     db.execute("DELETE FROM seats WHERE pair_id = ? AND (seat = ? OR rater_id = ?)", (number, best, rater))
     insert(db, "seats", pair_id=number, seat=best, rater_id=rater)
-    insert_vote(db, vote, number, best, rater)
+    insert(db, "votes", uid=vote.uid, pair_id=number, seat=best, rater_id=rater, **vote.columns(","))
     return True

@@ -13,6 +13,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -96,14 +97,17 @@ ACTIONS: dict[str, tuple[Callable[..., Any], tuple[str, ...], Callable[[Any], di
 """A rater's requests: what the store does, with which fields of the request, and what is answered then."""
 
 
+def _signed_in(study: Study, session: str) -> Rater | None:
+    try:
+        return study.rater_of(session)
+    except Refused:
+        return None
+
+
 def _state(study: Study, session: str) -> dict[str, Any]:
     """What the page needs at its start: the study, the questionnaire, and the rater if there is a session."""
-    rater = None
-    try:
-        found = study.rater_of(session)
-        rater = {"name": found.name, **study.progress(found)}
-    except Refused:
-        log.info("nobody is signed in")
+    found = _signed_in(study, session)
+    rater = {"name": found.name, **study.progress(found)} if found else None
     about = {"title": study.title, "tokens_required": study.tokens_required, "keep_ms": study.lease_ms // 4}
     return {"study": about, "questions": [asdict(question) for question in QUESTIONS], "rater": rater}
 
@@ -116,7 +120,7 @@ class _Pages:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="emu-video-study")
 
     async def _ask(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*arguments))
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     def _find(self, request: web.Request) -> Study:
         try:
@@ -155,11 +159,8 @@ class _Pages:
         if study is None or (refusal.status == 401 and request.method == "GET"):  # a session that ended is no attack
             return
         try:
-            rater = (await self._ask(study.rater_of, _session(request, study))).name
-        except Refused:
-            rater = None
-        try:
-            await self._ask(study.record, refusal.status, what, str(refusal), rater)
+            rater = await self._ask(_signed_in, study, _session(request, study))
+            await self._ask(study.record, refusal.status, what, str(refusal), rater and rater.name)
         except ValueError:  # a full disk: the rater is told of the refusal all the same
             log.exception("the refusal could not be recorded")
 
@@ -279,24 +280,25 @@ async def serve(
     ValueError: another server has the study, it has no videos, or the address cannot be used.
     """
     if not study.counts()["playable"]:
-        expected = f"{study.folder}: expected a study with videos, found none in it (an import has none)"
-        raise ValueError(f"{expected}; serve the original.")
+        raise ValueError(f"{study.folder}: expected a study with videos, found none (an import has none); serve the original.")
     study.lock.take(f"http://{shown_host(host)}:{port}/")
     hosts = (*LOOPBACK, *public_hosts) if host in LOOPBACK else ()
     runner = web.AppRunner(application(study, hosts), access_log=None, shutdown_timeout=3)
-    stop = _stop_signal()
+    stop = asyncio.Event()  # by a signal: a vote that is being stored then is stored and acknowledged
+    with suppress(NotImplementedError, RuntimeError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await runner.setup()
     try:
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as problem:
-            expected = f"--host {host} --port {port}: expected an address that is free, found {problem.strerror}"
-            raise ValueError(f"{expected}; choose another.") from problem
+            place, found = f"--host {host} --port {port}", problem.strerror
+            raise ValueError(f"{place}: expected an address that is free, found {found}; choose another.") from problem
         started(f"http://{shown_host(host)}:{runner.addresses[0][1]}/")
         await stop.wait()
     finally:
         await runner.cleanup()
-        study.close()
 
 
 def shown_host(host: str) -> str:
@@ -304,14 +306,3 @@ def shown_host(host: str) -> str:
     if host in ("0.0.0.0", "::", ""):
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host
-
-
-def _stop_signal() -> asyncio.Event:
-    """Set by Ctrl-C or a termination signal; a vote that is being stored then is stored and acknowledged."""
-    stop = asyncio.Event()
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    except (NotImplementedError, RuntimeError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
-        log.debug("no signal handlers here")
-    return stop

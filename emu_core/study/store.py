@@ -7,7 +7,6 @@ Times are Unix milliseconds; a side is "first" or "second" inside, "left" or "ri
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import secrets
@@ -15,10 +14,11 @@ import sqlite3
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,15 @@ SELECT p.id, t.key prompt, t.text, x.name first, y.name second, a.sha256 first_s
 FROM pairs p JOIN prompts t ON t.id = p.prompt_id JOIN videos a ON a.id = p.first_id JOIN videos b ON b.id = p.second_id
 JOIN systems x ON x.id = a.system_id JOIN systems y ON y.id = b.system_id
 """
+LEASE = "SELECT * FROM seats WHERE rater_id = ? AND expires_ms IS NOT NULL"
+FREE_PAIRS = """
+SELECT p.id FROM pairs p JOIN videos a ON a.id = p.first_id JOIN videos b ON b.id = p.second_id
+WHERE p.done = 0 AND a.file IS NOT NULL AND b.file IS NOT NULL
+AND p.id NOT IN (SELECT pair_id FROM seats WHERE rater_id = ?)
+AND p.id NOT IN (SELECT s.pair_id FROM seats s JOIN pairs o ON o.id = s.pair_id WHERE o.done = 0
+    AND (s.expires_ms IS NULL OR s.expires_ms > ?) GROUP BY s.pair_id HAVING count(*) >= ?)
+"""
+"""Pairs with a seat for a rater: not all voted on or on lease, not theirs before. Three passes over indices."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-class Study:
+class Study(AbstractContextManager["Study"]):
     """One study. Safe to use from several threads; several processes may have it open."""
 
     def __init__(self, folder: PathLike, clock: Callable[[], int] = now_ms) -> None:
@@ -80,19 +89,19 @@ class Study:
         self.clock = clock
         self.lock = ServerLock(self.folder)
         self._guard = threading.RLock()
-        self._rank = lru_cache(MOST_RANKS)(self._rank_of)
+        # Where a pair stands in a rater's own random order; remembered, since each choice compares all free pairs.
+        self._rank = lru_cache(MOST_RANKS)(lambda rater, pair: int(self._mac("order", rater, pair)[:15], 16))
         file = self.folder / STORE_NAME
         if not file.is_file():
             raise ValueError(f"{folder}: expected a study's folder with {STORE_NAME}, found none; make one with `study create`.")
         try:
             self._db = _connect(file)
-            found = tuple(self._one(f"PRAGMA {name}")[0] for name in ("application_id", "user_version"))
+            found = [self._one(f"PRAGMA {name}")[0] for name in ("application_id", "user_version")]
         except sqlite3.Error as problem:
             raise ValueError(f"{file}: expected a study's store, found {problem}; take the file from a copy.") from problem
-        if found != (APPLICATION_ID, VERSION):
+        if found != [APPLICATION_ID, VERSION]:
             self._db.close()
-            versions = f"expected a study of version {VERSION}, found version {found[1]}"
-            raise ValueError(f"{file}: {versions}; use the program that made it.")
+            raise ValueError(f"{file}: expected a study of version {VERSION}, found {found[1]}; use the program that made it.")
         row = self._one("SELECT * FROM study")
         self.uid, self.title, self.raters = str(row["uid"]), str(row["title"]), int(row["raters"])
         self.lease_ms, self._secret = int(row["lease_ms"]), bytes.fromhex(row["secret"])
@@ -114,15 +123,12 @@ class Study:
         if file.exists():
             raise ValueError(f"{folder}: expected a folder without a study, found one in it; choose another folder.")
         (file.parent / VIDEOS).mkdir(parents=True, exist_ok=True)
-        secret = secrets.token_bytes(32) if seed is None else hashlib.sha256(f"emu-video study {seed}".encode()).digest()
-        db = _connect(file)
-        try:
+        secret = secrets.token_bytes(32) if seed is None else sha256(f"emu-video study {seed}".encode()).digest()
+        with closing(_connect(file)) as db:
             marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
             db.executescript(f"{marks} BEGIN; {SCHEMA.read_text(encoding='utf-8')} COMMIT;")
             values = (uid or secrets.token_hex(8), title, raters, int(lease_seconds * 1000), secret.hex(), now_ms())
             db.execute("INSERT INTO study VALUES (1, ?, ?, ?, ?, 0, ?, ?)", values)
-        finally:
-            db.close()
         return Study(folder)
 
     def close(self) -> None:
@@ -130,9 +136,6 @@ class Study:
         with self._guard:
             self._db.close()
         self.lock.release()
-
-    def __enter__(self) -> Study:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -155,13 +158,13 @@ class Study:
                 if self._db.in_transaction:  # a full disk may have ended it already
                     self._db.execute("ROLLBACK")
 
-    def _one(self, sql: str, values: Sequence[object] = ()) -> sqlite3.Row:
-        with self._guard:
-            return self._db.execute(sql, values).fetchone()
-
-    def _all(self, sql: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
+    def _all(self, sql: str, *values: object) -> list[sqlite3.Row]:
         with self._guard:
             return self._db.execute(sql, values).fetchall()
+
+    def _one(self, sql: str, *values: object) -> sqlite3.Row:
+        with self._guard:
+            return self._db.execute(sql, values).fetchone()
 
     # -- pairs
 
@@ -195,18 +198,17 @@ class Study:
             raise ValueError(f"prompt {key!r}: expected a key and a text, found an empty one; fill it in.")
         with self.transaction() as db:
             if db.execute("SELECT 1 FROM prompts WHERE key = ?", (key,)).fetchone():
-                expected = f"prompt {key!r}: expected a key that is new in this study, found one that is taken"
-                raise ValueError(f"{expected}; choose another.")
+                raise ValueError(f"prompt {key!r}: expected a key that is new here, found one that is taken; choose another.")
+            db.executemany("INSERT INTO systems (name) VALUES (?) ON CONFLICT (name) DO NOTHING", [(name,) for name in videos])
+            systems = dict(db.execute("SELECT name, id FROM systems").fetchall())
             prompt = insert(db, "prompts", key=key, text=text)
             ids: dict[int, int] = {}
             for name, video in videos.items():
-                file, length = video.path.name, round(video.seconds * 1000)
-                facts = {"sha256": video.sha256, "width": video.width, "height": video.height, "length_ms": length}
-                system = _system_id(db, name)
-                ids[system] = insert(db, "videos", prompt_id=prompt, system_id=system, file=file, **facts)
-            needed = set() if against is None else {_system_id(db, against)}
+                facts = {"file": video.path.name, "sha256": video.sha256, "width": video.width, "height": video.height}
+                place = {"prompt_id": prompt, "system_id": systems[name]}
+                ids[systems[name]] = insert(db, "videos", **place, **facts, length_ms=round(video.seconds * 1000))
             # The same system comes first in every pair, so that reports can add pairs up.
-            made = [pair for pair in combinations(sorted(ids), 2) if needed <= set(pair)]
+            made = [pair for pair in combinations(sorted(ids), 2) if against is None or systems[against] in pair]
             for first, second in made:
                 insert(db, "pairs", prompt_id=prompt, first_id=ids[first], second_id=ids[second])
         return len(made)
@@ -243,7 +245,7 @@ class Study:
         Returns the rater, the session's secret, and for a new rater that code. Refused: 401 a wrong or missing token,
         409 a name that is taken, 422 a name that is none.
         """
-        code = ""
+        code, secret = "", secrets.token_urlsafe(32)
         with self.transaction() as db:
             if token:
                 rater = _rater_of_token(db, token)
@@ -254,18 +256,19 @@ class Study:
                 if db.execute("SELECT 1 FROM raters WHERE name = ?", (name,)).fetchone():
                     raise Refused(409, "This name is taken. Choose another, or enter the code that you were given to come back.")
                 rater = Rater(insert(db, "raters", name=name, token_hash=token_hash(code), created_ms=self.clock()), name)
-            secret = secrets.token_urlsafe(32)
-            session = insert(db, "sessions", rater_id=rater.id, secret_hash=_hash(secret), created_ms=self.clock())
+            session = insert(
+                db, "sessions", rater_id=rater.id, secret_hash=sha256(secret.encode()).hexdigest(), created_ms=self.clock()
+            )
         return rater, f"{session}.{secret}", code
 
     def rater_of(self, session: str) -> Rater:
         """The rater of a session's secret; Refused 401 if it is not one."""
         number, _, secret = session.partition(".")
-        row = None
+        given, row = sha256(secret.encode()).hexdigest(), None
         if number.isascii() and number.isdigit() and len(number) < 16:
             sql = "SELECT r.id, r.name, s.secret_hash FROM sessions s JOIN raters r ON r.id = s.rater_id WHERE s.id = ?"
-            row = self._one(sql, (int(number),))
-        if not hmac.compare_digest(_hash(secret), row["secret_hash"] if row else "0" * 64) or row is None:
+            row = self._one(sql, int(number))
+        if not hmac.compare_digest(given, row["secret_hash"] if row else "0" * 64) or row is None:
             raise Refused(401, "You are not signed in: open the study's page and enter your name or token.")
         return Rater(row["id"], row["name"])
 
@@ -288,27 +291,19 @@ class Study:
         left = self.left_side(rater, pair)
         return {"left": left, "right": SIDES[left == "first"]}
 
-    def _is_key(self, rater: int, pair: int, key: str) -> bool:
-        return hmac.compare_digest(self._key(rater, pair).encode(), key.encode())
+    def _name(self, *what: object) -> str:
+        """What this rater's page calls a pair ("pair", rater, pair) or a video ("video", rater, pair, side)."""
+        return self._mac(*what)[:24]
 
-    def _key(self, rater: int, pair: int) -> str:
-        return self._mac("pair", rater, pair)[:24]
-
-    def _video_key(self, rater: int, pair: int, side: Side) -> str:
-        return self._mac("video", rater, pair, side)[:24]
-
-    def _showing(self, rater: int, pair: int, draft: str | None) -> Showing:
-        text = self._one("SELECT p.text FROM pairs JOIN prompts p ON p.id = pairs.prompt_id WHERE pairs.id = ?", (pair,))[0]
-        names = {place: self._video_key(rater, pair, side) for place, side in self._sides(rater, pair).items()}
-        return Showing(self._key(rater, pair), text, **names, draft=json.loads(draft) if draft else None)
+    def _is(self, key: str, *what: object) -> bool:
+        return hmac.compare_digest(self._name(*what).encode(), key.encode())
 
     def video_file(self, rater: Rater, key: str) -> Path:
         """The file behind a video's name on the page; only those of the rater's pair of the moment. Refused 404 for any other."""
-        sql = f"{PAIRS} JOIN seats s ON s.pair_id = p.id WHERE s.rater_id = ? AND s.expires_ms IS NOT NULL"
-        row = self._one(sql, (rater.id,))
+        row = self._one(f"{PAIRS} JOIN seats s ON s.pair_id = p.id WHERE s.rater_id = ? AND s.expires_ms IS NOT NULL", rater.id)
         for side in SIDES if row and key.isascii() else ():
             file = row[f"{side}_file"]
-            if hmac.compare_digest(self._video_key(rater.id, row["id"], side).encode(), key.encode()) and file:
+            if self._is(key, "video", rater.id, row["id"], side) and file:
                 return self.folder / VIDEOS / file
         raise Refused(404, "There is no such video in the pair that you are judging.")
 
@@ -317,57 +312,42 @@ class Study:
     def next_pair(self, rater: Rater) -> Showing | None:
         """The rater's pair of the moment, else a new one in their own random order, with a seat on lease; None: none is free."""
         with self.transaction() as db:
-            held = _lease(db, rater.id)
+            held, now = db.execute(LEASE, (rater.id,)).fetchone(), self.clock()
             if held:
-                self._renew(db, held["pair_id"], held["seat"])
-                return self._showing(rater.id, held["pair_id"], held["draft"])
-            now = self.clock()
-            free = self._free_pairs(db, rater.id, now)
-            if not free:
-                return None
-            pair = min(free, key=lambda pair: self._rank(rater.id, pair))
-            self._take_seat(db, rater.id, pair, now)
-            return self._showing(rater.id, pair, None)
+                self._renew(db, rater, None)
+                pair, draft = held["pair_id"], held["draft"]
+            else:
+                free = [row[0] for row in db.execute(FREE_PAIRS, (rater.id, now, self.raters))]
+                if not free:
+                    return None
+                pair, draft = min(free, key=lambda pair: self._rank(rater.id, pair)), None
+                # A free seat, else the one whose lease ended longest ago: who is late but not replaced may still vote.
+                ends = dict(db.execute("SELECT seat, expires_ms FROM seats WHERE pair_id = ?", (pair,)).fetchall())
+                empty = [seat for seat in range(1, self.raters + 1) if seat not in ends]
+                ended = [seat for seat, end in ends.items() if end is not None and end <= now]
+                seat = empty[0] if empty else min(ended, key=lambda seat: ends[seat])
+                db.execute("DELETE FROM seats WHERE pair_id = ? AND seat = ?", (pair, seat))
+                insert(db, "seats", pair_id=pair, seat=seat, rater_id=rater.id, expires_ms=now + self.lease_ms)
+            text = db.execute("SELECT t.text FROM pairs p JOIN prompts t ON t.id = p.prompt_id WHERE p.id = ?", (pair,))
+            names = {place: self._name("video", rater.id, pair, side) for place, side in self._sides(rater.id, pair).items()}
+            key = self._name("pair", rater.id, pair)
+            return Showing(key, text.fetchone()[0], **names, draft=json.loads(draft) if draft else None)
 
-    def _free_pairs(self, db: sqlite3.Connection, rater: int, now: int) -> list[int]:
-        """Pairs with a seat for this rater: not all voted on or on lease, not theirs before. Three passes over indices."""
-        rows = db.execute(
-            "SELECT p.id FROM pairs p JOIN videos a ON a.id = p.first_id JOIN videos b ON b.id = p.second_id "
-            "WHERE p.done = 0 AND a.file IS NOT NULL AND b.file IS NOT NULL "
-            "AND p.id NOT IN (SELECT pair_id FROM seats WHERE rater_id = ?) "
-            "AND p.id NOT IN (SELECT s.pair_id FROM seats s JOIN pairs o ON o.id = s.pair_id WHERE o.done = 0 "
-            "AND (s.expires_ms IS NULL OR s.expires_ms > ?) GROUP BY s.pair_id HAVING count(*) >= ?)",
-            (rater, now, self.raters),
+    def _renew(self, db: sqlite3.Connection, rater: Rater, draft: str | None) -> None:
+        values = (self.clock() + self.lease_ms, draft, rater.id)
+        db.execute(
+            "UPDATE seats SET expires_ms = ?, draft = coalesce(?, draft) WHERE rater_id = ? AND expires_ms NOTNULL", values
         )
-        return [row[0] for row in rows]
 
-    def _rank_of(self, rater: int, pair: int) -> int:
-        """Where a pair stands in the rater's own random order; remembered, since each choice compares all free pairs."""
-        return int(self._mac("order", rater, pair)[:15], 16)
-
-    def _take_seat(self, db: sqlite3.Connection, rater: int, pair: int, now: int) -> None:
-        """A free seat, or else the one whose lease ended longest ago: a rater who is late but not replaced may still vote."""
-        ends = dict(db.execute("SELECT seat, expires_ms FROM seats WHERE pair_id = ?", (pair,)).fetchall())
-        seat = next((number for number in range(1, self.raters + 1) if number not in ends), None)
-        if seat is None:
-            seat = min((number for number, end in ends.items() if end is not None and end <= now), key=lambda one: ends[one])
-            db.execute("DELETE FROM seats WHERE pair_id = ? AND seat = ?", (pair, seat))
-        insert(db, "seats", pair_id=pair, seat=seat, rater_id=rater, expires_ms=now + self.lease_ms)
-
-    def _renew(self, db: sqlite3.Connection, pair: int, seat: int, draft: str | None = None) -> None:
-        values = (self.clock() + self.lease_ms, draft, pair, seat)
-        db.execute("UPDATE seats SET expires_ms = ?, draft = coalesce(?, draft) WHERE pair_id = ? AND seat = ?", values)
-
-    def keep(self, rater: Rater, key: str) -> None:
+    def keep(self, rater: Rater, key: str, draft: str | None = None) -> None:
         """Renew the lease on the rater's pair while its page is open. Refused as `vote`."""
         with self.transaction() as db:
-            self._renew(db, *self._seat(db, rater, key))
+            self._seat(db, rater, key)
+            self._renew(db, rater, draft)
 
     def save_draft(self, rater: Rater, key: str, answer: object) -> None:
         """Keep the first answer until the second comes; it goes with the lease and is no vote. Refused as `vote`."""
-        draft = json.dumps(read_answer("quality", answer))
-        with self.transaction() as db:
-            self._renew(db, *self._seat(db, rater, key), draft)
+        self.keep(rater, key, json.dumps(read_answer("quality", answer)))
 
     def vote(self, rater: Rater, uid: str, key: str, quality: object, faithfulness: object) -> bool:
         """Store a vote: both answers, {"choice": "left" or "right", "reasons": [...], "ms": milliseconds}. True: a repetition.
@@ -380,35 +360,30 @@ class Study:
             raise Refused(422, "A vote needs an id of 16 to 64 letters and digits.")
         check_key(key)
         answers = [read_answer("quality", quality), read_answer("faithfulness", faithfulness)]
-
-        def as_vote(pair: int, time_ms: int) -> Vote:
-            sides = self._sides(rater.id, pair)
-            first, second = (Answer(**{**answer, "choice": sides[answer["choice"]]}) for answer in answers)
-            return Vote(uid, rater.name, sides["left"], first, second, time_ms)
-
         with self.transaction() as db:
             old = db.execute("SELECT * FROM votes WHERE uid = ?", (uid,)).fetchone()
+            pair, seat = (old["pair_id"], old["seat"]) if old else self._seat(db, rater, key)
+            sides = self._sides(rater.id, pair)
+            first, second = (Answer(**{**answer, "choice": sides[answer["choice"]]}) for answer in answers)
+            vote = Vote(uid, rater.name, sides["left"], first, second, old["time_ms"] if old else self.clock())
             if old is None:
-                pair, seat = self._seat(db, rater, key)
-                insert_vote(db, as_vote(pair, self.clock()), pair, seat, rater.id)
-            elif (
-                old["rater_id"] != rater.id
-                or not self._is_key(rater.id, old["pair_id"], key)
-                or Vote.from_columns(uid, rater.name, old, ",") != as_vote(old["pair_id"], old["time_ms"])
-            ):
+                insert(db, "votes", uid=uid, pair_id=pair, seat=seat, rater_id=rater.id, **vote.columns(","))
+                return False
+            theirs = old["rater_id"] == rater.id and self._is(key, "pair", rater.id, pair)
+            if not theirs or Vote.from_columns(uid, rater.name, old, ",") != vote:
                 raise Refused(409, "This vote's id already stands for another vote; nothing was stored.")
-        return old is not None
+            return True
 
     def _seat(self, db: sqlite3.Connection, rater: Rater, key: str) -> tuple[int, int]:
         """(pair, seat) that the rater holds under this name."""
         check_key(key)
-        held = _lease(db, rater.id)
-        if held and self._is_key(rater.id, held["pair_id"], key):
+        held = db.execute(LEASE, (rater.id,)).fetchone()
+        if held and self._is(key, "pair", rater.id, held["pair_id"]):
             return held["pair_id"], held["seat"]
         voted, pairs = db.execute("SELECT pair_id FROM votes WHERE rater_id = ?", (rater.id,)), db.execute("SELECT id FROM pairs")
-        if any(self._is_key(rater.id, row[0], key) for row in voted):
+        if any(self._is(key, "pair", rater.id, row[0]) for row in voted):
             raise Refused(409, "You have judged this pair already; each pair counts once a rater. Nothing was stored.")
-        if any(self._is_key(rater.id, row[0], key) for row in pairs):
+        if any(self._is(key, "pair", rater.id, row[0]) for row in pairs):
             raise Refused(409, "This pair went to somebody else while you were away; nothing was stored.")
         raise Refused(404, "There is no such pair for you; nothing was stored.")
 
@@ -416,7 +391,7 @@ class Study:
         """voted: pairs that the rater has judged; left: pairs still open to them, those that others hold just now included."""
         open_pairs = "pairs p WHERE done = 0 AND NOT EXISTS (SELECT 1 FROM votes v WHERE v.pair_id = p.id AND v.rater_id = ?)"
         sql = f"SELECT (SELECT count(*) FROM votes WHERE rater_id = ?) voted, (SELECT count(*) FROM {open_pairs}) AS 'left'"
-        return dict(self._one(sql, (rater.id, rater.id)))
+        return dict(self._one(sql, rater.id, rater.id))
 
     # -- events and results
 
@@ -437,13 +412,10 @@ class Study:
         with self.transaction("DEFERRED") as db:
             for row in db.execute("SELECT v.*, r.name FROM votes v JOIN raters r ON r.id = v.rater_id ORDER BY v.uid"):
                 votes[row["pair_id"]].append(Vote.from_columns(row["uid"], row["name"], row, ","))
-            rows = db.execute(f"{PAIRS} ORDER BY p.id").fetchall()
+            pairs = tuple(replace(pair, votes=tuple(votes[number])) for pair, number in pairs_in(db).items())
             systems = tuple(row[0] for row in db.execute("SELECT name FROM systems ORDER BY id"))
-        pairs = tuple(
-            Pair(row["prompt"], row["first"], row["second"], row["first_sha256"], row["second_sha256"], tuple(votes[row["id"]]))
-            for row in rows
-        )
-        return Results(self.uid, self.title, self.raters, systems, {row["prompt"]: row["text"] for row in rows}, pairs)
+            texts = dict(db.execute("SELECT key, text FROM prompts").fetchall())
+        return Results(self.uid, self.title, self.raters, systems, {pair.prompt: texts[pair.prompt] for pair in pairs}, pairs)
 
 
 def _connect(file: Path) -> sqlite3.Connection:
@@ -455,6 +427,12 @@ def _connect(file: Path) -> sqlite3.Connection:
     return db
 
 
+def pairs_in(db: sqlite3.Connection) -> dict[Pair, int]:
+    """All pairs in their order, without their votes, and the numbers of their rows."""
+    names = [field.name for field in fields(Pair) if field.name != "votes"]
+    return {Pair(*(row[name] for name in names)): row["id"] for row in db.execute(f"{PAIRS} ORDER BY p.id")}
+
+
 def insert(db: sqlite3.Connection, table: str, **row: object) -> int:
     """Add a row; returns its number. Table and columns are this program's own words, never a user's."""
     sql = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
@@ -463,30 +441,11 @@ def insert(db: sqlite3.Connection, table: str, **row: object) -> int:
     return number
 
 
-def insert_vote(db: sqlite3.Connection, vote: Vote, pair: int, seat: int, rater: int) -> None:
-    """Add a vote of a rater who has that seat of the pair."""
-    insert(db, "votes", uid=vote.uid, pair_id=pair, seat=seat, rater_id=rater, **vote.columns(","))
-
-
-def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def _system_id(db: sqlite3.Connection, name: str) -> int:
-    row = db.execute("SELECT id FROM systems WHERE name = ?", (name,)).fetchone()
-    return int(row[0]) if row else insert(db, "systems", name=name)
-
-
 def _rater_of_token(db: sqlite3.Connection, token: str) -> Rater:
     """All hashes are compared, each in constant time: the time taken tells nothing about how near a guess was."""
-    given, found = token_hash(token.encode("ascii", "replace").decode()), None
-    for row in db.execute("SELECT id, name, token_hash FROM raters WHERE token_hash IS NOT NULL"):
-        if hmac.compare_digest(given, row["token_hash"]):
-            found = Rater(row["id"], row["name"])
-    if found is None:
+    given = token_hash(token.encode("ascii", "replace").decode())
+    rows = db.execute("SELECT id, name, token_hash FROM raters WHERE token_hash IS NOT NULL")
+    found = [Rater(row["id"], row["name"]) for row in rows if hmac.compare_digest(given, row["token_hash"])]
+    if not found:
         raise Refused(401, "This token is not one of this study's. Check it letter by letter, or ask for a new one.")
-    return found
-
-
-def _lease(db: sqlite3.Connection, rater: int) -> sqlite3.Row | None:
-    return db.execute("SELECT * FROM seats WHERE rater_id = ? AND expires_ms IS NOT NULL", (rater,)).fetchone()
+    return found[0]

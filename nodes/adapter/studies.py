@@ -9,7 +9,6 @@ import asyncio
 import atexit
 import html
 import logging
-import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -77,11 +76,7 @@ class Studies:
 
     def names(self) -> list[str]:
         """All studies that are there, by the alphabet."""
-        try:
-            found = [entry.name for entry in os.scandir(studies_folder()) if Path(entry.path, STORE_NAME).is_file()]
-        except OSError:
-            return []
-        return sorted(found, key=str.lower)
+        return sorted((file.parent.name for file in studies_folder().glob(f"*/{STORE_NAME}") if file.is_file()), key=str.lower)
 
     def served(self, request: web.Request) -> Study:
         """For `add_routes`: the study of the request's address, whose server is then this one."""
@@ -130,10 +125,9 @@ def mount() -> None:
     if server is None:
         return
     atexit.register(STUDIES.close)  # else each store would leave its journal beside it
-    server.routes.get(PREFIX)(to_folder)
-    server.routes.get(f"{PREFIX}/")(_list)
-    for name in ("study.css", "icon.svg"):
-        server.routes.get(f"{PREFIX}/{name}")(send_file)
+    pages = {"": to_folder, "/": _list, "/study.css": send_file, "/icon.svg": send_file}
+    for path, page in pages.items():
+        server.routes.get(f"{PREFIX}{path}")(page)
     add_routes(server.routes, STUDIES.served, f"{PREFIX}/{{study}}")
     server.app.on_response_prepare.append(_keep_strict)
 
@@ -172,15 +166,16 @@ LIST = """<!doctype html>
 
 def _card(name: str) -> str:
     """A study's name, link and progress; of one that cannot be opened, that."""
+    title = html.escape(name)
     try:
         study = STUDIES.find(name)
         counts = study.counts()
     except (LookupError, sqlite3.Error):
         told = "This one cannot be opened; ComfyUI's log says why."
-        return f'<div class="card join"><p class="brand">{html.escape(name)}</p><p class="soft">{told}</p></div>'
+        return f'<div class="card join"><p class="brand">{title}</p><p class="soft">{told}</p></div>'
     needed = counts["pairs"] * study.raters
     return f"""<div class="card join">
-<p class="brand"><a href="{quote(name)}/">{html.escape(name)}</a></p>
+<p class="brand"><a href="{quote(name)}/">{title}</a></p>
 <p>Prompts: {counts["prompts"]}, pairs: {counts["pairs"]}, raters: {counts["raters"]}.</p>
 <p><progress max="{max(1, needed)}" value="{counts["votes"]}" aria-label="Votes"></progress></p>
 <p class="soft">Votes: {counts["votes"]} of {needed}. Complete pairs: {counts["done"]} of {counts["pairs"]}.</p>

@@ -94,7 +94,7 @@ def plan_votes(study: Study, generator: random.Random) -> tuple[list[dict[str, A
                 side = "first" if generator.random() < taste else "second"
                 expected[pair["id"], question.key][pair[side]] += 1
                 steps[question.key] = {"left": side == left, "reasons": REASONS[question.key][pair[side]]}
-            plan[f"video/{study._video_key(rater.id, pair['id'], left)}.mp4"] = steps
+            plan[f"video/{study._name('video', rater.id, pair['id'], left)}.mp4"] = steps
         raters.append({"name": name, "token": token, "plan": plan})
     return raters, expected
 
