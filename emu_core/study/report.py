@@ -37,18 +37,11 @@ def build_report(results: Results) -> dict[str, Any]:
     """The report as JSON holds it. Pairs that are short of votes are listed and left out of all but the raters' figures."""
     complete = [pair for pair in results.pairs if len(pair.votes) >= results.raters]
     short = [pair for pair in results.pairs if len(pair.votes) < results.raters]
+    votes = [vote for pair in results.pairs for vote in pair.votes]
+    study = {"uid": results.uid, "title": results.title, "raters_per_pair": results.raters, "systems": list(results.systems)}
+    study |= {"prompts": len(results.prompts), "pairs": len(results.pairs), "complete_pairs": len(complete)}
     return {
-        "study": {
-            "uid": results.uid,
-            "title": results.title,
-            "raters_per_pair": results.raters,
-            "systems": list(results.systems),
-            "prompts": len(results.prompts),
-            "pairs": len(results.pairs),
-            "complete_pairs": len(complete),
-            "votes": sum(len(pair.votes) for pair in results.pairs),
-            "raters": len({vote.rater for pair in results.pairs for vote in pair.votes}),
-        },
+        "study": {**study, "votes": len(votes), "raters": len({vote.rater for vote in votes})},
         "method": {
             "win_rate": f"share of prompts whose majority of {results.raters} raters picks the system",
             "wilson": f"{CONFIDENCE:.0%} Wilson interval of the win rate, prompts taken as independent",
@@ -73,12 +66,9 @@ def _verdict(pair: Pair, question: str) -> dict[str, Any]:
 
 
 def _question(results: Results, complete: Sequence[Pair], question: str) -> dict[str, Any]:
-    groups = defaultdict(list)
-    for pair in complete:
-        groups[pair.first, pair.second].append(pair)
-    chosen = [groups[pair] for pair in combinations(results.systems, 2) if pair in groups]
+    groups = [[pair for pair in complete if (pair.first, pair.second) == two] for two in combinations(results.systems, 2)]
     return {
-        "comparisons": [_comparison(results, pairs, question) for pairs in chosen],
+        "comparisons": [_comparison(results, pairs, question) for pairs in groups if pairs],
         "systems": [_system(results, complete, question, system) for system in results.systems],
         **_agreement(complete, question),
     }
@@ -93,49 +83,43 @@ def _agreement(pairs: Sequence[Pair], question: str) -> dict[str, Any]:
     return {"agreement": kinds, "kappa": fleiss_kappa(tallies)}
 
 
-def _interval(results: Results, rows: Iterable[tuple[Pair, int, int]]) -> tuple[float, float] | None:
-    """Of the share of successes, of (pair, successes, trials): prompts are drawn, and the same text twice is one prompt."""
-    successes, trials = Counter[str](), Counter[str]()
-    for pair, hits, tried in rows:
-        successes[results.prompts[pair.prompt]] += hits
+def _proportion(results: Results, rows: Iterable[tuple[Pair, int, int]]) -> tuple[int, float | None, tuple[float, float] | None]:
+    """Successes, their share, and its interval, of (pair, successes, trials): prompts are drawn, the same text twice is one."""
+    hits, trials = Counter[str](), Counter[str]()
+    for pair, successes, tried in rows:
+        hits[results.prompts[pair.prompt]] += successes
         trials[results.prompts[pair.prompt]] += tried
-    return bootstrap_share([(successes[text], tried) for text, tried in trials.items()], RESAMPLES)
+    interval = bootstrap_share([(hits[text], tried) for text, tried in trials.items()], RESAMPLES)
+    return hits.total(), hits.total() / trials.total() if trials else None, interval
 
 
 def _comparison(results: Results, pairs: Sequence[Pair], question: str) -> dict[str, Any]:
     """Two systems: the win rate and the share of single votes are the first one's."""
     first, second = pairs[0].first, pairs[0].second
-    won = [(pair, int(winner(pair, question) == first), 1) for pair in pairs]
-    cast = [(pair, tally(pair, question)[0], len(pair.votes)) for pair in pairs]
-    wins = sum(row[1] for row in won)
+    wins, rate, bootstrap = _proportion(results, ((pair, winner(pair, question) == first, 1) for pair in pairs))
+    _, share, share_bootstrap = _proportion(results, ((pair, tally(pair, question)[0], len(pair.votes)) for pair in pairs))
     return {
         "first": first,
         "second": second,
         "prompts": len(pairs),
         "wins_first": wins,
         "wins_second": len(pairs) - wins,
-        "win_rate": wins / len(pairs),
+        "win_rate": rate,
         "wilson": wilson(wins, len(pairs)),
-        "bootstrap": _interval(results, won),
-        "vote_share": sum(row[1] for row in cast) / sum(row[2] for row in cast),
-        "vote_share_bootstrap": _interval(results, cast),
+        "bootstrap": bootstrap,
+        "vote_share": share,
+        "vote_share_bootstrap": share_bootstrap,
         **_agreement(pairs, question),
-        "reasons": {side: _reasons(pairs, question, system) for side, system in zip(SIDES, (first, second), strict=True)},
+        "reasons": {"first": _reasons(pairs, question, first), "second": _reasons(pairs, question, second)},
     }
 
 
 def _system(results: Results, complete: Sequence[Pair], question: str, system: str) -> dict[str, Any]:
     """One system against all others: pairs of one prompt hang together, so the interval comes from drawing prompts."""
     pairs = [pair for pair in complete if system in (pair.first, pair.second)]
-    won = [winner(pair, question) == system for pair in pairs]
-    return {
-        "system": system,
-        "pairs": len(pairs),
-        "wins": sum(won),
-        "win_rate": _share(won),
-        "bootstrap": _interval(results, ((pair, int(one), 1) for pair, one in zip(pairs, won, strict=True))),
-        "reasons": _reasons(pairs, question, system)["share"],
-    }
+    wins, rate, bootstrap = _proportion(results, ((pair, winner(pair, question) == system, 1) for pair in pairs))
+    told = {"system": system, "pairs": len(pairs), "wins": wins, "win_rate": rate, "bootstrap": bootstrap}
+    return {**told, "reasons": _reasons(pairs, question, system)["share"]}
 
 
 def _reasons(pairs: Sequence[Pair], question: str, system: str) -> dict[str, Any]:

@@ -47,8 +47,10 @@ class Vote:
     @classmethod
     def from_columns(cls, uid: str, rater: str, row: Mapping[str, Any], joint: str) -> Vote:
         """The vote of `columns`; numbers may be text. ValueError, KeyError: they are not that."""
-        answers = [Answer(row[key], tuple(row[f"{key}_reasons"].split(joint)), int(row[f"{key}_ms"])) for key in KEYS]
-        return cls(uid, rater, row["shown_left"], *answers, int(row["time_ms"]))
+        quality, faithfulness = (
+            Answer(row[key], tuple(row[f"{key}_reasons"].split(joint)), int(row[f"{key}_ms"])) for key in KEYS
+        )
+        return cls(uid, rater, row["shown_left"], quality, faithfulness, int(row["time_ms"]))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from hashlib import sha256
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,13 +96,13 @@ class Study(AbstractContextManager["Study"]):
             raise ValueError(f"{folder}: expected a study's folder with {STORE_NAME}, found none; make one with `study create`.")
         try:
             self._db = _connect(file)
-            found = [self._one(f"PRAGMA {name}")[0] for name in ("application_id", "user_version")]
+            found = [self._all(f"PRAGMA {name}")[0][0] for name in ("application_id", "user_version")]
         except sqlite3.Error as problem:
             raise ValueError(f"{file}: expected a study's store, found {problem}; take the file from a copy.") from problem
         if found != [APPLICATION_ID, VERSION]:
             self._db.close()
             raise ValueError(f"{file}: expected a study of version {VERSION}, found {found[1]}; use the program that made it.")
-        row = self._one("SELECT * FROM study")
+        row = self._all("SELECT * FROM study")[0]
         self.uid, self.title, self.raters = str(row["uid"]), str(row["title"]), int(row["raters"])
         self.lease_ms, self._secret = int(row["lease_ms"]), bytes.fromhex(row["secret"])
 
@@ -162,10 +162,6 @@ class Study(AbstractContextManager["Study"]):
         with self._guard:
             return self._db.execute(sql, values).fetchall()
 
-    def _one(self, sql: str, *values: object) -> sqlite3.Row:
-        with self._guard:
-            return self._db.execute(sql, values).fetchone()
-
     # -- pairs
 
     def add_pair(self, prompt: str, videos: Mapping[str, PathLike], key: str | None = None) -> int:
@@ -217,14 +213,14 @@ class Study(AbstractContextManager["Study"]):
         """systems, prompts, pairs, done (pairs with all votes), votes, raters, playable (pairs whose videos are here)."""
         rows = {table: table for table in ("systems", "prompts", "pairs", "votes", "raters")}
         rows |= {"done": "pairs WHERE done", "playable": "pairs p JOIN videos v ON v.id = p.first_id WHERE v.file IS NOT NULL"}
-        return dict(self._one("SELECT " + ", ".join(f"(SELECT count(*) FROM {what}) {name}" for name, what in rows.items())))
+        return dict(self._all("SELECT " + ", ".join(f"(SELECT count(*) FROM {what}) {name}" for name, what in rows.items()))[0])
 
     # -- raters
 
     @property
     def tokens_required(self) -> bool:
         """Whether only raters with a token may vote."""
-        return bool(self._one("SELECT tokens_required FROM study")[0])
+        return bool(self._all("SELECT tokens_required FROM study")[0][0])
 
     def require_tokens(self, number: int) -> list[tuple[str, str]]:
         """From now on only raters with a token may vote; makes `number` raters. Returns (name, token); only hashes are kept."""
@@ -264,11 +260,11 @@ class Study(AbstractContextManager["Study"]):
     def rater_of(self, session: str) -> Rater:
         """The rater of a session's secret; Refused 401 if it is not one."""
         number, _, secret = session.partition(".")
-        given, row = sha256(secret.encode()).hexdigest(), None
-        if number.isascii() and number.isdigit() and len(number) < 16:
-            sql = "SELECT r.id, r.name, s.secret_hash FROM sessions s JOIN raters r ON r.id = s.rater_id WHERE s.id = ?"
-            row = self._one(sql, int(number))
-        if not hmac.compare_digest(given, row["secret_hash"] if row else "0" * 64) or row is None:
+        known = int(number) if number.isascii() and number.isdigit() and len(number) < 16 else 0
+        sql = "SELECT r.id, r.name, s.secret_hash FROM sessions s JOIN raters r ON r.id = s.rater_id WHERE s.id = ?"
+        row = next(iter(self._all(sql, known)), None)
+        stored = row["secret_hash"] if row else "0" * 64
+        if not hmac.compare_digest(sha256(secret.encode()).hexdigest(), stored) or row is None:
             raise Refused(401, "You are not signed in: open the study's page and enter your name or token.")
         return Rater(row["id"], row["name"])
 
@@ -283,13 +279,10 @@ class Study(AbstractContextManager["Study"]):
     def _mac(self, *parts: object) -> str:
         return hmac.digest(self._secret, "|".join(map(str, parts)).encode(), "sha256").hex()
 
-    def left_side(self, rater: int, pair: int) -> Side:
-        """Which of the pair's systems this rater sees left."""
-        return SIDES[int(self._mac("side", rater, pair)[-1], 16) % 2]
-
-    def _sides(self, rater: int, pair: int) -> dict[str, Side]:
-        left = self.left_side(rater, pair)
-        return {"left": left, "right": SIDES[left == "first"]}
+    def sides(self, rater: int, pair: int) -> dict[str, Side]:
+        """Which of the pair's systems this rater sees "left" and which "right"."""
+        turned = int(self._mac("side", rater, pair)[-1], 16) % 2
+        return {"left": SIDES[turned], "right": SIDES[1 - turned]}
 
     def _name(self, *what: object) -> str:
         """What this rater's page calls a pair ("pair", rater, pair) or a video ("video", rater, pair, side)."""
@@ -300,11 +293,10 @@ class Study(AbstractContextManager["Study"]):
 
     def video_file(self, rater: Rater, key: str) -> Path:
         """The file behind a video's name on the page; only those of the rater's pair of the moment. Refused 404 for any other."""
-        row = self._one(f"{PAIRS} JOIN seats s ON s.pair_id = p.id WHERE s.rater_id = ? AND s.expires_ms IS NOT NULL", rater.id)
-        for side in SIDES if row and key.isascii() else ():
-            file = row[f"{side}_file"]
-            if self._is(key, "video", rater.id, row["id"], side) and file:
-                return self.folder / VIDEOS / file
+        held = self._all(f"{PAIRS} JOIN seats s ON s.pair_id = p.id WHERE s.rater_id = ? AND s.expires_ms IS NOT NULL", rater.id)
+        for row, side in product(held, SIDES):
+            if row[f"{side}_file"] and key.isascii() and self._is(key, "video", rater.id, row["id"], side):
+                return self.folder / VIDEOS / row[f"{side}_file"]
         raise Refused(404, "There is no such video in the pair that you are judging.")
 
     # -- seats and votes
@@ -329,7 +321,7 @@ class Study(AbstractContextManager["Study"]):
                 db.execute("DELETE FROM seats WHERE pair_id = ? AND seat = ?", (pair, seat))
                 insert(db, "seats", pair_id=pair, seat=seat, rater_id=rater.id, expires_ms=now + self.lease_ms)
             text = db.execute("SELECT t.text FROM pairs p JOIN prompts t ON t.id = p.prompt_id WHERE p.id = ?", (pair,))
-            names = {place: self._name("video", rater.id, pair, side) for place, side in self._sides(rater.id, pair).items()}
+            names = {place: self._name("video", rater.id, pair, side) for place, side in self.sides(rater.id, pair).items()}
             key = self._name("pair", rater.id, pair)
             return Showing(key, text.fetchone()[0], **names, draft=json.loads(draft) if draft else None)
 
@@ -363,7 +355,7 @@ class Study(AbstractContextManager["Study"]):
         with self.transaction() as db:
             old = db.execute("SELECT * FROM votes WHERE uid = ?", (uid,)).fetchone()
             pair, seat = (old["pair_id"], old["seat"]) if old else self._seat(db, rater, key)
-            sides = self._sides(rater.id, pair)
+            sides = self.sides(rater.id, pair)
             first, second = (Answer(**{**answer, "choice": sides[answer["choice"]]}) for answer in answers)
             vote = Vote(uid, rater.name, sides["left"], first, second, old["time_ms"] if old else self.clock())
             if old is None:
@@ -391,7 +383,7 @@ class Study(AbstractContextManager["Study"]):
         """voted: pairs that the rater has judged; left: pairs still open to them, those that others hold just now included."""
         open_pairs = "pairs p WHERE done = 0 AND NOT EXISTS (SELECT 1 FROM votes v WHERE v.pair_id = p.id AND v.rater_id = ?)"
         sql = f"SELECT (SELECT count(*) FROM votes WHERE rater_id = ?) voted, (SELECT count(*) FROM {open_pairs}) AS 'left'"
-        return dict(self._one(sql, rater.id, rater.id))
+        return dict(self._all(sql, rater.id, rater.id)[0])
 
     # -- events and results
 

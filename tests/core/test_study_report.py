@@ -205,7 +205,7 @@ def test_round_trip_to_the_byte(voted: Study, tmp_path: Path, kind: str) -> None
 
 def test_an_export_holds_no_secret(voted: Study) -> None:
     text = to_json(voted.results()) + to_csv(voted.results())
-    row = voted._one("SELECT secret FROM study")
+    row = voted._all("SELECT secret FROM study")[0]
     hashes = [entry[0] for entry in voted._all("SELECT token_hash FROM raters UNION SELECT secret_hash FROM sessions")]
     assert all(secret not in text for secret in [row[0], *hashes])
     assert len(list(csv.DictReader(io.StringIO(to_csv(voted.results()))))) == 48

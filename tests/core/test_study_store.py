@@ -211,7 +211,7 @@ def test_nothing_that_a_rater_sees_tells_the_systems_apart(study: Study) -> None
     sides: Counter[str] = Counter()
     orders, names = set(), set()
     for rater in raters:
-        sides.update(study.left_side(rater.id, pair) for pair in (1, 2, 3))
+        sides.update(study.sides(rater.id, pair)["left"] for pair in (1, 2, 3))
         orders.add(tuple(sorted((1, 2, 3), key=lambda pair, who=rater.id: study._rank(who, pair))))
         names.update(study._name("video", rater.id, pair, side) for pair in (1, 2, 3) for side in ("first", "second"))
     assert 40 <= sides["first"] <= 80  # of 120

@@ -120,7 +120,7 @@ def run(raters: int = 50, pairs: int = 1000, kills: int = 5) -> dict[str, Any]:
         with Study(study.folder) as study:
             results = study.results()
             events = Counter(event["status"] for event in study.events())
-            sound = study._one("PRAGMA integrity_check")[0]
+            sound = study._all("PRAGMA integrity_check")[0][0]
     stored = Counter(vote.uid for pair in results.pairs for vote in pair.votes)
     assert sound == "ok"
     assert stored == Counter(load.acknowledged)  # each once, none lost, none that nobody heard of

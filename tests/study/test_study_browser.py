@@ -87,7 +87,7 @@ def plan_votes(study: Study, generator: random.Random) -> tuple[list[dict[str, A
         rater = study.join(token=token)[0]
         plan = {}
         for pair in pairs:
-            left = study.left_side(rater.id, pair["id"])
+            left = study.sides(rater.id, pair["id"])["left"]
             steps = {}
             for question in QUESTIONS:
                 taste = TASTES[pair["first"], pair["second"]][question.key]

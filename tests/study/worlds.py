@@ -90,8 +90,8 @@ def vote_all(study: Study, raters: int, likes_first: float, seed: int = 0) -> No
     for number in range(raters):
         rater: Rater = study.join(f"rater {number}")[0]
         while task := study.next_pair(rater):
-            pair = study._one("SELECT pair_id FROM seats WHERE rater_id = ? AND expires_ms IS NOT NULL", rater.id)[0]
-            left = study.left_side(rater.id, pair) == "first"
+            pair = study._all("SELECT pair_id FROM seats WHERE rater_id = ? AND expires_ms IS NOT NULL", rater.id)[0][0]
+            left = study.sides(rater.id, pair)["left"] == "first"
             answers = []
             for question in QUESTIONS:
                 side = "left" if (generator.random() < likes_first) == left else "right"
