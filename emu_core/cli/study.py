@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 from .options import add_command
@@ -63,17 +64,10 @@ def create(options: Namespace) -> None:
     from ..study.create import create_study
 
     systems = {each.name: each.folder for each in open_sets(options.systems)}
-    made = create_study(
-        options.out,
-        systems,
-        options.prompts,
-        options.raters,
-        options.title,
-        options.against,
-        options.seed,
-        options.lease_minutes * 60,
-        lambda work: tqdm(work, desc="videos", unit="video", file=sys.stderr, leave=False, disable=None),
-    )
+    progress = partial(tqdm, desc="videos", unit="video", file=sys.stderr, leave=False, disable=None)
+    of_study = {"raters": options.raters, "title": options.title, "seed": options.seed}
+    of_study["lease_seconds"] = options.lease_minutes * 60
+    made = create_study(options.out, systems, options.prompts, options.against, progress, **of_study)
     pairs = f"{made['pairs']} pairs of {made['prompts']} prompts and {made['systems']} systems"
     print(f"{options.out}: {pairs}, {made['pairs'] * options.raters} votes to give.")
     if made["reencoded"]:

@@ -7,11 +7,12 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..evaluation.prompts import Prompt, file_stem, read_prompts
 from ..evaluation.videos import VideoSet, match, open_set
 from ..media.files import real_target, whole_folder
-from .store import TITLE, VIDEOS, Study
+from .store import VIDEOS, Study
 from .videos import prepare_video
 
 log = logging.getLogger(__name__)
@@ -55,17 +56,14 @@ def create_study(
     out: str | Path,
     systems: Mapping[str, Path],
     prompts: str | Path,
-    raters: int = 5,
-    title: str = TITLE,
     against: str | None = None,
-    seed: int | None = None,
-    lease_seconds: float = 900,
     progress: Callable[[Sequence[tuple[int, str]]], Iterable[tuple[int, str]]] = lambda work: work,
+    **of_study: Any,
 ) -> dict[str, int]:
     """Make the study's folder; it is there whole or not at all. Returns its counts, and `reencoded`.
 
     systems: name -> folder with one video of every prompt. against: only pairs with this system, else every two systems.
-    progress: wraps the list of (prompt's index, system) that are prepared, as tqdm does.
+    progress: wraps the list of (prompt's index, system) that are prepared, as tqdm does. of_study: as `Study.create` takes them.
     ValueError: a video that is missing or broken, an unknown system, a folder that exists; nothing is left then.
     """
     if len(systems) < 2:
@@ -76,7 +74,7 @@ def create_study(
         texts = read_prompts(prompts)
         files = {name: one_video_each(open_set(name, folder), texts) for name, folder in systems.items()}
         reencoded, ready = 0, {}
-        with Study.create(part, title, raters, lease_seconds, seed) as study:
+        with Study.create(part, **of_study) as study:
             for index, name in progress([(index, name) for index in range(len(texts)) for name in systems]):
                 ready[name] = prepare_video(files[name][index], part / VIDEOS / f"{secrets.token_hex(8)}.mp4")
                 reencoded += ready[name].reencoded

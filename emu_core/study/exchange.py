@@ -23,8 +23,7 @@ from .store import Study, insert, now_ms, pairs_in
 MARK = {"format": "emu-video-study", "version": 1}
 UID = re.compile(r"[A-Za-z0-9]{16,64}")
 PAIR_COLUMNS = ("study", "title", "raters", "systems", "prompt", "text", "first", "second", "first_sha256", "second_sha256")
-ANSWER_COLUMNS = (f"{key}{part}" for key in KEYS for part in ("", "_reasons", "_ms"))
-COLUMNS = (*PAIR_COLUMNS, "vote", "rater", "time_ms", "shown_left", *ANSWER_COLUMNS)
+VOTE_COLUMNS = ("vote", "rater", "time_ms", "shown_left", *(f"{key}{part}" for key in KEYS for part in ("", "_reasons", "_ms")))
 
 
 def to_json(results: Results) -> str:
@@ -35,7 +34,7 @@ def to_json(results: Results) -> str:
 def to_csv(results: Results) -> str:
     """One line a vote, and one for a pair that has none; reasons are joined by ";"."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, PAIR_COLUMNS + VOTE_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     systems = json.dumps(results.systems, ensure_ascii=False)
     for pair in results.pairs:

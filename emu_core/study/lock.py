@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -46,8 +47,10 @@ class ServerLock:
         try:
             _lock(file)
         except OSError as problem:
-            with file:
-                owner = _owner(file)
+            owner = "another process"
+            with file, suppress(OSError, ValueError, KeyError, TypeError):
+                file.seek(0)
+                owner = "process {process} on {computer} at {address}".format(**json.load(file))
             expected = f"{self.path.parent}: expected a study that no other server has open, found it served by {owner}"
             raise ValueError(f"{expected}; stop that one first, or use its page.") from problem
         file.truncate(0)
@@ -61,11 +64,3 @@ class ServerLock:
             self._file.truncate(0)
             self._file.close()
             self._file = None
-
-
-def _owner(file: IO[str]) -> str:
-    try:
-        file.seek(0)
-        return "process {process} on {computer} at {address}".format(**json.load(file))
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"

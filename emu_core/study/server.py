@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -27,7 +27,6 @@ from .store import Rater, Study
 
 Find: TypeAlias = "Study | Callable[[web.Request], Study]"
 Answer: TypeAlias = "Callable[[web.Request, Study], Awaitable[web.StreamResponse]]"
-T = TypeVar("T")
 
 PAGE = Path(__file__).with_name("page")
 PAGE_FILES = ("index.html", "study.css", "study.js", "icon.svg")
@@ -119,7 +118,7 @@ class _Pages:
         self._study = study
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="emu-video-study")
 
-    async def _ask(self, function: Callable[..., T], *arguments: object) -> T:
+    async def _ask(self, function: Callable[..., Any], *arguments: object) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     def _find(self, request: web.Request) -> Study:
@@ -164,7 +163,7 @@ class _Pages:
         except ValueError:  # a full disk: the rater is told of the refusal all the same
             log.exception("the refusal could not be recorded")
 
-    async def _as_rater(self, request: web.Request, study: Study, function: Callable[..., T], *arguments: object) -> T:
+    async def _as_rater(self, request: web.Request, study: Study, function: Callable[..., Any], *arguments: object) -> Any:
         """One turn on the store's thread: to line up anew for each question would double the time under load."""
         session = _session(request, study)
         return await self._ask(lambda: function(study, study.rater_of(session), *arguments))
