@@ -48,12 +48,11 @@ def write_results(results: Results, path: str | Path) -> None:
     """.json or .csv. ValueError: another extension, or it cannot be written."""
     from ..media.files import whole_file  # its package takes seconds, which an import need not wait
 
-    writers = {".json": to_json, ".csv": to_csv}
     kind = Path(path).suffix.lower()
-    if kind not in writers:
+    if kind not in (".json", ".csv"):
         raise ValueError(f"{path}: expected .json or .csv, found {kind or 'no extension'}; change the extension.")
     with whole_file(path) as part:
-        part.write_text(writers[kind](results), encoding="utf-8", newline="")
+        part.write_text(to_json(results) if kind == ".json" else to_csv(results), encoding="utf-8", newline="")
 
 
 def read_results(path: str | Path) -> Results:

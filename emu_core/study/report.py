@@ -35,8 +35,16 @@ def winner(pair: Pair, question: str) -> str:
 
 def build_report(results: Results) -> dict[str, Any]:
     """The report as JSON holds it. Pairs that are short of votes are listed and left out of all but the raters' figures."""
-    complete = [pair for pair in results.pairs if len(pair.votes) >= results.raters]
-    short = [pair for pair in results.pairs if len(pair.votes) < results.raters]
+    complete, short, prompts = [], [], []
+    for pair in results.pairs:
+        named = {"prompt": pair.prompt, "text": results.prompts[pair.prompt], "first": pair.first, "second": pair.second}
+        missing = results.raters - len(pair.votes)
+        if missing > 0:
+            short.append({**named, "votes": len(pair.votes), "missing": missing})
+        else:
+            complete.append(pair)
+            verdicts = {key: {"winner": winner(pair, key), "votes": "{}-{}".format(*tally(pair, key))} for key in KEYS}
+            prompts.append(named | verdicts)
     votes = [vote for pair in results.pairs for vote in pair.votes]
     study = {"uid": results.uid, "title": results.title, "raters_per_pair": results.raters, "systems": list(results.systems)}
     study |= {"prompts": len(results.prompts), "pairs": len(results.pairs), "complete_pairs": len(complete)}
@@ -50,19 +58,9 @@ def build_report(results: Results) -> dict[str, Any]:
         },
         "questions": {key: _question(results, complete, key) for key in KEYS},
         "raters": _raters(results),
-        "prompts": [_named(results, pair) | {key: _verdict(pair, key) for key in KEYS} for pair in complete],
-        "short": [
-            {**_named(results, pair), "votes": len(pair.votes), "missing": results.raters - len(pair.votes)} for pair in short
-        ],
+        "prompts": prompts,
+        "short": short,
     }
-
-
-def _named(results: Results, pair: Pair) -> dict[str, Any]:
-    return {"prompt": pair.prompt, "text": results.prompts[pair.prompt], "first": pair.first, "second": pair.second}
-
-
-def _verdict(pair: Pair, question: str) -> dict[str, Any]:
-    return {"winner": winner(pair, question), "votes": "-".join(map(str, tally(pair, question)))}
 
 
 def _question(results: Results, complete: Sequence[Pair], question: str) -> dict[str, Any]:
@@ -149,11 +147,9 @@ def _raters(results: Results) -> list[dict[str, Any]]:
 
 def _habits(votes: Sequence[tuple[Pair, Vote]], question: str, raters: int) -> dict[str, Any]:
     """One rater's; agreement on complete pairs only."""
-    margins = []  # votes like the rater's, their own included, minus the others
-    for pair, vote in votes:
-        if len(pair.votes) >= raters:
-            like = tally(pair, question)[SIDES.index(vote.answer(question).choice)]
-            margins.append(2 * like - len(pair.votes))
+    whole = [(pair, vote) for pair, vote in votes if len(pair.votes) >= raters]
+    like = [(len(pair.votes), tally(pair, question)[SIDES.index(vote.answer(question).choice)]) for pair, vote in whole]
+    margins = [2 * same - given for given, same in like]  # votes like the rater's, their own included, minus the others
     return {
         "with_majority": _share([margin > 0 for margin in margins]),
         "with_others": _share([margin > 1 for margin in margins if margin != 1]),  # 1: the others are divided equally

@@ -224,15 +224,14 @@ class Study(AbstractContextManager["Study"]):
 
     def require_tokens(self, number: int) -> list[tuple[str, str]]:
         """From now on only raters with a token may vote; makes `number` raters. Returns (name, token); only hashes are kept."""
-        made = []
         with self.transaction() as db:
             db.execute("UPDATE study SET tokens_required = 1")
             start = db.execute("SELECT count(*) FROM raters").fetchone()[0] + 1
-            for n in range(start, start + number):
-                # Letters: two copies of a study, served apart and merged later, must not both have a rater-01.
-                token, letters = new_token(), "".join(secrets.choice(TOKEN_LETTERS) for _ in range(3)).lower()
-                made.append((f"rater-{n:02d}-{letters}", token))
-                insert(db, "raters", name=made[-1][0], token_hash=token_hash(token), created_ms=self.clock())
+            # Letters: two copies of a study, served apart and merged later, must not both have a rater-01.
+            letters = ["".join(secrets.choice(TOKEN_LETTERS) for _ in range(3)).lower() for _ in range(number)]
+            made = [(f"rater-{n:02d}-{some}", new_token()) for n, some in enumerate(letters, start)]
+            for name, token in made:
+                insert(db, "raters", name=name, token_hash=token_hash(token), created_ms=self.clock())
         return made
 
     def join(self, name: str = "", token: str = "") -> tuple[Rater, str, str]:
@@ -244,7 +243,13 @@ class Study(AbstractContextManager["Study"]):
         code, secret = "", secrets.token_urlsafe(32)
         with self.transaction() as db:
             if token:
-                rater = _rater_of_token(db, token)
+                # Each hash is compared in constant time: the time taken tells nothing about how near a guess was.
+                given = token_hash(token.encode("ascii", "replace").decode())
+                rows = db.execute("SELECT id, name, token_hash FROM raters WHERE token_hash IS NOT NULL")
+                found = [Rater(row["id"], row["name"]) for row in rows if hmac.compare_digest(given, row["token_hash"])]
+                if not found:
+                    raise Refused(401, "This token is not one of this study's. Check it letter by letter, or ask for a new one.")
+                rater = found[0]
             elif self.tokens_required:
                 raise Refused(401, "This study needs a token: open the link that you were given, or ask for one.")
             else:
@@ -431,13 +436,3 @@ def insert(db: sqlite3.Connection, table: str, **row: object) -> int:
     number = db.execute(sql, tuple(row.values())).lastrowid
     assert number is not None
     return number
-
-
-def _rater_of_token(db: sqlite3.Connection, token: str) -> Rater:
-    """All hashes are compared, each in constant time: the time taken tells nothing about how near a guess was."""
-    given = token_hash(token.encode("ascii", "replace").decode())
-    rows = db.execute("SELECT id, name, token_hash FROM raters WHERE token_hash IS NOT NULL")
-    found = [Rater(row["id"], row["name"]) for row in rows if hmac.compare_digest(given, row["token_hash"])]
-    if not found:
-        raise Refused(401, "This token is not one of this study's. Check it letter by letter, or ask for a new one.")
-    return found[0]
