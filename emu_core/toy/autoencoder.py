@@ -68,9 +68,9 @@ def zero_residuals_skipped(vae: Any) -> Iterator[None]:
 
 def encode(vae: Any, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
     """Images (..., 3, H, W) in -1..1 -> latents (..., 4, H/8, W/8), the posterior's mean times the VAE's scale."""
-    flat = images.reshape(-1, *images.shape[-3:]).contiguous(memory_format=torch.channels_last)
+    flat = images.reshape(-1, *images.shape[-3:]).to(vae.dtype).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), zero_residuals_skipped(vae):
-        parts = [vae.encode(part).latent_dist.mean for part in flat.split(batch)]
+        parts = [vae.encode(part).latent_dist.mean.to(images.dtype) for part in flat.split(batch)]
     latents = torch.cat(parts).contiguous() * vae.config.scaling_factor
     return latents.reshape(*images.shape[:-3], *latents.shape[1:])
 
@@ -79,7 +79,7 @@ def decode(vae: Any, latents: torch.Tensor, batch: int = 32) -> torch.Tensor:
     """The way back: latents (..., 4, h, w) -> images (..., 3, 8h, 8w), clamped to -1..1."""
     flat = latents.reshape(-1, *latents.shape[-3:]) / vae.config.scaling_factor
     with torch.no_grad(), zero_residuals_skipped(vae):
-        parts = [vae.decode(part).sample for part in flat.split(batch)]
+        parts = [vae.decode(part.to(vae.dtype)).sample.to(latents.dtype) for part in flat.split(batch)]
     images = torch.cat(parts).contiguous().clamp(-1, 1)
     return images.reshape(*latents.shape[:-3], *images.shape[1:])
 

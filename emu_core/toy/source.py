@@ -43,7 +43,7 @@ class LatentSource:
         world = self.world
         digest = hashlib.sha256(f"{world.seed} {self.times.tolist()} {world.cache} {world.anything} {shapes.RADIUS}".encode())
         for name, value in sorted(self.vae.state_dict().items()):
-            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+            digest.update(name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         own = digest.hexdigest()[:24]
         if self.shrink > 1:
             own = hashlib.sha256(f"{own} {self.shrink}".encode()).hexdigest()[:24]
@@ -146,4 +146,5 @@ class WorldSource:
 
     def _held_out(self, count: int) -> Batch:
         clips = shapes.clips(HELD_OUT_SEED, range(count), held_out=True)
-        return Batch(range(count), [c.caption for c in clips], self.latents.encode(clips))
+        latents = self.latents.encode(clips) if clips else torch.empty(0)
+        return Batch(range(count), [c.caption for c in clips], latents)
