@@ -59,7 +59,7 @@ def recipes(options: Namespace) -> None:
         parts = {
             "The paper's stages, for --family tiny, sd15, sd21 or sdxl": {n: f.__doc__ or "" for n, f in STAGES.items()},
             "Chains: emu-video train chain NAME": {n: c.about for n, c in chains().items()},
-            "Ablations: --ablation NAME": {n: a.about for n, a in ABLATIONS.items()},
+            "Ablations: --ablation NAME": {n: about for n, (about, _) in ABLATIONS.items()},
             "Recipes that made the bundled model, in order": ABOUT,
         }
         print(json.dumps(parts, indent=2) if options.json else _listing(parts))
@@ -125,23 +125,22 @@ def _finish(recipe: Recipe, options: Namespace, changes: dict[str, str] | None =
     from ..training.memory import fit
     from ..training.recipes import override
 
-    bundled = {"start.base": str(BUNDLED)} if recipe.family == "tiny" and recipe.task == "video" and not recipe.start.base else {}
+    if recipe.family == "tiny" and recipe.task == "video" and not recipe.start.base:
+        recipe = override(recipe, {"start.base": str(BUNDLED)})
     names = ("start.base", "start.init", "start.tokenizer", "clips.shards", "clips.selection")
     given = {name: getattr(options, name.partition(".")[2]) for name in names}
-    recipe = override(recipe, bundled | {name: value for name, value in given.items() if value} | (changes or {}))
-    recipe = override(recipe, dict(map(_pair, options.set)))
+    recipe = override(recipe, {name: value for name, value in given.items() if value} | (changes or {}))
+    for text in options.set:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise ValueError(f"--set takes NAME=VALUE, such as optimisation.steps=100, found {text!r}")
+        recipe = override(recipe, {name: value})
     if options.init and not first:
         recipe = override(recipe, {"start.init": ""})
     if options.fit:
         recipe, said = fit(recipe, options.fit)
         print(said, file=sys.stderr)
     return recipe
-
-
-def _pair(text: str) -> list[str]:
-    if "=" not in text:
-        raise ValueError(f"--set takes NAME=VALUE, such as optimisation.steps=100, found {text!r}")
-    return text.split("=", 1)
 
 
 def _scale(options: Namespace, family: str = "") -> Scale:

@@ -16,7 +16,6 @@ from .recipes import add_recipe_options, chain_recipes, find_chain, resolve
 
 if TYPE_CHECKING:
     from ..training.paper import Chain
-    from ..training.recipes import Recipe
     from ..training.run import RunOptions
 
 
@@ -66,14 +65,16 @@ def train(options: Namespace) -> None:
 
 def _train_chain(chain: Chain, options: Namespace, how: RunOptions) -> None:
     """All stages in folders of their own below --out, or on with them; then, of a demo, generate and judge."""
-    from ..toy.demo import judge_stacks
-    from ..training.run import close_chain, open_chain, train_chain
+    from ..toy.demo import judge_stacks, make_shards
+    from ..training.recipes import override
+    from ..training.run import open_chain, train_chain
 
     recipes = chain_recipes(chain, options)
     out = Path(options.out or f"runs/{chain.name}")
     open_chain(out, options.resume)
-    if chain.demo:
-        recipes = _with_demo_clips(recipes, out, chain.demo)
+    if chain.demo:  # unless that was done before
+        shards = make_shards(out / "videos", out / "shards", chain.demo)
+        recipes = [override(recipe, {"clips.shards": str(shards)}) for recipe in recipes]
     stacks: dict[str, Path] = {}
     for recipe, model, complete in train_chain(recipes, out, how, options.processes):
         if not complete:
@@ -87,13 +88,3 @@ def _train_chain(chain: Chain, options: Namespace, how: RunOptions) -> None:
             "next. Motion takes some thousand steps (docs/training.md).",
             file=sys.stderr,
         )
-    close_chain(out, recipes)
-
-
-def _with_demo_clips(recipes: list[Recipe], out: Path, count: int) -> list[Recipe]:
-    """Draw clips, encode them as mp4, curate them into shards and select those that move, unless that was done before."""
-    from ..toy.demo import make_shards
-    from ..training.recipes import override
-
-    shards = make_shards(out / "videos", out / "shards", count)
-    return [override(recipe, {"clips.shards": str(shards)}) for recipe in recipes]

@@ -39,8 +39,18 @@ class Anything(shapes.Moving):
     speed: str
     start: tuple[float, float]
 
-
-Mixed = shapes.Clip | Anything
+    def draw(self, times: torch.Tensor, palette: shapes.Palette) -> torch.Tensor:
+        """See `Moving`."""
+        grid, offset, inside = shapes.pixel_grid(), self.offsets(times), []
+        across = torch.tensor([self.angle]).cos() * (grid[..., 0] - 32) + torch.tensor([self.angle]).sin() * (grid[..., 1] - 32)
+        share = (across / 80 + 0.5).clamp(0, 1)
+        first, second = (torch.tensor(corner).view(3, 1, 1) for corner in self.corners)
+        ground = first + share * (second - first)
+        for part in self.figure:
+            local = (offset - torch.tensor(part.offset)) * torch.tensor([1 / part.stretch, 1.0])
+            inside.append(shapes.signed_distance(part.shape, local, part.radius))
+        alpha = (0.5 - torch.stack(inside).amin(0) / self.blur).clamp(0, 1)[:, None]
+        return ground + alpha * (torch.tensor(self.colour).view(3, 1, 1) - ground)
 
 
 def clip(seed: int, index: int) -> Anything:
@@ -67,33 +77,6 @@ def clip(seed: int, index: int) -> Anything:
     return Anything(tuple(parts), colour(18), (ground, other), 6.2832 * number[21], blur, direction, speed, start)
 
 
-def render(c: Anything, times: torch.Tensor) -> torch.Tensor:
-    """Draw at `times` (f,) seconds -> (f, 3, 64, 64) in -1..1."""
-    grid = shapes.pixel_grid()
-    across = torch.tensor([c.angle]).cos() * (grid[..., 0] - 32) + torch.tensor([c.angle]).sin() * (grid[..., 1] - 32)
-    share = (across / 80 + 0.5).clamp(0, 1)
-    first, second = (torch.tensor(corner).view(3, 1, 1) for corner in c.corners)
-    ground = first + share * (second - first)
-    centre = torch.tensor(c.start) + torch.tensor(c.velocity) * times[:, None]
-    alpha = coverage(c, grid - centre[:, None, None])[:, None]
-    return ground + alpha * (torch.tensor(c.colour).view(3, 1, 1) - ground)
-
-
-def coverage(c: Anything, offset: torch.Tensor) -> torch.Tensor:
-    """Coverage 0..1 of a figure at places `offset` (..., 2) from its centre."""
-    inside = []
-    for part in c.figure:
-        local = (offset - torch.tensor(part.offset)) * torch.tensor([1 / part.stretch, 1.0])
-        inside.append(shapes.signed_distance(part.shape, local, part.radius))
-    return (0.5 - torch.stack(inside).amin(0) / c.blur).clamp(0, 1)
-
-
-def mixed(seed: int, indices: Sequence[int], share: float) -> list[Mixed]:
+def mixed(seed: int, indices: Sequence[int], share: float) -> list[shapes.Moving]:
     """Clips of the named world, with a fixed `share` 0..1 of nameless figures among them, spread evenly over the indices."""
     return [clip(seed, int(i)) if int((i + 1) * share) > int(i * share) else shapes.clip(seed, int(i)) for i in indices]
-
-
-def render_mixed(batch: Sequence[Mixed], times: torch.Tensor, palette: shapes.Palette = shapes.PALETTE) -> torch.Tensor:
-    """Draw clips of both kinds at `times` (f,) seconds -> (n, f, 3, 64, 64) in -1..1. `palette`: what names of colours mean."""
-    frames = [render(c, times) if isinstance(c, Anything) else shapes.render([c], times, palette)[0] for c in batch]
-    return torch.stack(frames)

@@ -24,46 +24,31 @@ PULL_SHARE = 0.3  # of the run: latents are drawn towards the leading principal 
 LATENT_NOISE = 0.25  # most noise, in standard deviations, that the decoder learns to bear
 
 
-def build_vae() -> AutoencoderKL:
+def build_vae() -> Any:
     """64 channels at every level: at 32, a group norm of 32 groups would take each channel's mean, a flat colour, away."""
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     sizes = {"block_out_channels": (64,) * 4, "layers_per_block": 1, "latent_channels": 4, "sample_size": shapes.SIZE}
     vae = AutoencoderKL(**kinds, **sizes, scaling_factor=1.0)
-    for resnet in _outer_resnets(vae):
-        for p in resnet.parameters():
-            p.requires_grad_(False)
+    # The residual blocks at the finest levels stay at zero: four fifths of the encoder's work for nothing that this world needs.
+    for resnet in (*(b.resnets[0] for b in vae.encoder.down_blocks[:2]), vae.decoder.up_blocks[3].resnets[1]):
+        resnet.requires_grad_(False)
         nn.init.zeros_(resnet.conv2.weight)
         nn.init.zeros_(resnet.conv2.bias)
     return vae
 
 
-def _outer_resnets(vae: Any) -> list[Any]:
-    """The residual blocks at the finest levels. They stay at zero: four fifths of the encoder's work for nothing that
-    this world needs, and a block that adds zero can be passed over (see `zero_residuals_skipped`)."""
-    return [*(b.resnets[0] for b in vae.encoder.down_blocks[:2]), vae.decoder.up_blocks[3].resnets[1]]
-
-
-class _Pass(nn.Module):
-    def forward(self, x: torch.Tensor, temb: torch.Tensor | None = None) -> torch.Tensor:
-        """The input itself."""
-        return x
-
-
 @contextmanager
 def zero_residuals_skipped(vae: Any) -> Iterator[None]:
     """Same output, less work: residual blocks whose last convolution is zero are passed over meanwhile."""
-    swapped = []
-    for block in [*vae.encoder.down_blocks, *vae.decoder.up_blocks]:
-        for i, resnet in enumerate(block.resnets):
-            zero = not any(p.any() for p in resnet.conv2.parameters())
-            if zero and resnet.conv_shortcut is None:
-                swapped.append((block.resnets, i, resnet))
-                block.resnets[i] = _Pass()
+    resnets = [r for block in (*vae.encoder.down_blocks, *vae.decoder.up_blocks) for r in block.resnets]
+    idle = [r for r in resnets if r.conv_shortcut is None and not any(p.any() for p in r.conv2.parameters())]
+    for resnet in idle:
+        resnet.forward = lambda x, temb=None: x
     try:
         yield
     finally:
-        for blocks, i, resnet in swapped:
-            blocks[i] = resnet
+        for resnet in idle:
+            del resnet.forward
 
 
 def encode(vae: Any, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
@@ -95,10 +80,9 @@ class _Module(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
-        vae: Any = build_vae()
+        self.vae: Any = build_vae().to(memory_format=torch.channels_last)
         if recipe.start.init:
-            vae.load_state_dict(AutoencoderKL.from_pretrained(Path(recipe.start.init) / "vae").state_dict())
-        self.vae: Any = vae.to(memory_format=torch.channels_last)
+            self.vae.load_state_dict(AutoencoderKL.from_pretrained(Path(recipe.start.init) / "vae").state_dict())
         self.register_buffer("mean", torch.zeros(1, 4, 1, 1))
         self.register_buffer("std", torch.ones(1, 4, 1, 1))
         components, centre = principal_components(recipe.world.seed)
@@ -111,9 +95,8 @@ class _Module(nn.Module):
             posterior = self.vae.encode(images).latent_dist
             raw = posterior.mean
             with torch.no_grad():
-                rate = 0.02
-                self.mean.lerp_(raw.mean((0, 2, 3), keepdim=True), rate)
-                self.std.lerp_(raw.std((0, 2, 3), keepdim=True), rate)
+                self.mean.lerp_(raw.mean((0, 2, 3), keepdim=True), 0.02)
+                self.std.lerp_(raw.std((0, 2, 3), keepdim=True), 0.02)
             latents = (raw - self.mean) / self.std
             level = LATENT_NOISE * torch.rand(len(raw), 1, 1, 1, generator=generator)
             noise = torch.randn(raw.shape, generator=generator)
@@ -121,7 +104,9 @@ class _Module(nn.Module):
         mse, l1 = F.mse_loss(output, images), F.l1_loss(output, images)
         loss = mse + l1 + 1e-4 * (raw.square().mean())
         if progress < PULL_SHARE and not self.recipe.start.init:
-            loss = loss + (1 - progress / PULL_SHARE) * F.mse_loss(raw, self.principal(images))
+            patches = F.pixel_unshuffle(images, 8) - self.centre
+            principal = torch.einsum("nchw,kc->nkhw", patches, self.components)
+            loss = loss + (1 - progress / PULL_SHARE) * F.mse_loss(raw, principal)
         # every parameter takes part, or a distributed run waits for its gradient: the posterior's variance is unused
         loss = loss + 0.0 * posterior.logvar.sum()
         return loss, {"mse": mse.item()}
@@ -133,17 +118,12 @@ class _Module(nn.Module):
         wanted = indices if crops else indices[: max(1, len(indices) // 2)]
         batch = anything.mixed(self.recipe.world.seed, wanted, self.recipe.world.anything)
         times = 2.0 * torch.rand(1, generator=generator)
-        images = anything.render_mixed(batch, times)[:, 0]
+        images = shapes.render(batch, times)[:, 0]
         if crops:
             centre = shapes.positions(batch, times)[:, 0] + 16 * torch.rand(len(batch), 2, generator=generator) - 8
             left_top = (centre - CROP / 2).round().long().clamp(0, shapes.SIZE - CROP).tolist()
             images = torch.stack([im[:, y : y + CROP, x : x + CROP] for im, (x, y) in zip(images, left_top, strict=True)])
         return images.contiguous(memory_format=torch.channels_last)
-
-    def principal(self, images: torch.Tensor) -> torch.Tensor:
-        """Leading four principal components of the 8 x 8 patches, unit variance, (n, 4, h, w)."""
-        patches = F.pixel_unshuffle(images, 8)
-        return torch.einsum("nchw,kc->nkhw", patches - self.centre, self.components)
 
 
 def principal_components(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -168,7 +148,7 @@ class AutoencoderTask(Task):
     def sheet(self, path: Path | None) -> dict[str, float]:
         """Originals above, reconstructions below, then decodings of latents with noise; whole-frame error."""
         batch = anything.mixed(10_000, range(24), self.module.recipe.world.anything)
-        images = anything.render_mixed(batch, torch.tensor([0.5]))[:, 0]
+        images = shapes.render(batch, torch.tensor([0.5]))[:, 0]
         latents = encode(self.module.vae, images)
         output = decode(self.module.vae, latents)
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
@@ -177,24 +157,21 @@ class AutoencoderTask(Task):
         return {"sheet_mse": F.mse_loss(output, images).item()}
 
     def export(self, folder: Path | None) -> None:
-        """Write the VAE with latents of zero mean and unit variance per channel, folded into its 1 x 1 convolutions."""
+        """Write the VAE with latents of zero mean and unit variance per channel: z -> (z - mean) / std goes into `quant_conv` and
+        its inverse into `post_quant_conv`."""
         if folder is None:
             return
         vae = build_vae()
         vae.load_state_dict(self.module.vae.state_dict())
         images = shapes.render(shapes.clips(self.module.recipe.world.seed, range(2000)), torch.tensor([0.5]))[:, 0]
         latents = encode(vae, images)
-        normalise_latents(vae, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
+        mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+        with torch.no_grad():
+            out, back = vae.quant_conv, vae.post_quant_conv
+            out.weight[:4] /= std.view(-1, 1, 1, 1)
+            out.bias[:4] = (out.bias[:4] - mean) / std
+            back.bias += (back.weight[:, :, 0, 0] * mean).sum(1)
+            back.weight *= std.view(1, -1, 1, 1)
+            out.weight[4:] = 0  # a posterior so narrow that a sample is its mean
+            out.bias[4:] = -20
         vae.save_pretrained(folder / "vae")
-
-
-def normalise_latents(vae: Any, mean: torch.Tensor, std: torch.Tensor) -> None:
-    """Fold z -> (z - mean) / std into `quant_conv` and its inverse into `post_quant_conv`; `mean`, `std` (4,)."""
-    with torch.no_grad():
-        out, back = vae.quant_conv, vae.post_quant_conv
-        out.weight[:4] /= std.view(-1, 1, 1, 1)
-        out.bias[:4] = (out.bias[:4] - mean) / std
-        back.bias += (back.weight[:, :, 0, 0] * mean).sum(1)
-        back.weight *= std.view(1, -1, 1, 1)
-        out.weight[4:] = 0  # a posterior so narrow that a sample is its mean
-        out.bias[4:] = -20

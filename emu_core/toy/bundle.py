@@ -27,5 +27,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path)
     parser.add_argument("out", type=Path)
-    arguments = parser.parse_args()
-    bundle(arguments.runs, arguments.out)
+    bundle(**vars(parser.parse_args()))

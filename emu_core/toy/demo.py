@@ -40,8 +40,8 @@ def write_videos(folder: Path, count: int, fps: float = FPS) -> None:
         _write(path.with_suffix(".txt"), clip.caption.encode())
 
 
-def write_damaged(folder: Path) -> list[str]:
-    """Files that curation has to leave out: broken, empty, cut off, sound alone, and a video without a caption; their names."""
+def write_damaged(folder: Path) -> None:
+    """Files that curation has to leave out: broken, empty, cut off, sound alone, and a video without a caption."""
     whole = next(iter(sorted(folder.glob("clip-*.mp4")))).read_bytes()
     files = {"broken.mp4": bytes(range(256)) * 20, "empty.mp4": b"", "cut_off.mp4": whole[: len(whole) // 3]}
     for name, content in files.items():
@@ -53,7 +53,6 @@ def write_damaged(folder: Path) -> list[str]:
         file.writeframes(bytes(16000))
     os.replace(folder / "sound.wav", folder / "sound_only.mp4")  # whatever its name says
     _write(folder / "sound_only.txt", b"a sound")
-    return [*files, "no_caption.mp4", "sound_only.mp4"]
 
 
 def _write(path: Path, content: bytes) -> None:

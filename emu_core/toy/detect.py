@@ -37,11 +37,9 @@ def read_frames(images: torch.Tensor) -> list[Reading]:
     """Read images (n, 3, 64, 64) in -1..1."""
     if images.shape[1:] != (3, shapes.SIZE, shapes.SIZE):
         raise ValueError(f"the detectors read images (n, 3, {shapes.SIZE}, {shapes.SIZE}), found {tuple(images.shape)}")
-    ground, colour, alpha, visible = separate(images.float())
-    readings = []
-    for part in zip(ground.split(64), colour.split(64), alpha.split(64), visible.split(64), strict=True):
-        readings += _read(*part)
-    return readings
+    return [
+        reading for part in zip(*(one.split(64) for one in separate(images.float())), strict=True) for reading in _read(*part)
+    ]
 
 
 def separate(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -67,22 +65,17 @@ def nearest(colour: torch.Tensor, palette: shapes.Palette) -> str:
 _KINDS = [(shape, size) for shape in shapes.SHAPES for size in shapes.RADIUS]
 
 
-def _templates() -> torch.Tensor:
-    grid = shapes.pixel_grid(2 * _MARGIN) - _MARGIN
-    return torch.stack([shapes.coverage(shape, grid, shapes.RADIUS[size]) for shape, size in _KINDS])
-
-
 def _correlate(images: torch.Tensor, templates: torch.Tensor) -> torch.Tensor:
     """Images (n, 64, 64) against templates (k, 40, 40), centred on every corner of the pixel grid -> (n, k, 65, 65)."""
     reach, side = images.shape[-1] + 1, images.shape[-1] + 2 * _MARGIN
     spectrum = torch.fft.rfft2(F.pad(images, (_MARGIN,) * 4), s=(side, side))
-    return torch.fft.irfft2(spectrum[:, None] * torch.fft.rfft2(templates, s=(side, side)).conj(), s=(side, side))[
-        ..., :reach, :reach
-    ]
+    product = spectrum[:, None] * torch.fft.rfft2(templates, s=(side, side)).conj()
+    return torch.fft.irfft2(product, s=(side, side))[..., :reach, :reach]
 
 
 def _read(ground: torch.Tensor, colour: torch.Tensor, alpha: torch.Tensor, visible: torch.Tensor) -> list[Reading]:
-    templates = _templates()
+    grid = shapes.pixel_grid(2 * _MARGIN) - _MARGIN
+    templates = torch.stack([shapes.coverage(shape, grid, shapes.RADIUS[size]) for shape, size in _KINDS])
     inside, shared = _correlate(torch.ones_like(alpha[:1]), templates), _correlate(alpha, templates)
     overlap = shared / (alpha.sum((1, 2))[:, None, None, None] + inside - shared).clamp(min=1e-6)
     side = overlap.shape[-1]

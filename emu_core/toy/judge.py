@@ -6,7 +6,7 @@ Frames are read by the exact detectors of `detect`, which are first held against
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,12 +75,6 @@ def judge_clips(clips: Sequence[shapes.Clip], videos: torch.Tensor, times: torch
     return figures | ({"still_drift_px": sum(still) / len(still)} if still else {})
 
 
-def judge_starting_frames(samples: list[Sample]) -> dict[str, float]:
-    """Of the starting frame, or of the video's first frame where that is not known."""
-    readings = read_frames(torch.cat([_network(s.video[:1] if s.first is None else s.first) for s in samples]))
-    return {part: agreement(readings, [s.clip for s in samples], part) for part in PARTS}
-
-
 def judge_videos(samples: list[Sample]) -> dict[str, float]:
     """Direction, speed, drift of what should stay still, fidelity of frame 0, colour drift.
 
@@ -103,14 +97,10 @@ def judge_videos(samples: list[Sample]) -> dict[str, float]:
             found["travel_ratio"].append(travel / (shapes.SPEED[s.clip.speed] * seconds))
     if given := [_psnr(s.first[0], s.video[0]) for s in samples if s.first is not None]:
         found["frame0_psnr_db"] = given
-    found["colour_drift"] = [_colour_drift(s.video) for s in samples]
+    tones = [separate(_network(s.video[[0, -1]]))[1] for s in samples]
+    found["colour_drift"] = [float((end - start).abs().mean()) * 127.5 for start, end in tones]
     figures = {name: _mean(values) for name, values in found.items()}
     return figures | {"last_frame_shape": agreement(last, [s.clip for s in samples], "shape")}
-
-
-def _colour_drift(video: torch.Tensor) -> float:
-    _, colour, _, _ = separate(_network(video[[0, -1]]))
-    return float((colour[1] - colour[0]).abs().mean()) * 127.5
 
 
 def judge_interpolation(samples: list[Sample]) -> dict[str, float]:
@@ -162,43 +152,39 @@ def evaluate_folder(folder: Path, out: Path | None = None) -> dict[str, float]:
 
 
 def _judged(samples: list[Sample], out: Path | None) -> dict[str, float]:
+    """All figures; the starting frame is the video's first where it is not known. `out` gets `videos.png` (a row a prompt) and
+    `interpolated.png` (every third frame) of the first few."""
     if out is not None:
-        write_sheets(samples[:8], out)
-    return judge_starting_frames(samples) | judge_videos(samples) | judge_interpolation(samples)
+        out.mkdir(parents=True, exist_ok=True)
+        few = samples[:8]
+        longest = min(len(s.video) for s in few)
+        rows = torch.cat([s.video[:longest] if s.first is None else torch.cat([s.first, s.video[:longest]]) for s in few])
+        write_image(out / "videos.png", contact_sheet(rows, columns=len(rows) // len(few)))
+        if finer := [s.finer[::3] for s in few if s.finer is not None]:
+            write_image(out / "interpolated.png", contact_sheet(torch.cat(finer), columns=len(finer[0])))
+    readings = read_frames(torch.cat([_network(s.video[:1] if s.first is None else s.first) for s in samples]))
+    figures = {part: agreement(readings, [s.clip for s in samples], part) for part in PARTS}
+    return figures | judge_videos(samples) | judge_interpolation(samples)
 
 
 def _read_sample(path: Path) -> Sample:
     video, size = read_video(path), shapes.SIZE
     height, width = video.frames.shape[1:3]
-    if (height, width) != (size, size):
+    if not height == width == size:
         raise ValueError(f"{path} should be {size} x {size}, found {width} x {height}: the detectors read that size")
     beside = path.with_suffix(".txt")
-    texts = [beside.read_text()] if beside.is_file() else list(_texts(video.metadata.get("prompt", "")))
+    texts = [beside.read_text()] if beside.is_file() else _texts(video.metadata.get("prompt", ""))
     for text in texts:
         if (clip := shapes.read_caption(text)) is not None:
             return Sample(clip, video.frames, video.fps)
-    raise ValueError(
-        f"{path} has no prompt of the tiny model's world in its metadata or in {beside.name}: write it there, such as 'a big red "
-        "circle moves right on a white background'"
-    )
+    example = "write it there, such as 'a big red circle moves right on a white background'"
+    raise ValueError(f"{path} has no prompt of the tiny model's world in its metadata or in {beside.name}: {example}")
 
 
-def _texts(prompt: str) -> Iterator[str]:
+def _texts(prompt: str) -> list[str]:
     """The prompt itself, or every text in a ComfyUI graph."""
     try:
         nodes = [node["inputs"] for node in json.loads(prompt).values()]
     except (ValueError, AttributeError, KeyError, TypeError):
         nodes = [{"text": prompt}]
-    for inputs in nodes:
-        yield from (value for value in inputs.values() if isinstance(value, str))
-
-
-def write_sheets(samples: list[Sample], out: Path) -> None:
-    """`videos.png` (a row a prompt) and `interpolated.png` (every third frame)."""
-    out.mkdir(parents=True, exist_ok=True)
-    longest = min(len(s.video) for s in samples)
-    rows = torch.cat([s.video[:longest] if s.first is None else torch.cat([s.first, s.video[:longest]]) for s in samples])
-    write_image(out / "videos.png", contact_sheet(rows, columns=len(rows) // len(samples)))
-    finer = [s.finer[::3] for s in samples if s.finer is not None]
-    if finer:
-        write_image(out / "interpolated.png", contact_sheet(torch.cat(finer), columns=len(finer[0])))
+    return [value for inputs in nodes for value in inputs.values() if isinstance(value, str)]

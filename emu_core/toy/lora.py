@@ -6,10 +6,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ..base import Base, load_base
-from ..model.schedule import add_noise, stratified_timesteps, target
 from ..training.folder import write_sheet
 from ..training.loop import Task
 from ..training.processes import Processes
@@ -18,7 +16,7 @@ from ..weights import save_tensors
 from . import shapes
 from .detect import nearest, separate
 from .source import LatentSource
-from .text_to_image import SHEET_SEED, draw
+from .text_to_image import SHEET_SEED, denoising_loss, draw
 
 RANK = 8
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
@@ -35,20 +33,15 @@ class _Module(nn.Module):
             from peft import LoraConfig
         except ImportError as error:
             raise ValueError("training a LoRA needs peft: pip install 'emuvideo[lora]'") from error
-        self.recipe, self.source, self._base = recipe, source, [base]
+        self.recipe, self.source, self.base = recipe, source, base
         self.unet = base.unet
         self.unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS)))
 
     def forward(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
-        base = self._base[0]
         clips, latents = self.source(indices)
-        x0 = latents[:, 0].float()
         drop = self.recipe.given.text_drop
-        text = base.encode_text([c.said(generator, drop, keep_motion=False) for c in clips]).hidden
-        t = stratified_timesteps(base.schedule, len(x0), generator)
-        noise = torch.randn(x0.shape, generator=generator)
-        output = self.unet(add_noise(base.schedule, x0, noise, t), t, text).sample
-        return F.mse_loss(output, target(base.schedule, x0, noise, t)), {}
+        text = self.base.encode_text([c.said(generator, drop, keep_motion=False) for c in clips]).hidden
+        return denoising_loss(self.unet, self.base.schedule, latents[:, 0].float(), text, generator), {}
 
 
 class LoraTask(Task):
@@ -57,8 +50,7 @@ class LoraTask(Task):
     def __init__(self, recipe: Recipe, folder: Path, processes: Processes) -> None:
         torch.manual_seed(recipe.optimisation.seed)
         self.base = load_base(recipe.start.base)
-        source = LatentSource(self.base.vae, recipe.world, torch.zeros(1), palette=PASTEL)
-        source.prepare(folder, processes)
+        source = LatentSource(self.base.vae, recipe.world, folder, processes, palette=PASTEL)
         self.module = _Module(recipe, self.base, source)
 
     def sheet(self, path: Path | None, count: int = 32) -> dict[str, float]:

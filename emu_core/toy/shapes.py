@@ -9,7 +9,8 @@ Shapes: `n` clips, `f` frames, images `(n, f, 3, 64, 64)` float32 in -1..1. Leng
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -36,7 +37,7 @@ START_RANGE = (22.0, 42.0)
 """Where the centre is at time 0, in pixels, on both axes."""
 
 
-class Moving:
+class Moving(ABC):
     """Something that starts at a place (x, y) in pixels and moves, or not, in a direction at a speed."""
 
     direction: str
@@ -71,6 +72,14 @@ class Moving:
         """What a caption may lack, so that short prompts work."""
         return ()
 
+    @abstractmethod
+    def draw(self, times: torch.Tensor, palette: Palette) -> torch.Tensor:
+        """Pictures (f, 3, 64, 64) in -1..1 at `times` (f,) seconds. `palette`: what the names of colours mean."""
+
+    def offsets(self, times: torch.Tensor) -> torch.Tensor:
+        """From where it is at `times` (f,) seconds to each pixel, (f, 64, 64, 2) as (x, y)."""
+        return pixel_grid() - positions([self], times)[0, :, None, None]
+
 
 @dataclass(frozen=True)
 class Clip(Moving):
@@ -93,35 +102,29 @@ class Clip(Moving):
         """Size, background, and the colour or the motion."""
         return f"{self.size} ", f" on a {self.background} background", f"{self.colour} " if keep_motion else f" {self.motion}"
 
+    def draw(self, times: torch.Tensor, palette: Palette) -> torch.Tensor:
+        """See `Moving`."""
+        alpha = coverage(self.shape, self.offsets(times), RADIUS[self.size])[:, None]
+        ground, colour = rgb(BACKGROUNDS[self.background]).view(3, 1, 1), rgb(palette[self.colour]).view(3, 1, 1)
+        return ground + alpha * (colour - ground)
+
 
 def read_caption(text: str) -> Clip | None:
     """The clip that a caption of this world describes, its start unknown (nan); None for any other text."""
     words = set(text.lower().replace(".", " ").replace(",", " ").split())
-
-    def one(options: Iterable[str]) -> str | None:
-        found = [word for word in options if word in words]
-        return found[0] if len(found) == 1 else None
-
-    direction = one(DIRECTIONS)
-    shape, colour, background, size = one(SHAPES), one(PALETTE), one(BACKGROUNDS), one(RADIUS)
-    if shape is None or colour is None or background is None or size is None or direction is None:
+    found = [words.intersection(options) for options in (SHAPES, PALETTE, BACKGROUNDS, RADIUS, DIRECTIONS)]
+    if any(len(one) != 1 for one in found):
         return None
+    shape, colour, background, size, direction = (one.pop() for one in found)
     speed = "slowly" if "slowly" in words and direction != "still" else ""
     return Clip(shape, colour, background, size, direction, speed, (float("nan"), float("nan")))
 
 
-def is_held_out(shape: str, colour: str, direction: str) -> bool:
-    """The fifth of the (shape, colour, direction) combinations that no training ever sees.
-
-    Each pair of shape and colour misses exactly one direction, and each direction is missed equally often.
-    """
-    total = SHAPES.index(shape) + list(PALETTE).index(colour) + list(DIRECTIONS).index(direction)
-    return total % len(DIRECTIONS) == 0
-
-
 def combinations(held_out: bool) -> list[tuple[str, str, str]]:
-    """All (shape, colour, direction) of one side of the split."""
-    return [c for c in product(SHAPES, PALETTE, DIRECTIONS) if is_held_out(*c) == held_out]
+    """All (shape, colour, direction) of one side of the split: the fifth that no training ever sees, or the others. Each pair of
+    shape and colour misses exactly one direction, and each direction is missed equally often."""
+    every = product(enumerate(SHAPES), enumerate(PALETTE), enumerate(DIRECTIONS))
+    return [(s, c, d) for (i, s), (j, c), (k, d) in every if ((i + j + k) % len(DIRECTIONS) == 0) == held_out]
 
 
 def vocabulary() -> list[str]:
@@ -192,13 +195,6 @@ def rgb(colour: tuple[int, int, int]) -> torch.Tensor:
     return torch.tensor(colour, dtype=torch.float32) / 127.5 - 1
 
 
-def render(batch: Sequence[Clip], times: torch.Tensor, palette: Palette = PALETTE) -> torch.Tensor:
+def render(batch: Sequence[Moving], times: torch.Tensor, palette: Palette = PALETTE) -> torch.Tensor:
     """Draw clips at `times` (f,) seconds -> (n, f, 3, 64, 64) in -1..1. `palette`: what the names of colours mean."""
-    centre = positions(batch, times)
-    grid = pixel_grid()
-    frames = torch.empty(len(batch), len(times), 3, SIZE, SIZE)
-    for i, c in enumerate(batch):
-        alpha = coverage(c.shape, grid - centre[i, :, None, None], RADIUS[c.size])[:, None]
-        ground, colour = rgb(BACKGROUNDS[c.background]).view(3, 1, 1), rgb(palette[c.colour]).view(3, 1, 1)
-        frames[i] = ground + alpha * (colour - ground)
-    return frames
+    return torch.stack([c.draw(times, palette) for c in batch])

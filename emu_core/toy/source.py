@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from ..base import Base
 from ..model.conditioning import KEYFRAMES, slots
 from ..training.processes import Processes
-from ..training.recipes import Clips, Recipe, World
+from ..training.recipes import Recipe, World
 from ..training.sources import Batch
 from ..weights import save_tensors
 from . import anything, shapes
@@ -27,16 +28,25 @@ from .autoencoder import encode
 from .judge import judge_clips
 
 HELD_OUT_SEED = 30_000  # of the clips that measure
+FIRST = torch.zeros(1)  # seconds of the starting frame
 
 
+@dataclass
 class LatentSource:
     """Latents (n, f, 4, 8, 8) of clips at fixed times. With `world.cache`, clips 0..cache-1 are encoded once, shared between
     processes, and kept in `folder`, under a key of everything that they depend on. `shrink`: pixels of the picture that become
     one; `palette`: what the names of colours mean."""
 
-    def __init__(self, vae: Any, world: World, times: Tensor, shrink: int = 1, palette: shapes.Palette = shapes.PALETTE) -> None:
-        self.vae, self.world, self.times, self.shrink, self.palette = vae, world, times, shrink, palette
-        self.cached: Tensor | None = None
+    vae: Any
+    world: World
+    folder: Path
+    processes: Processes
+    times: Tensor = FIRST
+    shrink: int = 1
+    palette: shapes.Palette = field(default_factory=lambda: shapes.PALETTE)
+
+    def __post_init__(self) -> None:
+        self.cached = self._read_or_encode() if self.world.cache else None
 
     def key(self) -> str:
         """A name for what is kept."""
@@ -45,16 +55,13 @@ class LatentSource:
         for name, value in sorted(self.vae.state_dict().items()):
             digest.update(name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         own = digest.hexdigest()[:24]
-        if self.shrink > 1:
-            own = hashlib.sha256(f"{own} {self.shrink}".encode()).hexdigest()[:24]
+        own = hashlib.sha256(f"{own} {self.shrink}".encode()).hexdigest()[:24] if self.shrink > 1 else own
         return own if self.palette is shapes.PALETTE else f"pastel-{own}"
 
-    def prepare(self, folder: Path, here: Processes) -> None:
-        """Encode what is to be kept, each process its share, or read it when its key fits."""
-        count = self.world.cache
-        if not count:
-            return
-        path = folder / f"latents-{self.key()}.safetensors"
+    def _read_or_encode(self) -> Tensor:
+        """What is kept, encoded by each process for its share unless it is there already."""
+        count, here = self.world.cache, self.processes
+        path = self.folder / f"latents-{self.key()}.safetensors"
         here.barrier()
         if not path.is_file():
             mine = range(here.rank, count, here.world)
@@ -64,24 +71,24 @@ class LatentSource:
             own = F.pad(own, [0] * (2 * own.dim() - 1) + [-(-count // here.world) - len(own)])
             together = here.gather(own.to(here.device)).cpu().unflatten(0, (here.world, -1))
             if here.main:
-                folder.mkdir(parents=True, exist_ok=True)
+                self.folder.mkdir(parents=True, exist_ok=True)
                 save_tensors({"latents": together.transpose(0, 1).flatten(0, 1)[:count]}, path)
             here.barrier()
         with safe_open(path, framework="pt") as file:
-            self.cached = file.get_tensor("latents")
+            return file.get_tensor("latents")
 
-    def encode(self, clips: Sequence[anything.Mixed]) -> Tensor:
+    def encode(self, clips: Sequence[shapes.Moving]) -> Tensor:
         """Latents of clips, in main memory."""
-        images = anything.render_mixed(clips, self.times, self.palette)
+        images = shapes.render(clips, self.times, self.palette)
         if self.shrink > 1:
             images = F.avg_pool2d(images.flatten(0, 1), self.shrink).unflatten(0, images.shape[:2])
         return encode(self.vae, images.to(self.vae.device)).cpu()
 
-    def clips(self, indices: Iterable[int]) -> list[anything.Mixed]:
+    def clips(self, indices: Iterable[int]) -> list[shapes.Moving]:
         """The world's clips of these numbers."""
         return anything.mixed(self.world.seed, list(indices), self.world.anything)
 
-    def __call__(self, indices: Iterable[int]) -> tuple[list[anything.Mixed], Tensor]:
+    def __call__(self, indices: Iterable[int]) -> tuple[list[shapes.Moving], Tensor]:
         """Clips and latents of samples `indices`; beyond the cache's size they come round again, in another order."""
         if self.cached is None:
             clips = self.clips(indices)
@@ -99,12 +106,6 @@ def _shuffled(index: int, count: int) -> int:
     return (place * step + 7919 * lap) % count
 
 
-def frame_times(clips: Clips, role: str) -> Tensor:
-    """Seconds of each frame: F's from 0; I's so that its first keyframe is at 0."""
-    first = slots(KEYFRAMES)[0] if role == "I" else 0
-    return (torch.arange(clips.frames) - first) / clips.fps
-
-
 class WorldSource:
     """See `training.sources.Source`. Those that measure are combinations that are never trained on."""
 
@@ -112,14 +113,12 @@ class WorldSource:
         self.recipe, self.device = recipe, processes.device
         height, width = recipe.clips.size
         if height != width or shapes.SIZE % height:
-            half = shapes.SIZE // 2
-            raise ValueError(
-                f"the procedural world draws {shapes.SIZE} x {shapes.SIZE} pixels or a whole part of it, found clips.size="
-                f"{height},{width}: choose {half},{half}, or give clips.shards"
-            )
-        times = frame_times(recipe.clips, recipe.role)
-        self.latents = LatentSource(base.vae, recipe.world, times, shapes.SIZE // height)
-        self.latents.prepare(folder, processes)
+            size, half = shapes.SIZE, shapes.SIZE // 2
+            draws = f"the procedural world draws {size} x {size} pixels or a whole part of it, found clips.size={height},{width}"
+            raise ValueError(f"{draws}: choose {half},{half}, or give clips.shards")
+        first = slots(KEYFRAMES)[0] if recipe.role == "I" else 0  # I's first keyframe is at 0 seconds
+        times = (torch.arange(recipe.clips.frames) - first) / recipe.clips.fps
+        self.latents = LatentSource(base.vae, recipe.world, folder, processes, times, shapes.SIZE // height)
 
     def stream(self, positions: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """See `Source`; the clips word their captions, which may lack a part."""
@@ -130,13 +129,11 @@ class WorldSource:
     @cached_property
     def kept_out(self) -> Batch:
         """As many as the recipe asks for."""
-        batch = self._held_out(self.recipe.clips.validation)
-        batch.latents = batch.latents.float().to(self.device)
-        return batch
+        return self._held_out(self.recipe.clips.validation, self.device)
 
     def examples(self, count: int) -> Batch:
         """The first of those that measure; a few of I's longer ones."""
-        return self._held_out(count if self.recipe.role == "F" else 4)
+        return self._held_out(count if self.recipe.role == "F" else 4, torch.device("cpu"))
 
     def judge(self, videos: Tensor) -> dict[str, float]:
         """How many move as asked, and how still the still are, where the detectors can read the pictures."""
@@ -144,7 +141,7 @@ class WorldSource:
             return {}
         return judge_clips(shapes.clips(HELD_OUT_SEED, range(len(videos)), held_out=True), videos, self.latents.times)
 
-    def _held_out(self, count: int) -> Batch:
+    def _held_out(self, count: int, device: torch.device) -> Batch:
         clips = shapes.clips(HELD_OUT_SEED, range(count), held_out=True)
         latents = self.latents.encode(clips) if clips else torch.empty(0)
-        return Batch(range(count), [c.caption for c in clips], latents)
+        return Batch(range(count), [c.caption for c in clips], latents.to(device))

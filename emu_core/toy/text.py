@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 from . import shapes
 
 PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
-MAX_TOKENS = 20
+MAX_TOKENS, WIDTH = 20, 128
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -25,9 +25,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special, model_max_length=MAX_TOKENS)
 
 
-def build_text_encoder(vocabulary_size: int, width: int = 128, layers: int = 2) -> CLIPTextModel:
+def build_text_encoder(vocabulary_size: int) -> CLIPTextModel:
     """A small text encoder with fresh weights."""
-    sizes: Any = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers, "num_attention_heads": 4}
+    sizes: Any = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
     tokens: Any = {"max_position_embeddings": MAX_TOKENS, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     return CLIPTextModel(CLIPTextConfig(vocab_size=vocabulary_size, hidden_act="quick_gelu", **sizes, **tokens))
 

@@ -26,7 +26,7 @@ from .autoencoder import decode
 from .detect import read_frames
 from .judge import agreement
 from .source import LatentSource
-from .text import build_text_encoder, build_tokenizer, token_ids
+from .text import WIDTH, build_text_encoder, build_tokenizer, token_ids
 
 SCHEDULE = ScheduleConfig()
 STEPS, TEXT_GUIDANCE = 20, 3.0  # recommended for the starting frame
@@ -36,11 +36,11 @@ WORD_LOSS = 0.1
 leaves the words of motion faint in the text states, which are all that a stack on the frozen model has of them."""
 
 
-def build_unet(widths: tuple[int, ...] = (128, 128), layers: int = 1, context: int = 128) -> UNet2DConditionModel:
+def build_unet(widths: tuple[int, ...], layers: int) -> UNet2DConditionModel:
     """Stable Diffusion's layout at two levels, 8 x 8 and 4 x 4, with attention at both."""
     n = len(widths)
     kinds = {"down_block_types": ("CrossAttnDownBlock2D",) * n, "up_block_types": ("CrossAttnUpBlock2D",) * n}
-    sizes = {"block_out_channels": widths, "layers_per_block": layers, "cross_attention_dim": context, "attention_head_dim": 4}
+    sizes = {"block_out_channels": widths, "layers_per_block": layers, "cross_attention_dim": WIDTH, "attention_head_dim": 4}
     return UNet2DConditionModel(sample_size=shapes.SIZE // 8, norm_num_groups=32, **kinds, **sizes)
 
 
@@ -60,19 +60,24 @@ class _Module(nn.Module):
     def forward(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
         clips, latents = self.source(indices)
         captions = [c.said(generator, self.recipe.given.text_drop, keep_motion=False) for c in clips]
-        x0 = latents[:, 0]
-        t = stratified_timesteps(SCHEDULE, len(x0), generator)
-        noise = torch.randn(x0.shape, generator=generator)
         ids = token_ids(self.tokenizer, captions)
         states = self.text_encoder(ids).last_hidden_state
-        output = self.unet(add_noise(SCHEDULE, x0, noise, t), t, states).sample
-        image_loss = F.mse_loss(output, target(SCHEDULE, x0, noise, t))
+        image_loss = denoising_loss(self.unet, SCHEDULE, latents[:, 0], states, generator)
         word_loss = F.cross_entropy(self.read_back(F.layer_norm(states, states.shape[-1:])).flatten(0, 1), ids.flatten())
         return image_loss + WORD_LOSS * word_loss, {"image_loss": image_loss.item(), "word_loss": word_loss.item()}
 
     def states(self, captions: list[str]) -> Tensor:
         """Text states (n, tokens, width)."""
         return self.text_encoder(token_ids(self.tokenizer, captions)).last_hidden_state
+
+
+def denoising_loss(unet: Any, schedule: ScheduleConfig, x0: Tensor, states: Tensor, generator: torch.Generator) -> Tensor:
+    """Mean square error of the U-Net's output for clean latents x0 (n, 4, h, w) and text states, at timesteps all over the
+    schedule."""
+    t = stratified_timesteps(schedule, len(x0), generator)
+    noise = torch.randn(x0.shape, generator=generator)
+    output = unet(add_noise(schedule, x0, noise, t), t, states).sample
+    return F.mse_loss(output, target(schedule, x0, noise, t))
 
 
 def draw(unet: Any, vae: Any, states: Callable[[list[str]], Tensor], captions: list[str], schedule: ScheduleConfig) -> Tensor:
@@ -82,6 +87,18 @@ def draw(unet: Any, vae: Any, states: Callable[[list[str]], Tensor], captions: l
     denoise = GuidedDenoiser(lambda x, t, call: unet(x, t, texts[call.text]).sample, plan)
     noise = torch.randn(len(captions), 4, 8, 8, generator=torch.Generator().manual_seed(0))
     return decode(vae, sample(denoise, noise, schedule, STEPS))
+
+
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "requires_safety_checker": False,
+    **dict.fromkeys(("feature_extractor", "image_encoder", "safety_checker"), [None, None]),
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
 
 
 class TextToImageTask(Task):
@@ -94,8 +111,7 @@ class TextToImageTask(Task):
         if not vae_folder.is_dir():
             raise ValueError(f"recipe {recipe.name!r} needs an autoencoder in {vae_folder}: run `emu-video train tiny-vae` first")
         self.vae = AutoencoderKL.from_pretrained(vae_folder).eval().requires_grad_(False)
-        source = LatentSource(self.vae, recipe.world, torch.zeros(1))
-        source.prepare(folder, processes)
+        source = LatentSource(self.vae, recipe.world, folder, processes)
         torch.manual_seed(recipe.optimisation.seed)
         self.module = _Module(recipe, source)
 
@@ -118,23 +134,7 @@ class TextToImageTask(Task):
             copy = type(part).from_config(part.config) if name != "text_encoder" else type(part)(part.config)
             copy.load_state_dict(part.state_dict())
             copy.half().save_pretrained(folder / name)
-        complete_folder(folder)
-
-
-PARTS = {
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
-NONE = dict.fromkeys(("feature_extractor", "image_encoder", "safety_checker"), [None, None])
-INDEX = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False, **NONE, **PARTS}
-
-
-def complete_folder(folder: Path) -> None:
-    """Write what a diffusers folder holds beside its weights, and what we recommend for sampling."""
-    build_scheduler("ddim", SCHEDULE).save_pretrained(folder / "scheduler")
-    (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2, sort_keys=True) + "\n")
-    recommended = {"family": "tiny", "steps": STEPS, "text_guidance": TEXT_GUIDANCE}
-    (folder / DEFAULTS_FILE).write_text(json.dumps(recommended, indent=2) + "\n")
+        build_scheduler("ddim", SCHEDULE).save_pretrained(folder / "scheduler")
+        (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2, sort_keys=True) + "\n")
+        recommended = {"family": "tiny", "steps": STEPS, "text_guidance": TEXT_GUIDANCE}
+        (folder / DEFAULTS_FILE).write_text(json.dumps(recommended, indent=2) + "\n")

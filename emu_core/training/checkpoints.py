@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from .processes import Processes
 
 KEPT = 2  # the newest, and one before
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is one process
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -36,7 +35,8 @@ def newest(folder: Path) -> Path:
 
 
 def save(state: dict[str, Any], folder: Path, step: int, processes: Processes) -> None:
-    """Write `state` (tensors, plain or sharded, by name) as the checkpoint of `step`, each process its share."""
+    """Write `state` (tensors, plain or sharded, by name) as the checkpoint of `step`, each process its share. OSError if it
+    cannot be written; the one before stays."""
     target = folder / f"checkpoint-{step:08d}"
     part = folder / f".{target.name}.part"
     if processes.main:
@@ -45,12 +45,13 @@ def save(state: dict[str, Any], folder: Path, step: int, processes: Processes) -
         part.mkdir(parents=True)
     processes.barrier()
     try:
-        with _quiet():
-            dcp.save(state, checkpoint_id=part, no_dist=processes.world == 1)
+        dcp.save(state, checkpoint_id=part, no_dist=processes.world == 1)
     except (CheckpointException, OSError, RuntimeError) as error:
         shutil.rmtree(part, ignore_errors=True)
+        own = next(iter(getattr(error, "failures", {}).values()), error)  # a process's own, of the list that torch makes
+        cause = str(own[0] if isinstance(own, tuple) else own).strip() or type(own).__name__
         advice = "make room on the disk, then go on with --resume; the checkpoint before is untouched"
-        raise OSError(f"{target} could not be written ({_cause(error)}): {advice}") from error
+        raise OSError(f"{target} could not be written ({cause.splitlines()[0]}): {advice}") from error
     processes.barrier()  # all shares are written
     if processes.main:
         if target.exists():
@@ -61,31 +62,13 @@ def save(state: dict[str, Any], folder: Path, step: int, processes: Processes) -
     processes.barrier()
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch warns that one process is one process."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
-
-
-def _cause(error: BaseException) -> str:
-    """The first line of what went wrong, of a process's own error rather than of the list that torch makes of them."""
-    inner = next(iter(getattr(error, "failures", {}).values()), error)
-    inner = inner[0] if isinstance(inner, tuple) else inner
-    return str(inner).strip().splitlines()[0] if str(inner).strip() else type(inner).__name__
-
-
 def load(state: dict[str, Any], path: Path, processes: Processes) -> None:
     """Read a checkpoint into the tensors of `state`, in place; ValueError if it holds others."""
     saved = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
-    if saved.keys() != state.keys():
-        strange = sorted(saved.keys() ^ state.keys())
+    if strange := sorted(saved.keys() ^ state.keys()):
         raise ValueError(f"{path} holds other parameters than this recipe trains, such as {strange[0]}: use the same recipe")
-    shapes = {name: tuple(getattr(entry, "size", ())) for name, entry in saved.items()}
     for name, tensor in state.items():
-        if shapes[name] != tuple(tensor.shape):
-            found = f"{path} holds {name} of shape {shapes[name]}, this recipe trains {tuple(tensor.shape)}"
-            raise ValueError(f"{found}: resume with the same recipe")
-    with _quiet():
-        dcp.load(state, checkpoint_id=path, no_dist=processes.world == 1)
+        shape, own = tuple(getattr(saved[name], "size", ())), tuple(tensor.shape)
+        if shape != own:
+            raise ValueError(f"{path} holds {name} of shape {shape}, this recipe trains {own}: resume with the same recipe")
+    dcp.load(state, checkpoint_id=path, no_dist=processes.world == 1)

@@ -19,21 +19,19 @@ from ..media.files import whole_file
 RECIPE_FILE, LOG_FILE, BAD_BATCH = "recipe.json", "log.jsonl", "bad_batch.pt"
 
 
-def check_folder(
-    folder: Path,
-    needed: int = 0,
-    what: str = "the checkpoints of this run",
-    advice: str = "make room, or name another folder with --out",
-) -> None:
-    """Make a folder. ValueError if it cannot be written, or has no room for `needed` bytes: of `what`, and what to do."""
+ROOM = "the checkpoints of this run", "make room, or name another folder with --out"
+
+
+def check_folder(folder: Path, needed: int = 0, room: tuple[str, str] = ROOM) -> None:
+    """Make a folder. ValueError if it cannot be written, or lacks the `needed` bytes; `room`: what needs them, and what to do."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(f"{folder} cannot be written ({error.strerror}): name another folder with --out") from error
     free = shutil.disk_usage(folder).free
     if free < needed:
+        what, advice = room
         raise ValueError(f"{folder} has {free / 2**30:.1f} GB of free space, and {what} need {needed / 2**30:.1f} GB: {advice}")
 
 

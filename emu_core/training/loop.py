@@ -7,6 +7,7 @@ continues exactly as if it had never stopped, and no generator state has to be s
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -76,6 +77,7 @@ class Trainer:
         self.recipe, self.task, self.folder, self.processes = recipe, task, folder, processes
         self.config, self.compute = recipe.optimisation, recipe.compute
         self.share = shares(self.config.batch, processes.world, self.compute.micro)
+        self.micro = self.compute.micro or self.share
         task.module.to(processes.device)
         self.parallel = Parallel(task.module, self.compute.parallel, processes)
         self.trained = {n: p for n, p in task.module.named_parameters() if p.requires_grad}
@@ -88,7 +90,6 @@ class Trainer:
         self.step = 0
         self.started = time.monotonic()
         self.elapsed = 0.0
-        self.samples: Iterator[Any] | None = None
 
     # -- checkpoints
 
@@ -181,8 +182,11 @@ class Trainer:
     def steps(self, max_minutes: float = math.inf) -> Iterator[dict[str, float]]:
         """Train; the figures of each step, with those of what is due after it."""
         end, every, steps = self.started + 60 * max_minutes, self.recipe.every, self.config.steps
+        mine = [self.processes.rank * self.share + i for i in range(0, self.share, self.micro)]  # in each batch
+        firsts = (step * self.config.batch + i for step in range(self.step, steps) for i in mine)
+        samples = self.task.stream(range(first, first + self.micro) for first in firsts)
         while self.step < steps:
-            figures = self.one_step()
+            figures = self.one_step(samples)
             if every.validate and (self.step % every.validate == 0 or self.step == steps):
                 with torch.no_grad(), self.autocast():
                     figures |= self.task.validate()
@@ -203,28 +207,17 @@ class Trainer:
         frozen = self.recipe.task == "video" and self.recipe.method.trained == "stack"
         return torch.autocast(self.processes.device.type, precision, enabled=precision != torch.float32 and not frozen)
 
-    def _positions(self) -> Iterator[range]:
-        """This process's samples, one range for each forward pass, from the current step to the end."""
-        micro = self.compute.micro or self.share
-        for step in range(self.step, self.config.steps):
-            first = step * self.config.batch + self.processes.rank * self.share
-            yield from (range(i, min(i + micro, first + self.share)) for i in range(first, first + self.share, micro))
-
-    def one_step(self) -> dict[str, float]:
+    def one_step(self, stream: Iterator[Any]) -> dict[str, float]:
         """Move the weights once, by the whole batch; loss, norm of the gradients and what the module says."""
         config = self.config
-        if self.samples is None:
-            self.samples = self.task.stream(self._positions())
         generator = step_generator(config.seed, self.step, self.processes.rank)
         for group in self.optimiser.param_groups:
             group["lr"] = config.rate * rate_factor(self.step, config)
         self.optimiser.zero_grad(set_to_none=True)
-        passes = -(-self.share // (self.compute.micro or self.share))
+        passes = self.share // self.micro
         together: dict[str, list[torch.Tensor]] = {}
-        samples = []
-        for i in range(passes):
-            sample = next(self.samples)
-            samples.append(sample)
+        samples = list(itertools.islice(stream, passes))
+        for i, sample in enumerate(samples):
             with self.parallel.accumulating(last=i == passes - 1):
                 with self.autocast():
                     loss, figures = self.parallel.module(sample, generator, self.step / config.steps)
@@ -232,30 +225,22 @@ class Trainer:
             for name, value in {"loss": loss.detach(), **figures}.items():
                 together.setdefault(name, []).append(torch.as_tensor(value, dtype=torch.float64).cpu())
         self._stop_unless_finite(float(torch.stack(together["loss"]).mean()), "loss", samples)
-        norm = self._update(samples)
+        self.scaler.unscale_(self.optimiser)
+        norm = float(whole(nn.utils.clip_grad_norm_(list(self.trained.values()), config.clip)))
+        if not self.scaler.is_enabled():  # else a step with infinite gradients is left out and the scale lowered
+            self._stop_unless_finite(norm, "gradient norm", samples)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         self.step += 1
         self._average()
         means = {name: torch.stack(values).nanmean() for name, values in together.items()}
         loss = self.processes.mean(means.pop("loss").to(self.processes.device))
         return {"loss": float(loss), "grad_norm": norm, **{k: float(v) for k, v in means.items() if not v.isnan()}}
 
-    def _update(self, samples: list[Any]) -> float:
-        """Clip the gradients and move the weights; returns the gradients' norm before."""
-        self.scaler.unscale_(self.optimiser)
-        norm = nn.utils.clip_grad_norm_(list(self.trained.values()), self.config.clip)
-        value = float(whole(norm))
-        if not self.scaler.is_enabled():  # else a step with infinite gradients is left out and the scale lowered
-            self._stop_unless_finite(value, "gradient norm", samples)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        return value
-
     def _average(self) -> None:
         keep = min(self.config.ema, self.step / (self.step + 10))
         averages, live = list(self.average.values()), [p.detach() for p in self.trained.values()]
-        if self.compute.ema_on_cpu:
-            live = [p.to("cpu") for p in live]
-        torch._foreach_lerp_(averages, live, 1 - keep)
+        torch._foreach_lerp_(averages, [p.cpu() for p in live] if self.compute.ema_on_cpu else live, 1 - keep)
 
     def _stop_unless_finite(self, value: float, what: str, samples: list[Any]) -> None:
         """One process that stops alone would leave the others waiting: all stop, and those concerned save their batch."""
@@ -263,8 +248,9 @@ class Trainer:
         if not self.processes.any(bad):
             return
         path = self.folder / BAD_BATCH
+        if bad and self.processes.world > 1:
+            path = path.with_stem(f"{path.stem}_{self.processes.rank}")
         if bad:
-            path = path.with_stem(f"{path.stem}_{self.processes.rank}") if self.processes.world > 1 else path
             torch.save({"step": self.step, "samples": [getattr(s, "to_save", lambda s=s: list(s))() for s in samples]}, path)
         raise RuntimeError(f"{what} is {value} at step {self.step}; the batch is in {path}")
 
@@ -275,7 +261,6 @@ def shares(batch: int, world: int, micro: int) -> int:
         raise ValueError(f"batch {batch} does not divide over {world} processes: choose another optimisation.batch")
     share = batch // world
     if micro and share % micro:
-        raise ValueError(
-            f"a process's {share} of the batch of {batch} do not divide into compute.micro={micro}: choose a divisor of {share}"
-        )
+        found = f"a process's {share} of the batch of {batch} do not divide into compute.micro={micro}"
+        raise ValueError(f"{found}: choose a divisor of {share}")
     return share

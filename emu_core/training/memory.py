@@ -53,11 +53,12 @@ class Needs:
         return f"{self.total / GB:.1f} GB in all: {parts}, other {OVERHEAD / GB:.1f} GB"
 
 
-class _Kept:
+class _Kept(TorchFunctionMode):
     """Adds up what autograd keeps: each storage once, parameters not at all. Recomputed parts count by their inputs, and by the
     largest of them, which is made again while the backward pass is in it."""
 
     def __init__(self, parameters: Iterator[nn.Parameter]) -> None:
+        super().__init__()
         self.known = {p.untyped_storage()._cdata for p in parameters}
         self.alive: list[torch.Tensor] = []  # a freed storage's address would be used again
         self.total, self.largest = 0, 0
@@ -84,25 +85,16 @@ class _Kept:
         self.total, self.largest = before, max(largest, inner)
         return output
 
-
-class _Fused(torch.autograd.Function):
-    """Attention as fused kernels keep it: query, key, value and output, not the matrix of all pairs."""
-
-    @staticmethod
-    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        output = torch.empty_like(q)
-        ctx.save_for_backward(q, k, v, output)
-        return output
-
-
-class _FusedAttention(TorchFunctionMode):
-    """On the meta device torch would choose the form that writes the matrix out."""
-
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is nn.functional.scaled_dot_product_attention:
-            values = {**dict(zip(("query", "key", "value"), args, strict=False)), **(kwargs or {})}
-            return _Fused.apply(values["query"], values["key"], values["value"])
-        return function(*args, **(kwargs or {}))
+        """Attention as fused kernels keep it: query, key, value and output, not the matrix of all pairs, which torch would write
+        out on the meta device."""
+        if function is not nn.functional.scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
+        given = [*args, *(kwargs or {}).values()][:3]
+        output = torch.empty_like(given[0]).requires_grad_(any(tensor.requires_grad for tensor in given))
+        for tensor in (*given, output) if output.requires_grad else ():
+            self.add(tensor)
+        return output
 
 
 @lru_cache(maxsize=64)
@@ -130,7 +122,7 @@ def _counted(
             module.register_forward_hook(norm_in_full)
     height, width = (side // 8 for side in size)
     channels = unet.config["in_channels"]
-    with torch.device("meta"), _FusedAttention(), torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+    with torch.device("meta"), kept, torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
         x = torch.empty(1, frames, channels, height, width, dtype=torch.bfloat16)
         text = torch.empty(1, 77, config["cross_attention_dim"], dtype=torch.bfloat16)
         given = torch.empty(1, frames, channels + 1, height, width, dtype=torch.bfloat16)
@@ -182,9 +174,10 @@ def fit(recipe: Recipe, size: str) -> tuple[Recipe, str]:
         here = override(recipe, {"compute.checkpointing": checkpointing, "compute.ema_on_cpu": ema_on_cpu})
         least.append(needs(here, 1))
         if least[-1].total <= limit:
-            micro = _most(here, limit)
-            here = override(here, {"compute.micro": micro})
-            return here, _said(here, needs(here, micro), size)
+            batch, micro = recipe.optimisation.batch, 1
+            while batch % (2 * micro) == 0 and 2 * micro <= MOST_AT_ONCE and needs(here, 2 * micro).total <= limit:
+                micro *= 2
+            return override(here, {"compute.micro": micro}), _said(here, micro, size)
     smallest = min(least, key=lambda need: need.total)
     advice = "" if recipe.method.stack == "slim" else "; --ablation slim has fewer temporal layers"
     raise ValueError(
@@ -193,21 +186,10 @@ def fit(recipe: Recipe, size: str) -> tuple[Recipe, str]:
     )
 
 
-def _most(recipe: Recipe, limit: int) -> int:
-    """The most clips at a time, a divisor of the batch, that stay within the limit."""
-    batch, micro = recipe.optimisation.batch, 1
-    while batch % (2 * micro) == 0 and 2 * micro <= MOST_AT_ONCE and needs(recipe, 2 * micro).total <= limit:
-        micro *= 2
-    return micro
-
-
-def _said(recipe: Recipe, need: Needs, size: str) -> str:
+def _said(recipe: Recipe, micro: int, size: str) -> str:
     compute, batch = recipe.compute, recipe.optimisation.batch
-    parts = [
-        f"batch {batch} as {batch // compute.micro} x {compute.micro}",
-        compute.precision,
-        "gradient checkpointing" if compute.checkpointing else "no gradient checkpointing",
-        f"latents and texts kept on disk ({recipe.clips.starts or 'all'} cuts a video)",
-        "average in main memory" if compute.ema_on_cpu else "average on the GPU",
-    ]
-    return f"--fit {size} chose: {', '.join(parts)}. It needs {need}."
+    checkpointing = "gradient checkpointing" if compute.checkpointing else "no gradient checkpointing"
+    kept = f"latents and texts kept on disk ({recipe.clips.starts or 'all'} cuts a video)"
+    average = "average in main memory" if compute.ema_on_cpu else "average on the GPU"
+    parts = f"batch {batch} as {batch // micro} x {micro}", compute.precision, checkpointing, kept, average
+    return f"--fit {size} chose: {', '.join(parts)}. It needs {needs(recipe, micro)}."

@@ -72,49 +72,39 @@ def stage3_16frames(scale: Scale) -> Recipe:
 
 def hq_finetune(scale: Scale) -> Recipe:
     """F again on the few clips of high quality and much motion (`emu-video select SHARDS hq --hq`), at a low rate."""
-    recipe = _stage(scale, "hq_finetune", scale.hq, scale.full, 8, 4.0)
-    return override(recipe, {"clips.selection": "hq", "optimisation.weight_decay": 1e-4})
+    changes = {"clips.selection": "hq", "optimisation.weight_decay": 1e-4}
+    return override(_stage(scale, "hq_finetune", scale.hq, scale.full, 8, 4.0), changes)
 
 
 def interpolation(scale: Scale) -> Recipe:
     """Stack I, from F: 37 frames at 16 fps of which 8 are given, with noise on the given latents."""
-    frames, figures, noise = slot_count(KEYFRAMES), scale.interpolation, scale.image_noise
-    recipe = _stage(scale, "interpolation", figures, scale.full, frames, 16.0, role="I", recommended=scale.recommended_of_i)
-    return override(recipe, {"given.image_noise": noise})
+    own = {
+        "role": "I",
+        "recommended": scale.recommended_of_i,
+        "given": Given(first_frame=scale.first_frame, image_noise=scale.image_noise),
+    }
+    return _stage(scale, "interpolation", scale.interpolation, scale.full, slot_count(KEYFRAMES), 16.0, **own)
 
 
-Stage = Callable[[Scale], Recipe]
 _IN_ORDER = (stage1_256px, stage2_512px, stage3_16frames, hq_finetune, interpolation)
-STAGES: dict[str, Stage] = {stage.__name__: stage for stage in _IN_ORDER}
+STAGES: dict[str, Callable[[Scale], Recipe]] = {stage.__name__: stage for stage in _IN_ORDER}
 """In the order in which the paper runs them."""
 
 
-@dataclass(frozen=True)
-class Ablation:
-    """One change of the design: what it is, and the settings."""
-
-    about: str
-    changes: dict[str, Any]
-
-
-ABLATIONS = {
-    "direct": Ablation("no image conditioning: text to video in one step", {"method.image": False}),
-    "standard_snr": Ablation(
-        "the schedule of latent diffusion models throughout, without zero terminal SNR", {"schedule.zero_snr": False}
-    ),
-    "all_trained": Ablation("the image model's U-Net is trained with the temporal layers", {"method.trained": "all"}),
-    "single_stage": Ablation("full resolution from the start, without stage 1", {"start.init": ""}),
-    "learned_mixing": Ablation(
-        "learned weights between a layer's input and output, as in Align Your Latents (arXiv 2304.08818)",
-        {"method.mixing": "learned", "method.start": "random"},
-    ),
-    "correlated_noise": Ablation(
-        "half of the noise's power is the same in all frames of a clip, as in PYoCo (arXiv 2305.10474, alpha 1)",
-        {"method.shared_noise": 1.0},
-    ),
-    "random_start": Ablation("temporal layers start from random weights instead of the identity", {"method.start": "random"}),
-    "slim": Ablation("not the paper's: fewer and narrower temporal layers, for small GPUs", {"method.stack": "slim"}),
+_SNR = "the schedule of latent diffusion models throughout, without zero terminal SNR"
+_MIXING = "learned weights between a layer's input and output, as in Align Your Latents (arXiv 2304.08818)"
+_NOISE = "half of the noise's power is the same in all frames of a clip, as in PYoCo (arXiv 2305.10474, alpha 1)"
+ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "direct": ("no image conditioning: text to video in one step", {"method.image": False}),
+    "standard_snr": (_SNR, {"schedule.zero_snr": False}),
+    "all_trained": ("the image model's U-Net is trained with the temporal layers", {"method.trained": "all"}),
+    "single_stage": ("full resolution from the start, without stage 1", {"start.init": ""}),
+    "learned_mixing": (_MIXING, {"method.mixing": "learned", "method.start": "random"}),
+    "correlated_noise": (_NOISE, {"method.shared_noise": 1.0}),
+    "random_start": ("temporal layers start from random weights instead of the identity", {"method.start": "random"}),
+    "slim": ("not the paper's: fewer and narrower temporal layers, for small GPUs", {"method.stack": "slim"}),
 }
+"""Changes of the design: what each is, and its settings."""
 
 
 def ablate(recipe: Recipe, names: Sequence[str]) -> Recipe:
@@ -122,7 +112,7 @@ def ablate(recipe: Recipe, names: Sequence[str]) -> Recipe:
     for name in names:
         if name not in ABLATIONS:
             raise ValueError(f"unknown ablation {name!r}: expected one of {', '.join(ABLATIONS)}")
-        recipe = override(recipe, ABLATIONS[name].changes)
+        recipe = override(recipe, ABLATIONS[name][1])
     return recipe
 
 
@@ -140,9 +130,10 @@ class Chain:
 
     def recipes(self, scale: Scale, ablations: Sequence[str] = ()) -> list[Recipe]:
         """The stages' recipes, ablated, the fine-tuning with the clip's length of the stage before."""
-        single = "single_stage" in ablations
         made: list[Recipe] = []
-        for name in self.stages[1:] if single and self.stages[0] == "stage1_256px" else self.stages:
+        for name in self.stages:
+            if name == "stage1_256px" and "single_stage" in ablations:
+                continue
             recipe = STAGES[name](scale)
             if name == "hq_finetune" and made:
                 recipe = override(recipe, {"clips.frames": made[-1].clips.frames, "clips.fps": made[-1].clips.fps})

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,11 +76,8 @@ def processes(need_group: bool = False) -> Iterator[Processes]:
     if (world == 1 and not need_group) or dist.is_initialized():
         yield Processes(rank, world, device)
         return
-    backend = dist.get_default_backend_for_device(device)
-    if "MASTER_ADDR" in os.environ:
-        dist.init_process_group(backend)
-    else:  # a process of its own that wants to shard
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    alone: Any = {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # a process of its own that wants to shard
+    dist.init_process_group(dist.get_default_backend_for_device(device), **({} if "MASTER_ADDR" in os.environ else alone))
     try:
         yield Processes(rank, world, device)
     finally:
@@ -97,7 +94,6 @@ class Parallel:
 
     def __init__(self, module: nn.Module, mode: str, processes: Processes) -> None:
         self.sharded, self.world = mode == "fsdp", processes.world
-        self.inner: Any = module
         self.module: Any = module
         if self.sharded:
             from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # takes a second
@@ -116,25 +112,20 @@ class Parallel:
     def accumulating(self, last: bool) -> Iterator[None]:
         """Gradients of the processes are only brought together in the last of several backward passes."""
         if self.sharded:
-            self.inner.set_requires_gradient_sync(last)
+            self.module.set_requires_gradient_sync(last)
+        together = last or self.sharded or self.world == 1
+        with nullcontext() if together else self.module.no_sync():
             yield
-        elif last or self.world == 1:
-            yield
-        else:
-            with self.module.no_sync():
-                yield
 
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor of which each process may have a share only. Every process has to ask."""
-    full = getattr(tensor, "full_tensor", None)
-    return tensor if full is None else full()
+    return getattr(tensor, "full_tensor", lambda: tensor)()
 
 
 def local(tensor: Tensor) -> Tensor:
     """This process's share of a tensor."""
-    share = getattr(tensor, "to_local", None)
-    return tensor if share is None else share()
+    return getattr(tensor, "to_local", lambda: tensor)()
 
 
 def fingerprint(modules: Sequence[nn.Module]) -> str:

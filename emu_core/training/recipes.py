@@ -147,32 +147,21 @@ class Recipe:
     network: Network = Network()
 
 
-FLAT = {
-    "base": "start.base",
-    "init": "start.init",
-    "tokenizer": "start.tokenizer",
-    "text_drop": "given.text_drop",
-    "image_drop": "given.image_drop",
-    "first_frame": "given.first_frame",
-    "image_noise": "given.image_noise",
-    "image_noise_inference": "recommended.image_noise",
-    "text_guidance": "recommended.text_guidance",
-    "image_guidance": "recommended.image_guidance",
-    "sampling_steps": "recommended.steps",
-    "t_power": "optimisation.t_power",
-    "sheet_every": "every.sheet",
-    "save_every": "every.save",
-    "validate_every": "every.validate",
-    "world_seed": "world.seed",
-    "anything": "world.anything",
-    "cache": "world.cache",
-    "widths": "network.widths",
-    "layers": "network.layers",
+_MOVED = {
+    "start": "base init tokenizer",
+    "given": "text_drop image_drop first_frame image_noise",
+    "recommended": "text_guidance image_guidance",
+    "optimisation": "t_power",
+    "world": "anything cache",
+    "network": "widths layers",
 }
+FLAT = {name: f"{part}.{name}" for part, names in _MOVED.items() for name in names.split()}
+FLAT |= {f"{name}_every": f"every.{name}" for name in ("sheet", "save", "validate")}
+FLAT |= {"image_noise_inference": "recommended.image_noise", "sampling_steps": "recommended.steps", "world_seed": "world.seed"}
 """Where the settings are that version 0.1 had in the recipe itself; its files and its names on the command line are read."""
 
 
-def from_dict(values: dict[str, Any]) -> Recipe:
+def from_dict(values: Any) -> Recipe:
     """A recipe from the form that `dataclasses.asdict` and JSON give it, as each run's recipe.json holds it. ValueError for
     settings that are unknown, missing or of the wrong form."""
     if not isinstance(values, dict):
@@ -187,9 +176,9 @@ def from_dict(values: dict[str, Any]) -> Recipe:
 
 def _from_dict(kind: Any, values: Any, path: str) -> Any:
     fields = typing.get_type_hints(kind)
-    if not isinstance(values, dict) or (strange := sorted(set(values) - set(fields))):
-        found = strange[0] if isinstance(values, dict) else type(values).__name__
-        raise ValueError(f"{path or 'a recipe'} should hold the settings {', '.join(fields)}, found {found}")
+    strange = sorted(values.keys() - fields.keys()) if isinstance(values, dict) else [type(values).__name__]
+    if strange:
+        raise ValueError(f"{path or 'a recipe'} should hold the settings {', '.join(fields)}, found {strange[0]}")
     made = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(fields[name]):
@@ -223,20 +212,19 @@ def _set(config: Any, path: list[str], value: Any, name: str) -> Any:
     if own not in fields or dataclasses.is_dataclass(fields[own]) != bool(deeper):
         known = sorted(f"{k}." if dataclasses.is_dataclass(v) else k for k, v in fields.items())
         raise ValueError(f"unknown setting {name!r}: expected one of {', '.join(known)}")
-    value = _set(fields[own], deeper, value, name) if deeper else _read(fields[own], value, name)
+    old = fields[own]
+    if deeper:
+        value = _set(old, deeper, value, name)
+    elif isinstance(value, str):
+        try:
+            value = _read(old, value)
+        except (KeyError, ValueError) as error:
+            expected = "true or false" if isinstance(old, bool) else type(old).__name__
+            raise ValueError(f"setting {name!r} must be {expected}, found {value!r}") from error
     return dataclasses.replace(config, **{own: value})
 
 
-def _read(old: Any, value: Any, name: str) -> Any:
-    kind = type(old)
-    if not isinstance(value, str) or kind is str:
-        return value
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[value.lower()]
-        if kind is tuple:
-            return tuple(type(old[0])(part) for part in value.split(","))
-        return kind(value)
-    except (KeyError, ValueError) as error:
-        expected = "true or false" if kind is bool else kind.__name__
-        raise ValueError(f"setting {name!r} must be {expected}, found {value!r}") from error
+def _read(old: Any, text: str) -> Any:
+    if isinstance(old, bool):
+        return {"true": True, "false": False}[text.lower()]
+    return tuple(type(old[0])(part) for part in text.split(",")) if isinstance(old, tuple) else type(old)(text)

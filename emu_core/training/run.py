@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,25 +48,19 @@ class RunOptions:
     extras: Extras = Extras()
 
 
-def build_task(recipe: Recipe, folder: Path, here: Processes, extras: Extras = Extras()) -> Task:
-    """What the recipe trains. ValueError for a task that nobody knows."""
-    if recipe.task == "video":
-        return VideoTask(recipe, folder, here, extras.source)
-    if recipe.task not in extras.tasks:
-        raise ValueError(f"recipe {recipe.name!r} names an unknown task {recipe.task!r}")
-    return extras.tasks[recipe.task](recipe, folder, here)
-
-
 def train(recipe: Recipe, folder: Path, options: RunOptions = RunOptions()) -> bool:
     """Run a recipe in `folder`, from the start or from its newest checkpoint. Returns whether it came to its end. ValueError for
     what can be known to be impossible."""
     check_output(folder, options.resume)
     check_recipe(recipe, processes_started())
     check_folder(folder)
+    makers: dict[str, Callable[..., Task]] = {"video": partial(VideoTask, source=options.extras.source), **options.extras.tasks}
+    if recipe.task not in makers:
+        raise ValueError(f"recipe {recipe.name!r} names an unknown task {recipe.task!r}")
     with processes(need_group=recipe.compute.parallel == "fsdp") as here:
         if recipe.task != "video":  # made for the tiny model, on a CPU
-            here = Processes(here.rank, here.world, torch.device("cpu"))
-        trainer = Trainer(recipe, build_task(recipe, folder, here, options.extras), folder, here)
+            here = replace(here, device=torch.device("cpu"))
+        trainer = Trainer(recipe, makers[recipe.task](recipe, folder, here), folder, here)
         if options.resume:
             trainer.load()
         trainer.run(options.max_minutes, options.tensorboard)
@@ -80,21 +75,10 @@ def launch(count: int, arguments: Sequence[str]) -> None:
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting processes must not take the cores of those that work
-    command = ["--standalone", "--nproc-per-node", str(count), "-m", "emu_core", *_without(arguments, "--processes")]
     try:
-        main(command)
+        main(["--standalone", "--nproc-per-node", str(count), "-m", "emu_core", *arguments, "--processes", "1"])
     except ChildFailedError as error:
         raise ValueError(f"one of the {count} processes failed; what it said stands above") from error
-
-
-def _without(arguments: Sequence[str], option: str) -> Iterator[str]:
-    """Arguments less `option VALUE` or `option=VALUE`."""
-    rest = iter(arguments)
-    for argument in rest:
-        if argument == option:
-            next(rest, None)
-        elif not argument.startswith(option + "="):
-            yield argument
 
 
 # -- chains
@@ -128,10 +112,6 @@ def train_chain(
         if not complete:
             return
         before = str(folder / "model")
-
-
-def close_chain(out: Path, recipes: Sequence[Recipe]) -> None:
-    """Mark a chain as complete."""
     write_json(out / DONE, {"stages": [recipe.name for recipe in recipes]})
 
 

@@ -12,14 +12,14 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..base import Base
@@ -36,27 +36,20 @@ KEPT_OUT = 0x4B455054  # salt of the choice of validation clips
 MOST_KEPT_OUT = 0.1
 FRAMES_AT_ONCE = 8
 EXAMPLES = 4
-
-
-class Described(Protocol):
-    """What words its own caption."""
-
-    def said(self, generator: torch.Generator, drop: float) -> str:
-        """The caption as training uses it: a share `drop` empty, others perhaps shortened."""
-        ...
+Shapes = dict[str, tuple[tuple[int, ...], Any]]
 
 
 @dataclass
 class Batch:
-    """Some samples. `clips`: what words the captions for training, where it is not the captions themselves; `text`: the words'
-    states where they are kept, `text[i]` (tokens, width) and, for SDXL, `pooled[i]`."""
+    """Some samples. `clips`: what words the captions for training (by `said(generator, drop)`), where it is not the captions
+    themselves; `text`: the words' states where they are kept, `text[i]` (tokens, width) and, for SDXL, `pooled[i]`."""
 
     positions: Sequence[int]
     captions: Sequence[str]
     latents: Tensor
     text: Tensor | None = None
     pooled: Tensor | None = None
-    clips: Sequence[Described] = ()
+    clips: Sequence[Any] = ()
 
     def to_save(self) -> dict[str, Any]:
         """For the file that is left when the loss is no number."""
@@ -96,14 +89,15 @@ SourceFactory = Callable[[Recipe, Base, Path, Processes], Source]
 
 class ShardSource:
     """See `Source`. Clips are decoded by worker processes and encoded as they come, or encoded once and kept. Which clips measure
-    is a function of their number in the shards, so all stages keep the same out."""
+    (about as many as asked, at most a tenth) is a function of their number in the shards, so all stages keep the same out."""
 
     def __init__(self, recipe: Recipe, base: Base, folder: Path, processes: Processes) -> None:
         self.recipe, self.base, self.processes = recipe, base, processes
         clips, seed = recipe.clips, recipe.optimisation.seed
         self.shards = Shards.open(clips.shards, clips.selection or None)
         rows = eligible(self.shards, clips.fps, clips.frames)
-        self.out_rows = _kept_out(rows, self.shards, clips.validation)
+        share = min(clips.validation / max(len(self.shards.index), 1), MOST_KEPT_OUT)
+        self.out_rows = rows[mix(rows, KEPT_OUT) < np.uint64(share * (2**64 - 1))][: clips.validation]
         training = rows[~np.isin(rows, self.out_rows)]
         order = ClipOrder(self.shards.counts(training), seed, rows=training) if len(training) else None
         self.dataset = ClipDataset(self.shards, order, clips.fps, clips.frames, clips.size, seed, clips.starts or None)
@@ -113,10 +107,9 @@ class ShardSource:
     def stream(self, positions: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """See `Source`."""
         if self.kept is not None:
-            yield from map(self.kept, positions)
-            return
-        for found in loader(self.dataset, positions, self.recipe.clips.workers):
-            yield Batch(found["position"].tolist(), found["caption"], encode_clips(self.base, found["frames"]))
+            return map(self.kept, positions)
+        found = loader(self.dataset, positions, self.recipe.clips.workers)
+        return (Batch(f["position"].tolist(), f["caption"], encode_clips(self.base, f["frames"])) for f in found)
 
     @cached_property
     def kept_out(self) -> Batch:
@@ -136,12 +129,6 @@ class ShardSource:
         return {}
 
 
-def _kept_out(rows: np.ndarray, shards: Shards, count: int) -> np.ndarray:
-    """About `count` rows, ascending, of at most a tenth of all clips."""
-    share = min(count / max(len(shards.index), 1), MOST_KEPT_OUT)
-    return rows[mix(rows, KEPT_OUT) < np.uint64(share * (2**64 - 1))][:count]
-
-
 def encode_clips(base: Base, frames: Tensor) -> Tensor:
     """Frames (n, f, 3, H, W) uint8 -> latents (n, f, C, h, w) float32, on the base's device."""
     images = frames.flatten(0, 1).permute(0, 2, 3, 1).float() / 255
@@ -157,12 +144,23 @@ class KeptClips:
     """
 
     def __init__(self, dataset: ClipDataset, base: Base, folder: Path, processes: Processes, workers: int) -> None:
-        self.dataset, self.base, self.processes, self.workers = dataset, base, processes, workers
+        self.dataset, self.base, self.processes = dataset, base, processes
         self.rows = np.sort(dataset.order.rows(0, len(dataset)))
         self.starts = dataset.fixed_starts or 1
         self.folder = folder / f"cache-{self._key()}"
-        self.arrays: dict[str, np.ndarray] = {}
-        self._prepare()
+        shapes = self._shapes()
+        if processes.main:
+            self._make_files(shapes)
+        processes.barrier()
+        self.arrays = self._open(shapes)
+        missing = [int(slot) for slot in np.flatnonzero(~self.arrays["done"]) if slot % processes.world == processes.rank]
+        if missing:  # what is there after a crash stays
+            self._encode(missing, workers)
+        processes.barrier()
+        self.arrays = self._open(shapes)  # with what the others wrote
+        if base.device.type != "cpu":  # done with, but for the pictures of a sheet
+            for part in (base.vae, *base.text_encoders):
+                torch.nn.Module.to(part, "cpu")
 
     def _key(self) -> str:
         parts, dataset = (self.base.vae, *self.base.text_encoders), self.dataset
@@ -173,42 +171,23 @@ class KeptClips:
         }  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
-    def _shapes(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-        base, dataset, n = self.base, self.dataset, len(self.rows)
+    def _shapes(self) -> Shapes:
+        base, dataset, n, half = self.base, self.dataset, len(self.rows), np.float16
         height, width = (side // base.pixels_per_latent for side in dataset.size)
-        states = base.encode_text([""])
-        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-            "latents": ((n * self.starts, dataset.frames, base.latent_channels, height, width), np.float16),
-            "text": ((n, *states.hidden.shape[1:]), np.float16),
-            "done": ((n * self.starts,), np.bool_),
-        }
-        if states.pooled is not None:
-            shapes["pooled"] = ((n, *states.pooled.shape[1:]), np.float16)
-        return shapes
+        states, slots = base.encode_text([""]), n * self.starts
+        clip, text = (dataset.frames, base.latent_channels, height, width), states.hidden.shape[1:]
+        shapes: Shapes = {"latents": ((slots, *clip), half), "text": ((n, *text), half), "done": ((slots,), np.bool_)}
+        return shapes if states.pooled is None else {**shapes, "pooled": ((n, *states.pooled.shape[1:]), half)}
 
-    def _prepare(self) -> None:
-        """Encode what is not there yet, each process its share; what is there after a crash stays."""
-        shapes, here = self._shapes(), self.processes
-        if here.main:
-            self._make_files(shapes)
-        here.barrier()
-        self.arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r+") for name in shapes}
-        missing = [int(slot) for slot in np.flatnonzero(~self.arrays["done"]) if slot % here.world == here.rank]
-        if missing:
-            self._encode(missing)
-        here.barrier()
-        if not here.main:  # what the others wrote
-            self.arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in shapes}
-        if self.base.device.type != "cpu":  # done with, but for the pictures of a sheet
-            for part in (self.base.vae, *self.base.text_encoders):
-                torch.nn.Module.to(part, "cpu")
+    def _open(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        return {name: np.load(self.folder / f"{name}.npy", mmap_mode="r+") for name in names}
 
-    def _make_files(self, shapes: dict[str, tuple[tuple[int, ...], Any]]) -> None:
+    def _make_files(self, shapes: Shapes) -> None:
         if all((self.folder / f"{name}.npy").is_file() for name in shapes):
             return
         needed = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
         what = f"the latents of {len(self.rows)} clips at {self.starts} starts"
-        check_folder(self.folder.parent, needed, what, "lower clips.starts, or set compute.cache=false")
+        check_folder(self.folder.parent, needed, (what, "lower clips.starts, or set compute.cache=false"))
         part = self.folder.with_name(self.folder.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
@@ -216,9 +195,10 @@ class KeptClips:
             np.lib.format.open_memmap(part / f"{name}.npy", "w+", kind, shape).flush()
         part.rename(self.folder)
 
-    def _encode(self, slots: list[int]) -> None:
-        ahead = 8 if self.workers else None
-        clips = DataLoader(_Slots(self, slots), batch_size=None, num_workers=self.workers, prefetch_factor=ahead)
+    def _encode(self, slots: list[int], workers: int) -> None:
+        ahead, decode = 8 if workers else None, partial(_decode, self.dataset, self.rows, self.starts)
+        data: Any = slots  # a worker gets a slot and gives what is decoded
+        clips = DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=ahead, collate_fn=decode)
         bar = tqdm(clips, total=len(slots), desc="encoding", disable=not self.processes.main, mininterval=2)
         for number, (slot, clip) in enumerate(zip(slots, bar, strict=True)):
             if isinstance(clip, str):
@@ -250,19 +230,10 @@ def _hash(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-class _Slots(Dataset[Any]):
-    """Decoded clips by slot, or what is wrong with one as text, since a worker's exception would lose its name."""
-
-    def __init__(self, kept: KeptClips, slots: list[int]) -> None:
-        self.dataset, self.rows, self.starts, self.slots = kept.dataset, kept.rows, kept.starts, slots
-
-    def __len__(self) -> int:
-        return len(self.slots)
-
-    def __getitem__(self, number: int) -> Any:
-        place, choice = divmod(self.slots[number], self.starts)
-        row = int(self.rows[place])
-        try:
-            return self.dataset.clip(row, choice)
-        except (ValueError, OSError) as problem:
-            return f"clip {row} of {self.dataset.shards.address}: {problem}"
+def _decode(dataset: ClipDataset, rows: np.ndarray, starts: int, slot: int) -> Any:
+    """The clip of a slot, or what is wrong with it as text, since a worker's exception would lose its name."""
+    row, choice = int(rows[slot // starts]), slot % starts
+    try:
+        return dataset.clip(row, choice)
+    except (ValueError, OSError) as problem:
+        return f"clip {row} of {dataset.shards.address}: {problem}"

@@ -61,14 +61,9 @@ class _Module(nn.Module):
 
     def __init__(self, recipe: Recipe, model: VideoModel, base: Base, unet: nn.Module | None = None) -> None:
         super().__init__()
-        self.recipe, self.model = recipe, model
-        self._base = [base]
+        self.recipe, self.model, self.base = recipe, model, base
         if unet is not None:
             self.unet = unet
-
-    @property
-    def base(self) -> Base:
-        return self._base[0]
 
     @cached_property
     def empty(self) -> TextStates:
@@ -80,11 +75,11 @@ class _Module(nn.Module):
         recipe, config, x0 = self.recipe, self.model.stack.config, batch.latents
         generators = [sample_generator(recipe.optimisation.seed, p) for p in batch.positions]
         said = [batch.says(i, g, recipe.given.text_drop) for i, g in enumerate(generators)]
-        given = [self.given(video.cpu(), g) for video, g in zip(x0, generators, strict=True)] if config.takes_image else None
+        given = None
+        if config.takes_image:
+            given = torch.stack([self.given(video.cpu(), g) for video, g in zip(x0, generators, strict=True)]).to(x0.device)
         t = torch.stack([self.timestep(p) for p in batch.positions]).to(x0.device)
-        noise = torch.stack([frame_noise(x0.shape[1:], g, config.sampling.shared_noise) for g in generators]).to(x0.device)
-        channels = None if given is None else torch.stack(given).to(x0.device)
-        errors = self.errors(x0, self.states(batch, said), t, noise, channels)
+        errors = self.errors(x0, self.states(batch, said), t, self.noise(x0, generators), given)
         late = errors[t >= 0.7 * config.schedule.steps].detach()
         return errors.mean(), {"loss_high_noise": late.mean()} if len(late) else {}
 
@@ -132,11 +127,18 @@ class _Module(nn.Module):
         dropped = bool(torch.rand(1, generator=generator) < given.image_drop)
         return torch.zeros_like(channels) if dropped else channels
 
-    def known(self, videos: Tensor, generator: torch.Generator) -> Tensor:
-        """Conditioning channels of whole videos (n, f, C, h, w), given as at inference: their first frame, or their keyframes."""
+    def known(self, videos: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Conditioning channels of whole videos (n, f, C, h, w), given as at inference: their first frame, their keyframes, or
+        nothing."""
         config = self.model.stack.config
         places = slots(KEYFRAMES) if config.role == "I" else [0]
-        return self.channels(videos, places, config.sampling.image_noise, generator)
+        channels = self.channels(videos.cpu(), places, config.sampling.image_noise, generator) if config.takes_image else None
+        return None if channels is None else channels.to(videos.device)
+
+    def noise(self, videos: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Noise for each of the videos (n, f, C, h, w), from its own generator."""
+        shared = self.model.stack.config.sampling.shared_noise
+        return torch.stack([frame_noise(videos.shape[1:], g, shared) for g in generators]).to(videos.device)
 
     def channels(self, videos: Tensor, places: list[int], level: int, generator: torch.Generator) -> Tensor:
         """Conditioning channels (n, f, C+1, h, w) of clean videos whose frames `places` are given, noised to timestep `level`."""
@@ -162,7 +164,7 @@ class VideoTask(Task):
         if make is None:
             raise ValueError(f"recipe {recipe.name!r} needs real videos: name a folder that `emu-video curate` wrote")
         self.recipe, self.processes = recipe, processes
-        self.base = load_training_base(recipe, processes.device)
+        self.base = _load_base(recipe, processes.device)
         self.source = make(recipe, self.base, folder, processes)
         torch.manual_seed(recipe.optimisation.seed)
         stack = self.fresh_stack().requires_grad_(True).train().to(processes.device)
@@ -215,66 +217,55 @@ class VideoTask(Task):
     # -- measuring
 
     def validate(self) -> dict[str, float]:
-        """Loss on clips that are kept out, at fixed noise: the mean, and that of each band of timesteps, the cleanest first."""
-        batch = self.source.kept_out
-        if not len(batch.latents):
+        """Loss on clips that are kept out, at fixed noise, conditioned on the frames and the words that the recipe gives, nothing
+        dropped: the mean, and that of each band of timesteps, the cleanest first."""
+        config, batch, rank, world = self.model.stack.config, self.source.kept_out, self.processes.rank, self.processes.world
+        count = len(batch.latents)
+        if not count:
             return {}
-        rank, world = self.processes.rank, self.processes.world
-        places = list(range(rank, len(batch.latents), world) if len(batch.latents) % world == 0 else range(len(batch.latents)))
+        places = list(range(rank, count, world) if count % world == 0 else range(count))
         size = self.recipe.compute.micro or min(8, max(1, self.recipe.optimisation.batch // world))
         sums = torch.zeros(BANDS, dtype=torch.float64)
-        for start in range(0, len(places), size):
-            sums += self._band_errors(batch, places[start : start + size]).double().cpu().sum(1)
+        for part in (places[start : start + size] for start in range(0, len(places), size)):
+            x0, errors = batch.latents[part], []
+            generators = [sample_generator(2**21, int(batch.positions[i])) for i in part]
+            text = self.base.encode_text([batch.captions[i] for i in part])
+            given = self.module.known(x0, torch.Generator().manual_seed(0))
+            for band in range(BANDS):
+                within = torch.tensor([torch.rand(1, generator=g).item() for g in generators])
+                t = ((band + within) / BANDS * config.schedule.steps).long().to(x0.device)
+                errors.append(self.module.measure(x0, text, t, self.module.noise(x0, generators), given))
+            sums += torch.stack(errors).double().cpu().sum(1)
         means = self.processes.mean((sums / len(places)).to(self.processes.device)).tolist()
         return {"val_loss": sum(means) / BANDS, **{f"val_loss_{i + 1}": mean for i, mean in enumerate(means)}}
 
-    def _band_errors(self, batch: Batch, places: list[int]) -> Tensor:
-        """(BANDS, n), conditioned on the frames and the words that the recipe gives, nothing dropped."""
-        config, x0 = self.model.stack.config, batch.latents[places]
-        generators = [sample_generator(2**21, int(batch.positions[i])) for i in places]
-        text = self.base.encode_text([batch.captions[i] for i in places])
-        errors, given = [], None
-        if config.takes_image:
-            given = self.module.known(x0.cpu(), torch.Generator().manual_seed(0)).to(x0.device)
-        for band in range(BANDS):
-            within = torch.tensor([torch.rand(1, generator=g).item() for g in generators])
-            t = ((band + within) / BANDS * config.schedule.steps).long().to(x0.device)
-            noise = torch.stack([frame_noise(x0.shape[1:], g, config.sampling.shared_noise) for g in generators]).to(x0.device)
-            errors.append(self.module.measure(x0, text, t, noise, given))
-        return torch.stack(errors)
-
     def sheet(self, path: Path | None, count: int = 32) -> dict[str, float]:
         """Videos of up to `count` clips that are kept out, from their true given frames, and what the source says of them."""
-        role, batch = self.model.stack.config.role, self.source.examples(count)
+        batch = self.source.examples(count)
         if not len(batch.latents):
             return {}
-        generator = torch.Generator().manual_seed(0)
-        given = None
-        if self.model.stack.config.takes_image:
-            given = self.module.known(batch.latents, generator).to(self.processes.device)
-        videos = self.decode(self.sample(batch.captions, batch.latents.shape, given, generator))
-        rows = videos[:8] if role == "F" else videos[:, ::3]
+        images = torch.stack([self.base.decode_latents(video) for video in self.sample(batch)])
+        videos = rearrange(images, "n f h w c -> n f c h w") * 2 - 1
+        rows = videos[:8] if self.model.stack.config.role == "F" else videos[:, ::3]
         write_sheet(rearrange(rows, "n f c h w -> (n f) c h w"), path, columns=rows.shape[1])
         return self.source.judge(videos)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """(n, f, C, h, w) -> (n, f, 3, H, W) in -1..1, in main memory."""
-        images = torch.stack([self.base.decode_latents(video) for video in latents])
-        return rearrange(images, "n f h w c -> n f c h w") * 2 - 1
-
-    def sample(self, words: Sequence[str], shape: Sequence[int], given: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Latents of `shape` (n, f, C, h, w) at the stack's own recommended guidance, in few steps."""
-        config, n, f = self.model.stack.config, shape[0], shape[1]
+    def sample(self, batch: Batch) -> Tensor:
+        """Latents (n, f, C, h, w) for the frames and words of clips, at the stack's own recommended guidance, in few steps."""
+        config, generator = self.model.stack.config, torch.Generator().manual_seed(0)
+        like = batch.latents.to(self.processes.device)
+        n, f = like.shape[:2]
+        given = self.module.known(like, generator)
         plan = calls(config.sampling.image_guidance if config.takes_image else 1.0, config.sampling.text_guidance)
-        texts = {text: self.base.encode_text(list(said)) for text, said in {True: words, False: [""] * n}.items()}
+        texts = {text: self.base.encode_text(list(said)) for text, said in {True: batch.captions, False: [""] * n}.items()}
         images = {True: given, False: None if given is None else torch.zeros_like(given)}
 
         def network(x: Tensor, t: Tensor, call: Call) -> Tensor:
             video = rearrange(x, "(b f) c h w -> b f c h w", f=f)
             return self.module.draw(video, t, texts[call.text], images[call.image]).flatten(0, 1)
 
-        noise = torch.cat([frame_noise(shape[1:], generator, config.sampling.shared_noise) for _ in range(n)])
-        latents = sample(GuidedDenoiser(network, plan), noise.to(self.processes.device), config.schedule, SHEET_STEPS)
+        noise = self.module.noise(like, [generator] * n).flatten(0, 1)
+        latents = sample(GuidedDenoiser(network, plan), noise, config.schedule, SHEET_STEPS)
         return rearrange(latents, "(b f) c h w -> b f c h w", f=f)
 
     # -- the result
@@ -303,7 +294,7 @@ def _gathered(module: nn.Module, dtype: torch.dtype | None = None) -> dict[str, 
     return {name: whole(value).detach().to("cpu", dtype) for name, value in module.state_dict().items()}
 
 
-def load_training_base(recipe: Recipe, device: torch.device) -> Base:
+def _load_base(recipe: Recipe, device: torch.device) -> Base:
     """The frozen image model, in the recipe's precision, with the U-Net that an earlier stage trained along."""
     start, precision = recipe.start, PRECISIONS[recipe.compute.precision]
     base = load_base(start.base, device=device, dtype=precision, tokenizer=start.tokenizer or None)
