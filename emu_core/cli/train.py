@@ -37,7 +37,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def train(options: Namespace) -> None:
     """Train by a recipe or a chain, in one process or several."""
-    from ..toy.extras import EXTRAS
+    from ..toy.tasks import TASKS
     from ..training.checks import check_output, check_recipe
     from ..training.run import RunOptions, launch
     from ..training.run import train as run_recipe
@@ -46,7 +46,7 @@ def train(options: Namespace) -> None:
     if options.processes < 1:
         raise ValueError(f"--processes must be 1 or more, found {options.processes}")
     minutes = math.inf if options.max_minutes is None else options.max_minutes
-    how = RunOptions(options.resume, minutes, options.tensorboard, EXTRAS)
+    how = RunOptions(options.resume, minutes, options.tensorboard, TASKS)
     if options.recipe == "chain":
         _train_chain(find_chain(options.chain), options, how)
         return

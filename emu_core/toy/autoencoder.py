@@ -72,8 +72,6 @@ def decode(vae: Any, latents: torch.Tensor, batch: int = 32) -> torch.Tensor:
 class _Module(nn.Module):
     """The autoencoder with running statistics of its latents, so that noise on them has a known size."""
 
-    centre: torch.Tensor
-    components: torch.Tensor
     mean: torch.Tensor
     std: torch.Tensor
 
@@ -85,9 +83,7 @@ class _Module(nn.Module):
             self.vae.load_state_dict(AutoencoderKL.from_pretrained(Path(recipe.start.init) / "vae").state_dict())
         self.register_buffer("mean", torch.zeros(1, 4, 1, 1))
         self.register_buffer("std", torch.ones(1, 4, 1, 1))
-        components, centre = principal_components(recipe.world.seed)
-        self.register_buffer("components", components)
-        self.register_buffer("centre", centre)
+        self.components, self.centre = principal_components(recipe.world.seed)
 
     def forward(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
         images = self.images(indices, generator, progress)

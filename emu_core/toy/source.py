@@ -21,7 +21,7 @@ from ..base import Base
 from ..model.conditioning import KEYFRAMES, slots
 from ..training.processes import Processes
 from ..training.recipes import Recipe, World
-from ..training.sources import Batch
+from ..training.sources import Batch, Source
 from ..weights import save_tensors
 from . import anything, shapes
 from .autoencoder import encode
@@ -106,7 +106,7 @@ def _shuffled(index: int, count: int) -> int:
     return (place * step + 7919 * lap) % count
 
 
-class WorldSource:
+class WorldSource(Source):
     """See `training.sources.Source`. Those that measure are combinations that are never trained on."""
 
     def __init__(self, recipe: Recipe, base: Base, folder: Path, processes: Processes) -> None:

@@ -198,7 +198,7 @@ class Trainer:
             yield figures  # its row is written before the checkpoint that follows it
             if self.step % every.save == 0 and self.step < steps:
                 self.save()
-            if self.processes.main_says(time.monotonic() > end):
+            if self.processes.flags(time.monotonic() > end)[0]:  # clocks differ
                 return
 
     def autocast(self) -> Any:
@@ -232,20 +232,16 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.step += 1
-        self._average()
+        live = [p.detach().to(self.average[name].device) for name, p in self.trained.items()]
+        torch._foreach_lerp_(list(self.average.values()), live, 1 - min(config.ema, self.step / (self.step + 10)))
         means = {name: torch.stack(values).nanmean() for name, values in together.items()}
         loss = self.processes.mean(means.pop("loss").to(self.processes.device))
         return {"loss": float(loss), "grad_norm": norm, **{k: float(v) for k, v in means.items() if not v.isnan()}}
 
-    def _average(self) -> None:
-        keep = min(self.config.ema, self.step / (self.step + 10))
-        averages, live = list(self.average.values()), [p.detach() for p in self.trained.values()]
-        torch._foreach_lerp_(averages, [p.cpu() for p in live] if self.compute.ema_on_cpu else live, 1 - keep)
-
     def _stop_unless_finite(self, value: float, what: str, samples: list[Any]) -> None:
         """One process that stops alone would leave the others waiting: all stop, and those concerned save their batch."""
         bad = not math.isfinite(value)
-        if not self.processes.any(bad):
+        if not any(self.processes.flags(bad)):
             return
         path = self.folder / BAD_BATCH
         if bad and self.processes.world > 1:

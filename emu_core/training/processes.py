@@ -45,16 +45,9 @@ class Processes:
         """Mean over the processes, in double precision, so that their number hardly shows."""
         return values if self.world == 1 else self.gather(values.double()[None]).mean(0)
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
-        return bool(self._flags(flag).any())
-
-    def main_says(self, flag: bool) -> bool:
-        """The first process's flag: clocks differ, and one that stops alone leaves the others waiting."""
-        return bool(self._flags(flag)[0])
-
-    def _flags(self, flag: bool) -> Tensor:
-        return self.gather(torch.tensor([float(flag)], device=self.device))
+    def flags(self, flag: bool) -> list[bool]:
+        """The flags of all processes, since one that stops alone leaves the others waiting."""
+        return [bool(value) for value in self.gather(torch.tensor([float(flag)], device=self.device))]
 
 
 def processes_started() -> int:

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +19,6 @@ from .folder import RECIPE_FILE, check_folder, write_json
 from .loop import Task, Trainer
 from .processes import Processes, processes, processes_started
 from .recipes import Recipe, override
-from .sources import SourceFactory
 from .video import VideoTask
 
 logger = logging.getLogger(__name__)
@@ -29,23 +27,14 @@ DONE = "done.json"
 
 
 @dataclass(frozen=True)
-class Extras:
-    """What is handed in from above, where it is known: further kinds of training by `Recipe.task`, and the source of clips for
-    stacks that are trained without shards."""
-
-    tasks: Mapping[str, Callable[[Recipe, Path, Processes], Task]] = field(default_factory=dict)
-    source: SourceFactory | None = None
-
-
-@dataclass(frozen=True)
 class RunOptions:
-    """How recipes are run: go on with what is there, for so many minutes at most, figures for TensorBoard as well, and what is
-    handed in."""
+    """How recipes are run: go on with what is there, for so many minutes at most, figures for TensorBoard as well. `tasks`: what
+    is trained, by `Recipe.task`; the procedural world hands in more."""
 
     resume: bool = False
     max_minutes: float = math.inf
     tensorboard: bool = False
-    extras: Extras = Extras()
+    tasks: Mapping[str, Callable[[Recipe, Path, Processes], Task]] = field(default_factory=lambda: {"video": VideoTask})
 
 
 def train(recipe: Recipe, folder: Path, options: RunOptions = RunOptions()) -> bool:
@@ -54,13 +43,12 @@ def train(recipe: Recipe, folder: Path, options: RunOptions = RunOptions()) -> b
     check_output(folder, options.resume)
     check_recipe(recipe, processes_started())
     check_folder(folder)
-    makers: dict[str, Callable[..., Task]] = {"video": partial(VideoTask, source=options.extras.source), **options.extras.tasks}
-    if recipe.task not in makers:
+    if recipe.task not in options.tasks:
         raise ValueError(f"recipe {recipe.name!r} names an unknown task {recipe.task!r}")
     with processes(need_group=recipe.compute.parallel == "fsdp") as here:
         if recipe.task != "video":  # made for the tiny model, on a CPU
             here = replace(here, device=torch.device("cpu"))
-        trainer = Trainer(recipe, makers[recipe.task](recipe, folder, here), folder, here)
+        trainer = Trainer(recipe, options.tasks[recipe.task](recipe, folder, here), folder, here)
         if options.resume:
             trainer.load()
         trainer.run(options.max_minutes, options.tensorboard)

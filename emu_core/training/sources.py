@@ -10,11 +10,12 @@ import hashlib
 import json
 import logging
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,32 +63,32 @@ class Batch:
         return "" if torch.rand(1, generator=generator).item() < drop else self.captions[index]
 
 
-class Source(Protocol):
+class Source(ABC):
     """Samples to train on, others that measure, and some to make pictures of."""
 
+    @abstractmethod
     def stream(self, positions: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """For each group of positions its samples."""
-        ...
 
-    @property
+    @cached_property
+    @abstractmethod
     def kept_out(self) -> Batch:
         """The clips that are kept out of training; none where the recipe asks for none."""
-        ...
 
+    @abstractmethod
     def examples(self, count: int) -> Batch:
         """Up to `count` clips for a sheet, kept out of training too, in main memory, float32."""
-        ...
 
     def judge(self, videos: Tensor) -> dict[str, float]:
         """Figures of videos (n, f, 3, H, W) in -1..1 that were made for the first n examples, where there is a truth to compare
         with."""
-        ...
+        return {}
 
 
 SourceFactory = Callable[[Recipe, Base, Path, Processes], Source]
 
 
-class ShardSource:
+class ShardSource(Source):
     """See `Source`. Clips are decoded by worker processes and encoded as they come, or encoded once and kept. Which clips measure
     (about as many as asked, at most a tenth) is a function of their number in the shards, so all stages keep the same out."""
 
@@ -123,10 +124,6 @@ class ShardSource:
         """The first few that are kept out."""
         batch, few = self.kept_out, slice(min(count, EXAMPLES))
         return Batch(batch.positions[few], batch.captions[few], batch.latents[few].cpu().float())
-
-    def judge(self, videos: Tensor) -> dict[str, float]:
-        """Nothing: nobody knows what is right."""
-        return {}
 
 
 def encode_clips(base: Base, frames: Tensor) -> Tensor:

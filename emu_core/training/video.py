@@ -171,7 +171,7 @@ class VideoTask(Task):
         everything = recipe.method.trained == "all"
         if everything:
             self.base.unet.float().requires_grad_(True)
-        model = VideoModel(self.base.unet, stack)
+        self.model = model = VideoModel(self.base.unet, stack)
         if self.base.dtype != torch.float32:
             model.attachment.autocast = self.base.dtype  # the U-Net is in it already, the stack keeps float32 weights
         if recipe.compute.checkpointing:
@@ -199,11 +199,6 @@ class VideoTask(Task):
         if method.start == "random":
             stack.randomise()
         return stack
-
-    @property
-    def model(self) -> VideoModel:
-        """The image model with its stack."""
-        return self.module.model
 
     def stream(self, positions: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """See `loop.Task`."""

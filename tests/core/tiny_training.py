@@ -6,7 +6,8 @@ from pathlib import Path
 
 from emu_core.pipeline import BUNDLED
 from emu_core.toy import recipes as toy
-from emu_core.toy.extras import EXTRAS
+from emu_core.toy.source import WorldSource
+from emu_core.toy.tasks import TASKS
 from emu_core.training import paper, run, video
 from emu_core.training.recipes import Recipe, override
 
@@ -14,11 +15,11 @@ SD15 = paper.SCALES["sd15"]
 
 
 def VideoTask(recipe: Recipe, folder: Path) -> video.VideoTask:
-    return video.VideoTask(recipe, folder, source=EXTRAS.source)
+    return video.VideoTask(recipe, folder, source=WorldSource)
 
 
 def train(recipe: Recipe, folder: Path, resume: bool = False) -> None:
-    run.train(recipe, folder, run.RunOptions(resume, extras=EXTRAS))
+    run.train(recipe, folder, run.RunOptions(resume, tasks=TASKS))
 
 
 def small(name: str = "stage1_256px", steps: int = 3, **changes: str) -> Recipe:
