@@ -47,8 +47,8 @@ def recipes(options: Namespace) -> None:
     """List what there is, or print one recipe or chain as JSON."""
     from dataclasses import asdict
 
-    from ..toy.recipes import ABOUT
-    from ..training.paper import ABLATIONS, STAGES
+    from ..toy import recipes as toy
+    from ..training.paper import ABLATIONS, CHAINS, STAGES
 
     if options.recipe == "chain" and options.chain:
         shown = chain_recipes(find_chain(options.chain), options)
@@ -58,9 +58,9 @@ def recipes(options: Namespace) -> None:
     else:
         parts = {
             "The paper's stages, for --family tiny, sd15, sd21 or sdxl": {n: f.__doc__ or "" for n, f in STAGES.items()},
-            "Chains: emu-video train chain NAME": {n: c.about for n, c in chains().items()},
+            "Chains: emu-video train chain NAME": {n: c.about for n, c in {**CHAINS, **toy.CHAINS}.items()},
             "Ablations: --ablation NAME": {n: about for n, (about, _) in ABLATIONS.items()},
-            "Recipes that made the bundled model, in order": ABOUT,
+            "Recipes that made the bundled model, in order": toy.ABOUT,
         }
         print(json.dumps(parts, indent=2) if options.json else _listing(parts))
 
@@ -71,17 +71,12 @@ def _listing(parts: dict[str, dict[str, str]]) -> str:
     return "\n\n".join(blocks) + "\n\nShow one with all its settings: emu-video recipes NAME --family sd15"
 
 
-def chains() -> dict[str, Chain]:
-    """The paper's chains and the demo, by name."""
-    from ..toy import recipes as toy
-    from ..training import paper
-
-    return {**paper.CHAINS, **toy.CHAINS}
-
-
 def find_chain(name: str | None) -> Chain:
     """The chain of a name. ValueError if there is none."""
-    known = chains()
+    from ..toy import recipes as toy
+    from ..training.paper import CHAINS
+
+    known = {**CHAINS, **toy.CHAINS}
     if name not in known:
         raise ValueError(f"expected the name of a chain, {', '.join(known)}, found {name!r}: such as `train chain tiny-demo`")
     return known[name]

@@ -69,14 +69,25 @@ def decode(vae: Any, latents: torch.Tensor, batch: int = 32) -> torch.Tensor:
     return images.reshape(*latents.shape[:-3], *images.shape[1:])
 
 
-class _Module(nn.Module):
-    """The autoencoder with running statistics of its latents, so that noise on them has a known size."""
+def principal_components(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(4, 192) projections to unit variance and the mean (192, 1, 1) of 8 x 8 colour patches of the world."""
+    images = shapes.render(shapes.clips(seed, range(1000)), torch.tensor([1.0]))[:, 0]
+    patches = F.pixel_unshuffle(images, 8).permute(0, 2, 3, 1).reshape(-1, 192)
+    mean = patches.mean(0)
+    _, values, vectors = torch.linalg.svd((patches - mean)[::7], full_matrices=False)
+    scale = values[:4] / (len(patches[::7]) ** 0.5)
+    return vectors[:4] / scale[:, None], mean[:, None, None]
+
+
+class AutoencoderTask(Task):
+    """See `training.loop.Task`. Running statistics of the latents say what size the noise on them has."""
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, processes: Processes) -> None:
         super().__init__()
+        torch.manual_seed(recipe.optimisation.seed)
         self.recipe = recipe
         self.vae: Any = build_vae().to(memory_format=torch.channels_last)
         if recipe.start.init:
@@ -86,6 +97,7 @@ class _Module(nn.Module):
         self.components, self.centre = principal_components(recipe.world.seed)
 
     def forward(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss of the pictures of these clips."""
         images = self.images(indices, generator, progress)
         with zero_residuals_skipped(self.vae):
             posterior = self.vae.encode(images).latent_dist
@@ -121,34 +133,14 @@ class _Module(nn.Module):
             images = torch.stack([im[:, y : y + CROP, x : x + CROP] for im, (x, y) in zip(images, left_top, strict=True)])
         return images.contiguous(memory_format=torch.channels_last)
 
-
-def principal_components(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(4, 192) projections to unit variance and the mean (192, 1, 1) of 8 x 8 colour patches of the world."""
-    images = shapes.render(shapes.clips(seed, range(1000)), torch.tensor([1.0]))[:, 0]
-    patches = F.pixel_unshuffle(images, 8).permute(0, 2, 3, 1).reshape(-1, 192)
-    mean = patches.mean(0)
-    _, values, vectors = torch.linalg.svd((patches - mean)[::7], full_matrices=False)
-    scale = values[:4] / (len(patches[::7]) ** 0.5)
-    return vectors[:4] / scale[:, None], mean[:, None, None]
-
-
-class AutoencoderTask(Task):
-    """See `training.loop.Task`."""
-
-    module: _Module
-
-    def __init__(self, recipe: Recipe, folder: Path, processes: Processes) -> None:
-        torch.manual_seed(recipe.optimisation.seed)
-        self.module = _Module(recipe)
-
     def sheet(self, path: Path | None) -> dict[str, float]:
         """Originals above, reconstructions below, then decodings of latents with noise; whole-frame error."""
-        batch = anything.mixed(10_000, range(24), self.module.recipe.world.anything)
+        batch = anything.mixed(10_000, range(24), self.recipe.world.anything)
         images = shapes.render(batch, torch.tensor([0.5]))[:, 0]
-        latents = encode(self.module.vae, images)
-        output = decode(self.module.vae, latents)
+        latents = encode(self.vae, images)
+        output = decode(self.vae, latents)
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-        noisy = decode(self.module.vae, latents + 0.25 * noise * latents.std((0, 2, 3), keepdim=True))
+        noisy = decode(self.vae, latents + 0.25 * noise * latents.std((0, 2, 3), keepdim=True))
         write_sheet(torch.cat([images[:12], output[:12], noisy[:12]]), path, columns=12)
         return {"sheet_mse": F.mse_loss(output, images).item()}
 
@@ -158,8 +150,8 @@ class AutoencoderTask(Task):
         if folder is None:
             return
         vae = build_vae()
-        vae.load_state_dict(self.module.vae.state_dict())
-        images = shapes.render(shapes.clips(self.module.recipe.world.seed, range(2000)), torch.tensor([0.5]))[:, 0]
+        vae.load_state_dict(self.vae.state_dict())
+        images = shapes.render(shapes.clips(self.recipe.world.seed, range(2000)), torch.tensor([0.5]))[:, 0]
         latents = encode(vae, images)
         mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
         with torch.no_grad():

@@ -26,14 +26,14 @@ SEED = 77
 PROMPTS = 5
 
 
-def write_videos(folder: Path, count: int, fps: float = FPS) -> None:
+def write_videos(folder: Path, count: int) -> None:
     """`count` clips of 4 s as mp4 with captions beside them, from combinations that are trained on. Some have odd rates."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, clip in enumerate(tqdm(shapes.clips(SEED, range(count)), desc="drawing videos")):
         path = folder / f"clip-{i:05d}.mp4"
         if path.with_suffix(".txt").exists():  # written last
             continue
-        rate = ODD_RATES[i % 20 // 10] if i % 10 == 9 else fps
+        rate = ODD_RATES[i % 20 // 10] if i % 10 == 9 else FPS
         times = torch.arange(round(SECONDS * rate)) / rate
         frames = shapes.render([clip], times)[0].permute(0, 2, 3, 1) / 2 + 0.5
         write_video(path, frames, rate)
@@ -42,7 +42,7 @@ def write_videos(folder: Path, count: int, fps: float = FPS) -> None:
 
 def write_damaged(folder: Path) -> None:
     """Files that curation has to leave out: broken, empty, cut off, sound alone, and a video without a caption."""
-    whole = next(iter(sorted(folder.glob("clip-*.mp4")))).read_bytes()
+    whole = min(folder.glob("clip-*.mp4")).read_bytes()
     files = {"broken.mp4": bytes(range(256)) * 20, "empty.mp4": b"", "cut_off.mp4": whole[: len(whole) // 3]}
     for name, content in files.items():
         _write(folder / name, content)

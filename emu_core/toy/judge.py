@@ -122,8 +122,7 @@ def judge_interpolation(samples: list[Sample]) -> dict[str, float]:
     return {"between_error_px": _mean(errors), "keyframe_psnr_db": _mean(fidelity)} if errors else {}
 
 
-def _mean(values: Iterable[float]) -> float:
-    values = list(values)
+def _mean(values: list[float]) -> float:
     return float(sum(values) / len(values)) if values else float("nan")
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from ..base import Base, load_base
+from ..base import load_base
 from ..training.folder import write_sheet
 from ..training.loop import Task
 from ..training.processes import Processes
@@ -16,7 +15,7 @@ from ..weights import save_tensors
 from . import shapes
 from .detect import nearest, separate
 from .source import LatentSource
-from .text_to_image import SHEET_SEED, denoising_loss, draw
+from .text_to_image import denoising_loss, draw
 
 RANK = 8
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
@@ -24,44 +23,36 @@ PASTEL = {name: (r // 2 + 115, g // 2 + 115, b // 2 + 115) for name, (r, g, b) i
 """Each colour of the palette, half way to white."""
 
 
-class _Module(nn.Module):
-    """Loss of the LoRA. Its weights are modules of the U-Net, the only ones that have gradients."""
+class LoraTask(Task):
+    """See `training.loop.Task`. The LoRA's weights alone have gradients. ValueError without peft."""
 
-    def __init__(self, recipe: Recipe, base: Base, source: LatentSource) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, processes: Processes) -> None:
         super().__init__()
         try:
             from peft import LoraConfig
         except ImportError as error:
             raise ValueError("training a LoRA needs peft: pip install 'emuvideo[lora]'") from error
-        self.recipe, self.source, self.base = recipe, source, base
-        self.unet = base.unet
+        torch.manual_seed(recipe.optimisation.seed)
+        self.recipe, self.base = recipe, load_base(recipe.start.base)
+        self.source = LatentSource(self.base.vae, recipe.world, folder, processes, palette=PASTEL)
+        self.unet = self.base.unet
         self.unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS)))
 
     def forward(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss of the starting frames of these clips."""
         clips, latents = self.source(indices)
         drop = self.recipe.given.text_drop
         text = self.base.encode_text([c.said(generator, drop, keep_motion=False) for c in clips]).hidden
         return denoising_loss(self.unet, self.base.schedule, latents[:, 0].float(), text, generator), {}
 
-
-class LoraTask(Task):
-    """See `training.loop.Task`. ValueError without peft."""
-
-    def __init__(self, recipe: Recipe, folder: Path, processes: Processes) -> None:
-        torch.manual_seed(recipe.optimisation.seed)
-        self.base = load_base(recipe.start.base)
-        source = LatentSource(self.base.vae, recipe.world, folder, processes, palette=PASTEL)
-        self.module = _Module(recipe, self.base, source)
-
-    def sheet(self, path: Path | None, count: int = 32) -> dict[str, float]:
+    def sheet(self, path: Path | None) -> dict[str, float]:
         """Starting frames of held-out prompts, and how many have the colour that was asked for in its pastel tone."""
-        clips, base = shapes.clips(SHEET_SEED, range(count), held_out=True), self.base
-        captions = [c.caption for c in clips]
-        images = draw(base.unet, base.vae, lambda said: base.encode_text(said).hidden, captions, base.schedule)
+        base = self.base
+        clips, images = draw(base.unet, base.vae, lambda said: base.encode_text(said).hidden, base.schedule, 32)
         write_sheet(images, path, columns=16)
         tones = PASTEL | {f"full {name}": value for name, value in shapes.PALETTE.items()}
         _, colours, _, _ = separate(images)
-        return {"pastel": sum(nearest(tone, tones) == c.colour for tone, c in zip(colours, clips, strict=True)) / count}
+        return {"pastel": sum(nearest(tone, tones) == c.colour for tone, c in zip(colours, clips, strict=True)) / len(clips)}
 
     def export(self, folder: Path | None) -> None:
         """Write the LoRA alone, under the names that ComfyUI and others read, float16."""

@@ -44,33 +44,6 @@ def build_unet(widths: tuple[int, ...], layers: int) -> UNet2DConditionModel:
     return UNet2DConditionModel(sample_size=shapes.SIZE // 8, norm_num_groups=32, **kinds, **sizes)
 
 
-class _Module(nn.Module):
-    def __init__(self, recipe: Recipe, source: LatentSource) -> None:
-        super().__init__()
-        self.recipe, self.source = recipe, source
-        self.tokenizer = build_tokenizer()
-        self.text_encoder = build_text_encoder(len(self.tokenizer))
-        self.read_back = nn.Linear(self.text_encoder.config.hidden_size, len(self.tokenizer))
-        self.unet = build_unet(recipe.network.widths, recipe.network.layers)
-        if recipe.start.init:
-            start = Path(recipe.start.init)
-            self.unet.load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet").float().state_dict())
-            self.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder").float().state_dict())
-
-    def forward(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
-        clips, latents = self.source(indices)
-        captions = [c.said(generator, self.recipe.given.text_drop, keep_motion=False) for c in clips]
-        ids = token_ids(self.tokenizer, captions)
-        states = self.text_encoder(ids).last_hidden_state
-        image_loss = denoising_loss(self.unet, SCHEDULE, latents[:, 0], states, generator)
-        word_loss = F.cross_entropy(self.read_back(F.layer_norm(states, states.shape[-1:])).flatten(0, 1), ids.flatten())
-        return image_loss + WORD_LOSS * word_loss, {"image_loss": image_loss.item(), "word_loss": word_loss.item()}
-
-    def states(self, captions: list[str]) -> Tensor:
-        """Text states (n, tokens, width)."""
-        return self.text_encoder(token_ids(self.tokenizer, captions)).last_hidden_state
-
-
 def denoising_loss(unet: Any, schedule: ScheduleConfig, x0: Tensor, states: Tensor, generator: torch.Generator) -> Tensor:
     """Mean square error of the U-Net's output for clean latents x0 (n, 4, h, w) and text states, at timesteps all over the
     schedule."""
@@ -80,13 +53,17 @@ def denoising_loss(unet: Any, schedule: ScheduleConfig, x0: Tensor, states: Tens
     return F.mse_loss(output, target(schedule, x0, noise, t))
 
 
-def draw(unet: Any, vae: Any, states: Callable[[list[str]], Tensor], captions: list[str], schedule: ScheduleConfig) -> Tensor:
-    """A starting frame for each caption, (n, 3, 64, 64) in -1..1, as the tiny model recommends, from one seed."""
+def draw(
+    unet: Any, vae: Any, states: Callable[[list[str]], Tensor], schedule: ScheduleConfig, count: int
+) -> tuple[list[shapes.Clip], Tensor]:
+    """Held-out clips, and a starting frame for the caption of each, (count, 3, 64, 64) in -1..1, as the tiny model recommends."""
+    clips = shapes.clips(SHEET_SEED, range(count), held_out=True)
+    captions = [c.caption for c in clips]
     texts = {text: states(said) for text, said in {True: captions, False: [""] * len(captions)}.items()}
     plan = calls(1.0, TEXT_GUIDANCE, has_image=False)
     denoise = GuidedDenoiser(lambda x, t, call: unet(x, t, texts[call.text]).sample, plan)
     noise = torch.randn(len(captions), 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    return decode(vae, sample(denoise, noise, schedule, STEPS))
+    return clips, decode(vae, sample(denoise, noise, schedule, STEPS))
 
 
 INDEX = {
@@ -104,22 +81,41 @@ INDEX = {
 class TextToImageTask(Task):
     """See `training.loop.Task`. ValueError if the autoencoder is missing."""
 
-    module: _Module
-
     def __init__(self, recipe: Recipe, folder: Path, processes: Processes) -> None:
+        super().__init__()
         vae_folder = Path(recipe.start.base) / "vae"
         if not vae_folder.is_dir():
             raise ValueError(f"recipe {recipe.name!r} needs an autoencoder in {vae_folder}: run `emu-video train tiny-vae` first")
         self.vae = AutoencoderKL.from_pretrained(vae_folder).eval().requires_grad_(False)
-        source = LatentSource(self.vae, recipe.world, folder, processes)
+        self.recipe, self.source = recipe, LatentSource(self.vae, recipe.world, folder, processes)
         torch.manual_seed(recipe.optimisation.seed)
-        self.module = _Module(recipe, source)
+        self.tokenizer = build_tokenizer()
+        self.text_encoder = build_text_encoder(len(self.tokenizer))
+        self.read_back = nn.Linear(self.text_encoder.config.hidden_size, len(self.tokenizer))
+        self.unet = build_unet(recipe.network.widths, recipe.network.layers)
+        if recipe.start.init:
+            start = Path(recipe.start.init)
+            self.unet.load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet").float().state_dict())
+            self.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder").float().state_dict())
 
-    def sheet(self, path: Path | None, count: int = 64) -> dict[str, float]:
+    def forward(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss of the starting frames of these clips."""
+        clips, latents = self.source(indices)
+        captions = [c.said(generator, self.recipe.given.text_drop, keep_motion=False) for c in clips]
+        ids = token_ids(self.tokenizer, captions)
+        states = self.text_encoder(ids).last_hidden_state
+        image_loss = denoising_loss(self.unet, SCHEDULE, latents[:, 0], states, generator)
+        word_loss = F.cross_entropy(self.read_back(F.layer_norm(states, states.shape[-1:])).flatten(0, 1), ids.flatten())
+        return image_loss + WORD_LOSS * word_loss, {"image_loss": image_loss.item(), "word_loss": word_loss.item()}
+
+    def states(self, captions: list[str]) -> Tensor:
+        """Text states (n, tokens, width)."""
+        return self.text_encoder(token_ids(self.tokenizer, captions)).last_hidden_state
+
+    def sheet(self, path: Path | None) -> dict[str, float]:
         """Starting frames of held-out prompts, and how many show what was asked."""
-        clips = shapes.clips(SHEET_SEED, range(count), held_out=True)
-        images = draw(self.module.unet, self.vae, self.module.states, [c.caption for c in clips], SCHEDULE)
-        write_sheet(images[: count // 16 * 16], path, columns=16)
+        clips, images = draw(self.unet, self.vae, self.states, SCHEDULE, 64)
+        write_sheet(images, path, columns=16)
         readings = read_frames(images)
         return {part: agreement(readings, clips, part) for part in ("colour", "background", "size", "shape")}
 
@@ -127,9 +123,8 @@ class TextToImageTask(Task):
         """Write the whole image model as a diffusers folder, float16."""
         if folder is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        self.module.tokenizer.save_pretrained(folder / "tokenizer")
-        parts: dict[str, Any] = {"unet": self.module.unet, "text_encoder": self.module.text_encoder, "vae": self.vae}
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        parts: dict[str, Any] = {"unet": self.unet, "text_encoder": self.text_encoder, "vae": self.vae}
         for name, part in parts.items():
             copy = type(part).from_config(part.config) if name != "text_encoder" else type(part)(part.config)
             copy.load_state_dict(part.state_dict())

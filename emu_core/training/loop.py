@@ -32,14 +32,12 @@ logger = logging.getLogger(__name__)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Task(ABC):
-    """What a recipe trains. `module` holds every trainable parameter and, called with (sample, generator, progress), returns the
-    loss and further figures. `progress` is the share of the run that is done, 0..1."""
-
-    module: nn.Module
+class Task(nn.Module, ABC):
+    """What a recipe trains: a module that holds every trainable parameter and, called with (sample, generator, progress), returns
+    the loss and further figures. `progress` is the share of the run that is done, 0..1."""
 
     def stream(self, positions: Iterable[range]) -> Iterator[Any]:
-        """For each range of positions in the endless sequence of samples, what `module` takes; here the positions."""
+        """For each range of positions in the endless sequence of samples, what a call takes; here the positions."""
         return iter(positions)
 
     def frozen(self) -> list[nn.Module]:
@@ -78,9 +76,8 @@ class Trainer:
         self.config, self.compute = recipe.optimisation, recipe.compute
         self.share = shares(self.config.batch, processes.world, self.compute.micro)
         self.micro = self.compute.micro or self.share
-        task.module.to(processes.device)
-        self.parallel = Parallel(task.module, self.compute.parallel, processes)
-        self.trained = {n: p for n, p in task.module.named_parameters() if p.requires_grad}
+        self.parallel = Parallel(task.to(processes.device), self.compute.parallel, processes)
+        self.trained = {n: p for n, p in task.named_parameters() if p.requires_grad}
         self.optimiser = torch.optim.AdamW(
             list(self.trained.values()), lr=self.config.rate, betas=self.config.betas, weight_decay=self.config.weight_decay
         )
@@ -122,7 +119,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Meanwhile the module holds the averaged weights."""
+        """Meanwhile the task holds the averaged weights."""
         self._exchange()
         try:
             yield
@@ -208,7 +205,7 @@ class Trainer:
         return torch.autocast(self.processes.device.type, precision, enabled=precision != torch.float32 and not frozen)
 
     def one_step(self, stream: Iterator[Any]) -> dict[str, float]:
-        """Move the weights once, by the whole batch; loss, norm of the gradients and what the module says."""
+        """Move the weights once, by the whole batch; loss, norm of the gradients and what the task says."""
         config = self.config
         generator = step_generator(config.seed, self.step, self.processes.rank)
         for group in self.optimiser.param_groups:

@@ -55,15 +55,59 @@ def sample_generator(seed: int, position: int) -> torch.Generator:
     return torch.Generator().manual_seed(((seed + 1) * SALT * 4_000_037 + position) & (2**62 - 1))
 
 
-class _Module(nn.Module):
-    """Loss of a stack; frozen parts are kept out of reach of `parameters()` and of distributed wrappers, unless `unet` is given:
-    to be trained along, or to be sharded."""
+@lru_cache(maxsize=8)
+def _timesteps(schedule: Any, batch: int, seed: int, step: int) -> torch.Tensor:
+    return stratified_timesteps(schedule, batch, sample_generator(seed + 2**20, step))
 
-    def __init__(self, recipe: Recipe, model: VideoModel, base: Base, unet: nn.Module | None = None) -> None:
+
+class VideoTask(Task):
+    """See `loop.Task`. `source` makes the clips of a recipe without shards; ValueError if it takes one and there is none."""
+
+    def __init__(
+        self, recipe: Recipe, folder: Path, processes: Processes = Processes(), source: SourceFactory | None = None
+    ) -> None:
         super().__init__()
-        self.recipe, self.model, self.base = recipe, model, base
-        if unet is not None:
-            self.unet = unet
+        make = ShardSource if recipe.clips.shards else source
+        if make is None:
+            raise ValueError(f"recipe {recipe.name!r} needs real videos: name a folder that `emu-video curate` wrote")
+        self.recipe, self.processes = recipe, processes
+        self.base = _load_base(recipe, processes.device)
+        self.source = make(recipe, self.base, folder, processes)
+        torch.manual_seed(recipe.optimisation.seed)
+        stack = self.fresh_stack().requires_grad_(True).train().to(processes.device)
+        everything = recipe.method.trained == "all"
+        if everything:
+            self.base.unet.float().requires_grad_(True)
+        self.model = model = VideoModel(self.base.unet, stack)
+        if self.base.dtype != torch.float32:
+            model.attachment.autocast = self.base.dtype  # the U-Net is in it already, the stack keeps float32 weights
+        if recipe.compute.checkpointing:
+            self.base.unet.train()  # diffusers recomputes in training mode only; the U-Nets here have no dropout
+            model.attachment.enable_gradient_checkpointing()
+        if everything or recipe.compute.parallel == "fsdp":
+            self.unet = self.base.unet  # to be trained along, or to be sharded; else out of reach of `parameters()`
+
+    def fresh_stack(self) -> TemporalStack:
+        """The identity, or the stack that the recipe starts from, in its new role."""
+        recipe, clips, method = self.recipe, self.recipe.clips, self.recipe.method
+        role = {**asdict(recipe.recommended), "role": recipe.role, "stage": recipe.name, "schedule": recipe.schedule}
+        role |= {"frames": clips.frames, "fps": clips.fps, "size": clips.size, "shared_noise": method.shared_noise}
+        if not method.image:
+            role["image_guidance"] = 1.0
+        if recipe.start.init:
+            stack = load_stack(stack_file(recipe.start.init), dtype=torch.float32)
+            stack.config = stack.config.changed(**role)
+            return stack
+        shape = STACK_SETTINGS.get(self.base.family, {}) | (SLIM if method.stack == "slim" else {}) | {"mixing": method.mixing}
+        if not method.image:
+            shape["channel_order"] = ()
+        source = "trained by this project's trainer"
+        stack = TemporalStack.for_unet(self.base.unet, base=self.base.family, source=source, **shape, **role)
+        if method.start == "random":
+            stack.randomise()
+        return stack
+
+    # -- the loss
 
     @cached_property
     def empty(self) -> TextStates:
@@ -146,59 +190,7 @@ class _Module(nn.Module):
         given = augment(given, level, config.schedule, torch.randn(given.shape, generator=generator))
         return condition(given, places, videos.shape[1], config.channel_order)
 
-
-@lru_cache(maxsize=8)
-def _timesteps(schedule: Any, batch: int, seed: int, step: int) -> torch.Tensor:
-    return stratified_timesteps(schedule, batch, sample_generator(seed + 2**20, step))
-
-
-class VideoTask(Task):
-    """See `loop.Task`. `source` makes the clips of a recipe without shards; ValueError if it takes one and there is none."""
-
-    module: _Module
-
-    def __init__(
-        self, recipe: Recipe, folder: Path, processes: Processes = Processes(), source: SourceFactory | None = None
-    ) -> None:
-        make = ShardSource if recipe.clips.shards else source
-        if make is None:
-            raise ValueError(f"recipe {recipe.name!r} needs real videos: name a folder that `emu-video curate` wrote")
-        self.recipe, self.processes = recipe, processes
-        self.base = _load_base(recipe, processes.device)
-        self.source = make(recipe, self.base, folder, processes)
-        torch.manual_seed(recipe.optimisation.seed)
-        stack = self.fresh_stack().requires_grad_(True).train().to(processes.device)
-        everything = recipe.method.trained == "all"
-        if everything:
-            self.base.unet.float().requires_grad_(True)
-        self.model = model = VideoModel(self.base.unet, stack)
-        if self.base.dtype != torch.float32:
-            model.attachment.autocast = self.base.dtype  # the U-Net is in it already, the stack keeps float32 weights
-        if recipe.compute.checkpointing:
-            self.base.unet.train()  # diffusers recomputes in training mode only; the U-Nets here have no dropout
-            model.attachment.enable_gradient_checkpointing()
-        held = self.base.unet if everything or recipe.compute.parallel == "fsdp" else None
-        self.module = _Module(recipe, model, self.base, held)
-
-    def fresh_stack(self) -> TemporalStack:
-        """The identity, or the stack that the recipe starts from, in its new role."""
-        recipe, clips, method = self.recipe, self.recipe.clips, self.recipe.method
-        role = {**asdict(recipe.recommended), "role": recipe.role, "stage": recipe.name, "schedule": recipe.schedule}
-        role |= {"frames": clips.frames, "fps": clips.fps, "size": clips.size, "shared_noise": method.shared_noise}
-        if not method.image:
-            role["image_guidance"] = 1.0
-        if recipe.start.init:
-            stack = load_stack(stack_file(recipe.start.init), dtype=torch.float32)
-            stack.config = stack.config.changed(**role)
-            return stack
-        shape = STACK_SETTINGS.get(self.base.family, {}) | (SLIM if method.stack == "slim" else {}) | {"mixing": method.mixing}
-        if not method.image:
-            shape["channel_order"] = ()
-        source = "trained by this project's trainer"
-        stack = TemporalStack.for_unet(self.base.unet, base=self.base.family, source=source, **shape, **role)
-        if method.start == "random":
-            stack.randomise()
-        return stack
+    # -- the samples
 
     def stream(self, positions: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """See `loop.Task`."""
@@ -225,11 +217,11 @@ class VideoTask(Task):
             x0, errors = batch.latents[part], []
             generators = [sample_generator(2**21, int(batch.positions[i])) for i in part]
             text = self.base.encode_text([batch.captions[i] for i in part])
-            given = self.module.known(x0, torch.Generator().manual_seed(0))
+            given = self.known(x0, torch.Generator().manual_seed(0))
             for band in range(BANDS):
                 within = torch.tensor([torch.rand(1, generator=g).item() for g in generators])
                 t = ((band + within) / BANDS * config.schedule.steps).long().to(x0.device)
-                errors.append(self.module.measure(x0, text, t, self.module.noise(x0, generators), given))
+                errors.append(self.measure(x0, text, t, self.noise(x0, generators), given))
             sums += torch.stack(errors).double().cpu().sum(1)
         means = self.processes.mean((sums / len(places)).to(self.processes.device)).tolist()
         return {"val_loss": sum(means) / BANDS, **{f"val_loss_{i + 1}": mean for i, mean in enumerate(means)}}
@@ -250,16 +242,16 @@ class VideoTask(Task):
         config, generator = self.model.stack.config, torch.Generator().manual_seed(0)
         like = batch.latents.to(self.processes.device)
         n, f = like.shape[:2]
-        given = self.module.known(like, generator)
+        given = self.known(like, generator)
         plan = calls(config.sampling.image_guidance if config.takes_image else 1.0, config.sampling.text_guidance)
         texts = {text: self.base.encode_text(list(said)) for text, said in {True: batch.captions, False: [""] * n}.items()}
         images = {True: given, False: None if given is None else torch.zeros_like(given)}
 
         def network(x: Tensor, t: Tensor, call: Call) -> Tensor:
             video = rearrange(x, "(b f) c h w -> b f c h w", f=f)
-            return self.module.draw(video, t, texts[call.text], images[call.image]).flatten(0, 1)
+            return self.draw(video, t, texts[call.text], images[call.image]).flatten(0, 1)
 
-        noise = self.module.noise(like, [generator] * n).flatten(0, 1)
+        noise = self.noise(like, [generator] * n).flatten(0, 1)
         latents = sample(GuidedDenoiser(network, plan), noise, config.schedule, SHEET_STEPS)
         return rearrange(latents, "(b f) c h w -> b f c h w", f=f)
 

@@ -99,7 +99,7 @@ def test_resumed_run_sees_the_samples_that_follow(tmp_path: Path) -> None:
     resumed = new_trainer(tmp_path)
     resumed.load()
     resumed.run()
-    assert resumed.task.module.seen == [(i, i // 8 / 6) for i in range(8, 48)]
+    assert resumed.task.seen == [(i, i // 8 / 6) for i in range(8, 48)]
 
 
 def test_same_seed_same_run_and_another_seed_another(whole: Path, tmp_path: Path) -> None:
@@ -124,12 +124,12 @@ def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
 def test_checkpoint_of_other_parameters_is_refused(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
     task = ToyTask()
-    task.module.further = torch.nn.Linear(2, 2)  # type: ignore[attr-defined]
+    task.further = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match="holds other parameters than this recipe trains, such as average.further.bias"):
         Trainer(toy_recipe(), task, tmp_path / "run").load()
     task = ToyTask()
-    task.module.net[0] = torch.nn.Linear(4, 8)  # type: ignore[index,operator]
-    task.module.net[2] = torch.nn.Linear(8, 4)  # type: ignore[index,operator]
+    task.net[0] = torch.nn.Linear(4, 8)
+    task.net[2] = torch.nn.Linear(8, 4)
     with pytest.raises(ValueError, match=r"holds weights.net.0.weight of shape \(16, 4\), this recipe trains \(8, 4\)"):
         Trainer(toy_recipe(), task, tmp_path / "run").load()
 
@@ -200,12 +200,12 @@ def test_rate_factor_is_warm_up_constant_then_a_fall_to_zero() -> None:
 def test_steps_are_adamw_on_clipped_gradients_with_a_running_average(whole: Path) -> None:
     """The same by hand."""
     recipe, task = toy_recipe(), ToyTask()
-    parameters = dict(task.module.net.named_parameters(prefix="net"))
+    parameters = dict(task.net.named_parameters(prefix="net"))
     optimiser = torch.optim.AdamW(parameters.values(), lr=0, betas=recipe.optimisation.betas, weight_decay=0)
     average = {name: value.detach().clone() for name, value in parameters.items()}
     for step, factor in enumerate((0.5, 1.0, 1.0, 1.0, 2 / 3, 1 / 3)):
         optimiser.param_groups[0]["lr"] = 0.02 * factor
-        loss, _ = task.module(range(8 * step, 8 * step + 8), step_generator(3, step, 0), step / 6)
+        loss, _ = task(range(8 * step, 8 * step + 8), step_generator(3, step, 0), step / 6)
         optimiser.zero_grad()
         loss.backward()
         norm = torch.cat([p.grad.flatten() for p in parameters.values()]).norm()

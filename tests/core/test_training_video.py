@@ -65,7 +65,7 @@ def losses(folder: Path) -> list[float]:
 def in_float64(task: video.VideoTask) -> Any:
     """The loss as a function of a batch, in networks where no kernel's rounding is seen (see helpers.DOUBLE)."""
     task.base.to(dtype=DOUBLE)
-    return task.module.to(DOUBLE)
+    return task.to(DOUBLE)
 
 
 # -- the numbers of a run
@@ -101,9 +101,9 @@ def test_first_loss_is_that_of_the_image_model_alone(tmp_path: Path) -> None:
     for i, position in enumerate(batch.positions):
         generator = sample_generator(recipe.optimisation.seed, position)
         said = batch.says(i, generator, 0.0)
-        task.module.given(batch.latents[i], generator)  # draws as many numbers as in training
+        task.given(batch.latents[i], generator)  # draws as many numbers as in training
         noise = frame_noise(batch.latents[i].shape, generator)
-        t = task.module.timestep(position).expand(len(noise))
+        t = task.timestep(position).expand(len(noise))
         x = add_noise(recipe.schedule, batch.latents[i], noise, t)
         text = task.base.encode_text([said]).hidden.expand(len(noise), -1, -1)
         with torch.no_grad():
@@ -115,7 +115,7 @@ def test_first_loss_is_that_of_the_image_model_alone(tmp_path: Path) -> None:
 def test_timesteps_of_a_step_are_spread_over_the_schedule_whoever_asks(tmp_path: Path) -> None:
     task = VideoTask(small(optimisation__batch="8"), tmp_path)
     for step in range(3):
-        t = sorted(int(task.module.timestep(8 * step + i)) for i in range(8))
+        t = sorted(int(task.timestep(8 * step + i)) for i in range(8))
         assert [value // 125 for value in t] == list(range(8))
 
 
@@ -158,9 +158,9 @@ def test_recomputed_activations_give_the_same_gradients(tmp_path: Path) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss, _ = task.module(batch, None, 0.0)
+            loss, _ = task(batch, None, 0.0)
         loss.backward()
-        gradients.append((kept, {n: p.grad.clone() for n, p in task.module.named_parameters()}))
+        gradients.append((kept, {n: p.grad.clone() for n, p in task.named_parameters()}))
     (much, plain), (little, recomputed) = gradients
     assert little < much / 5
     for name, value in plain.items():
@@ -232,7 +232,7 @@ def test_shards_train_with_and_without_kept_latents(shards: str, tmp_path: Path)
     for (name, task), batch in zip(tasks.items(), (live, kept), strict=True):
         train(recipes[name], tmp_path / name)
         assert np.isfinite(losses(tmp_path / name)).all()
-        assert losses(tmp_path / name)[0] == pytest.approx(task.module(batch, None, 0.0)[0].item())
+        assert losses(tmp_path / name)[0] == pytest.approx(task(batch, None, 0.0)[0].item())
     assert len(list((tmp_path / "kept").glob("cache-*"))) == 1
 
 
