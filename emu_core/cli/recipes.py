@@ -35,8 +35,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     add("--init", help="stack to start from: a file, or the `model` folder of an earlier run")
     add("--shards", help="training videos: a folder or address that `emu-video curate` wrote")
     add("--selection", help="only the videos of this `emu-video select`")
-    ablation = "change the design as in the paper's comparisons"
-    add("--ablation", action="append", default=[], metavar="NAME", help=ablation)
+    add("--ablation", action="append", default=[], metavar="NAME", help="change the design as in the paper's comparisons")
     fit = "choose batch, accumulation, precision ... so that the run needs no more GPU memory than this"
     add("--fit", metavar="8GB", help=fit)
     change = "change a setting, such as optimisation.steps=100; may be repeated"

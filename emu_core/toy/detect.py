@@ -20,14 +20,13 @@ STILL_PX = 3.0  # a move shorter than this is none; the slowest real one is 7
 
 @dataclass(frozen=True)
 class Reading:
-    """What one frame shows. `centre` (x, y) in pixels; `overlap` is the best template's intersection over union, 0..1."""
+    """What one frame shows. `centre` (x, y) in pixels."""
 
     colour: str
     background: str
     shape: str
     size: str
     centre: tuple[float, float]
-    overlap: float
 
 
 NOTHING = "nothing"
@@ -84,15 +83,15 @@ def _read(ground: torch.Tensor, colour: torch.Tensor, alpha: torch.Tensor, visib
     for i in range(len(alpha)):
         background = nearest(ground[i], shapes.BACKGROUNDS)
         if not visible[i]:
-            readings.append(Reading(NOTHING, background, NOTHING, NOTHING, (float("nan"), float("nan")), 0.0))
+            readings.append(Reading(NOTHING, background, NOTHING, NOTHING, (float("nan"), float("nan"))))
             continue
         fits = []
         for kind, (shape, size) in enumerate(_KINDS):  # refine those that are near the best: a whole pixel can decide
             if best.values[i, kind] >= best.values[i].max() - 0.08:
                 row, column = divmod(int(best.indices[i, kind]), side)
                 fits.append((*_refine(alpha[i], shape, shapes.RADIUS[size], (column, row)), shape, size))
-        score, x, y, shape, size = max(fits)
-        readings.append(Reading(nearest(colour[i], shapes.PALETTE), background, shape, size, (x, y), score))
+        _, x, y, shape, size = max(fits)
+        readings.append(Reading(nearest(colour[i], shapes.PALETTE), background, shape, size, (x, y)))
     return readings
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..base import Base
 from ..model.conditioning import KEYFRAMES, slots
-from ..training.processes import Processes
+from ..training.processes import Processes, fingerprint
 from ..training.recipes import Recipe, World
 from ..training.sources import Batch, Source
 from ..weights import save_tensors
@@ -51,10 +51,7 @@ class LatentSource:
     def key(self) -> str:
         """A name for what is kept."""
         world = self.world
-        digest = hashlib.sha256(f"{world.seed} {self.times.tolist()} {world.cache} {world.anything} {shapes.RADIUS}".encode())
-        for name, value in sorted(self.vae.state_dict().items()):
-            digest.update(name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        own = digest.hexdigest()[:24]
+        own = fingerprint([self.vae], f"{world.seed} {self.times.tolist()} {world.cache} {world.anything} {shapes.RADIUS}")[:24]
         own = hashlib.sha256(f"{own} {self.shrink}".encode()).hexdigest()[:24] if self.shrink > 1 else own
         return own if self.palette is shapes.PALETTE else f"pastel-{own}"
 

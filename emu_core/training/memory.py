@@ -63,26 +63,21 @@ class _Kept(TorchFunctionMode):
         self.alive: list[torch.Tensor] = []  # a freed storage's address would be used again
         self.total, self.largest = 0, 0
 
-    def add(self, tensor: torch.Tensor) -> None:
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in self.known:
             self.known.add(storage._cdata)
             self.alive.append(tensor)
             self.total += storage.nbytes()
-
-    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        self.add(tensor)
         return tensor
 
     def recompute(self, function: Callable[..., Any], *args: Any) -> Any:
         for argument in args:
             if isinstance(argument, torch.Tensor):
                 self.add(argument)
-        before, largest = self.total, self.largest
-        self.largest = 0
+        before, largest, self.largest = self.total, self.largest, 0
         output = function(*args)
-        inner = self.total - before + self.largest
-        self.total, self.largest = before, max(largest, inner)
+        self.total, self.largest = before, max(largest, self.total - before + self.largest)
         return output
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -122,7 +117,7 @@ def _counted(
             module.register_forward_hook(norm_in_full)
     height, width = (side // 8 for side in size)
     channels = unet.config["in_channels"]
-    with torch.device("meta"), kept, torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+    with torch.device("meta"), kept, torch.autograd.graph.saved_tensors_hooks(kept.add, lambda tensor: tensor):
         x = torch.empty(1, frames, channels, height, width, dtype=torch.bfloat16)
         text = torch.empty(1, 77, config["cross_attention_dim"], dtype=torch.bfloat16)
         given = torch.empty(1, frames, channels + 1, height, width, dtype=torch.bfloat16)

@@ -121,9 +121,9 @@ def local(tensor: Tensor) -> Tensor:
     return getattr(tensor, "to_local", lambda: tensor)()
 
 
-def fingerprint(modules: Sequence[nn.Module]) -> str:
-    """sha256 over every weight and buffer, names and bits (of a sharded model, this process's share)."""
-    digest = hashlib.sha256()
+def fingerprint(modules: Sequence[nn.Module], facts: str = "") -> str:
+    """sha256 over `facts` and every weight and buffer, names and bits (of a sharded model, this process's share)."""
+    digest = hashlib.sha256(facts.encode())
     for module in modules:
         for name, value in sorted(module.state_dict().items()):
             flat = local(value).detach().cpu().contiguous().flatten()

@@ -136,12 +136,10 @@ def test_sheet_and_validation_of_the_procedural_world(tmp_path: Path) -> None:
 def test_the_procedural_world_trains_in_half_precision_and_without_clips_that_measure(tmp_path: Path) -> None:
     changes = {"world.cache": "4", "compute.precision": "bfloat16", "clips.validation": "0", "every.validate": "1"}
     recipe = override(small("stage2_512px", steps=2), {**changes, "every.sheet": "2"})
-    train(recipe, tmp_path)
-    exact = VideoTask(override(recipe, {"compute.precision": "float32"}), tmp_path / "exact")
+    train(recipe, tmp_path / "half")
     train(override(recipe, {"compute.precision": "float32"}), tmp_path / "exact")
-    assert exact.validate() == {}
-    assert losses(tmp_path) == pytest.approx(losses(tmp_path / "exact"), rel=0.05)  # 8 bits of mantissa
-    assert not any("val_loss" in row for row in rows(tmp_path))
+    assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "exact"), rel=0.05)  # 8 bits of mantissa
+    assert not any("val_loss" in row for row in rows(tmp_path / "half"))
 
 
 def test_recomputed_activations_give_the_same_gradients(tmp_path: Path) -> None:
