@@ -28,7 +28,7 @@ from ..networks import sha256
 from . import table
 from .engines import Engine, ProcessEngine
 from .files import TarWriter, locked
-from .motion import look, motion_summary
+from .motion_score import look, motion_summary
 from .scores import scorer
 from .sources import Item, check_sources, listing, read_caption
 

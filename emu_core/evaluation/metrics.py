@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ..data.motion import frame_scores, motion_scores
+from ..data.motion_score import frame_scores, motion_scores
 from ..media import Facts, VideoReader, fit, read_image
 from ..media.images import to_bytes
 from ..networks import AestheticHead, Array, ImageText, Inception, Networks, Pixels, VideoFeatures

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from emu_core.data.motion import look, mean_length, motion_scores, motion_summary
+from emu_core.data.motion_score import look, mean_length, motion_scores, motion_summary
 from emu_core.media.rewriting import transcode
 
 # -- makers
@@ -245,7 +245,7 @@ def test_memory_does_not_grow_with_length_and_torch_is_not_needed(tmp_path: Path
     (tmp_path / "short.mp4").write_bytes(encoded(frames, preset="ultrafast"))
     (tmp_path / "long.mp4").write_bytes(encoded(frames * 20, preset="ultrafast"))
     code = (
-        "import resource, sys; from emu_core.data.motion import look\n"
+        "import resource, sys; from emu_core.data.motion_score import look\n"
         "def peak(name): look(name); return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "print(peak(sys.argv[1]), peak(sys.argv[2]), 'torch' in sys.modules)"
     )

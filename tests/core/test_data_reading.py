@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emu_core.data import clips as reading
-from emu_core.data import motion
+from emu_core.data import motion_score
 from emu_core.data import table as storage
 from emu_core.data.clips import ClipDataset, eligible, loader, read_at_times
 from emu_core.data.curate import Curation, curate
@@ -430,6 +430,6 @@ def test_a_broken_off_shard_is_a_sentence(folder: Path, tmp_path: Path) -> None:
 
 def test_the_measuring_and_the_reading_side_agree_on_length(folder: Path) -> None:
     for row, facts in enumerate(Shards.open(folder).facts(row) for row in range(6)):
-        seen = motion.look(Shards.open(folder).read(row))
+        seen = motion_score.look(Shards.open(folder).read(row))
         assert seen.duration == pytest.approx(facts["duration"], abs=0.011), facts["key"]
         assert (seen.frames, seen.width, seen.height) == (facts["frames"], facts["width"], facts["height"])
