@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..media import Unreadable, fit
 from ..media.decoding import Decoder, Pixels, Source, opened
@@ -50,25 +51,20 @@ class ClipDataset(Dataset[dict[str, Any]]):
         seed: int,
         fixed_starts: int | None = None,
     ) -> None:
-        if not (math.isfinite(fps) and fps > 0) or frames < 1 or min(size) < 1 or (fixed_starts is not None and fixed_starts < 1):
-            raise ValueError(
-                f"clips: expected fps above 0, at least 1 frame, 1 px and 1 start, found fps {fps}, frames {frames}, "
-                f"size {size}, fixed_starts {fixed_starts}."
-            )
+        if not 0 < fps < math.inf or min(frames, *size, 1 if fixed_starts is None else fixed_starts) < 1:
+            found = f"fps {fps}, frames {frames}, size {size}, fixed_starts {fixed_starts}"
+            raise ValueError(f"clips: expected fps above 0, at least 1 frame, 1 px and 1 start, found {found}.")
         self.shards, self.fps, self.frames, self.size = shards, fps, frames, size
         self.seed, self.fixed_starts = seed, fixed_starts
         rows = eligible(shards, fps, frames)
         if not len(rows):
             longest = float(np.nanmax(shards.column("duration")[shards.rows]))
-            raise ValueError(
-                f"{shards.address}: expected videos of at least {self.span:.2f} s for {frames} frames at {fps:g} a second, "
-                f"found none, the longest of {len(shards)} lasts {longest:.2f} s; take fewer frames or a higher rate."
-            )
+            expected = f"videos of at least {self.span:.2f} s for {frames} frames at {fps:g} a second"
+            found = f"none, the longest of {len(shards)} lasts {longest:.2f} s"
+            raise ValueError(f"{shards.address}: expected {expected}, found {found}; take fewer frames or a higher rate.")
         if len(rows) < len(shards):
-            logger.warning(
-                "%d of %d clips are left out: shorter than the %.2f s of %d frames at %g a second.",
-                *(len(shards) - len(rows), len(shards), self.span, frames, fps),
-            )
+            left_out = "%d of %d clips are left out: shorter than the %.2f s of %d frames at %g a second."
+            logger.warning(left_out, len(shards) - len(rows), len(shards), self.span, frames, fps)
         self.order = ClipOrder(shards.counts(rows), seed, rows=rows) if order is None else order.keep(rows)
 
     @property
@@ -86,15 +82,12 @@ class ClipDataset(Dataset[dict[str, Any]]):
     def start(self, position: int, row: int, duration: float) -> float:
         """Where the clip of this position begins, in seconds from the video's first frame."""
         if self.fixed_starts is None:
-            return fraction(position, self.seed, _START) * self._room(duration)
+            return fraction(position, self.seed, _START) * max(0.0, duration - self.span)
         return self.fixed_start(row, self.choice(position), duration)
 
     def fixed_start(self, row: int, choice: int, duration: float) -> float:
         """The start number `choice` of a row's video, in seconds."""
-        return fraction(row, self.seed, choice, _START) * self._room(duration)
-
-    def _room(self, duration: float) -> float:
-        return max(0.0, duration - self.span)
+        return fraction(row, self.seed, choice, _START) * max(0.0, duration - self.span)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         row = self.order[position]
@@ -110,13 +103,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
         times = [start + index / self.fps for index in range(self.frames)]
         with self.shards.open_video(row) as file:
             pictures = read_at_times(file, times, facts["key"])
-        return {
-            "row": row,
-            "key": facts["key"],
-            "caption": facts["caption"],
-            "start": start,
-            "frames": fitted(pictures, self.size),
-        }
+        told = {name: facts[name] for name in ("key", "caption")}
+        return {"row": row, **told, "start": start, "frames": fitted(pictures, self.size)}
 
 
 def read_at_times(file: Source, times: Sequence[float], name: str) -> list[Pixels]:
@@ -147,11 +135,10 @@ def _pick(video: Decoder, wanted: Sequence[int], strict: bool) -> list[Pixels]:
             continue
         if shown is None and strict and frame.pts > wanted[0]:
             return []
-        if shown is not None and wanted[len(pictures)] < frame.pts:
-            picture = video.pixels(shown)
-            while len(pictures) < len(wanted) and wanted[len(pictures)] < frame.pts:
-                pictures.append(picture)
-            if len(pictures) == len(wanted):
+        due = bisect_left(wanted, frame.pts)
+        if shown is not None and due > len(pictures):
+            pictures += [video.pixels(shown)] * (due - len(pictures))
+            if due == len(wanted):
                 return pictures
         shown = frame
     if shown is not None:
@@ -185,27 +172,17 @@ class _Guarded(Dataset[Any]):
             return f"clip at position {position}: {problem}"
 
 
-def collate(clips: Sequence[Any]) -> Any:
-    """Clips of one batch: frames (b, f, 3, H, W) uint8, position and row (b,) int64, start (b,) float64, lists of strings."""
-    failed = next((clip for clip in clips if isinstance(clip, str)), None)
-    if failed is not None:
-        return failed
-    return {
-        "position": torch.tensor([clip["position"] for clip in clips]),
-        "row": torch.tensor([clip["row"] for clip in clips]),
-        "start": torch.tensor([clip["start"] for clip in clips], dtype=torch.float64),
-        "key": [clip["key"] for clip in clips],
-        "caption": [clip["caption"] for clip in clips],
-        "frames": torch.stack([clip["frames"] for clip in clips]),
-    }
+def _collate(clips: Sequence[Any]) -> Any:
+    return next((clip for clip in clips if isinstance(clip, str)), None) or default_collate(list(clips))
 
 
 def loader(dataset: ClipDataset, positions: Iterable[Sequence[int]], workers: int) -> Iterator[dict[str, Any]]:
-    """One collated batch for each sequence of positions, in order, read ahead by `workers` processes (0: by this one).
+    """One batch for each sequence of positions, in order, read ahead by `workers` processes (0: by this one).
 
+    A batch is a dict: frames (b, f, 3, H, W) uint8, position and row (b,) int64, start (b,) float64, key and caption lists.
     positions may be endless. Raises ValueError for a clip that cannot be read, ChildProcessError if a worker dies.
     """
-    batches: Any = DataLoader(_Guarded(dataset), batch_sampler=map(list, positions), num_workers=workers, collate_fn=collate)
+    batches: Any = DataLoader(_Guarded(dataset), batch_sampler=map(list, positions), num_workers=workers, collate_fn=_collate)
     try:
         for batch in batches:
             if isinstance(batch, str):
@@ -214,7 +191,5 @@ def loader(dataset: ClipDataset, positions: Iterable[Sequence[int]], workers: in
     except RuntimeError as problem:
         if "exited unexpectedly" not in str(problem) and "killed by signal" not in str(problem):
             raise
-        raise ChildProcessError(
-            f"a process that reads clips died ({str(problem).splitlines()[0]}), often for want of memory; "
-            f"use fewer workers than {workers} or smaller clips, and resume."
-        ) from problem
+        died = f"a process that reads clips died ({str(problem).splitlines()[0]}), often for want of memory"
+        raise ChildProcessError(f"{died}; use fewer workers than {workers} or smaller clips, and resume.") from problem

@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..media.files import whole_file, write_text
-from ..media.rewriting import transcode
+from ..media.writing import transcode
 from ..networks import sha256
 from . import table
 from .engines import Engine, ProcessEngine

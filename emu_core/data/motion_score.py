@@ -12,21 +12,21 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain, pairwise
 from typing import Any
 
 import av
 import numpy as np
 
-from ..media.conversion import turns
-from ..media.decoding import USUAL_RATE, WHOLE, Decoder, Pixels, Source, check_whole, opened
-from ..media.files import Unreadable
+from ..media import Unreadable
+from ..media.decoding import USUAL_RATE, WHOLE, Pixels, Source, check_whole, opened, turns
+from ..media.images import check_sides
 
 HQ_WINDOW = 6
 """Frames of the window whose motion must not be too small [Emu Video]."""
 CUT_THRESHOLD = 10
 """Of FFmpeg's scdet, 0..100: its own default."""
 MIN_MATCHED = 0.25
-MIN_SIDE = 8
 ENCODER = {
     "preset": "veryfast",
     "qp": "20",
@@ -43,7 +43,8 @@ ENCODER = {
 @dataclass
 class Seen:
     """What one pass over a video found. Sizes in pixels as a viewer sees them (upright, square pixels), times in seconds from
-    the first frame; `scores` pixels a frame at the rate and height of the measurement, nan where no block moved measurably."""
+    the first frame; `scores` pixels a frame at the rate and height of the measurement, area-weighted over the blocks that have a
+    vector, for each frame but the first; nan where no block moved measurably, as at a cut."""
 
     width: int = 0
     height: int = 0
@@ -56,43 +57,6 @@ class Seen:
     cuts: list[float] = field(default_factory=list)
     first: Pixels | None = None
     """(height, width, 3) uint8."""
-
-
-# -- measuring
-
-
-class _Vectors:
-    """Encodes small frames in memory and reads the motion vectors of what came out."""
-
-    def __init__(self, width: int, height: int, time_base: Fraction) -> None:
-        self.scores: list[float] = []
-        self._encoder: Any = av.CodecContext.create("libx264", "w")
-        self._encoder.width, self._encoder.height, self._encoder.pix_fmt = width, height, "yuv420p"
-        self._encoder.time_base, self._encoder.framerate = time_base, Fraction(25)
-        self._encoder.options, self._encoder.thread_count = dict(ENCODER), 1
-        self._decoder: Any = av.CodecContext.create("h264", "r")
-        self._decoder.options, self._decoder.thread_count = {"flags2": "+export_mvs"}, 1
-        self._count = 0
-
-    def add(self, frame: Any) -> None:
-        # Renumbered: the encoder must neither drop nor repeat, and old key frames must not become new ones.
-        frame.pts, frame.time_base = self._count, self._encoder.time_base
-        frame.pict_type = 0
-        self._count += 1
-        for packet in self._encoder.encode(frame):
-            self._read(packet)
-
-    def finish(self) -> list[float]:
-        if not self._count:
-            return []
-        for packet in self._encoder.encode(None):
-            self._read(packet)
-        self._read(None)
-        return self.scores[1:]  # the first frame has no other before it
-
-    def _read(self, packet: Any) -> None:
-        for frame in self._decoder.decode(packet):
-            self.scores.append(mean_length(frame))
 
 
 def mean_length(frame: Any) -> float:
@@ -112,53 +76,56 @@ def mean_length(frame: Any) -> float:
 
 
 class _Measure:
-    """Frames at the fixed height go to the cut detector, and at the fixed rate to the encoder. Memory does not grow."""
+    """Frames at the fixed height go to the cut detector, and at the fixed rate to an encoder in memory and a decoder that tells
+    the motion vectors of what came out. Memory does not grow."""
 
     def __init__(
         self, frame: av.VideoFrame, base: Fraction, aspect: Fraction, fps: float | None = None, height: int | None = None
     ) -> None:
-        graph = av.filter.Graph()
-        entry = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
-        size = graph.add(*_resize(frame, aspect, height))
-        pixels, split = graph.add("format", "pix_fmts=yuv420p"), graph.add("split", "2")
+        sides = frame.width * float(aspect), float(frame.height)
+        if height is None:
+            name, size = "crop", f"{frame.width // 2 * 2}:{frame.height // 2 * 2}:0:0"
+        elif turns(frame) % 2:  # lies on its side in the file
+            name, size = "scale", f"{height}:{max(16, 2 * round(height * sides[1] / sides[0] / 2))}:flags=area"
+        else:
+            name, size = "scale", f"{max(16, 2 * round(height * sides[0] / sides[1] / 2))}:{height}:flags=area"
+        self._graph = graph = av.filter.Graph()
+        self._entry = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
+        resized, pixels, split = graph.add(name, size), graph.add("format", "pix_fmts=yuv420p"), graph.add("split", "2")
         cuts = graph.add("scdet", f"threshold={CUT_THRESHOLD}:sc_pass=1")
         rate = graph.add("fps", f"fps={Fraction(fps).limit_denominator(1001)}") if fps else graph.add("null")
-        self._cut_sink, self._rate_sink = graph.add("buffersink"), graph.add("buffersink")
-        for before, after in ((entry, size), (size, pixels), (pixels, split), (cuts, self._cut_sink), (rate, self._rate_sink)):
+        self._sinks = graph.add("buffersink"), graph.add("buffersink")
+        steps = (self._entry, resized, pixels, split), (cuts, self._sinks[0]), (rate, self._sinks[1])
+        for before, after in chain.from_iterable(map(pairwise, steps)):
             before.link_to(after)
         split.link_to(cuts, 0, 0)
         split.link_to(rate, 1, 0)
         graph.configure()
-        self._graph, self._entry = graph, entry
-        self._vectors: _Vectors | None = None
-        self.cuts: list[float] = []
+        self._encoder: Any = None
+        self._decoder: Any = av.CodecContext.create("h264", "r")
+        self._decoder.options, self._decoder.thread_count = {"flags2": "+export_mvs"}, 1
+        self._count, self.cuts, self.scores = 0, list[float](), list[float]()
 
-    def add(self, frame: Any) -> None:
+    def add(self, frame: av.VideoFrame | None) -> None:
+        """The next frame; None: there are no more."""
         self._entry.push(frame)
-        self._drain()
+        self.cuts += [float(cut.time) for cut in _pulled(self._sinks[0])]
+        for seen in _pulled(self._sinks[1]):
+            if self._encoder is None:
+                self._encoder = av.CodecContext.create("libx264", "w")
+                self._encoder.width, self._encoder.height, self._encoder.pix_fmt = seen.width, seen.height, "yuv420p"
+                self._encoder.time_base, self._encoder.framerate = Fraction(1, 25), Fraction(25)
+                self._encoder.options, self._encoder.thread_count = dict(ENCODER), 1
+            # Renumbered: the encoder must neither drop nor repeat, and old key frames must not become new ones.
+            seen.pts, seen.time_base, seen.pict_type = self._count, self._encoder.time_base, 0
+            self._count += 1
+            self._read(self._encoder.encode(seen))
+        if frame is None and self._encoder is not None:
+            self._read([*self._encoder.encode(None), None])
+            del self.scores[0]  # the first frame has no other before it
 
-    def finish(self) -> list[float]:
-        self._entry.push(None)
-        self._drain()
-        return self._vectors.finish() if self._vectors else []
-
-    def _drain(self) -> None:
-        for frame in _pulled(self._cut_sink):
-            self.cuts.append(float(frame.time))
-        for frame in _pulled(self._rate_sink):
-            if self._vectors is None:
-                self._vectors = _Vectors(frame.width, frame.height, Fraction(1, 25))
-            self._vectors.add(frame)
-
-
-def _resize(frame: av.VideoFrame, aspect: Fraction, height: int | None) -> tuple[str, str]:
-    """The filter that brings a frame to the height of the measurement, or only to even sides."""
-    if height is None:
-        return "crop", f"{frame.width // 2 * 2}:{frame.height // 2 * 2}:0:0"
-    width, tall = frame.width * float(aspect), float(frame.height)
-    if turns(frame) % 2:  # lies on its side in the file
-        return "scale", f"{height}:{max(16, 2 * round(height * tall / width / 2))}:flags=area"
-    return "scale", f"{max(16, 2 * round(height * width / tall / 2))}:{height}:flags=area"
+    def _read(self, packets: list[Any]) -> None:
+        self.scores += [mean_length(coded) for packet in packets for coded in self._decoder.decode(packet)]
 
 
 def _pulled(sink: Any) -> Iterator[Any]:
@@ -182,17 +149,18 @@ def look(source: Source, fps: float | None = None, height: int | None = None, na
         rate = video.rate or USUAL_RATE
         for frame, moment in video.timed():
             if measure is None:
-                _set_size(seen, frame, video)
+                seen.height, seen.width = video.shape(frame)
+                check_sides(video.name, seen.height, seen.width)
                 measure = _Measure(frame, video.base, video.aspect, fps, height)
                 seen.first = video.pixels(frame) if first else None
             length = getattr(frame, "duration", 0) or video.step(video.base)  # older PyAV lacks it
             frame.pts, frame.time_base = moment, video.base
             measure.add(frame)
             seen.frames += 1
-        if seen.frames < 2:
+        if measure is None or seen.frames < 2:
             raise Unreadable(f"{video.name}: expected a video of at least 2 frames, found {seen.frames}.")
-        if measure is not None:
-            seen.scores, seen.cuts = measure.finish(), measure.cuts
+        measure.add(None)
+        seen.scores, seen.cuts = measure.scores, measure.cuts
         seen.duration = float((moment + length) * video.base)
         if video.length:
             check_whole(video.name, seen.duration, video.length, WHOLE * video.length)
@@ -200,38 +168,23 @@ def look(source: Source, fps: float | None = None, height: int | None = None, na
     return seen
 
 
-def _set_size(seen: Seen, frame: av.VideoFrame, video: Decoder) -> None:
-    seen.height, seen.width = video.shape(frame)
-    if min(seen.height, seen.width) < MIN_SIDE:
-        raise Unreadable(f"{video.name}: expected sides of at least {MIN_SIDE} px, found {seen.width} x {seen.height}.")
-
-
-def motion_scores(source: Source, fps: float | None, height: int | None) -> list[float]:
-    """Motion of each pair of neighbouring frames: pixels a frame, area-weighted over the blocks that have a vector.
-
-    fps, height: what the video is brought to first (None: as it is). nan for a pair without any vector, as at a cut.
-    Raises ValueError as `look` does.
-    """
-    return look(source, fps, height).scores
-
-
 def frame_scores(frames: Iterable[Pixels]) -> list[float]:
-    """As motion_scores, of frames (H, W, 3) uint8 in memory at their own size; what a lossless file of them would give.
+    """The scores of frames (H, W, 3) uint8 in memory at their own size; what a lossless file of them would give.
 
     Raises ValueError for sides below 8 px, or where the encoder is missing.
     """
     measure, base = None, Fraction(1, 25)
     try:
         for number, pixels in enumerate(frames):
-            if min(pixels.shape[:2]) < MIN_SIDE:
-                raise ValueError(
-                    f"motion: expected sides of at least {MIN_SIDE} px, found {pixels.shape[1]} x {pixels.shape[0]}."
-                )
-            frame: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            check_sides("motion", pixels.shape[0], pixels.shape[1])
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame.pts, frame.time_base = number, base
             measure = measure or _Measure(frame, base, Fraction(1))
             measure.add(frame)
-        return measure.finish() if measure else []
+        if measure is None:
+            return []
+        measure.add(None)
+        return measure.scores
     except av.FFmpegError as problem:
         raise ValueError(f"motion: expected frames that can be encoded, found {problem}.") from problem
 
@@ -246,8 +199,7 @@ def motion_summary(scores: Sequence[float]) -> tuple[float | None, float | None]
     valid = ~np.isnan(known)
     if not valid.any():
         return None, None
-    size = min(HQ_WINDOW, len(known))
-    sums = np.convolve(np.where(valid, known, 0.0), np.ones(size), "valid")
-    counts = np.convolve(valid.astype(np.float64), np.ones(size), "valid")
+    window = np.ones(min(HQ_WINDOW, len(known)))
+    sums, counts = np.convolve(np.where(valid, known, 0.0), window, "valid"), np.convolve(valid, window, "valid")
     means = sums[counts > 0] / counts[counts > 0]
     return float(known[valid].mean()), float(max(0.0, means.min()))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ..data.motion_score import frame_scores, motion_scores
+from ..data.motion_score import frame_scores, look
 from ..media import Facts, VideoReader, fit, read_image
 from ..media.images import to_bytes
 from ..networks import AestheticHead, Array, ImageText, Inception, Networks, Pixels, VideoFeatures
@@ -239,7 +239,7 @@ def measure_video(path: Path, prompt: Prompt, networks: Networks = Networks()) -
     """All figures of a video's file or folder. Raises Unreadable for one that cannot be read to its end."""
     video = VideoReader(path)
     image = None if prompt.image is None else read_image(prompt.image)
-    motion = None if path.is_dir() else lambda: motion_scores(path, None, None)
+    motion = None if path.is_dir() else lambda: look(path).scores
     return _measure(video, video.facts, prompt.text, image, networks, motion)
 
 

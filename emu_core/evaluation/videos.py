@@ -6,9 +6,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from ..media import VIDEO_EXTENSIONS, Unreadable, VideoReader
@@ -31,41 +30,31 @@ class VideoSet:
 
 def open_sets(arguments: Sequence[str]) -> list[VideoSet]:
     """FOLDER or NAME=FOLDER each; a set is called NAME, or as its folder. Raises ValueError for an empty one or equal names."""
-    sets = [open_set(*_name_and_place(text)) for text in arguments]
-    names = [each.name for each in sets]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"expected a name for each set, found two called {twice!r}; name one of them, as other={twice}")
+    sets: list[VideoSet] = []
+    for text in arguments:
+        name, sign, place = text.partition("=")
+        if not sign or os.path.isdir(text):
+            name, place = "", text
+        if name in (".", "..") or "/" in name or os.sep in name or not name.isprintable():
+            raise ValueError(f"{text}: expected a plain name before the =, found {name!r}; results lie in folders of that name")
+        sets.append(open_set(name, place))
+        if sets[-1].name in [each.name for each in sets[:-1]]:
+            twice = sets[-1].name
+            raise ValueError(f"expected a name for each set, found two called {twice!r}; name one of them, as other={twice}")
     return sets
-
-
-def _name_and_place(text: str) -> tuple[str, str]:
-    name, sign, place = text.partition("=")
-    if not sign or os.path.isdir(text):
-        name, place = "", text
-    if name in (".", "..") or "/" in name or os.sep in name or not name.isprintable():
-        raise ValueError(f"{text}: expected a plain name before the =, found {name!r}; results are kept in folders of that name")
-    return name, place
 
 
 def open_set(name: str, place: str | os.PathLike[str]) -> VideoSet:
     """The videos and folders of frames in a folder; `name` empty: as the folder. Raises ValueError where there are none."""
     folder = Path(place).expanduser()
     if not folder.is_dir():
-        raise ValueError(
-            f"{place}: expected a folder of videos, found {'a file' if folder.exists() else 'nothing'}; check the path"
-        )
+        found = "a file" if folder.exists() else "nothing"
+        raise ValueError(f"{place}: expected a folder of videos, found {found}; check the path")
     visible = sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda e: natural(e.name))
-    files = tuple(entry for entry in visible if _is_video(entry))
+    files = tuple(e for e in visible if (frame_names(e) if e.is_dir() else e.suffix.lower() in EXTENSIONS))
     if not files:
         raise ValueError(f"{folder}: expected videos ({', '.join(EXTENSIONS)}) or folders of frames, found none; check the path")
     return VideoSet(name or folder.resolve().name, folder, files)
-
-
-def _is_video(entry: Path) -> bool:
-    if entry.is_dir():
-        return bool(frame_names(entry))
-    return entry.suffix.lower() in EXTENSIONS
 
 
 @dataclass(frozen=True)
@@ -87,32 +76,41 @@ def match(videos: VideoSet, prompts: Sequence[Prompt]) -> Matching:
     has 0 and one has the number of prompts, 1 is). Else by the prompt in the file's own metadata.
     """
     names = _Names(prompts)
-    stems = [(path, path.name if path.is_dir() else path.stem) for path in videos.files]
-    found: dict[str, list[Path]] = {prompt.id: [] for prompt in prompts}
-    extra: list[tuple[Path, str]] = []
+    named: list[tuple[Path, Prompt | None]] = []
     numbered: list[tuple[Path, int]] = []
-    for path, stem in stems:
-        number = re.match(r"(\d+)(?:\D.*)?$", stem)
-        prompt = names.by_name(stem)
-        if prompt is not None:
-            found[prompt.id].append(path)
-        elif number is not None:
+    for path in videos.files:
+        stem = path.name if path.is_dir() else path.stem
+        number, prompt = re.match(r"(\d+)(?:\D.*)?$", stem), names.by_name(stem)
+        if prompt is None and number is not None:
             numbered.append((path, int(number[1])))
         else:
-            _by_metadata(path, names, found, extra)
-    notes = _by_number(numbered, names, found, extra)
+            named.append((path, prompt))
+    numbers = {number for _, number in numbered}
+    from_one = names.counted and 0 not in numbers and len(prompts) in numbers
+    found: dict[str, list[Path]] = {prompt.id: [] for prompt in prompts}
+    extra: list[tuple[Path, str]] = []
+    for path, prompt in named + [(path, names.numbers.get(number - from_one)) for path, number in numbered]:
+        try:
+            prompt = prompt or names.by_metadata(path)
+        except Unreadable as problem:
+            extra.append((path, str(problem)))
+            continue
+        if prompt is None:
+            extra.append((path, "neither its name nor its metadata has one of the prompts"))
+        else:
+            found[prompt.id].append(path)
+    note = f"{len(numbered)} videos were matched by number, the first prompt being {int(from_one)}"
     pairs = [(prompt, found[prompt.id]) for prompt in prompts if found[prompt.id]]
-    return Matching(pairs, [prompt for prompt in prompts if not found[prompt.id]], extra, notes)
+    missing = [prompt for prompt in prompts if not found[prompt.id]]
+    return Matching(pairs, missing, extra, [note] if numbers and names.counted else [])
 
 
 class _Names:
     """Ways from a name to a prompt; what two prompts share leads to neither."""
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
-        self.prompts = prompts
-        self.ids = {prompt.id: prompt for prompt in prompts} | {
-            file_stem(number, prompt.text): prompt for number, prompt in enumerate(prompts)
-        }
+        written = {file_stem(number, prompt.text): prompt for number, prompt in enumerate(prompts)}
+        self.ids = {prompt.id: prompt for prompt in prompts} | written
         self.slugs = _unique([(slug(prompt.text), prompt) for prompt in prompts])
         self.texts = _unique([(_plain(prompt.text), prompt) for prompt in prompts])
         numeric = all(prompt.id.isdigit() for prompt in prompts)
@@ -131,6 +129,15 @@ class _Names:
                 return prompt
         return None
 
+    def by_metadata(self, path: Path) -> Prompt | None:
+        """By the prompt that the file was made with, or any text of a ComfyUI graph in its place."""
+        told = VideoReader(path).facts.metadata.get("prompt", "")
+        try:
+            texts = [value for node in json.loads(told).values() for value in node["inputs"].values() if isinstance(value, str)]
+        except (ValueError, AttributeError, KeyError, TypeError):
+            texts = [told]
+        return next((self.texts[key] for key in map(_plain, texts) if key in self.texts), None)
+
 
 def _unique(pairs: Sequence[tuple[str, Prompt]]) -> dict[str, Prompt]:
     counts = Counter(name for name, _ in pairs)
@@ -139,42 +146,3 @@ def _unique(pairs: Sequence[tuple[str, Prompt]]) -> dict[str, Prompt]:
 
 def _plain(text: str) -> str:
     return " ".join(text.lower().split())
-
-
-def _by_number(
-    numbered: Sequence[tuple[Path, int]], names: _Names, found: dict[str, list[Path]], extra: list[tuple[Path, str]]
-) -> list[str]:
-    numbers = {number for _, number in numbered}
-    from_one = names.counted and 0 not in numbers and len(names.prompts) in numbers
-    for path, number in numbered:
-        prompt = names.numbers.get(number - from_one)
-        if prompt is None:
-            _by_metadata(path, names, found, extra)
-        else:
-            found[prompt.id].append(path)
-    if not numbers or not names.counted:
-        return []
-    return [f"{len(numbered)} videos were matched by number, the first prompt being {int(from_one)}"]
-
-
-def _by_metadata(path: Path, names: _Names, found: dict[str, list[Path]], extra: list[tuple[Path, str]]) -> None:
-    try:
-        told = VideoReader(path).facts.metadata.get("prompt", "")
-    except Unreadable as problem:
-        extra.append((path, str(problem)))
-        return
-    prompt = next((names.texts[key] for key in map(_plain, texts_in(told)) if key in names.texts), None)
-    if prompt is None:
-        extra.append((path, "neither its name nor its metadata has one of the prompts"))
-    else:
-        found[prompt.id].append(path)
-
-
-def texts_in(prompt: str) -> Iterator[str]:
-    """The prompt itself, or every text in a ComfyUI graph."""
-    try:
-        nodes = [node["inputs"].values() for node in json.loads(prompt).values()]
-    except (ValueError, AttributeError, KeyError, TypeError):
-        yield prompt
-        return
-    yield from (value for value in chain.from_iterable(nodes) if isinstance(value, str))

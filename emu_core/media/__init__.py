@@ -4,12 +4,11 @@ Everything here needs PyAV and Pillow only. What a user can cause (a wrong path,
 ValueError of one sentence.
 """
 
-from .encodings import LOSSLESS, PLAYABLE
-from .files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, Unreadable, check_output
-from .images import fit, read_image, write_image
+from .files import Unreadable
+from .images import fit, read_image
 from .reading import Facts, Video, VideoReader, read_video
 from .sheet import contact_sheet
-from .writing import VideoWriter, write_video
+from .writing import IMAGE_EXTENSIONS, LOSSLESS, PLAYABLE, VIDEO_EXTENSIONS, VideoWriter, check_output, write_image, write_video
 
 __all__ = [
     "IMAGE_EXTENSIONS",

@@ -1,14 +1,15 @@
 """A video being decoded: which stream, from where, in which colours, when each frame begins, how long it claims to be.
 
-A local file, an open file or bytes, and nothing else: a playlist that is called .mp4 must not send the reader anywhere.
-Nothing here imports torch, so that the processes of `curate` start fast.
+A local file, an open file or bytes, and nothing else: a playlist that is called .mp4 must not send the reader anywhere. Colour
+matrices, ranges, turns and oblong pixels are decided here and nowhere else, through libavfilter, since VideoFrame.reformat of
+older PyAV mixes up BT.601 and BT.709. Nothing here imports torch, so that the processes of `curate` start fast.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from typing import Any, BinaryIO, Literal, TypeAlias, cast
@@ -18,7 +19,6 @@ import numpy as np
 from av.stream import Disposition
 from numpy.typing import NDArray
 
-from .conversion import Converter, turns
 from .files import Unreadable, check_input, reason
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -30,6 +30,34 @@ NOT_VIDEO = ("image2", "tty", "hls", "concat", "dash", "ffmetadata")
 USUAL_RATE = Fraction(25)
 WHOLE = 0.9
 """The part of the length a file claims that must be there."""
+SCALE_QUALITY = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+TO_BT709 = f"out_color_matrix=bt709:out_range=tv:{SCALE_QUALITY}"
+MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
+RANGES = {1: "tv", 2: "pc"}
+HD_HEIGHT = 720
+
+
+def filter_chain(frame: av.VideoFrame, *steps: tuple[str, str]) -> Callable[[av.VideoFrame], av.VideoFrame]:
+    """A way through FFmpeg's filters for frames like this one; each step is a filter's name and its options."""
+    graph = av.filter.Graph()
+    base = frame.time_base or Fraction(1, 1000)
+    last = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
+    for name, options in (*steps, ("buffersink", "")):
+        step = graph.add(name, options or None)
+        last.link_to(step)
+        last = step
+    graph.configure()
+
+    def through(given: av.VideoFrame) -> av.VideoFrame:
+        graph.push(given)
+        return cast(av.VideoFrame, graph.pull())
+
+    return through
+
+
+def turns(frame: av.VideoFrame) -> int:
+    """Counter-clockwise quarter turns, 0 to 3, by which the file says how the camera was held."""
+    return round(frame.rotation / 90) % 4
 
 
 class Decoder:
@@ -42,7 +70,8 @@ class Decoder:
         self.base: Fraction = stream.time_base or Fraction(1, 90_000)
         self.aspect: Fraction = stream.sample_aspect_ratio or Fraction(1)
         self.start: int = stream.start_time or 0
-        self._convert = Converter(self.aspect)
+        self._size = ""
+        self._filters: dict[tuple[object, ...], Callable[[av.VideoFrame], av.VideoFrame]] = {}
 
     @property
     def is_mp4(self) -> bool:
@@ -91,9 +120,27 @@ class Decoder:
         """To the key frame at or before a time in ticks."""
         self.container.seek(moment, stream=self.stream, backward=True)
 
+    def converted(self, frame: av.VideoFrame, playable: bool = False) -> av.VideoFrame:
+        """A frame as RGB, 8 bits a colour, upright, with square pixels, as large as the first, its time kept. playable: as 4:2:0
+        in BT.709 instead, an odd last row or column cut off."""
+        key = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, turns(frame), playable)
+        if key not in self._filters:
+            self._size = self._size or f"{max(1, round(frame.width * self.aspect))}:{frame.height}"
+            # Untagged films: what players assume.
+            matrix = MATRICES.get(int(frame.colorspace), "bt709" if frame.height >= HD_HEIGHT else "bt601")
+            given = f"{self._size}:in_color_matrix={matrix}:in_range={RANGES.get(int(frame.color_range), 'auto')}"
+            turned = [("transpose", "cclock")] * turns(frame)
+            if playable:
+                cut = ("crop", "trunc(iw/2)*2:trunc(ih/2)*2:0:0")
+                steps = [("scale", f"{given}:{TO_BT709}"), *turned, cut, ("format", "pix_fmts=yuv420p")]
+            else:
+                steps = [("scale", f"{given}:out_range=pc:{SCALE_QUALITY}"), ("format", "pix_fmts=rgb24"), *turned]
+            self._filters = {key: filter_chain(frame, *steps)}
+        return self._filters[key](frame)
+
     def pixels(self, frame: av.VideoFrame) -> Pixels:
         """(H, W, 3) uint8 RGB of a frame, upright and with square pixels."""
-        return cast(Pixels, self._convert(frame).to_ndarray())
+        return cast(Pixels, self.converted(frame).to_ndarray())
 
     def shape(self, frame: av.VideoFrame) -> tuple[int, int]:
         """Height and width of what `pixels` makes of a frame."""
@@ -124,27 +171,21 @@ def opened(source: Source, name: str = "", threads: Threads = "AUTO") -> Iterato
 
 def undecodable(name: str | os.PathLike[str], problem: Exception) -> Unreadable:
     """The sentence for a video that a decoder stumbled over."""
-    return Unreadable(
-        f"{os.fspath(name)}: expected a video that can be decoded, found a broken file or none "
-        f"({getattr(problem, 'strerror', None) or reason(problem)}); check the file or convert it to mp4."
-    )
+    found = f"a broken file or none ({reason(problem)})"
+    return Unreadable(f"{name}: expected a video that can be decoded, found {found}; check the file or convert it to mp4.")
 
 
 def check_whole(name: str | os.PathLike[str], seconds: float, claimed: float, least: float) -> None:
     """Refuse a file that breaks off: FFmpeg reads a cut mkv without an error, it just ends early. least: seconds it must have."""
     if seconds < least:
-        raise Unreadable(
-            f"{os.fspath(name)}: expected {claimed:.2f} s of video, found a file that breaks off after {seconds:.2f} s; "
-            f"copy or download it again."
-        )
+        found = f"a file that breaks off after {seconds:.2f} s"
+        raise Unreadable(f"{name}: expected {claimed:.2f} s of video, found {found}; copy or download it again.")
 
 
 def _picture_stream(container: av.container.InputContainer, name: str, threads: Threads) -> av.VideoStream:
     form = container.format.name
     if any(part in NOT_VIDEO for part in form.split(",")) or form.endswith("_pipe"):
-        raise Unreadable(
-            f"{name}: expected a video, found a file of another kind ({form}); read a picture as a picture or give a video."
-        )
+        raise Unreadable(f"{name}: expected a video, found another kind of file ({form}); read pictures as pictures.")
     for stream in container.streams.video:
         # The cover picture of a song is a video stream too.
         if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:

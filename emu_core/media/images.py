@@ -1,24 +1,19 @@
-"""Pictures: read anything, fit to a size, write with metadata. torch is imported late: curation reads videos without it."""
+"""Pictures: read anything, fit to a size, floats to bytes. torch is imported late: curation reads videos without it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from einops import rearrange
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps
 
-from .files import PathLike, Unreadable, check_input, check_output, reason, whole_file
-from .tags import COMMENT_KEY, check_metadata, pack, plain_tags
+from .files import PathLike, Unreadable, check_input, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MIN_SIDE = 8
-EXIF_DESCRIPTION = 0x010E
-MAX_JPEG_EXIF_BYTES = 65_000
 
 
 def read_image(path: PathLike) -> Tensor:
@@ -50,37 +45,31 @@ def read_pixels(path: PathLike) -> np.ndarray:
 def check_sides(path: PathLike, height: int, width: int) -> None:
     """Raises Unreadable for a side below 8 px."""
     if min(height, width) < MIN_SIDE:
-        raise Unreadable(
-            f"{path}: expected sides of at least {MIN_SIDE} px, found {width} x {height} (width x height); use a larger picture."
-        )
+        found = f"{width} x {height} (width x height)"
+        raise Unreadable(f"{path}: expected sides of at least {MIN_SIDE} px, found {found}; use a larger picture.")
 
 
 def _floats(picture: Image.Image) -> np.ndarray:
-    """(H, W, 3) float32 in 0..1 of a picture in any of Pillow's modes."""
-    if picture.mode.startswith("I") or picture.mode == "F":
-        grey = _deep_grey(np.asarray(picture))
-        return np.repeat(grey[..., None], 3, axis=2)
-    return np.asarray(on_white(picture), dtype=np.float32) / 255
+    """(H, W, 3) float32 in 0..1 of a picture in any of Pillow's modes.
 
-
-def _deep_grey(values: np.ndarray) -> np.ndarray:
-    """Grey values of unknown depth to 0..1: the white level is the smallest usual one that holds all of them.
-
-    Whole numbers are taken as 16 bit even if they are small: a dark picture has to stay dark.
+    Of grey of unknown depth, white is the smallest usual level that holds all values. Whole numbers are taken as 16 bit even
+    if they are small: a dark picture has to stay dark.
     """
+    if picture.mode != "F" and not picture.mode.startswith("I"):
+        return np.asarray(on_white(picture), dtype=np.float32) / 255
+    values = np.asarray(picture)
     levels = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     highest = max(float(values.max()), 0.0)
     white = next((level for level in levels if highest <= level), highest)
-    return np.clip(values / white, 0, 1).astype(np.float32)
+    return np.repeat(np.clip(values / white, 0, 1).astype(np.float32)[..., None], 3, axis=2)
 
 
 def on_white(picture: Image.Image) -> Image.Image:
     """A picture in mode RGB, transparent parts composited on white."""
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        solid = picture.convert("RGBA")
-        white = Image.new("RGBA", solid.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, solid).convert("RGB")
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
     return picture.convert("RGB")
 
 
@@ -118,43 +107,3 @@ def check_frames(frames: Tensor) -> None:
 def to_bytes(frames: Tensor) -> np.ndarray:
     """Float 0..1 of any device to uint8 of the same shape."""
     return (frames.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
-
-
-def write_image(path: PathLike, image: Tensor, metadata: Mapping[str, str] | None = None) -> None:
-    """Write (H, W, 3) float 0..1 as PNG, JPEG (quality 95, full colour) or WebP (lossless), whole or not at all.
-
-    metadata: goes into the file, as one JSON comment (PNG: text "comment", others: EXIF ImageDescription), in a PNG also
-    entry by entry. Raises ValueError as check_output does, and for a wrong shape or a failure on the way.
-    """
-    check_output(path, "image")
-    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape or not image.is_floating_point():
-        found = f"{tuple(image.shape)} of {image.dtype}"
-        raise ValueError(f"image: expected a float tensor (height, width, 3), found {found}; convert it.")
-    with whole_file(path) as part:
-        save_picture(part, Path(path).suffix.lower(), to_bytes(image), check_metadata(metadata))
-
-
-def save_picture(file: Path, extension: str, pixels: np.ndarray, metadata: Mapping[str, str]) -> None:
-    """Save (H, W, 3) uint8 under a name that need not end in the extension."""
-    picture = Image.fromarray(pixels)
-    if extension == ".png":
-        text = PngImagePlugin.PngInfo()
-        for key, value in {**({COMMENT_KEY: pack(metadata)} if metadata else {}), **plain_tags(metadata)}.items():
-            text.add_text(key, value)
-        picture.save(file, "PNG", pnginfo=text)
-        return
-    exif = exif_comment(pack(metadata))
-    if extension == ".webp":
-        picture.save(file, "WEBP", lossless=True, exif=exif)
-    elif len(exif) <= MAX_JPEG_EXIF_BYTES:
-        picture.save(file, "JPEG", quality=95, subsampling=0, exif=exif)
-    else:
-        found = f"{len(exif)}; write PNG or WebP instead"
-        raise ValueError(f"metadata: expected at most {MAX_JPEG_EXIF_BYTES} bytes for a JPEG file, found {found}.")
-
-
-def exif_comment(comment: str) -> bytes:
-    """EXIF data with the comment as ImageDescription."""
-    exif = Image.Exif()
-    exif[EXIF_DESCRIPTION] = comment
-    return exif.tobytes()

@@ -8,8 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .decoding import WHOLE, Pixels, check_whole, opened, undecodable
-from .files import FOLDER_SETTINGS, PathLike, Unreadable, check_input, natural, reason
-from .images import EXIF_DESCRIPTION, check_sides, on_white, read_pixels
-from .tags import COMMENT_KEY, MOST_FRAMES, Timing, unpack
+from .files import PathLike, Unreadable, check_input, natural, reason
+from .images import check_sides, on_white, read_pixels
+from .tags import COMMENT_KEY, EXIF_DESCRIPTION, FOLDER_SETTINGS, MOST_FRAMES, Timing, unpack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,16 +71,19 @@ class VideoReader:
 
     def __init__(self, path: PathLike, fps: float | None = None, most: int | None = None) -> None:
         self.path = Path(path)
-        stored = _stored(self.path, fps)
-        known = unpack(stored.comment)
-        metadata, timing = known if known else (stored.tags, None)
+        if self.path.is_dir():
+            stored = _folder(self.path, fps)
+        else:
+            check_input(path, "a video")
+            stored = _animation(self.path) if is_animation(path) else _film(self.path)
+        metadata, timing = unpack(stored.comment) or (stored.tags, None)
         if stored.length is not None and (most is None or len(stored.durations) <= most):
             least = stored.length - 0.5 / timing.fps if timing and _is_length_of(timing, stored.length) else WHOLE * stored.length
             check_whole(path, sum(stored.durations), stored.length, least)
         shown, rate = _even_out(stored, timing)
         shown = shown[:most]
         self.facts = Facts(stored.shape[1], stored.shape[0], len(shown), fps or rate, metadata)
-        self._shown, self._pictures = np.asarray(shown, dtype=np.int32), stored.pictures
+        self._times, self._pictures = np.bincount(shown).astype(np.int32), stored.pictures
 
     def __iter__(self) -> Iterator[Pixels]:
         """Frames (H, W, 3) uint8. Raises Unreadable where the file breaks off or cannot be decoded."""
@@ -89,20 +91,15 @@ class VideoReader:
             yield picture if picture.dtype == np.uint8 else np.rint(picture * 255).astype(np.uint8)
 
     def pictures(self) -> Iterator[Pictures]:
-        """As iterating, but as exact as the file. Each stored picture comes as often as it is shown; the places never go back."""
-        place, last = 0, None
-        for number, picture in enumerate(self._pictures()):
-            if place >= len(self._shown):
-                return
-            last = picture
-            while place < len(self._shown) and self._shown[place] == number:
-                yield picture
-                place += 1
-        lost = len(self._shown) - place
-        if last is None or lost > max(1, MAX_LOST * len(self._shown)):
-            raise Unreadable(f"{self.path}: expected {len(self._shown)} frames, found {place}; copy or make it again.")
-        for _ in range(lost):  # a picture that a decoder merged into the one before it
-            yield last
+        """As iterating, but as exact as the file. Each stored picture comes as often as it is shown, in their order."""
+        count, last = 0, None
+        for times, last in zip(self._times, self._pictures(), strict=False):
+            yield from repeat(last, times)
+            count += times
+        lost = self.facts.frames - count
+        if last is None or lost > max(1, MAX_LOST * self.facts.frames):
+            raise Unreadable(f"{self.path}: expected {self.facts.frames} frames, found {count}; copy or make it again.")
+        yield from repeat(last, lost)  # a picture that a decoder merged into the one before it
 
 
 def read_video(path: PathLike, fps: float | None = None, max_frames: int | None = None) -> Video:
@@ -122,10 +119,8 @@ def read_video(path: PathLike, fps: float | None = None, max_frames: int | None 
     height, width, count = reader.facts.height, reader.facts.width, reader.facts.frames
     check_sides(path, height, width)
     if count * height * width > MAX_PIXELS:
-        raise Unreadable(
-            f"{path}: expected at most {MAX_PIXELS // (height * width)} frames of {width} x {height} (they fill "
-            f"{MAX_PIXELS * 12 / 2**30:.0f} GiB of memory), found more; cut it or read fewer frames (max_frames)."
-        )
+        most = f"{MAX_PIXELS // (height * width)} frames of {width} x {height} ({MAX_PIXELS * 12 / 2**30:.0f} GiB of memory)"
+        raise Unreadable(f"{path}: expected at most {most}, found more; cut it or read fewer frames (max_frames).")
     frames = torch.from_numpy(np.stack(list(reader.pictures())))
     frames = frames.float().div_(255) if frames.dtype == torch.uint8 else frames
     return Video(frames, reader.facts.fps, reader.facts.metadata)
@@ -175,19 +170,11 @@ def _even_out(stored: _Stored, timing: Timing | None) -> tuple[Sequence[int], fl
 
 def _shown_at(durations: list[float], count: int, step: float) -> Sequence[int]:
     """The picture in view in the middle of each of count steps."""
-    moments = (np.arange(count) + 0.5) * step
-    shown = np.searchsorted(np.cumsum(durations), moments, side="right")
+    shown = np.searchsorted(np.cumsum(durations), (np.arange(count) + 0.5) * step, side="right")
     return np.minimum(shown, len(durations) - 1).tolist()
 
 
 # -- kinds of files
-
-
-def _stored(path: Path, fps: float | None) -> _Stored:
-    if path.is_dir():
-        return _folder(path, fps)
-    check_input(path, "a video")
-    return _animation(path) if is_animation(path) else _film(path)
 
 
 def is_animation(path: PathLike) -> bool:
@@ -213,25 +200,23 @@ def _film(path: Path) -> _Stored:
         tags, rate, length = dict(video.container.metadata), float(video.rate) if video.rate else None, video.length
     if shape is None:
         raise Unreadable(f"{path}: expected a video with at least one frame, found none in it; check the file.")
-    comment = next((value for key, value in tags.items() if key.lower() == COMMENT_KEY), "")
-    return _Stored(partial(_decoded, path), shape, _durations(starts, end, rate), tags, comment, rate, length)
-
-
-def _durations(starts: list[float | None], end: float, rate: float | None) -> list[float]:
-    """Seconds that each picture stays, from the times at which they start; even where the file has no usable times."""
     times = sorted(start for start in starts if start is not None)  # packets come in the order of decoding
     steps = [after - before for before, after in pairwise(times)]
+    step = 1 / rate if rate else BROWSER_DELAY
     if len(times) < len(starts) or not all(step > 0 for step in steps):
-        return [1 / rate if rate else BROWSER_DELAY] * len(starts)
-    usual = sorted(steps)[len(steps) // 2] if steps else 1 / rate if rate else BROWSER_DELAY
-    return [*steps, end - times[-1] if end > times[-1] else usual]
+        durations = [step] * len(starts)  # no usable times
+    else:
+        usual = sorted(steps)[len(steps) // 2] if steps else step
+        durations = [*steps, end - times[-1] if end > times[-1] else usual]
 
+    def pictures() -> Iterator[Pixels]:
+        # Frame threads hold many pictures, and short videos start faster without.
+        with opened(path, threads="SLICE") as video:
+            for frame in video.frames():
+                yield video.pixels(frame)
 
-def _decoded(path: Path) -> Iterator[Pixels]:
-    # Frame threads hold many pictures, and short videos start faster without.
-    with opened(path, threads="SLICE") as video:
-        for frame in video.frames():
-            yield video.pixels(frame)
+    comment = next((value for key, value in tags.items() if key.lower() == COMMENT_KEY), "")
+    return _Stored(pictures, shape, durations, tags, comment, rate, length)
 
 
 def _animation(path: Path) -> _Stored:
@@ -244,15 +229,15 @@ def _animation(path: Path) -> _Stored:
             file.load()  # WebP knows a picture's duration only then
             milliseconds = file.info.get("duration", 0)
             durations.append(BROWSER_DELAY if milliseconds == 0 and count > 1 else milliseconds / 1000)
+
+    def pictures() -> Iterator[Pixels]:
+        with _pillow(path) as file:
+            for index in range(count):
+                file.seek(index)
+                yield np.asarray(on_white(file))
+
     text = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
-    return _Stored(partial(_sought, path, count), shape, durations, {COMMENT_KEY: text} if text else {}, text)
-
-
-def _sought(path: Path, count: int) -> Iterator[Pixels]:
-    with _pillow(path) as file:
-        for index in range(count):
-            file.seek(index)
-            yield np.asarray(on_white(file))
+    return _Stored(pictures, shape, durations, {COMMENT_KEY: text} if text else {}, text)
 
 
 @contextmanager
@@ -268,46 +253,34 @@ def _folder(path: Path, fps: float | None) -> _Stored:
     names = frame_names(path)
     if not names:
         raise Unreadable(f"{path}: expected a folder with PNG or JPEG frames, found none in it; choose another folder.")
-    stated, metadata = _folder_settings(path / FOLDER_SETTINGS)
-    rate = fps or stated
-    if rate is None:
+    told, metadata = path / FOLDER_SETTINGS, dict[str, str]()
+    if told.exists():
+        try:
+            settings = json.loads(told.read_text(encoding="utf-8"))
+            stated = float(settings["fps"])
+            metadata = {str(key): str(value) for key, value in settings.get("metadata", {}).items()}
+            if not (math.isfinite(stated) and stated > 0):
+                raise ValueError(f"an fps of {stated}")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+            expected = 'JSON as {"fps": 8.0, "metadata": {}}'
+            raise Unreadable(f"{told}: expected {expected}, found others ({reason(problem)}); mend or delete it.") from problem
+        fps = fps or stated
+    if fps is None:
         raise Unreadable(f"{path}: expected the frame rate in {FOLDER_SETTINGS}, found none; give it (fps).")
     shape = read_pixels(path / names[0]).shape[:2]
-    return _Stored(partial(_in_folder, path, names), shape, [1 / rate] * len(names), metadata, rate=rate)
 
+    def pictures() -> Iterator[Pictures]:
+        for name in names:
+            picture = read_pixels(path / name)
+            if picture.shape[:2] != shape:
+                expected, found = (f"{width} x {height}" for height, width in (shape, picture.shape[:2]))
+                raise Unreadable(f"{path / name}: expected {expected} as in {names[0]}, found {found}; make all frames alike.")
+            yield picture
 
-def _in_folder(path: Path, names: Sequence[str]) -> Iterator[Pictures]:
-    first: tuple[int, ...] | None = None
-    for name in names:
-        picture = read_pixels(path / name)
-        first = first or picture.shape
-        if picture.shape != first:
-            raise Unreadable(
-                f"{path / name}: expected {first[1]} x {first[0]} (width x height) as in {names[0]}, "
-                f"found {picture.shape[1]} x {picture.shape[0]}; make all frames alike."
-            )
-        yield picture
+    return _Stored(pictures, shape, [1 / fps] * len(names), metadata, rate=fps)
 
 
 def frame_names(folder: Path) -> list[str]:
     """The names of the pictures in a folder of frames, in natural order."""
     shown = (name for name in os.listdir(folder) if not name.startswith("."))
     return sorted((name for name in shown if name.lower().endswith(FRAME_EXTENSIONS)), key=natural)
-
-
-def _folder_settings(file: Path) -> tuple[float | None, dict[str, str]]:
-    """Frame rate and metadata as write_video puts them beside the frames; none if there is no such file."""
-    if not file.exists():
-        return None, {}
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        fps = float(settings["fps"])
-        metadata = {str(key): str(value) for key, value in settings.get("metadata", {}).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise Unreadable(
-            f'{file}: expected JSON as {{"fps": 8.0, "metadata": {{}}}}, found something else ({reason(problem)}); '
-            f"mend or delete it."
-        ) from problem
-    if not (math.isfinite(fps) and fps > 0):
-        raise Unreadable(f"{file}: expected an fps above 0, found {fps}; mend it.")
-    return fps, metadata

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 
 TIMING_KEY = "_clip"
 COMMENT_KEY = "comment"
+EXIF_DESCRIPTION = 0x010E
+FOLDER_SETTINGS = "metadata.json"
 MOST_FRAMES = 1_000_000
 
 
@@ -26,10 +28,8 @@ def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
     checked = dict(metadata or {})
     for key, value in checked.items():
         if not isinstance(key, str) or not isinstance(value, str) or not key or key == TIMING_KEY:
-            raise ValueError(
-                f"metadata: expected names and values that are strings (no name empty or {TIMING_KEY!r}), "
-                f"found {key!r}: {value!r}; convert it with str() or json.dumps()."
-            )
+            expected = f"metadata: expected names and values that are strings (no name empty or {TIMING_KEY!r})"
+            raise ValueError(f"{expected}, found {key!r}: {value!r}; convert it with str() or json.dumps().")
     return checked
 
 
@@ -52,11 +52,8 @@ def unpack(comment: str) -> tuple[dict[str, str], Timing] | None:
 
 def plain_tags(metadata: Mapping[str, str]) -> dict[str, str]:
     """The entries that can also stand as tags of their own, for other programs: short ASCII names, no NUL in the value."""
-    return {key: value for key, value in metadata.items() if _is_plain(key) and "\0" not in value}
-
-
-def _is_plain(key: str) -> bool:
-    return key.isascii() and key.isprintable() and key == key.strip() and len(key) < 80 and key.lower() != COMMENT_KEY
+    plain = {key: value for key, value in metadata.items() if key.isascii() and key.isprintable() and "\0" not in value}
+    return {key: value for key, value in plain.items() if key == key.strip() and len(key) < 80 and key.lower() != COMMENT_KEY}
 
 
 def video_tags(metadata: Mapping[str, str], timing: Timing) -> dict[str, str]:

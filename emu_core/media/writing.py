@@ -1,98 +1,252 @@
-"""Videos to files: mp4, mkv, webm, gif, webp or a folder of PNG frames."""
+"""Pictures and videos to files: how each extension is encoded, checks before long work starts, and the one writer of videos."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
-import math
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import av
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from av.bitstream import BitStreamFilterContext
+from PIL import Image, PngImagePlugin
 
-from .conversion import TO_BT709, chain, through
-from .encodings import ENCODINGS, PLAYABLE, Encoding
-from .files import FOLDER_SETTINGS, PathLike, check_output, means_folder, whole_file, whole_folder
-from .images import exif_comment, save_picture, to_bytes
-from .tags import Timing, check_metadata, pack, video_tags
+from .decoding import TO_BT709, USUAL_RATE, Decoder, Pixels, Source, filter_chain, opened
+from .files import PathLike, Unreadable, real_target, whole_file, whole_folder
+from .images import check_frames, to_bytes
+from .tags import COMMENT_KEY, EXIF_DESCRIPTION, FOLDER_SETTINGS, Timing, check_metadata, pack, plain_tags, video_tags
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Pixels = NDArray[np.uint8]
-BT709 = 1
-LIMITED_RANGE = 1
+MIN_FREE_BYTES = 16 * 1024 * 1024
+FRAME_NAME = re.compile(r"\d{5,}\.png")
+MAX_JPEG_EXIF_BYTES = 65_000
 MOST_DENOMINATOR = 1001
 """That of the television rates (24000/1001, 30000/1001)."""
 MIN_FPS, MAX_FPS = 0.1, 1000.0
 GIF_COLOURS = 255
-GIF_SHORTEST_DELAY = 2
+GIF_FASTEST = 50
 PALETTE_SAMPLES = 50_000
+NOTES = "filter_units=remove_types=6"  # SEI units: x264 writes its name and settings there
+FINE = Fraction(1, 90_000)
 log = logging.getLogger(__name__)
+
+
+# -- encodings
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """FFmpeg's encoder and its options; the pixel format in the file; the container, its options; threads (0: as it likes)."""
+
+    encoder: str
+    options: Mapping[str, str]
+    pixels: str = "yuv420p"
+    container: str = "mp4"
+    container_options: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 0
+
+
+_X264 = {"crf": "12", "preset": "medium"}
+_VP9 = {"crf": "16", "b:v": "0", "deadline": "good", "cpu-used": "2", "row-mt": "1"}
+_TAGGED = {"movflags": "+faststart+use_metadata_tags"}  # the index in front: playing starts before the file is complete
+
+PLAYABLE = Encoding("libx264", _X264, container_options=_TAGGED)
+"""What every player shows; an odd last row or column is cut off."""
+LOSSLESS = Encoding("libx264rgb", {"qp": "0", "preset": "veryfast"}, "rgb24", container_options=_TAGGED)
+BARE = Encoding("libx264", _X264)
+"""As PLAYABLE, but to be copied once more: no index in front, no tags."""
+SAME_BYTES = Encoding("libx264", {"crf": "16", "preset": "medium", "g": "48"}, "yuv420p", "mp4", {"fflags": "+bitexact"}, 1)
+"""The same pictures make the same file, whatever the machine's number of cores; a key frame every 48."""
+ENCODINGS = {
+    ".mp4": PLAYABLE,
+    ".mkv": Encoding("libx264", _X264, container="matroska"),
+    ".webm": Encoding("libvpx-vp9", _VP9, container="webm"),
+}
+VIDEO_EXTENSIONS = (*ENCODINGS, ".gif", ".webp")
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+# -- checks
+
+
+def check_output(path: PathLike, kind: Literal["video", "image"] = "video") -> None:
+    """Refuse, before any long work, an output path that could not be written afterwards.
+
+    path: a file with a known extension, or for a video also a folder (no extension, or a "/" at the end).
+    Raises ValueError: unknown extension, missing encoder, missing or unwritable parent folder, a folder where a file is
+    expected or the reverse, a folder that holds other things than our frames, less than 16 MB free.
+    """
+    if kind not in ("video", "image"):
+        raise ValueError(f"kind: expected 'video' or 'image', found {kind!r}; pass one of the two.")
+    text = os.fspath(path)
+    wrong = _wrong_name(text, kind) or _wrong_place(real_target(path), kind == "video" and _means_folder(path))
+    if wrong:
+        raise ValueError(f"{text.strip() or 'path'}: {wrong}.")
+
+
+def _means_folder(path: PathLike) -> bool:
+    """Whether a video path stands for a folder of PNG frames: it ends in a separator or has no extension."""
+    return os.fspath(path).endswith(("/", os.sep)) or not Path(path).suffix
+
+
+def _wrong_name(text: str, kind: str) -> str | None:
+    thing, known = ("an image", IMAGE_EXTENSIONS) if kind == "image" else ("a video", VIDEO_EXTENSIONS)
+    if not text.strip():
+        return f"expected the name of {thing} file, found an empty one; give a name"
+    if "\0" in text:
+        return f"expected the name of {thing} file, found a NUL character in it; remove it"
+    extension = "" if _means_folder(text) else Path(text).suffix.lower()
+    if kind == "video" and not extension:
+        name = Path(text).name
+        return f"expected a name before the extension, found none; use for example clip{name}" if name in known else None
+    if extension not in known:
+        folder = ", or without one (or with / at the end) a folder of PNG frames" if kind == "video" else ""
+        found = extension or "no extension"
+        return f"expected {thing} file with one of the extensions {', '.join(known)}{folder}, found {found}; change the extension"
+    if extension in ENCODINGS and (encoder := ENCODINGS[extension].encoder) not in av.codecs_available:
+        return f"expected a PyAV that can encode with {encoder}, found one built without; install PyPI's av or write .gif"
+    return None
+
+
+def _wrong_place(target: Path, folder: bool) -> str | None:
+    parent = target.parent
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            target.lstat()  # the name may be too long
+        if not parent.is_dir():
+            found = "a file in its place" if parent.exists() else "that it does not exist"
+            return f"expected the folder {parent} to write into, found {found}; create it or choose another path"
+        # A real file is the only sure test: permission bits say nothing about read-only mounts or a superuser.
+        with TemporaryFile(dir=parent):
+            free = shutil.disk_usage(parent).free
+    except OSError as problem:
+        return f"expected to be able to write there, found {problem.strerror}; choose another path or change its permissions"
+    if free < MIN_FREE_BYTES:
+        least = MIN_FREE_BYTES >> 20
+        return f"expected at least {least} MB free in {parent}, found {free / 2**20:.1f} MB; free some or choose another folder"
+    if not folder:
+        named = "expected the name of a file, found a folder of that name; add a file name or choose another"
+        return named if target.is_dir() else None
+    if target.exists() and not target.is_dir():
+        return "expected a folder for the frames (no extension), found a file; choose another name or add an extension"
+    for name in sorted(os.listdir(target)) if target.is_dir() else ():
+        if name != FOLDER_SETTINGS and not FRAME_NAME.fullmatch(name):
+            return f"expected a new folder, an empty one or one of earlier frames, found {name} in it; choose another"
+    return None
+
+
+# -- pictures
+
+
+def write_image(path: PathLike, image: Tensor, metadata: Mapping[str, str] | None = None) -> None:
+    """Write (H, W, 3) float 0..1 as PNG, JPEG (quality 95, full colour) or WebP (lossless), whole or not at all.
+
+    metadata: goes into the file, as one JSON comment (PNG: text "comment", others: EXIF ImageDescription), in a PNG also
+    entry by entry. Raises ValueError as check_output does, and for a wrong shape or a failure on the way.
+    """
+    check_output(path, "image")
+    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape or not image.is_floating_point():
+        found = f"{tuple(image.shape)} of {image.dtype}"
+        raise ValueError(f"image: expected a float tensor (height, width, 3), found {found}; convert it.")
+    with whole_file(path) as part:
+        save_picture(part, Path(path).suffix.lower(), to_bytes(image), check_metadata(metadata))
+
+
+def save_picture(file: Path, extension: str, pixels: np.ndarray, metadata: Mapping[str, str]) -> None:
+    """Save (H, W, 3) uint8 under a name that need not end in the extension."""
+    picture = Image.fromarray(pixels)
+    if extension == ".png":
+        text = PngImagePlugin.PngInfo()
+        for key, value in {**({COMMENT_KEY: pack(metadata)} if metadata else {}), **plain_tags(metadata)}.items():
+            text.add_text(key, value)
+        picture.save(file, "PNG", pnginfo=text)
+        return
+    exif = exif_comment(pack(metadata))
+    if extension == ".webp":
+        picture.save(file, "WEBP", lossless=True, exif=exif)
+    elif len(exif) <= MAX_JPEG_EXIF_BYTES:
+        picture.save(file, "JPEG", quality=95, subsampling=0, exif=exif)
+    else:
+        found = f"{len(exif)}; write PNG or WebP instead"
+        raise ValueError(f"metadata: expected at most {MAX_JPEG_EXIF_BYTES} bytes for a JPEG file, found {found}.")
+
+
+def exif_comment(comment: str) -> bytes:
+    """EXIF data with the comment as ImageDescription."""
+    exif = Image.Exif()
+    exif[EXIF_DESCRIPTION] = comment
+    return exif.tobytes()
+
+
+# -- videos
 
 
 class VideoWriter:
     """Writes frames to a video of one stream, one after the other, inside a `with`; the first frame's size is that of all.
 
-    target: a path or an open file. rate: frames a second. tags: of the file. base: seconds a tick, where frames come with times
-    of their own; else they lie 1 / rate apart. Pictures in YUV are written as BT.709 in limited range. count: frames written.
+    target: a path or an open file. rate: frames a second (None: 25). tags: of the file. base: seconds a tick, where frames come
+    with times of their own; else they lie 1 / rate apart. YUV is written as BT.709 in limited range. count: frames written.
     """
 
     def __init__(
         self,
         target: PathLike | BinaryIO,
-        rate: float | Fraction,
+        rate: float | Fraction | None,
         encoding: Encoding = PLAYABLE,
         tags: Mapping[str, str] | None = None,
         base: Fraction | None = None,
     ) -> None:
+        rate = rate or USUAL_RATE
         self._rate = rate if isinstance(rate, Fraction) else Fraction(rate).limit_denominator(MOST_DENOMINATOR)
         self._encoding, self._base, self.count = encoding, base, 0
         self._stream: Any = None
-        self._graph: av.filter.Graph | None = None
+        self._filter: Callable[[av.VideoFrame], av.VideoFrame] | None = None
         file: Any = os.fspath(target) if isinstance(target, str | os.PathLike) else target
         self._container = av.open(file, "w", format=encoding.container, options=dict(encoding.container_options))
-        for key, value in (tags or {}).items():
-            self._container.metadata[key] = value
+        self._container.metadata.update(tags or {})
 
     def __enter__(self) -> VideoWriter:
         return self
 
     def add(self, picture: Pixels | av.VideoFrame, moment: int | None = None) -> None:
-        """Write (H, W, 3) uint8 RGB, or a frame that is already in the encoding's pixel format; moment: its time in ticks."""
-        frame: Any = picture
-        if isinstance(picture, np.ndarray):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        """Write (H, W, 3) uint8 RGB, or a frame that is already in the encoding's pixel format; moment: its time in ticks.
+
+        Of an array, H.264 in 4:2:0 loses an odd last row or column."""
+        encoding, frame = self._encoding, picture
+        if isinstance(frame, np.ndarray):
+            if encoding.encoder == "libx264" and encoding.pixels == "yuv420p":
+                frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         if self._stream is None:
-            self._start(frame)
-        if self._graph is not None:
-            frame = through(self._graph, frame)
+            self._stream = self._container.add_stream(encoding.encoder, rate=self._rate, options=dict(encoding.options))
+            self._stream.width, self._stream.height, self._stream.pix_fmt = frame.width, frame.height, encoding.pixels
+            context = self._stream.codec_context
+            if encoding.pixels != "rgb24":
+                # BT.709, limited range
+                context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+            if self._base is not None:
+                context.time_base = self._base
+            if encoding.threads:
+                context.thread_count = encoding.threads
+            if frame.format.name != encoding.pixels:
+                self._filter = filter_chain(frame, ("scale", TO_BT709), ("format", f"pix_fmts={encoding.pixels}"))
+        if self._filter is not None:
+            frame = self._filter(frame)
         frame.pts, frame.time_base = self.count if moment is None else moment, self._base or 1 / self._rate
         self.count += 1
         self._container.mux(self._stream.encode(frame))
-
-    def _start(self, frame: av.VideoFrame) -> None:
-        encoding = self._encoding
-        self._stream = self._container.add_stream(encoding.encoder, rate=self._rate, options=dict(encoding.options))
-        self._stream.width, self._stream.height, self._stream.pix_fmt = frame.width, frame.height, encoding.pixels
-        context = self._stream.codec_context
-        if encoding.pixels != "rgb24":
-            context.colorspace = context.color_primaries = context.color_trc = BT709
-            context.color_range = LIMITED_RANGE
-        if self._base is not None:
-            context.time_base = self._base
-        if encoding.threads:
-            context.thread_count = encoding.threads
-        if frame.format.name != encoding.pixels:
-            self._graph = chain(frame, [("scale", TO_BT709), ("format", f"pix_fmts={encoding.pixels}")])
 
     def __exit__(self, kind: object, *others: object) -> None:
         try:
@@ -111,90 +265,97 @@ def write_video(path: PathLike, frames: Tensor, fps: float, metadata: Mapping[st
     metadata: strings that read_video gives back; in mp4, mkv and webm also as tags of their own.
     Raises ValueError as check_output does, and for a wrong shape or rate, or a failure on the way (disk full).
     """
-    check_output(path, "video")
-    _check_frames(frames, fps)
-    tags, timing, pixels = check_metadata(metadata), Timing(frames.shape[0], float(fps)), to_bytes(frames)
-    if means_folder(path):
-        with whole_folder(path) as folder:
-            _write_folder(folder, pixels, timing, tags)
-        return
-    extension = Path(path).suffix.lower()
-    with whole_file(path) as part:
-        if extension == ".gif":
-            _write_gif(part, pixels, timing, tags)
-        elif extension == ".webp":
-            _write_webp(part, pixels, timing, tags)
-        else:
-            with VideoWriter(part, timing.fps, _encoding(extension, pixels), video_tags(tags, timing)) as writer:
-                for frame in pixels:
-                    writer.add(frame)
-
-
-def _check_frames(frames: Tensor, fps: float) -> None:
-    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape or not frames.is_floating_point():
-        raise ValueError(
-            f"frames: expected a float tensor (frames, height, width, 3) with at least one frame, "
-            f"found {tuple(frames.shape)} of {frames.dtype}; convert it."
-        )
-    if not bool(frames.isfinite().all()):
-        raise ValueError("frames: expected finite numbers in 0..1, found NaN or infinity; check the model's precision.")
-    if not (math.isfinite(fps) and MIN_FPS <= fps <= MAX_FPS):
+    check_output(path)
+    check_frames(frames)
+    if not frames.is_floating_point() or not bool(frames.isfinite().all()):
+        found = "NaN or infinity" if frames.is_floating_point() else frames.dtype
+        raise ValueError(f"frames: expected finite floats in 0..1, found {found}; convert them or check the model's precision.")
+    if not MIN_FPS <= fps <= MAX_FPS:
         raise ValueError(f"fps: expected {MIN_FPS} to {MAX_FPS:.0f} frames per second, found {fps}; give another rate.")
+    tags, timing, pixels = check_metadata(metadata), Timing(frames.shape[0], float(fps)), to_bytes(frames)
+    if _means_folder(path):
+        with whole_folder(path) as folder:
+            for index, frame in enumerate(pixels):
+                save_picture(folder / f"{index:05d}.png", ".png", frame, tags)
+            settings = {"fps": timing.fps, "frames": timing.frames, "metadata": tags}
+            (folder / FOLDER_SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
+        return
+    encoding, (height, width) = ENCODINGS.get(Path(path).suffix.lower()), pixels.shape[1:3]
+    with whole_file(path) as part:
+        if encoding is None:
+            _write_animation(part, pixels, timing, tags, Path(path).suffix.lower() == ".gif")
+            return
+        if encoding.encoder == "libx264" and (height % 2 or width % 2):
+            log.warning("%d x %d has an odd side: written as H.264 4:4:4, which some players cannot show.", width, height)
+            encoding = replace(encoding, pixels="yuv444p")
+        with VideoWriter(part, timing.fps, encoding, video_tags(tags, timing)) as writer:
+            for frame in pixels:
+                writer.add(frame)
 
 
-def _encoding(extension: str, pixels: Pixels) -> Encoding:
-    encoding, (height, width) = ENCODINGS[extension], pixels.shape[1:3]
-    if encoding.encoder == "libx264" and (height % 2 or width % 2):
-        log.warning("%d x %d has an odd side: written as H.264 4:4:4, which some players cannot show.", width, height)
-        return replace(encoding, pixels="yuv444p")
-    return encoding
-
-
-def _write_folder(folder: Path, pixels: Pixels, timing: Timing, tags: Mapping[str, str]) -> None:
-    for index, frame in enumerate(pixels):
-        save_picture(folder / f"{index:05d}.png", ".png", frame, tags)
-    settings = {"fps": timing.fps, "frames": timing.frames, "metadata": dict(tags)}
-    (folder / FOLDER_SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
-
-
-def _delays(timing: Timing, unit: float, shortest: int) -> list[int]:
-    """Durations of the frames in units of so many seconds, rounded so that the errors do not add up."""
-    edges = [round(index / timing.fps / unit) for index in range(timing.frames + 1)]
-    return [max(shortest, after - before) for before, after in pairwise(edges)]
-
-
-def _write_webp(file: Path, pixels: Pixels, timing: Timing, tags: Mapping[str, str]) -> None:
-    first, *others = (Image.fromarray(frame) for frame in pixels)
-    moving: dict[str, Any] = {"save_all": True, "append_images": others, "duration": _delays(timing, 1 / 1000, 1), "loop": 0}
-    first.save(file, "WEBP", lossless=True, exif=exif_comment(pack(tags, timing)), **moving)
-
-
-def _write_gif(file: Path, pixels: Pixels, timing: Timing, tags: Mapping[str, str]) -> None:
-    fastest = 100 // GIF_SHORTEST_DELAY
-    if timing.fps > fastest:
-        log.warning("GIF shows at most %d frames per second; the clip of %g will look slower.", fastest, timing.fps)
-    first, *others = _few_colours(pixels)
-    delays = [10 * delay for delay in _delays(timing, 1 / 100, GIF_SHORTEST_DELAY)]
-    moving: dict[str, Any] = {"save_all": True, "append_images": others, "duration": delays, "loop": 0}
-    first.save(file, "GIF", comment=pack(tags, timing).encode(), **moving)
+def _write_animation(file: Path, pixels: Pixels, timing: Timing, tags: Mapping[str, str], gif: bool) -> None:
+    """GIF or WebP. The frames' durations are rounded so that the errors do not add up."""
+    options: dict[str, Any]
+    if gif:
+        if timing.fps > GIF_FASTEST:
+            log.warning("GIF shows at most %d frames per second; the clip of %g will look slower.", GIF_FASTEST, timing.fps)
+        first, *others = _few_colours(pixels)
+        unit, shortest, options = 10, 2, {"format": "GIF", "comment": pack(tags, timing).encode()}
+    else:
+        first, *others = (Image.fromarray(frame) for frame in pixels)
+        unit, shortest, options = 1, 1, {"format": "WEBP", "lossless": True, "exif": exif_comment(pack(tags, timing))}
+    edges = [round(index / timing.fps / (unit / 1000)) for index in range(timing.frames + 1)]  # in units of milliseconds
+    delays = [unit * max(shortest, after - before) for before, after in itertools.pairwise(edges)]
+    first.save(file, save_all=True, append_images=others, duration=delays, loop=0, **options)
 
 
 def _few_colours(pixels: Pixels) -> list[Image.Image]:
     """Palette pictures with one palette for all frames: with one each, still parts would flicker."""
-    codes = (pixels.astype(np.uint32) << np.array([16, 8, 0], dtype=np.uint32)).sum(axis=-1, dtype=np.uint32)
-    used = np.zeros(1 << 24, dtype=bool)
-    used[codes.ravel()] = True
-    colours = np.flatnonzero(used)
-    if len(colours) <= GIF_COLOURS:
-        index_of = np.zeros(1 << 24, dtype=np.uint8)
-        index_of[colours] = np.arange(len(colours))
-        palette = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=-1).astype(np.uint8)
-        pictures = [Image.fromarray(index_of[frame]) for frame in codes]
+    colours = Image.fromarray(pixels.reshape(-1, *pixels.shape[2:])).getcolors(GIF_COLOURS)
+    if colours is not None:
+        palette, code = np.array(sorted(colour for _, colour in colours), dtype=np.uint8), np.array([1 << 16, 1 << 8, 1])
+        pictures = [Image.fromarray(np.searchsorted(palette @ code, frame @ code).astype(np.uint8)) for frame in pixels]
         for picture in pictures:
             picture.putpalette(palette.tobytes())
         return pictures
     # Drawn at random: with a fixed step, whole columns would never be seen.
-    drawn = np.random.default_rng(0).integers(0, codes.size, min(codes.size, PALETTE_SAMPLES))
-    sample = Image.fromarray(pixels.reshape(-1, 3)[None, drawn])
-    shared = sample.quantize(GIF_COLOURS, Image.Quantize.MAXCOVERAGE)
+    flat = pixels.reshape(-1, 3)
+    drawn = np.random.default_rng(0).integers(0, len(flat), min(len(flat), PALETTE_SAMPLES))
+    shared = Image.fromarray(flat[None, drawn]).quantize(GIF_COLOURS, Image.Quantize.MAXCOVERAGE)
     return [Image.fromarray(frame).quantize(palette=shared, dither=Image.Dither.FLOYDSTEINBERG) for frame in pixels]
+
+
+# -- videos of videos, one picture in memory
+
+
+def copy_pictures(video: Decoder, target: PathLike) -> None:
+    """Write a video's coded pictures into an mp4 as they are, without sound, tags or the encoder's notes; they must be H.264."""
+    with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}) as output:
+        copied = output.add_stream_from_template(video.stream)
+        copied.metadata.clear()
+        strip = BitStreamFilterContext(NOTES, video.stream, copied)
+        packets = (packet for packet in video.container.demux(video.stream) if packet.dts is not None)
+        for packet in itertools.chain(packets, [None]):
+            for cleaned in strip.filter(packet):
+                cleaned.stream = copied
+                output.mux(cleaned)
+
+
+def encode_playable(source: Path, target: Path) -> None:
+    """Encode a video once more, as H.264 that every player shows, its frames at the times they have. Raises Unreadable."""
+    with opened(source) as video, VideoWriter(target, video.rate, BARE, base=FINE) as writer:
+        for frame, moment in video.timed(FINE, from_zero=False):
+            writer.add(video.converted(frame, playable=True), moment)
+    if not writer.count:
+        raise Unreadable(f"{source}: expected a video with at least one frame, found none in it; check the file.")
+
+
+def transcode(source: Source, target: BinaryIO, name: str = "") -> None:
+    """Write any video as H.264 mp4 (crf 16, BT.709, 4:2:0), its frames at their times from 0 on, without sound.
+
+    Frames come upright, with square pixels; odd sides lose a line, as 4:2:0 needs. The same input gives the same bytes.
+    Raises Unreadable as `opened` does.
+    """
+    with opened(source, name, "NONE") as video, VideoWriter(target, video.rate, SAME_BYTES, base=video.base) as writer:
+        for frame, moment in video.timed():
+            writer.add(video.pixels(frame), moment)

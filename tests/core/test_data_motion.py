@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from emu_core.data.motion_score import look, mean_length, motion_scores, motion_summary
-from emu_core.media.rewriting import transcode
+from emu_core.data.motion_score import look, mean_length, motion_summary
+from emu_core.media.writing import transcode
 
 # -- makers
 
@@ -98,7 +98,7 @@ def lying(data: bytes) -> bytes:
 @pytest.mark.parametrize("shift", [0, 2, 4, 8])
 @pytest.mark.parametrize("across", [True, False])
 def test_known_shifts_are_measured_within_five_per_cent(shift: int, across: bool) -> None:
-    scores = motion_scores(encoded(sliding((shift, 0) if across else (0, shift))), None, None)
+    scores = look(encoded(sliding((shift, 0) if across else (0, shift)))).scores
     assert len(scores) == 19
     score, least = motion_summary(scores)
     assert score is not None
@@ -123,21 +123,21 @@ def test_vectors_count_by_their_blocks_areas_and_too_few_are_none() -> None:
 
 def test_a_file_with_b_frames_and_one_without_vectors_get_the_same_score() -> None:
     frames = sliding((3, 0))
-    scores = [motion_summary(motion_scores(data, None, None))[0] for data in (encoded(frames, bf="3", refs="4"), webm(frames))]
+    scores = [motion_summary(look(data).scores)[0] for data in (encoded(frames, bf="3", refs="4"), webm(frames))]
     assert scores == pytest.approx([3, 3], rel=0.05)
 
 
 def test_the_score_is_in_pixels_of_the_given_height_and_frames_of_the_given_rate() -> None:
     data = encoded(sliding((2, 0)))
     for fps, height, expected in ((None, 192, 4), (12, None, 4), (12, 192, 8), (48, None, 1)):
-        score, _ = motion_summary(motion_scores(data, fps, height))
+        score, _ = motion_summary(look(data, fps, height).scores)
         assert score == pytest.approx(expected, rel=0.05), (fps, height)
 
 
 def test_the_least_window_finds_the_pause_that_the_mean_hides() -> None:
     moving = sliding((4, 0), 24)
     frames = moving[:8] + [moving[7]] * 8 + moving[8:]
-    score, least = motion_summary(motion_scores(encoded(frames), None, None))
+    score, least = motion_summary(look(encoded(frames)).scores)
     assert score == pytest.approx(4 * 23 / 31, rel=0.1)
     assert least is not None
     assert least < 0.1

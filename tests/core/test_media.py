@@ -21,8 +21,8 @@ from emu_core.media import (
     write_video,
     writing,
 )
-from emu_core.media.conversion import chain, through
-from emu_core.media.encodings import ENCODINGS
+from emu_core.media.decoding import filter_chain
+from emu_core.media.writing import ENCODINGS
 
 EXACT = (".webp", "")
 EVERY = (*VIDEO_EXTENSIONS, "")
@@ -226,7 +226,7 @@ def test_film_of_another_program(tmp_path, extension):
 def test_untagged_colours_follow_the_size_as_in_players(tmp_path):
     for height, matrix in ((720, "bt709"), (64, "bt601")):
         red = av.VideoFrame.from_ndarray(np.full((height, 64, 3), (255, 0, 0), dtype=np.uint8), format="rgb24")
-        planes = through(chain(red, [("scale", f"out_color_matrix={matrix}:out_range=tv"), ("format", "pix_fmts=yuv420p")]), red)
+        planes = filter_chain(red, ("scale", f"out_color_matrix={matrix}:out_range=tv"), ("format", "pix_fmts=yuv420p"))(red)
         with av.open(str(tmp_path / "red.mkv"), "w") as container:
             stream = container.add_stream("libx264", rate=8, options={"crf": "5"})
             stream.width, stream.height, stream.pix_fmt = 64, height, "yuv420p"
