@@ -122,7 +122,7 @@ class _Measure:
             self._read(self._encoder.encode(seen))
         if frame is None and self._encoder is not None:
             self._read([*self._encoder.encode(None), None])
-            del self.scores[0]  # the first frame has no other before it
+            self.scores = self.scores[1:]  # the first frame has no other before it
 
     def _read(self, packets: list[Any]) -> None:
         self.scores += [mean_length(coded) for packet in packets for coded in self._decoder.decode(packet)]
@@ -147,7 +147,7 @@ def look(source: Source, fps: float | None = None, height: int | None = None, na
     with opened(source, name, threads="NONE") as video:
         seen.codec, seen.is_mp4 = video.codec, video.is_mp4
         rate = video.rate or USUAL_RATE
-        for frame, moment in video.timed():
+        for moment, frame in video.timed():
             if measure is None:
                 seen.height, seen.width = video.shape(frame)
                 check_sides(video.name, seen.height, seen.width)

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..media import LOSSLESS, PLAYABLE, Facts, Unreadable, VideoReader, VideoWriter, check_output
+from ..media import Facts, Unreadable, VideoReader, check_output
 from ..media.decoding import Pixels
-from ..media.files import whole_file
+from ..media.files import whole_file, write_text
 from ..media.tags import Timing, video_tags
+from ..media.writing import LOSSLESS, PLAYABLE, write_frames
 from .prompts import Prompt, file_stem
 from .videos import VideoSet, match
 
@@ -91,9 +92,8 @@ def equalise_video(video: VideoReader, out: Path, target: Target, playable: bool
     """
     check_output(out)
     with whole_file(out) as part:
-        with VideoWriter(part, target.fps, PLAYABLE if playable else LOSSLESS, _tags(video.facts, target)) as writer:
-            for frame in equal_frames(video, target):
-                writer.add(frame)
+        encoding, tags = PLAYABLE if playable else LOSSLESS, _tags(video.facts, target)
+        write_frames(part, enumerate(equal_frames(video, target)), target.fps, encoding, tags)
         if not playable:
             return None
         error = 0.0
@@ -115,9 +115,7 @@ def copy_video(source: Path, target: Path) -> None:
             shutil.copyfile(source, part)
             return
         video = VideoReader(source)
-        with VideoWriter(part, video.facts.fps, PLAYABLE, _tags(video.facts, video.facts)) as writer:
-            for frame in video:
-                writer.add(frame)
+        write_frames(part, enumerate(video), video.facts.fps, PLAYABLE, _tags(video.facts, video.facts))
 
 
 # -- sets
@@ -167,8 +165,7 @@ def equalise_sets(
         "videos": written,
         "left_out": left_out,
     }
-    with whole_file(out / REPORT) as part:
-        part.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text(out / REPORT, json.dumps(result, indent=1, ensure_ascii=False))
     return result
 
 

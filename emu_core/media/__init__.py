@@ -8,18 +8,15 @@ from .files import Unreadable
 from .images import fit, read_image
 from .reading import Facts, Video, VideoReader, read_video
 from .sheet import contact_sheet
-from .writing import IMAGE_EXTENSIONS, LOSSLESS, PLAYABLE, VIDEO_EXTENSIONS, VideoWriter, check_output, write_image, write_video
+from .writing import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, check_output, write_image, write_video
 
 __all__ = [
     "IMAGE_EXTENSIONS",
-    "LOSSLESS",
-    "PLAYABLE",
     "VIDEO_EXTENSIONS",
     "Facts",
     "Unreadable",
     "Video",
     "VideoReader",
-    "VideoWriter",
     "check_output",
     "contact_sheet",
     "fit",

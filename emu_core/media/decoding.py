@@ -97,8 +97,8 @@ class Decoder:
         """The frames as they are decoded, in the order in which they are seen."""
         return self.container.decode(self.stream)
 
-    def timed(self, base: Fraction | None = None, from_zero: bool = True) -> Iterator[tuple[av.VideoFrame, int]]:
-        """Each frame and when it begins, in ticks of `base` seconds (None: the video's own), the first at 0 with `from_zero`.
+    def timed(self, base: Fraction | None = None, from_zero: bool = True) -> Iterator[tuple[int, av.VideoFrame]]:
+        """When each frame begins, and the frame. In ticks of `base` seconds (None: the video's), the first at 0 with `from_zero`.
 
         Stray times do not stop anything: they come a tick after the one before.
         """
@@ -110,7 +110,7 @@ class Decoder:
             else:
                 moment = round(float((frame.pts - start) * self.base) * (1 / base)) if base != self.base else frame.pts - start
             last = max(moment, last + 1)
-            yield frame, last
+            yield last, frame
 
     def step(self, base: Fraction) -> int:
         """From one frame to the next in ticks of `base` seconds, as far as the file says."""

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -29,17 +29,12 @@ from .tags import COMMENT_KEY, EXIF_DESCRIPTION, FOLDER_SETTINGS, Timing, check_
 if TYPE_CHECKING:
     from torch import Tensor
 
-MIN_FREE_BYTES = 16 * 1024 * 1024
-FRAME_NAME = re.compile(r"\d{5,}\.png")
+MIN_FREE_MB = 16
 MAX_JPEG_EXIF_BYTES = 65_000
-MOST_DENOMINATOR = 1001
-"""That of the television rates (24000/1001, 30000/1001)."""
 MIN_FPS, MAX_FPS = 0.1, 1000.0
 GIF_COLOURS = 255
 GIF_FASTEST = 50
 PALETTE_SAMPLES = 50_000
-NOTES = "filter_units=remove_types=6"  # SEI units: x264 writes its name and settings there
-FINE = Fraction(1, 90_000)
 log = logging.getLogger(__name__)
 
 
@@ -133,16 +128,16 @@ def _wrong_place(target: Path, folder: bool) -> str | None:
             free = shutil.disk_usage(parent).free
     except OSError as problem:
         return f"expected to be able to write there, found {problem.strerror}; choose another path or change its permissions"
-    if free < MIN_FREE_BYTES:
-        least = MIN_FREE_BYTES >> 20
-        return f"expected at least {least} MB free in {parent}, found {free / 2**20:.1f} MB; free some or choose another folder"
+    if free < MIN_FREE_MB << 20:
+        found = f"{free / 2**20:.1f} MB; free some or choose another folder"
+        return f"expected at least {MIN_FREE_MB} MB free in {parent}, found {found}"
     if not folder:
         named = "expected the name of a file, found a folder of that name; add a file name or choose another"
         return named if target.is_dir() else None
     if target.exists() and not target.is_dir():
         return "expected a folder for the frames (no extension), found a file; choose another name or add an extension"
     for name in sorted(os.listdir(target)) if target.is_dir() else ():
-        if name != FOLDER_SETTINGS and not FRAME_NAME.fullmatch(name):
+        if name != FOLDER_SETTINGS and not re.fullmatch(r"\d{5,}\.png", name):
             return f"expected a new folder, an empty one or one of earlier frames, found {name} in it; choose another"
     return None
 
@@ -193,67 +188,51 @@ def exif_comment(comment: str) -> bytes:
 # -- videos
 
 
-class VideoWriter:
-    """Writes frames to a video of one stream, one after the other, inside a `with`; the first frame's size is that of all.
+def write_frames(
+    target: PathLike | BinaryIO,
+    pictures: Iterable[tuple[int, Pixels | av.VideoFrame]],
+    rate: float | Fraction | None,
+    encoding: Encoding = PLAYABLE,
+    tags: Mapping[str, str] | None = None,
+    base: Fraction | None = None,
+) -> int:
+    """Write a video of one stream, picture by picture, all as large as the first; returns how many there were.
 
-    target: a path or an open file. rate: frames a second (None: 25). tags: of the file. base: seconds a tick, where frames come
-    with times of their own; else they lie 1 / rate apart. YUV is written as BT.709 in limited range. count: frames written.
+    target: a path or an open file. pictures: each with its time in ticks of `base` seconds (None: 1 / rate), as (H, W, 3) uint8
+    RGB, of which H.264 in 4:2:0 loses an odd last row or column, or as a frame in the encoding's pixel format. rate: frames a
+    second (None: 25). YUV is written as BT.709 in limited range.
     """
-
-    def __init__(
-        self,
-        target: PathLike | BinaryIO,
-        rate: float | Fraction | None,
-        encoding: Encoding = PLAYABLE,
-        tags: Mapping[str, str] | None = None,
-        base: Fraction | None = None,
-    ) -> None:
-        rate = rate or USUAL_RATE
-        self._rate = rate if isinstance(rate, Fraction) else Fraction(rate).limit_denominator(MOST_DENOMINATOR)
-        self._encoding, self._base, self.count = encoding, base, 0
-        self._stream: Any = None
-        self._filter: Callable[[av.VideoFrame], av.VideoFrame] | None = None
-        file: Any = os.fspath(target) if isinstance(target, str | os.PathLike) else target
-        self._container = av.open(file, "w", format=encoding.container, options=dict(encoding.container_options))
-        self._container.metadata.update(tags or {})
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def add(self, picture: Pixels | av.VideoFrame, moment: int | None = None) -> None:
-        """Write (H, W, 3) uint8 RGB, or a frame that is already in the encoding's pixel format; moment: its time in ticks.
-
-        Of an array, H.264 in 4:2:0 loses an odd last row or column."""
-        encoding, frame = self._encoding, picture
-        if isinstance(frame, np.ndarray):
-            if encoding.encoder == "libx264" and encoding.pixels == "yuv420p":
-                frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        if self._stream is None:
-            self._stream = self._container.add_stream(encoding.encoder, rate=self._rate, options=dict(encoding.options))
-            self._stream.width, self._stream.height, self._stream.pix_fmt = frame.width, frame.height, encoding.pixels
-            context = self._stream.codec_context
-            if encoding.pixels != "rgb24":
-                # BT.709, limited range
-                context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
-            if self._base is not None:
-                context.time_base = self._base
-            if encoding.threads:
-                context.thread_count = encoding.threads
-            if frame.format.name != encoding.pixels:
-                self._filter = filter_chain(frame, ("scale", TO_BT709), ("format", f"pix_fmts={encoding.pixels}"))
-        if self._filter is not None:
-            frame = self._filter(frame)
-        frame.pts, frame.time_base = self.count if moment is None else moment, self._base or 1 / self._rate
-        self.count += 1
-        self._container.mux(self._stream.encode(frame))
-
-    def __exit__(self, kind: object, *others: object) -> None:
-        try:
-            if kind is None and self._stream is not None:
-                self._container.mux(self._stream.encode(None))
-        finally:
-            self._container.close()
+    # 1001 is the denominator of the television rates (24000/1001, 30000/1001).
+    exact = rate if isinstance(rate, Fraction) else Fraction(rate or USUAL_RATE).limit_denominator(1001)
+    file: Any = os.fspath(target) if isinstance(target, str | os.PathLike) else target
+    stream: Any = None
+    through, count = None, 0
+    with av.open(file, "w", format=encoding.container, options=dict(encoding.container_options)) as container:
+        container.metadata.update(tags or {})
+        for moment, frame in pictures:
+            if isinstance(frame, np.ndarray):
+                if encoding.encoder == "libx264" and encoding.pixels == "yuv420p":
+                    frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            if stream is None:
+                stream = container.add_stream(encoding.encoder, rate=exact, options=dict(encoding.options))
+                stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, encoding.pixels
+                context = stream.codec_context
+                if encoding.pixels != "rgb24":  # BT.709, limited range
+                    context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+                if base is not None:
+                    context.time_base = base
+                if encoding.threads:
+                    context.thread_count = encoding.threads
+                if frame.format.name != encoding.pixels:
+                    through = filter_chain(frame, ("scale", TO_BT709), ("format", f"pix_fmts={encoding.pixels}"))
+            frame = frame if through is None else through(frame)
+            frame.pts, frame.time_base = moment, base or 1 / exact
+            container.mux(stream.encode(frame))
+            count += 1
+        if stream is not None:
+            container.mux(stream.encode(None))
+    return count
 
 
 def write_video(path: PathLike, frames: Tensor, fps: float, metadata: Mapping[str, str] | None = None) -> None:
@@ -288,9 +267,7 @@ def write_video(path: PathLike, frames: Tensor, fps: float, metadata: Mapping[st
         if encoding.encoder == "libx264" and (height % 2 or width % 2):
             log.warning("%d x %d has an odd side: written as H.264 4:4:4, which some players cannot show.", width, height)
             encoding = replace(encoding, pixels="yuv444p")
-        with VideoWriter(part, timing.fps, encoding, video_tags(tags, timing)) as writer:
-            for frame in pixels:
-                writer.add(frame)
+        write_frames(part, enumerate(pixels), timing.fps, encoding, video_tags(tags, timing))
 
 
 def _write_animation(file: Path, pixels: Pixels, timing: Timing, tags: Mapping[str, str], gif: bool) -> None:
@@ -333,7 +310,8 @@ def copy_pictures(video: Decoder, target: PathLike) -> None:
     with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}) as output:
         copied = output.add_stream_from_template(video.stream)
         copied.metadata.clear()
-        strip = BitStreamFilterContext(NOTES, video.stream, copied)
+        # SEI units: x264 writes its name and settings there
+        strip = BitStreamFilterContext("filter_units=remove_types=6", video.stream, copied)
         packets = (packet for packet in video.container.demux(video.stream) if packet.dts is not None)
         for packet in itertools.chain(packets, [None]):
             for cleaned in strip.filter(packet):
@@ -343,10 +321,11 @@ def copy_pictures(video: Decoder, target: PathLike) -> None:
 
 def encode_playable(source: Path, target: Path) -> None:
     """Encode a video once more, as H.264 that every player shows, its frames at the times they have. Raises Unreadable."""
-    with opened(source) as video, VideoWriter(target, video.rate, BARE, base=FINE) as writer:
-        for frame, moment in video.timed(FINE, from_zero=False):
-            writer.add(video.converted(frame, playable=True), moment)
-    if not writer.count:
+    base = Fraction(1, 90_000)
+    with opened(source) as video:
+        frames = ((moment, video.converted(frame, playable=True)) for moment, frame in video.timed(base, from_zero=False))
+        count = write_frames(target, frames, video.rate, BARE, base=base)
+    if not count:
         raise Unreadable(f"{source}: expected a video with at least one frame, found none in it; check the file.")
 
 
@@ -356,6 +335,6 @@ def transcode(source: Source, target: BinaryIO, name: str = "") -> None:
     Frames come upright, with square pixels; odd sides lose a line, as 4:2:0 needs. The same input gives the same bytes.
     Raises Unreadable as `opened` does.
     """
-    with opened(source, name, "NONE") as video, VideoWriter(target, video.rate, SAME_BYTES, base=video.base) as writer:
-        for frame, moment in video.timed():
-            writer.add(video.pixels(frame), moment)
+    with opened(source, name, "NONE") as video:
+        frames = ((moment, video.pixels(frame)) for moment, frame in video.timed())
+        write_frames(target, frames, video.rate, SAME_BYTES, base=video.base)

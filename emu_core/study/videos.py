@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..media import Unreadable, VideoReader, VideoWriter
+from ..media import Unreadable, VideoReader
 from ..media.decoding import USUAL_RATE, opened, turns
 from ..media.files import PathLike, check_input, whole_file
 from ..media.reading import is_animation
-from ..media.writing import BARE, copy_pictures, encode_playable
+from ..media.writing import BARE, copy_pictures, encode_playable, write_frames
 
 FIXED_TIME = 946_684_800
 """Modification time of every file: a server sends it, and the order in which systems were copied should not show."""
@@ -45,9 +45,7 @@ def prepare_video(source: PathLike, target: Path) -> Prepared:
         playable = Path(folder, "encoded.mp4")
         if source.is_dir() or is_animation(source):
             video = VideoReader(source)
-            with VideoWriter(playable, video.facts.fps, BARE) as writer:
-                for frame in video:
-                    writer.add(frame)
+            write_frames(playable, enumerate(video), video.facts.fps, BARE)
         elif _plays_everywhere(source):
             playable = source
         else:
