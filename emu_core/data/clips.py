@@ -114,13 +114,13 @@ def read_at_times(file: Source, times: Sequence[float], name: str) -> list[Pixel
     """
     with opened(file, name, threads="NONE") as video:
         wanted = [video.start + int((time + SLACK) / video.base) for time in times]
+        found: list[Pixels] = []
         if wanted[0] > video.start:
             video.seek(wanted[0])
             found = _pick(video, wanted, strict=True)
-            if found:
-                return found
-            video.seek(video.start)  # the key frame was said to lie earlier than it does
-        found = _pick(video, wanted, strict=False)
+            if not found:
+                video.seek(video.start)  # the key frame was said to lie earlier than it does
+        found = found or _pick(video, wanted, strict=False)
     if not found:
         raise Unreadable(f"{name}: expected frames to decode, found none; curate the source again.")
     return found

@@ -25,7 +25,6 @@ Pixels: TypeAlias = NDArray[np.uint8]
 Source: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"
 Threads: TypeAlias = Literal["AUTO", "SLICE", "NONE"]
 
-NO_PROTOCOL = {"protocol_whitelist": "none"}
 NOT_VIDEO = ("image2", "tty", "hls", "concat", "dash", "ffmetadata")
 USUAL_RATE = Fraction(25)
 WHOLE = 0.9
@@ -34,7 +33,6 @@ SCALE_QUALITY = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 TO_BT709 = f"out_color_matrix=bt709:out_range=tv:{SCALE_QUALITY}"
 MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
 RANGES = {1: "tv", 2: "pc"}
-HD_HEIGHT = 720
 
 
 def filter_chain(frame: av.VideoFrame, *steps: tuple[str, str]) -> Callable[[av.VideoFrame], av.VideoFrame]:
@@ -126,8 +124,8 @@ class Decoder:
         key = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, turns(frame), playable)
         if key not in self._filters:
             self._size = self._size or f"{max(1, round(frame.width * self.aspect))}:{frame.height}"
-            # Untagged films: what players assume.
-            matrix = MATRICES.get(int(frame.colorspace), "bt709" if frame.height >= HD_HEIGHT else "bt601")
+            # Untagged films: what players assume, HD or not.
+            matrix = MATRICES.get(int(frame.colorspace), "bt709" if frame.height >= 720 else "bt601")
             given = f"{self._size}:in_color_matrix={matrix}:in_range={RANGES.get(int(frame.color_range), 'auto')}"
             turned = [("transpose", "cclock")] * turns(frame)
             if playable:
@@ -163,7 +161,7 @@ def opened(source: Source, name: str = "", threads: Threads = "AUTO") -> Iterato
             if path is not None:
                 check_input(path, "a video")
                 file = closed.enter_context(open(path, "rb"))
-            container = closed.enter_context(av.open(file, options=NO_PROTOCOL, metadata_errors="replace"))
+            container = closed.enter_context(av.open(file, options={"protocol_whitelist": "none"}, metadata_errors="replace"))
             yield Decoder(name, container, _picture_stream(container, name, threads))
     except wrong as problem:
         raise undecodable(name, problem) from problem

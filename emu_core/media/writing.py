@@ -83,8 +83,6 @@ def check_output(path: PathLike, kind: Literal["video", "image"] = "video") -> N
     Raises ValueError: unknown extension, missing encoder, missing or unwritable parent folder, a folder where a file is
     expected or the reverse, a folder that holds other things than our frames, less than 16 MB free.
     """
-    if kind not in ("video", "image"):
-        raise ValueError(f"kind: expected 'video' or 'image', found {kind!r}; pass one of the two.")
     text = os.fspath(path)
     wrong = _wrong_name(text, kind) or _wrong_place(real_target(path), kind == "video" and _means_folder(path))
     if wrong:
