@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .adapter.paths import register_folders
-from .adapter.schema import ComfyExtension, io
+from .adapter.schema import ComfyExtension, Node
 from .adapter.studies import mount
 from .comparison import EmuVideoAddToStudy, EmuVideoCompare
 from .conditioning import EmuVideoConditioning
@@ -13,28 +13,15 @@ from .loaders import EmuVideoApplyStack, EmuVideoTinyModel
 from .pictures import EmuVideoContactSheet
 from .sampling import EmuVideoSampler, EmuVideoScheduler, EmuVideoStartingFrame
 
-NODES: list[type[io.ComfyNode]] = [
-    EmuVideoTinyModel,
-    EmuVideoStartingFrame,
-    EmuVideoApplyStack,
-    EmuVideoConditioning,
-    EmuVideoScheduler,
-    EmuVideoSampler,
-    EmuVideoInterpolate,
-    EmuVideoContactSheet,
-    EmuVideoBestStartingFrame,
-    EmuVideoEvaluate,
-    EmuVideoCompare,
-    EmuVideoAddToStudy,
-]
-
 
 class EmuVideoExtension(ComfyExtension):
     """The pack."""
 
-    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+    async def get_node_list(self) -> list[type[Node]]:
         """In the order in which they stand in a workflow."""
-        return NODES
+        before = [EmuVideoTinyModel, EmuVideoStartingFrame, EmuVideoApplyStack]
+        video = [EmuVideoConditioning, EmuVideoScheduler, EmuVideoSampler, EmuVideoInterpolate, EmuVideoContactSheet]
+        return [*before, *video, EmuVideoBestStartingFrame, EmuVideoEvaluate, EmuVideoCompare, EmuVideoAddToStudy]
 
 
 async def comfy_entrypoint() -> EmuVideoExtension:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,23 @@ from ..emu_core.media import write_video
 from ..emu_core.media.images import to_bytes
 from ..emu_core.study.store import Study
 from .adapter import paths, studies
-from .adapter.schema import RARE, answer, io, schema
+from .adapter.schema import RARE, Node, answer, io
 from .adapter.shown import shown
-from .evaluation import CATEGORY, HIGHEST_FPS, fps_input
+from .evaluation import CATEGORY, FPS, HIGHEST_FPS
 from .side_by_side import SHORTER, Video, common_height, compare
 from .side_by_side import moments as sheet
 
-NAMES = ("A", "B", "C", "D")
+NAMES = {1: "A", 2: "B", 3: "C", 4: "D"}
 """Of the videos that are compared, unless they are given others."""
+RATE: dict[str, Any] = {"default": 0.0, "min": 0.0, "max": HIGHEST_FPS, "step": 0.01, "optional": True, **RARE}
+RATES = [io.Float.Input(f"fps_{number}", **RATE) for number in (2, 3, 4)]
+"""Of all videos but the first, whose rate is theirs at 0."""
 
 
-def video_inputs(needed: int, name: str) -> tuple[list[io.Input], list[io.Input]]:
-    """Frames and a `name` of each video, of which the first `needed` must be there; and the rest, with the rates of all but the
-    first, which are rarely needed."""
-    numbered = list(enumerate(NAMES, 1))
-    inputs: list[io.Input] = [io.Image.Input(f"images_{number}", optional=number > needed) for number, _ in numbered]
-    inputs += [io.String.Input(f"{name}_{number}", default=label, optional=number > needed) for number, label in numbered]
-    rate: dict[str, Any] = {"default": 0.0, "min": 0.0, "max": HIGHEST_FPS, "step": 0.01, "optional": True, **RARE}
-    rates = [io.Float.Input(f"fps_{number}", **rate) for number, _ in numbered[1:]]
-    return [one for one in inputs if not one.optional], [*(one for one in inputs if one.optional), *rates]
+def video_inputs(name: str, numbers: Iterable[int], optional: bool = False) -> list[io.Input]:
+    """Frames and a `name` of each of these videos."""
+    frames = [io.Image.Input(f"images_{number}", optional=optional) for number in numbers]
+    return frames + [io.String.Input(f"{name}_{number}", default=NAMES[number], optional=optional) for number in numbers]
 
 
 def videos_of(given: dict[str, Any], name: str, fps: float) -> list[Video]:
@@ -43,32 +42,26 @@ def videos_of(given: dict[str, Any], name: str, fps: float) -> list[Video]:
             given.get(f"fps_{number}") or fps,
             given.get(f"{name}_{number}", label).strip() or label,
         )
-        for number, label in enumerate(NAMES, 1)
+        for number, label in NAMES.items()
         if given.get(f"images_{number}") is not None
     ]
 
 
-class EmuVideoCompare(io.ComfyNode):
-    """Videos side by side in step."""
+class EmuVideoCompare(Node):
+    """Up to four videos in; one of all of them side by side in step, and a sheet of their moments, out."""
 
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Up to four videos in; one of all of them, and a sheet of their moments, out."""
-        required, optional = video_inputs(1, "label")
-        return schema(
-            "EmuVideoCompare",
-            "side by side, video comparison, compare models, video grid, before and after",
-            inputs=[
-                *required,
-                fps_input(),
-                io.Int.Input("height", default=0, min=0, max=4096, step=2, **RARE),
-                io.Combo.Input("shorter", options=list(SHORTER), default=SHORTER[0], **RARE),
-                io.Int.Input("moments", default=5, min=1, max=16, **RARE),
-                *optional,
-            ],
-            outputs={"IMAGE": io.Image, "sheet": io.Image, "fps": io.Float},
-            category=CATEGORY,
-        )
+    sought = "side by side, video comparison, compare models, video grid, before and after"
+    inputs = [
+        *video_inputs("label", [1]),
+        FPS,
+        io.Int.Input("height", default=0, min=0, max=4096, step=2, **RARE),
+        io.Combo.Input("shorter", options=list(SHORTER), default=SHORTER[0], **RARE),
+        io.Int.Input("moments", default=5, min=1, max=16, **RARE),
+        *video_inputs("label", [2, 3, 4], optional=True),
+        *RATES,
+    ]
+    outputs = {"IMAGE": io.Image, "sheet": io.Image, "fps": io.Float}
+    category = CATEGORY
 
     @classmethod
     def execute(cls, fps, height, shorter, moments, **given: Any) -> io.NodeOutput:
@@ -78,30 +71,23 @@ class EmuVideoCompare(io.ComfyNode):
         return io.NodeOutput(frames, sheet(videos, moments, shorter)[None], rate)
 
 
-class EmuVideoAddToStudy(io.ComfyNode):
-    """Videos of several systems into a human study."""
+class EmuVideoAddToStudy(Node):
+    """Two to four videos of one prompt, each by a system, into a human study; the address of the study's page out."""
 
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Two to four videos of one prompt in; the address of the study's page out."""
-        required, optional = video_inputs(2, "system")
-        return schema(
-            "EmuVideoAddToStudy",
-            "human evaluation, human study, user study, rating, preference, a/b test, juice",
-            inputs=[
-                *required,
-                fps_input(),
-                io.String.Input("prompt", multiline=True),
-                io.String.Input("study", default="my study"),
-                *optional,
-                io.String.Input("key", default="", optional=True, **RARE),
-                io.Int.Input("raters", default=5, min=1, max=99, step=2, optional=True, **RARE),
-            ],
-            outputs={"address": io.String, "pairs": io.Int},
-            category=CATEGORY,
-            hidden=[io.Hidden.unique_id],
-            is_output_node=True,
-        )
+    sought = "human evaluation, human study, user study, rating, preference, a/b test, juice"
+    inputs = [
+        *video_inputs("system", [1, 2]),
+        FPS,
+        io.String.Input("prompt", multiline=True),
+        io.String.Input("study", default="my study"),
+        *video_inputs("system", [3, 4], optional=True),
+        *RATES,
+        io.String.Input("key", default="", optional=True, **RARE),
+        io.Int.Input("raters", default=5, min=1, max=99, step=2, optional=True, **RARE),
+    ]
+    outputs = {"address": io.String, "pairs": io.Int}
+    category = CATEGORY
+    speaks = is_output = True
 
     @classmethod
     def validate_inputs(cls, study=None, prompt=None, system_1=None, system_2=None, raters=None) -> bool | str:
@@ -133,27 +119,22 @@ def _check(study: str | None, prompt: str | None, first: str | None, second: str
 
 
 def add(study: Study, prompt: str, videos: list[Video], key: str) -> str:
-    """Enter the videos as pairs; says what was done. ValueError: two of one name, or a key that is taken."""
+    """Enter the videos as pairs; says what was done. Without a `key` the prompt, systems and pictures make one, and the same are
+    entered once. ValueError: two of one name, or a key that is taken."""
     names = [video.label for video in videos]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"two systems are called {twice!r}: give each a name of its own")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two systems are called {twice[0]!r}: give each a name of its own")
     if not key:
-        key = _key(prompt, videos)
+        digest = hashlib.sha256(prompt.encode())
+        for video in videos:
+            digest.update(f"\0{video.label}\0{video.fps}\0{tuple(video.frames.shape)}\0".encode())
+            digest.update(np.ascontiguousarray(to_bytes(video.frames)))
+        key = f"{slug(prompt)[:40].strip('-')}-{digest.hexdigest()[:12]}".lstrip("-")
         if key in study.results().prompts:
             return "These videos are in the study already; nothing was added."
     with tempfile.TemporaryDirectory(dir=paths.temporary_folder()) as folder:
-        files = {video.label: Path(folder, f"{number}.mp4") for number, video in enumerate(videos)}
+        files = {name: Path(folder, f"{number}.mp4") for number, name in enumerate(names)}
         for video in videos:
             write_video(files[video.label], video.frames, video.fps)
         made = study.add_pair(prompt, files, key)
     return f"Added as {key!r}, pairs: {made}."
-
-
-def _key(prompt: str, videos: list[Video]) -> str:
-    """The same for the same prompt, systems and pictures."""
-    digest = hashlib.sha256(prompt.encode())
-    for video in videos:
-        digest.update(f"\0{video.label}\0{video.fps}\0{tuple(video.frames.shape)}\0".encode())
-        digest.update(np.ascontiguousarray(to_bytes(video.frames)))
-    return f"{slug(prompt)[:40].strip('-')}-{digest.hexdigest()[:12]}".lstrip("-")

@@ -9,24 +9,25 @@ import torch
 
 from ..emu_core.model.conditioning import MAX_FRAMES, MOTIONS, checked_positions
 from .adapter.given import Given, with_given
-from .adapter.pixels import RESIZE, encode, latent_size, prepare
-from .adapter.schema import RARE, answer, io, links, schema
-from .sampling import CONDITIONINGS, size_inputs
+from .adapter.pixels import RESIZE, latent_size, prepare
+from .adapter.schema import RARE, Node, answer, io, links
+from .sampling import CONDITIONINGS, SIZE
+
+UNSET: dict[str, Any] = {"default": -1.0, "min": -1.0, "optional": True, **RARE}
+"""Of numbers that only one family of stacks reads: below 0 as the stack has them."""
 
 
 def parse_positions(text: str) -> list[int]:
     """`0, -1` -> [0, -1]; `0..15` -> the first 16; nothing -> []. ValueError for what is no list of frame numbers."""
+    places: list[int] = []
     try:
-        return [place for part in text.replace(";", ",").split(",") if part.strip() for place in _places(part)]
+        for part in filter(str.strip, text.replace(";", ",").split(",")):
+            first, dots, last = part.partition("..")
+            places += range(int(first), int(last if dots else first) + 1)[:MAX_FRAMES]
     except ValueError:
-        raise ValueError(
-            f"positions should be frame numbers with commas between, such as 0 or 0, -1 or 0..15, found {text!r}"
-        ) from None
-
-
-def _places(part: str) -> range:
-    first, dots, last = part.partition("..")
-    return range(int(first), int(last if dots else first) + 1)[:MAX_FRAMES]
+        wanted = "frame numbers with commas between, such as 0 or 0, -1 or 0..15"
+        raise ValueError(f"positions should be {wanted}, found {text!r}") from None
+    return places
 
 
 def _check(positions: str | None, length: int | None) -> None:
@@ -38,31 +39,26 @@ def _check(positions: str | None, length: int | None) -> None:
         checked_positions(places, len(places), length)
 
 
-class EmuVideoConditioning(io.ComfyNode):
+class EmuVideoConditioning(Node):
     """Given frames and texts -> the three conditionings of two guidances, and an empty LATENT of as many frames."""
 
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Texts and frames in, conditionings out; what only one family of stacks reads comes last."""
-        of_some: dict[str, Any] = {"default": -1.0, "min": -1.0, "optional": True, **RARE}
-        return schema(
-            "EmuVideoConditioning",
-            "image to video, i2v, img2vid, text to video, t2v, first frame, last frame, flf2v, keyframes, "
-            "extend video, video extension, empty video latent, animatediff, pia, fancyvideo",
-            inputs=[
-                *links(positive=io.Conditioning, negative=io.Conditioning, vae=io.Vae),
-                *size_inputs(),
-                io.Int.Input("length", default=16, min=1, max=MAX_FRAMES),
-                io.Int.Input("videos", default=1, min=1, max=64, **RARE),
-                io.String.Input("positions", default="0"),
-                io.Combo.Input("resize", options=list(RESIZE), default=RESIZE[0], **RARE),
-                io.Image.Input("image", optional=True),
-                io.Combo.Input("motion", options=list(MOTIONS), default="moderate", optional=True, **RARE),
-                io.Float.Input("cond_fps", max=120.0, step=1.0, **of_some),
-                io.Float.Input("motion_score", max=100.0, step=0.1, **of_some),
-            ],
-            outputs={**CONDITIONINGS, "latent": io.Latent},
-        )
+    sought = (
+        "image to video, i2v, img2vid, text to video, t2v, first frame, last frame, flf2v, keyframes, "
+        "extend video, video extension, empty video latent, animatediff, pia, fancyvideo"
+    )
+    inputs = [
+        *links(positive=io.Conditioning, negative=io.Conditioning, vae=io.Vae),
+        *SIZE,
+        io.Int.Input("length", default=16, min=1, max=MAX_FRAMES),
+        io.Int.Input("videos", default=1, min=1, max=64, **RARE),
+        io.String.Input("positions", default="0"),
+        io.Combo.Input("resize", options=list(RESIZE), default=RESIZE[0], **RARE),
+        io.Image.Input("image", optional=True),
+        io.Combo.Input("motion", options=list(MOTIONS), default="moderate", optional=True, **RARE),
+        io.Float.Input("cond_fps", max=120.0, step=1.0, **UNSET),
+        io.Float.Input("motion_score", max=100.0, step=0.1, **UNSET),
+    ]
+    outputs = {**CONDITIONINGS, "latent": io.Latent}
 
     @classmethod
     def validate_inputs(cls, positions: str | None = None, length: int | None = None) -> bool | str:
@@ -77,12 +73,10 @@ class EmuVideoConditioning(io.ComfyNode):
         motion_score, below 0 or left out as the stack has them."""
         _check(None, length)
         channels, h, w = latent_size(vae, height, width)
-        numbers = {"fps": told.get("cond_fps", -1.0), "motion_score": told.get("motion_score", -1.0)}
-        values = tuple((name, number) for name, number in numbers.items() if number >= 0)
-        none = Given(torch.zeros(0, channels, h, w), (), length, motion=motion, values=values)
-        given = none
+        values = tuple((name.removeprefix("cond_"), number) for name, number in sorted(told.items()) if number >= 0)
+        given = none = Given(torch.zeros(0, channels, h, w), (), length, motion=motion, values=values)
         if image is not None:
             places = checked_positions(parse_positions(positions), len(image), length)
-            given = replace(none, latents=encode(vae, prepare(image, height, width, resize)), positions=tuple(places))
+            given = replace(none, latents=vae.encode(prepare(image, height, width, resize)), positions=tuple(places))
         latent = {"samples": torch.zeros(videos * length, channels, h, w)}
         return io.NodeOutput(with_given(positive, given), with_given(negative, given), with_given(negative, none), latent)

@@ -7,34 +7,27 @@ from typing import Any
 
 import torch
 
-from ..emu_core.model.conditioning import FACTOR, Window, augment, slot_count, slots, windows
-from ..emu_core.model.config import StackConfig
+from ..emu_core.model.conditioning import FACTOR, augment, slot_count, slots, windows
 from .adapter.given import Given, with_given
-from .adapter.pixels import decode, encode, latent_size, prepare
+from .adapter.pixels import decode, latent_size, prepare
 from .adapter.sampling import run_guider, stop_if_cancelled
-from .adapter.schema import RARE, io, links, schema
+from .adapter.schema import RARE, Node, io, links
 from .adapter.video_model import require_stack
 from .sampling import Sampling, sampling_inputs
 
 
-class EmuVideoInterpolate(io.ComfyNode):
+class EmuVideoInterpolate(Node):
     """Frames -> frames at four times the rate."""
 
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """A MODEL with a stack I, texts and frames in; more frames and their rate out."""
-        return schema(
-            "EmuVideoInterpolate",
-            "frame interpolation, interpolate, frame rate, increase fps, smooth video, slow motion, inbetween frames",
-            inputs=[
-                *links(model=io.Model, positive=io.Conditioning, negative=io.Conditioning, vae=io.Vae, images=io.Image),
-                *sampling_inputs("text_guidance", "image_guidance"),
-                io.Combo.Input("stitch", options=["continuous", "paper"], default="continuous", **RARE),
-                io.Float.Input("fps", default=0.0, min=0.0, max=1000.0, step=0.01, optional=True),
-            ],
-            outputs={"IMAGE": io.Image, "fps": io.Float},
-            hidden=[io.Hidden.unique_id],
-        )
+    sought = "frame interpolation, interpolate, frame rate, increase fps, smooth video, slow motion, inbetween frames"
+    inputs = [
+        *links(model=io.Model, positive=io.Conditioning, negative=io.Conditioning, vae=io.Vae, images=io.Image),
+        *sampling_inputs("text_guidance", "image_guidance"),
+        io.Combo.Input("stitch", options=["continuous", "paper"], default="continuous", **RARE),
+        io.Float.Input("fps", default=0.0, min=0.0, max=1000.0, step=0.01, optional=True),
+    ]
+    outputs = {"IMAGE": io.Image, "fps": io.Float}
+    speaks = True
 
     @classmethod
     def execute(cls, model, positive, negative, vae, images, stitch, fps=0.0, **how: Any) -> io.NodeOutput:
@@ -47,24 +40,19 @@ class EmuVideoInterpolate(io.ComfyNode):
         if not height or not width:
             raise ValueError(f"the frames should be at least 8 x 8 pixels, found {images.shape[2]} x {images.shape[1]}")
         empty = torch.zeros(slot_count(size), *latent_size(vae, height, width))
-        known = model.model.latent_format.process_in(encode(vae, prepare(images, height, width, "center crop")).float())
+        known = model.model.latent_format.process_in(vae.encode(prepare(images, height, width, "center crop")).float())
         none = with_given(negative, Given(empty[:0], (), len(empty)))
         guider, sigmas = sampling.video_guider(cls, model, config)
         lengths = [window.stop - window.start for window in plan]
         result = torch.empty(sum(lengths), height, width, 3)
         for seed, window, place in zip(count(sampling.seed), plan, result.split(lengths), strict=False):
             stop_if_cancelled()
-            given = _given(known, window, size, config, seed)
+            # The keyframes in their slots, noise-augmented as the stack was trained for.
+            keyframes = known[window.keyframes][None].cpu()
+            noise = torch.randn(keyframes.shape, generator=torch.Generator().manual_seed((seed + 1) % 2**64))
+            noisy = augment(keyframes, config.sampling.image_noise, config.schedule, noise)[0]
+            given = Given(noisy, tuple(slots(size)), len(empty), scaled=True)
             guider.set_conditionings(with_given(positive, given), with_given(negative, given), none)
             latents = run_guider(guider, {"samples": empty}, sigmas, sampling.sampler_name, seed, config.sampling.shared_noise)
             place[:] = decode(vae, latents[window.start : window.stop])
         return io.NodeOutput(result, FACTOR * fps or config.clip.fps)  # a stack I is trained at the rate of what it makes
-
-
-def _given(latents: torch.Tensor, window: Window, size: int, config: StackConfig, seed: int) -> Given:
-    """The window's keyframes in their slots, noise-augmented as the stack was trained for."""
-    chosen = latents[window.keyframes][None]
-    generator = torch.Generator().manual_seed((seed + 1) % 2**64)
-    noise = torch.randn(chosen.shape, generator=generator)
-    noisy = augment(chosen.cpu(), config.sampling.image_noise, config.schedule, noise)[0]
-    return Given(noisy, tuple(slots(size)), slot_count(size), scaled=True)

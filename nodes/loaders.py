@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+from ..emu_core.checkpoint import read_config
 from .adapter import paths, tiny
-from .adapter.schema import answer, io, schema
+from .adapter.schema import Node, answer, io
 from .adapter.video_model import applied, apply_stack
 
 
-class EmuVideoTinyModel(io.ComfyNode):
-    """The bundled text-to-image model."""
+class EmuVideoTinyModel(Node):
+    """The bundled text-to-image model: nothing in; a MODEL, a CLIP and a VAE out."""
 
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Nothing in; a MODEL, a CLIP and a VAE out."""
-        return schema(
-            "EmuVideoTinyModel",
-            "emu video, bundled model, demo model, tiny model, text to video, t2v, checkpoint",
-            inputs=[],
-            outputs={"MODEL": io.Model, "CLIP": io.Clip, "VAE": io.Vae},
-        )
+    sought = "emu video, bundled model, demo model, tiny model, text to video, t2v, checkpoint"
+    outputs = {"MODEL": io.Model, "CLIP": io.Clip, "VAE": io.Vae}
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
@@ -26,28 +20,24 @@ class EmuVideoTinyModel(io.ComfyNode):
         return io.NodeOutput(tiny.load_model(), tiny.load_clip(), tiny.load_vae())
 
 
-class EmuVideoApplyStack(io.ComfyNode):
-    """A temporal stack from a file on a MODEL."""
+class EmuVideoApplyStack(Node):
+    """A temporal stack from a file on a MODEL: that and the name of a stack in; a video MODEL out."""
 
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """A MODEL and the name of a stack in; a video MODEL out."""
-        return schema(
-            "EmuVideoApplyStack",
-            "animatediff, motion module, motion model, motion adapter, temporal layers, hotshot xl, pia, "
-            "fancyvideo, modelscope, zeroscope, text to video, t2v, image to video, i2v",
-            inputs=[
-                io.Model.Input("model"),
-                io.Combo.Input("stack", options=paths.stack_names()),
-                io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.01),
-            ],
-            outputs={"MODEL": io.Model, "fps": io.Float},
-        )
+    sought = (
+        "animatediff, motion module, motion model, motion adapter, temporal layers, hotshot xl, pia, "
+        "fancyvideo, modelscope, zeroscope, text to video, t2v, image to video, i2v"
+    )
+    inputs = [
+        io.Model.Input("model"),
+        lambda: io.Combo.Input("stack", options=paths.stack_names()),
+        io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.01),
+    ]
+    outputs = {"MODEL": io.Model, "fps": io.Float}
 
     @classmethod
     def validate_inputs(cls, stack: str | None = None) -> bool | str:
         """A file that is there and is a stack. None: linked, known when the node runs."""
-        return True if stack is None else answer(paths.stack_config, stack)
+        return True if stack is None else answer(lambda: read_config(paths.stack_path(stack)))
 
     @classmethod
     def fingerprint_inputs(cls, stack: str | None = None, **_: object) -> str | None:
@@ -64,6 +54,4 @@ class EmuVideoApplyStack(io.ComfyNode):
     def execute(cls, model, stack, strength) -> io.NodeOutput:
         """ValueError when there is no such stack, or it does not fit the MODEL."""
         result = apply_stack(model, paths.stack_path(stack), strength)
-        config = applied(result)
-        assert config is not None
-        return io.NodeOutput(result, config.clip.fps)
+        return io.NodeOutput(result, applied(result).clip.fps)

@@ -34,8 +34,8 @@ def on_one_clock(videos: Sequence[Video], shorter: str) -> tuple[list[list[int]]
     chosen = []
     for video in videos:
         places = [math.floor(number * video.fps / fps + 1e-6) for number in range(count)]
-        last = len(video.frames) - 1
-        chosen.append([place % (last + 1) if shorter == "loop" else min(place, last) for place in places])
+        size = len(video.frames)
+        chosen.append([place % size if shorter == "loop" else min(place, size - 1) for place in places])
     return chosen, fps
 
 
@@ -53,29 +53,27 @@ def common_height(videos: Sequence[Video]) -> int:
     return tallest * max(1, math.ceil(LEAST_HEIGHT / tallest))
 
 
+def _ground(*shape: int) -> torch.Tensor:
+    return (torch.tensor(sheet.BACKGROUND) / 255).expand(*shape, 3).clone()
+
+
 def compare(videos: Sequence[Video], height: int, shorter: str) -> tuple[torch.Tensor, float]:
     """Frames (f, H, W, 3) of all videos side by side under their labels, sides even, and their rate."""
     chosen, fps = on_one_clock(videos, shorter)
     panels = [of_height(video.frames, height) for video in videos]
-    bar, gap = max(24, height // 12), sheet.GAP
-    full_h, full_w = bar + height + gap, sum(panel.shape[2] + gap for panel in panels) + gap
-    ground = torch.tensor(sheet.BACKGROUND) / 255
-    result = ground.expand(len(chosen[0]), full_h + full_h % 2, full_w + full_w % 2, 3).clone()
-    left = gap
+    bar, left = max(24, height // 12), sheet.GAP
+    full_h, full_w = bar + height + sheet.GAP, sum(panel.shape[2] + sheet.GAP for panel in panels) + sheet.GAP
+    result = _ground(len(chosen[0]), full_h + full_h % 2, full_w + full_w % 2)
+    font = ImageFont.load_default(round(bar * 0.58))
     for panel, video, places in zip(panels, videos, chosen, strict=True):
         width = panel.shape[2]
-        result[:, :bar, left : left + width] = _label(video.label, bar, width)
+        strip = Image.new("RGB", (width, bar), sheet.BACKGROUND)
+        draw = ImageDraw.Draw(strip)
+        draw.text((4, bar / 2), sheet._shorten(draw, font, video.label, width - 8), fill=sheet.INK, font=font, anchor="lm")
+        result[:, :bar, left : left + width] = torch.from_numpy(np.asarray(strip, dtype=np.float32) / 255)
         result[:, bar : bar + height, left : left + width] = panel[places]
-        left += width + gap
+        left += width + sheet.GAP
     return result, fps
-
-
-def _label(text: str, height: int, width: int) -> torch.Tensor:
-    strip = Image.new("RGB", (width, height), sheet.BACKGROUND)
-    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(round(height * 0.58))
-    line = sheet._shorten(draw, font, text, width - 8)
-    draw.text((4, height / 2), line, fill=sheet.INK, font=font, anchor="lm")
-    return torch.from_numpy(np.asarray(strip, dtype=np.float32) / 255)
 
 
 def moments(videos: Sequence[Video], count: int, shorter: str) -> torch.Tensor:
@@ -83,17 +81,11 @@ def moments(videos: Sequence[Video], count: int, shorter: str) -> torch.Tensor:
     chosen, fps = on_one_clock(videos, shorter)
     times = np.linspace(0, len(chosen[0]) - 1, min(count, len(chosen[0]))).round().astype(int)
     height = min(common_height(videos), SHEET_HEIGHT)
-    panels = [
-        of_height(video.frames[[places[time] for time in times]], height) for video, places in zip(videos, chosen, strict=True)
-    ]
-    width = max(panel.shape[2] for panel in panels)
-    cells = torch.cat([_centred(panel, width) for panel in panels])
+    shown = [video.frames[[places[time] for time in times]] for video, places in zip(videos, chosen, strict=True)]
+    panels = [of_height(frames, height) for frames in shown]
+    cells = _ground(len(panels) * len(times), height, max(panel.shape[2] for panel in panels))
+    for row, panel in zip(cells.split(len(times)), panels, strict=True):
+        left = (row.shape[2] - panel.shape[2]) // 2
+        row[:, :, left : left + panel.shape[2]] = panel
     labels = [f"{video.label}  {time / fps:.2f} s" for video in videos for time in times]
     return contact_sheet(cells, len(times), labels, 1)
-
-
-def _centred(frames: torch.Tensor, width: int) -> torch.Tensor:
-    left = (width - frames.shape[2]) // 2
-    result = (torch.tensor(sheet.BACKGROUND) / 255).expand(*frames.shape[:2], width, 3).clone()
-    result[:, :, left : left + frames.shape[2]] = frames
-    return result

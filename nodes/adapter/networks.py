@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import comfy.model_management as management
-import comfy.model_patcher
 import torch
+from comfy.model_patcher import ModelPatcher
 
 from ...emu_core.networks import Clip, used_files
 from .patchers import manage
@@ -24,24 +24,21 @@ def load_clip(folder: Path) -> Clip:
 
     To be asked for before each use, since ComfyUI may have moved it away. Raises ValueError for what cannot be loaded.
     """
-    files = [(file, file.stat()) for file in used_files(folder)]
-    clip, patcher = _kept(folder, tuple((file.name, status.st_mtime_ns, status.st_size) for file, status in files))
+    files = [(file.name, file.stat()) for file in used_files(folder)]
+    patcher = _kept(folder, tuple((name, status.st_mtime_ns, status.st_size) for name, status in files))
     # wholly: layers that are not ComfyUI's own cannot be cast as they are used
     management.load_models_gpu([patcher], force_full_load=True)
-    return clip
+    return patcher.model.clip
 
 
 @lru_cache(maxsize=KEPT)
-def _kept(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> tuple[Clip, comfy.model_patcher.ModelPatcher]:
-    return _managed(folder)
+def _kept(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> ModelPatcher:
+    return _patcher(folder)
 
 
-def _managed(folder: Path, disable_dynamic: bool = False) -> tuple[Clip, comfy.model_patcher.ModelPatcher]:
+def _patcher(folder: Path, disable_dynamic: bool = False) -> ModelPatcher:
     clip = Clip(folder)
     model = torch.nn.ModuleList([clip.module])  # ComfyUI sets `device`, which transformers' own model does not let it
+    model.clip = clip
     devices = management.text_encoder_device(), management.text_encoder_offload_device()
-    return clip, manage(model, *devices, (_patcher, (folder,)), disable_dynamic)
-
-
-def _patcher(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    return _managed(folder, disable_dynamic)[1]
+    return manage(model, *devices, (_patcher, (folder,)), disable_dynamic)

@@ -18,15 +18,11 @@ Reload = tuple[Callable[..., comfy.model_patcher.ModelPatcher], tuple[Any, ...]]
 def manage(
     model: torch.nn.Module, load_device: torch.device, offload_device: torch.device, reload: Reload, disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
-    """A patcher of this model. Under dynamic VRAM (ComfyUI 0.16 and newer) it must be of the dynamic class: beside a plain one
-    ComfyUI makes room by estimates, and unloads what need not go. `disable_dynamic` makes it a plain one nevertheless."""
+    """A patcher of this model, which ComfyUI (2026) makes anew by `reload`, (function, arguments): for another device, or with a
+    further disable_dynamic=True for what cannot run under dynamic VRAM. Under that (ComfyUI 0.16 and newer) it must be of the
+    dynamic class: beside a plain one ComfyUI makes room by estimates, and unloads what need not go."""
     plain = comfy.model_patcher.ModelPatcher
     kind = plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
-    return reloadable(kind(model, load_device, offload_device), reload)
-
-
-def reloadable(patcher: comfy.model_patcher.ModelPatcher, reload: Reload) -> comfy.model_patcher.ModelPatcher:
-    """Tell ComfyUI (2026) how the patcher is made anew, from (function, arguments): for another device, or, with
-    disable_dynamic=True as a further argument, for what cannot run under dynamic VRAM."""
+    patcher = kind(model, load_device, offload_device)
     patcher.cached_patcher_init = reload
     return patcher

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import folder_paths
 
-from ...emu_core.checkpoint import read_config
-from ...emu_core.model.config import StackConfig
 from ...emu_core.weights import SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -24,27 +22,23 @@ METRICS = "emu_video_metrics"
 NO_CLIP = "none"
 PACK = Path(__file__).parents[2]
 ASSETS = PACK / "emu_core" / "assets"
-EXAMPLE_PICTURES = PACK / "example_workflows" / "input"
 TINY = ASSETS / "tiny"
-BUNDLED: dict[str, Path] = {"tiny F (bundled)": TINY / "stack_F.safetensors", "tiny I (bundled)": TINY / "stack_I.safetensors"}
+BUNDLED = {f"tiny {role} (bundled)": TINY / f"stack_{role}.safetensors" for role in "FI"}
 """Names of the bundled stacks in the node's list. They stand in saved workflows: never rename one."""
 
 
 def register_folders() -> None:
     """Tell ComfyUI of models/emu_video and models/emu_video_metrics, made if they are missing, and of the bundled LoRA; put the
     example workflows' pictures where LoadImage finds them, unless files of their names are there."""
-    own, metrics = (os.path.join(folder_paths.models_dir, name) for name in (FOLDER, METRICS))
-    folder_paths.add_model_folder_path(FOLDER, own)
-    folder_paths.add_model_folder_path(METRICS, metrics)
-    extensions = folder_paths.folder_names_and_paths[FOLDER][1]
-    extensions.update(SUFFIXES)
-    if (ASSETS / "loras").is_dir():
-        folder_paths.add_model_folder_path("loras", str(ASSETS / "loras"))
+    own, metrics = (Path(folder_paths.models_dir, name) for name in (FOLDER, METRICS))
+    for name, folder in ((FOLDER, own), (METRICS, metrics), ("loras", ASSETS / "loras")):
+        folder_paths.add_model_folder_path(name, str(folder))
+    folder_paths.folder_names_and_paths[FOLDER][1].update(SUFFIXES)
+    inputs = Path(folder_paths.get_input_directory())
     try:
-        os.makedirs(own, exist_ok=True)
-        os.makedirs(metrics, exist_ok=True)
-        inputs = Path(folder_paths.get_input_directory())
-        for picture in EXAMPLE_PICTURES.glob("*.png"):
+        own.mkdir(parents=True, exist_ok=True)
+        metrics.mkdir(parents=True, exist_ok=True)
+        for picture in (PACK / "example_workflows" / "input").glob("*.png"):
             if inputs.is_dir() and not (inputs / picture.name).exists():
                 shutil.copyfile(picture, inputs / picture.name)
     except OSError as error:  # a read-only installation: extra_model_paths may name another place
@@ -67,39 +61,34 @@ def stack_path(name: str) -> Path:
     return Path(found)
 
 
-def stack_config(name: str) -> StackConfig:
-    """What the stack of this name is, from its metadata alone; ValueError where there is none that can be used."""
-    return read_config(stack_path(name))
+def _clips() -> dict[str, Path]:
+    """The folders of models/emu_video_metrics that hold a CLIP in transformers' layout, by name."""
+    result = {}
+    for file in folder_paths.get_filename_list(METRICS):
+        name, last = os.path.split(file)
+        path = folder_paths.get_full_path(METRICS, file) if name and last == "config.json" else None
+        try:
+            settings = json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+        except (OSError, ValueError):
+            continue
+        if isinstance(settings, dict) and settings.get("model_type") == "clip":
+            result[name.replace(os.sep, "/")] = Path(path).parent
+    return result
 
 
 def clip_names() -> list[str]:
-    """What the nodes offer: no CLIP, then the folders of models/emu_video_metrics that hold one in transformers' layout."""
-    settings = [name for name in folder_paths.get_filename_list(METRICS) if os.path.basename(name) == "config.json"]
-    found = {os.path.dirname(name).replace(os.sep, "/") for name in settings if _is_clip(name)}
-    return [NO_CLIP, *sorted(found - {""})]
-
-
-def _is_clip(settings: str) -> bool:
-    path = folder_paths.get_full_path(METRICS, settings)
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8")) if path else None
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and found.get("model_type") == "clip"
+    """What the nodes offer: no CLIP, then those of models/emu_video_metrics."""
+    return [NO_CLIP, *sorted(_clips())]
 
 
 def clip_path(name: str) -> Path | None:
     """The folder behind a name from `clip_names`, None for no CLIP; ValueError says where to put a missing one."""
-    if name == NO_CLIP:
-        return None
-    settings = folder_paths.get_full_path(METRICS, f"{name}/config.json") if name in clip_names() else None
-    if settings is None:
+    clips = {NO_CLIP: None, **_clips()}
+    if name not in clips:
         places = ", ".join(folder_paths.get_folder_paths(METRICS))
-        raise ValueError(
-            f"CLIP {name!r} was not found: put its folder (config.json, weights, tokenizer, preprocessor_config.json) into "
-            f"{places}, then press R to refresh"
-        )
-    return Path(settings).parent
+        files = "config.json, weights, tokenizer, preprocessor_config.json"
+        raise ValueError(f"CLIP {name!r} was not found: put its folder ({files}) into {places}, then press R to refresh")
+    return clips[name]
 
 
 def studies_folder() -> Path:

@@ -24,10 +24,8 @@ def prepare(images: torch.Tensor, height: int, width: int, resize: str) -> torch
         return fit(images.cpu().float(), height, width)
     if resize == "stretch":
         return comfy.utils.common_upscale(images.movedim(-1, 1), width, height, "area", "disabled").movedim(1, -1)
-    raise ValueError(
-        f"the image is {images.shape[2]} x {images.shape[1]}, the video {width} x {height}: give one of that size, or set resize "
-        "to center crop or stretch"
-    )
+    sizes = f"the image is {images.shape[2]} x {images.shape[1]}, the video {width} x {height}"
+    raise ValueError(f"{sizes}: give one of that size, or set resize to center crop or stretch")
 
 
 def latent_size(vae: Any, height: int, width: int) -> tuple[int, int, int]:
@@ -38,11 +36,6 @@ def latent_size(vae: Any, height: int, width: int) -> tuple[int, int, int]:
     if height % ratio or width % ratio:
         raise ValueError(f"width and height should be multiples of {ratio}, found {width} x {height}")
     return vae.latent_channels, height // ratio, width // ratio
-
-
-def encode(vae: Any, images: torch.Tensor) -> torch.Tensor:
-    """Images (k, H, W, 3) -> latents (k, C, h, w) as the VAE makes them, unscaled."""
-    return vae.encode(images)
 
 
 def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,6 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
-import node_helpers
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.samplers import CFGGuider
@@ -71,16 +70,12 @@ def trailing_sigmas(patcher: ModelPatcher, steps: int, denoise: float = 1.0) -> 
     sampling = patcher.get_model_object("model_sampling")
     sigmas = getattr(sampling, "sigmas", None)
     if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete) or sigmas is None:
-        raise ValueError(
-            f"the trailing schedule needs a MODEL of discrete timesteps (SD 1.5, SD 2.1, SDXL), found {type(sampling).__name__}: "
-            "use ComfyUI's own schedulers with it"
-        )
+        found = f"found {type(sampling).__name__}: use ComfyUI's own schedulers with it"
+        raise ValueError(f"the trailing schedule needs a MODEL of discrete timesteps (SD 1.5, SD 2.1, SDXL), {found}")
     whole = int(steps / denoise)
     if whole > len(sigmas):
-        raise ValueError(
-            f"steps / denoise should be at most {len(sigmas)}, the timesteps of this MODEL, found {steps} / {denoise:g}: "
-            "take fewer steps or a higher denoise"
-        )
+        found = f"found {steps} / {denoise:g}: take fewer steps or a higher denoise"
+        raise ValueError(f"steps / denoise should be at most {len(sigmas)}, the timesteps of this MODEL, {found}")
     timesteps = trailing_timesteps(ScheduleConfig(steps=len(sigmas)), whole)
     return torch.cat([sigmas[timesteps.to(sigmas.device)].cpu(), torch.zeros(1)])[-(steps + 1) :]
 
@@ -88,7 +83,7 @@ def trailing_sigmas(patcher: ModelPatcher, steps: int, denoise: float = 1.0) -> 
 def encode_text(clip: Any, text: str, width: int, height: int) -> list[Any]:
     """CONDITIONING of a text, with the picture's size for SDXL, which reads it."""
     sizes = {"width": width, "height": height, "target_width": width, "target_height": height, "crop_w": 0, "crop_h": 0}
-    return node_helpers.conditioning_set_values(clip.encode_from_tokens_scheduled(clip.tokenize(text)), sizes)
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text), add_dict=sizes)
 
 
 def image_guider(patcher: ModelPatcher, positive: list[Any], negative: list[Any], text_guidance: float) -> CFGGuider:
@@ -118,25 +113,21 @@ class VideoGuider(CFGGuider):
     ) -> torch.Tensor:
         """ComfyUI asks for this at each step: the guided prediction for latents `x` (v f, C, h, w), in the same shape."""
         w_i, w_p, options = self.image_guidance, self.text_guidance, model_options or {}
-        plan = {(call.image, call.text) for call in calls(w_i, w_p)}
         names = {(False, False): "negative", (True, False): "middle", (True, True): "positive"}
-        needed = [name for key, name in names.items() if key in plan]
+        needed = [names[call.image, call.text] for call in calls(w_i, w_p)]
         outputs = comfy.samplers.calc_cond_batch(self.inner_model, [self.conds[name] for name in needed], x, timestep, options)
         found = dict(zip(needed, outputs, strict=True))
 
         def guide(less: str, more: str, weight: float) -> torch.Tensor:
             """One step of guidance through ComfyUI's own function, where other nodes' patches of it act."""
-            if less not in found or more not in found:
-                return found[more if more in found else less]
             settings = {"model_options": options, "cond": self.conds[more], "uncond": self.conds[less]}
             return comfy.samplers.cfg_function(self.inner_model, found[more], found[less], weight, x, timestep, **settings)
 
-        if "middle" not in found:  # w_i = w_p: ordinary guidance from nothing to all
-            return guide("negative", "positive", w_p)
-        if "negative" not in found:
-            return guide("middle", "positive", w_p)
-        base = guide("negative", "middle", w_i)
-        return base + (found["positive"] - found["middle"]) * w_p if "positive" in found else base
+        if len(needed) == 1:
+            return outputs[0]
+        if len(needed) == 2:  # without the middle the two weights are equal: guidance from nothing to all
+            return guide(*needed, w_p if "positive" in needed else w_i)
+        return guide("negative", "middle", w_i) + (found["positive"] - found["middle"]) * w_p
 
 
 def run_guider(
@@ -148,11 +139,7 @@ def run_guider(
     noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
     if shared_noise:
         noise = frame_noise(start.shape, torch.Generator().manual_seed(seed), shared_noise).to(noise)
-    settings = {
-        "denoise_mask": latent.get("noise_mask"),
-        "callback": latent_preview.prepare_callback(guider.model_patcher, max(len(sigmas) - 1, 1)),
-        "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED,
-        "seed": seed,
-    }
-    result = guider.sample(noise, start, comfy.samplers.sampler_object(sampler), sigmas, **settings)
+    preview = latent_preview.prepare_callback(guider.model_patcher, max(len(sigmas) - 1, 1))
+    settings = {"denoise_mask": latent.get("noise_mask"), "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED, "seed": seed}
+    result = guider.sample(noise, start, comfy.samplers.sampler_object(sampler), sigmas, callback=preview, **settings)
     return result.to(comfy.model_management.intermediate_device())

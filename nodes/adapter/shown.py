@@ -39,10 +39,7 @@ def markup(text: str) -> str:
 
 
 def shown(node: type[io.ComfyNode], text: str, image: torch.Tensor | None = None) -> dict[str, Any]:
-    """The `ui` of a NodeOutput: `text`, and a picture (1, H, W, 3) if there is one.
-
-    The page draws pictures of every node, but text only of its own: there it goes out by `say`.
-    """
-    say(node, text)
+    """The `ui` of a NodeOutput: `text`, and a picture (1, H, W, 3) if there is one."""
+    say(node, text)  # the page draws pictures of every node, but text of its own alone
     pictures = {} if image is None else ui.PreviewImage(image, cls=node).as_dict()
     return {**pictures, "text": (text,)}

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import comfy.clip_model
@@ -25,7 +25,7 @@ import folder_paths
 import torch
 from tokenizers import Tokenizer
 
-from .patchers import manage, reloadable
+from .patchers import manage
 from .paths import TINY
 from .video_model import Recommended, recommend
 
@@ -66,21 +66,16 @@ class TinyConfig(comfy.supported_models_base.BASE):
 def family(config: dict[str, Any]) -> TinyConfig:
     """The family with diffusers' configuration of a U-Net with attention at every resolution, in the original layout's words."""
     widths, layers = config["block_out_channels"], config["layers_per_block"]
-    settings = {
-        "image_size": config["sample_size"],
-        "in_channels": config["in_channels"],
-        "out_channels": config["out_channels"],
-        "model_channels": widths[0],
-        "channel_mult": [w // widths[0] for w in widths],
-        "num_res_blocks": [layers] * len(widths),
+    picture = {"image_size": config["sample_size"], "in_channels": config["in_channels"], "out_channels": config["out_channels"]}
+    blocks = {"channel_mult": [w // widths[0] for w in widths], "num_res_blocks": [layers] * len(widths)}
+    attention = {
         "transformer_depth": [1] * layers * len(widths),
         "transformer_depth_output": [1] * (layers + 1) * len(widths),
         "transformer_depth_middle": 1,
         "use_spatial_transformer": True,
         "context_dim": config["cross_attention_dim"],
-        "legacy": False,
     }
-    result = TinyConfig(settings)
+    result = TinyConfig({**picture, "model_channels": widths[0], **blocks, **attention, "legacy": False})
     result.set_inference_dtype(DTYPE, None)
     return result
 
@@ -106,17 +101,18 @@ def load_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatche
 
 
 class _Words:
-    """The word-level tokenizer behind the three calls that ComfyUI makes."""
+    """The word-level tokenizer of a tokenizer.json behind the three calls that ComfyUI makes."""
 
-    def __init__(self, path: Path) -> None:
-        self.tokenizer = Tokenizer.from_file(str(path))
+    def __init__(self, path: str) -> None:
+        self.tokenizer = Tokenizer.from_file(path)
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
+        self.get_vocab = self.tokenizer.get_vocab
 
     @classmethod
     def from_pretrained(cls, path: str) -> _Words:
-        """From a tokenizer.json."""
-        return cls(Path(path))
+        """As transformers calls it."""
+        return cls(path)
 
     def __call__(self, text: str) -> dict[str, list[int]]:
         found = self.tokenizer.encode(text)
@@ -126,10 +122,6 @@ class _Words:
             words = ", ".join(f'"{word}"' for word in dict.fromkeys(unknown))
             logger.warning("the tiny model does not know %s and passes over it; it knows: %s", words, " ".join(known))
         return {"input_ids": found.ids}
-
-    def get_vocab(self) -> dict[str, int]:
-        """Numbers by word."""
-        return self.tokenizer.get_vocab()
 
 
 def _text_model(config: dict[str, Any], dtype: Any, device: Any, operations: Any) -> comfy.clip_model.CLIPTextModel:
@@ -169,45 +161,29 @@ def _clip_target(config: dict[str, Any]) -> comfy.supported_models_base.ClipTarg
 def load_clip(disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """The CLIP; of the class without dynamic VRAM for who asks."""
     config, weights = read("text_encoder")
-    parameters = sum(value.numel() for value in weights.values())
-    directories = folder_paths.get_folder_paths("embeddings")
-    plain = {"disable_dynamic": True} if disable_dynamic else {}  # versions that never ask for it do not take it
-    options = {"model_options": {"dtype": DTYPE}, **plain}
-    clip = comfy.sd.CLIP(_clip_target(config), embedding_directory=directories, parameters=parameters, **options)
+    options: dict[str, Any] = {"model_options": {"dtype": DTYPE}, "parameters": sum(value.numel() for value in weights.values())}
+    if disable_dynamic:  # versions that never ask for it do not take it
+        options["disable_dynamic"] = True
+    clip = comfy.sd.CLIP(_clip_target(config), embedding_directory=folder_paths.get_folder_paths("embeddings"), **options)
     state = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in weights.items()}
-    state["text_projection.weight"] = torch.eye(
-        config["hidden_size"], dtype=DTYPE
-    )  # it has none, and nothing reads what it gives
-    clip.load_sd(state)
-    reloadable(clip.patcher, (_clip_patcher, ()))
+    projection = torch.eye(config["hidden_size"], dtype=DTYPE)  # it has none, and nothing reads what this gives
+    clip.load_sd({**state, "text_projection.weight": projection})
+    clip.patcher.cached_patcher_init = (_patcher, (load_clip,))
     return clip
 
 
-def _clip_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    return load_clip(disable_dynamic).patcher
-
-
-def load_vae() -> comfy.sd.VAE:
-    """The VAE, of the class that ComfyUI chooses."""
+def load_vae(disable_dynamic: bool = False) -> comfy.sd.VAE:
+    """The VAE, of the class that ComfyUI chooses, whoever asks."""
     config, weights = read("vae")
-    widths = config["block_out_channels"]
-    settings = {
-        "double_z": True,
-        "z_channels": config["latent_channels"],
-        "resolution": config["sample_size"],
-        "in_channels": config["in_channels"],
-        "out_ch": config["out_channels"],
-        "ch": widths[0],
-        "ch_mult": [w // widths[0] for w in widths],
-        "num_res_blocks": config["layers_per_block"],
-        "attn_resolutions": [],
-        "dropout": 0.0,
-    }
-    vae = comfy.sd.VAE(weights, config={"params": {"ddconfig": settings, "embed_dim": config["latent_channels"]}}, dtype=DTYPE)
-    reloadable(vae.patcher, (_vae_patcher, ()))
+    widths, latents = config["block_out_channels"], config["latent_channels"]
+    picture = {"resolution": config["sample_size"], "in_channels": config["in_channels"], "out_ch": config["out_channels"]}
+    blocks = {"ch": widths[0], "ch_mult": [w // widths[0] for w in widths], "num_res_blocks": config["layers_per_block"]}
+    settings = {**picture, **blocks, "attn_resolutions": [], "z_channels": latents, "double_z": True, "dropout": 0.0}
+    vae = comfy.sd.VAE(weights, config={"params": {"ddconfig": settings, "embed_dim": latents}}, dtype=DTYPE)
+    vae.patcher.cached_patcher_init = (_patcher, (load_vae,))
     return vae
 
 
-def _vae_patcher(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    """`disable_dynamic` is for those who ask; a VAE decides by itself."""
-    return load_vae().patcher
+def _patcher(load: Callable[[bool], Any], disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """That of a part made anew, as ComfyUI asks for it."""
+    return load(disable_dynamic).patcher

@@ -33,6 +33,8 @@ WINDOWS = (
 )
 SAMPLING = "model_sampling"
 _RECOMMENDED = "emu_video_recommended"
+_BEFORE = "emu_video_sampling_before"
+"""The model_sampling that was there before the stack's, if any."""
 
 _OPS = comfy.ops.disable_weight_init
 COMFY_LAYERS = LayerTypes(linear=_OPS.Linear, conv2d=_OPS.Conv2d, layer_norm=_OPS.LayerNorm, group_norm=_OPS.GroupNorm)
@@ -47,14 +49,6 @@ class Recommended:
     text_guidance: float = 7.5
 
 
-@dataclass(frozen=True)
-class Applied:
-    """What `apply_stack` did to a patcher: the stack's settings, and the model_sampling that was there before, if any."""
-
-    config: StackConfig
-    sampling_before: Any
-
-
 def recommend(patcher: ModelPatcher, values: Recommended) -> None:
     """Put it on an image MODEL, and so on all that are made of it."""
     patcher.set_attachments(_RECOMMENDED, values)
@@ -67,8 +61,7 @@ def recommended(patcher: ModelPatcher) -> Recommended:
 
 def applied(patcher: ModelPatcher) -> StackConfig | None:
     """The settings of the stack on this MODEL; None for a plain one."""
-    found = patcher.get_attachment(KEY)
-    return None if found is None else found.config
+    return patcher.get_attachment(KEY)
 
 
 def require_stack(patcher: ModelPatcher, role: Role) -> StackConfig:
@@ -82,30 +75,27 @@ def require_stack(patcher: ModelPatcher, role: Role) -> StackConfig:
     return config
 
 
-def require_image_channels(config: StackConfig) -> None:
-    """Refuse given frames for a stack that knows no image."""
-    if not config.takes_image:
-        raise ValueError(
-            f"the stack on this MODEL is of family {config.origin.family}, which makes videos from the text alone: take the "
-            "image off the conditioning node, or choose a stack of family emu, pia or fancyvideo"
-        )
-
-
 def apply_stack(patcher: ModelPatcher, path: str | Path, strength: float = 1.0) -> ModelPatcher:
     """A clone of `patcher` with the stack of `path` on its U-Net, sampling as that stack wants it. `strength` 0..1 and beyond
     scales the temporal layers. ValueError when the stack does not fit, before its weights are read."""
-    unet = _unet(patcher)
+    unet = getattr(patcher.model, "diffusion_model", None)
+    if not (hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks")):
+        found = f"found {type(patcher.model).__name__} ({type(unet).__name__})"
+        raise ValueError(
+            f"a temporal stack needs the U-Net of an SD 1.5, SD 2.1 or SDXL MODEL, {found}: load a checkpoint of the family that "
+            "the stack was made for"
+        )
     config = read_config(path)
-    found = find_sites(unet)
     try:
-        check_fit(config, found)
+        check_fit(config, find_sites(unet))
     except ValueError as error:
         raise ValueError(f"{Path(path).name} does not fit this MODEL: {error}") from error
     result = without_stack(patcher)
     dtype = patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()
     own = _stack_patcher(str(path), dtype, patcher.load_device, patcher.offload_device, disable_dynamic=not _is_dynamic(patcher))
     attachments = Attachments()
-    result.set_attachments(KEY, Applied(config, result.object_patches.get(SAMPLING)))
+    result.set_attachments(KEY, config)
+    result.set_attachments(_BEFORE, result.object_patches.get(SAMPLING))
     result.add_object_patch(SAMPLING, VideoModelSampling(config.schedule))
     result.set_additional_models(KEY, [own])
     result.set_injections(KEY, [PatcherInjection(attachments.inject, attachments.eject)])
@@ -147,10 +137,11 @@ def _follow_device(executor: Callable[..., Any], patcher: ModelPatcher, *args: A
 def without_stack(patcher: ModelPatcher) -> ModelPatcher:
     """A clone without its temporal stack: the image model, with every other patch that is on it."""
     result = patcher.clone()
-    found = result.get_attachment(KEY)
-    if found is None:
+    if applied(result) is None:
         return result
-    result.remove_attachments(KEY)
+    before = result.get_attachment(_BEFORE)
+    for name in (KEY, _BEFORE):
+        result.remove_attachments(name)
     for kind in (WrappersMP.PREPARE_SAMPLING, WrappersMP.DIFFUSION_MODEL):
         result.remove_wrappers_with_key(kind, KEY)
     result.remove_callbacks_with_key(CallbacksMP.ON_CLONE, KEY)
@@ -160,21 +151,9 @@ def without_stack(patcher: ModelPatcher) -> ModelPatcher:
     result.is_injected = result.is_injected and bool(result.injections)
     if isinstance(result.object_patches.get(SAMPLING), VideoModelSampling):
         result.object_patches.pop(SAMPLING)
-        if found.sampling_before is not None:
-            result.add_object_patch(SAMPLING, found.sampling_before)
+        if before is not None:
+            result.add_object_patch(SAMPLING, before)
     return result
-
-
-def _unet(patcher: ModelPatcher) -> torch.nn.Module:
-    """A MODEL's U-Net; ValueError for what is none."""
-    unet = getattr(patcher.model, "diffusion_model", None)
-    if not (hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks")):
-        family = type(patcher.model).__name__
-        raise ValueError(
-            f"a temporal stack needs the U-Net of an SD 1.5, SD 2.1 or SDXL MODEL, found {family} ({type(unet).__name__}): "
-            "load a checkpoint of the family that the stack was made for"
-        )
-    return unet
 
 
 class Attachments:
@@ -226,19 +205,11 @@ class VideoCall:
         self.attachments, self.latent_format, self.strength = attachments, latent_format, strength
 
     def __call__(
-        self,
-        executor: WrapperExecutor,
-        x: torch.Tensor,
-        timesteps: torch.Tensor,
-        context: torch.Tensor,
-        y: torch.Tensor | None = None,
-        control: Any = None,
-        transformer_options: dict[str, Any] | None = None,
-        **others: Any,
+        self, executor: WrapperExecutor, x, timesteps, context, y=None, control=None, transformer_options=None, **others: Any
     ) -> torch.Tensor:
-        """`x` (n v f, C, h, w): n conditionings, v videos, f frames, the last fastest."""
+        """`x` (n v f, C, h, w): n conditionings, v videos, f frames, the last fastest; so is what comes out."""
         options = transformer_options or {}
-        given: tuple[Given, ...] | None = others.pop(CONDITION, None)
+        given: tuple[Given, ...] = others.pop(CONDITION, ())
         attachment = self.attachments.of(executor.class_obj)
         config = attachment.stack.config
         conditionings = len(options.get("cond_or_uncond") or (0,))
@@ -251,15 +222,18 @@ class VideoCall:
             window = window[1:]
         frames = _frames(len(x) // conditionings, given, window)
         check_frames(config, frames, None, WINDOWS)
-        has_image = given is not None and any(len(one.positions) for one in given)
-        if has_image:
-            require_image_channels(config)
+        has_image = any(one.positions for one in given)
+        if has_image and not config.takes_image:
+            raise ValueError(
+                f"the stack on this MODEL is of family {config.origin.family}, which makes videos from the text alone: take the "
+                "image off the conditioning node, or choose a stack of family emu, pia or fancyvideo"
+            )
         run = Run(
             frames=frames,
             text=attachment.texts(context[::frames]),
             conditioning=channels(given, config, x, self.latent_format, window) if has_image else None,
             strength=self.strength,
-            values=dict(given[0].values) if given is not None else {},
+            values=dict(given[0].values) if given else {},
         )
         with attachment.run(run):
             result = executor(x, timesteps, context, y, control, transformer_options, **others)
@@ -298,21 +272,17 @@ class _Cut:
         return torch.cat([torch.zeros_like(inner[:, :1]), inner], 1).flatten(0, 1)
 
 
-def _frames(batch: int, given: tuple[Given, ...] | None, window: list[int] | None) -> int:
+def _frames(batch: int, given: tuple[Given, ...], window: list[int] | None) -> int:
     """Frames of each video in a batch of latents. Without the pack's conditioning the whole batch is one video."""
-    if given is None:
-        return batch
-    frames = given[0].frames
-    if window is not None:
-        if max(window) >= frames:
-            raise ValueError(
-                f"context windows slide over one video, and the latent has a frame {max(window)}, which the conditioning's of "
-                f"{frames} frames has not: use the LATENT that the conditioning node gives, with videos 1"
-            )
-        return batch
-    if batch % frames:
+    frames = given[0].frames if given else batch
+    if given and window is not None and max(window) >= frames:
+        raise ValueError(
+            f"context windows slide over one video, and the latent has a frame {max(window)}, which the conditioning's of "
+            f"{frames} frames has not: use the LATENT that the conditioning node gives, with videos 1"
+        )
+    if window is None and batch % frames:
         raise ValueError(
             f"the latent holds {batch} frames, and the conditioning is for videos of {frames}: use the LATENT that the "
             "conditioning node gives, or set its length to the number of frames of the latent"
         )
-    return frames
+    return frames if window is None else batch
