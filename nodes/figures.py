@@ -6,21 +6,21 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from ..emu_core.evaluation import metrics
-from ..emu_core.evaluation.metrics import CHANGES, CLIP_IMAGE, CLIP_TEXT, CONSISTENCY, FIRST_FRAME, PIXEL_MSE, Metric
+from ..emu_core.evaluation.metrics import CHANGES, CLIP_IMAGE, CLIP_TEXT, CONSISTENCY, PIXEL_MSE, Metric
 from ..emu_core.media.images import to_bytes
 from ..emu_core.networks import ImageText, Networks
 
 METRICS = tuple(metric for metric in metrics.VIDEO_METRICS if metric is not metrics.AESTHETIC)
-NEEDS_CLIP = "needs a CLIP in models/emu_video_metrics, chosen as clip"
-NEEDS_IMAGE = "needs the conditioning image, connected to image"
-NEEDS_BOTH = "needs a CLIP as clip and the conditioning image as image"
-COLOURS = ("red", "green", "blue")
+NEEDS = {
+    ("clip",): "needs a CLIP in models/emu_video_metrics, chosen as clip",
+    ("images",): "needs the conditioning image, connected to image",
+    ("clip", "images"): "needs a CLIP as clip and the conditioning image as image",
+}
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,13 @@ class Figures:
 
     def as_json(self) -> str:
         """Everything, indented."""
-        content = {"format": 1, "prompt": self.prompt, "video": self.facts, "metrics": {m.key: self._entry(m) for m in METRICS}}
-        content |= {"changes": self.changes, "frames": self.series, "networks": self.networks}
+        entries = {}
+        for m in METRICS:
+            figure = {"not_computed": self.reasons[m.key]} if m.key in self.reasons else {"value": self.values[m.key]}
+            entries[m.key] = {"label": m.label, "unit": m.unit, "better": m.better or None, **figure}
+        content = {"format": 1, "prompt": self.prompt, "video": self.facts, "metrics": entries, "changes": self.changes}
+        content |= {"frames": self.series, "networks": self.networks}
         return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-
-    def _entry(self, metric: Metric) -> dict[str, Any]:
-        about = {"label": metric.label, "unit": metric.unit, "better": metric.better or None}
-        if metric.key in self.reasons:
-            return {**about, "not_computed": self.reasons[metric.key]}
-        return {**about, "value": self.values[metric.key]}
 
 
 class _Remembering:
@@ -79,11 +77,13 @@ class _Remembering:
         self.text = np.zeros(0)
 
     def images(self, prepared: Sequence[torch.Tensor]) -> np.ndarray:
+        """As the CLIP does."""
         vectors = self._clip.images(prepared)
         self.seen += list(vectors)
         return vectors
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """As the CLIP does, for one text."""
         vectors = self._clip.texts(texts)
         self.text = vectors[0]
         return vectors
@@ -103,31 +103,26 @@ def measure(frames: torch.Tensor, fps: float, prompt: str, image: torch.Tensor |
         {m.key: found[m.key] for m in METRICS if m.key in found},
         {m.key: _reason(m, clip is None, image is None, len(pixels)) for m in METRICS if m.key not in found},
         {key: found[key] for key in CHANGES if key in found},
-        {**_pixel_series(pixels), **_clip_series(remembered, image is not None)},
+        _series(pixels, remembered, image is not None),
         networks.sources(),
     )
 
 
 def _reason(metric: Metric, no_clip: bool, no_image: bool, frames: int) -> str:
-    if metric is CLIP_IMAGE and no_image:
-        return NEEDS_BOTH if no_clip else NEEDS_IMAGE
-    if metric in (CLIP_TEXT, CLIP_IMAGE, CONSISTENCY) and no_clip:
-        return NEEDS_CLIP
-    if metric is FIRST_FRAME:
-        return NEEDS_IMAGE
-    return "needs 2 or more frames" if frames < 2 else "needs something that moves measurably"
+    missing = tuple(name for name, none in (("clip", no_clip), ("images", no_image)) if none and name in metric.needed)
+    return NEEDS.get(missing) or ("needs 2 or more frames" if frames < 2 else "needs something that moves measurably")
 
 
-def _pixel_series(pixels: np.ndarray) -> dict[str, list[float]]:
-    """Mean of each colour in levels, a frame; pixel MSE, a step."""
-    means = {f"mean_{name}": [float(frame[..., i].mean(dtype=np.float64)) for frame in pixels] for i, name in enumerate(COLOURS)}
-    return {**means, PIXEL_MSE.key: [metrics.step_error(*pair) for pair in zip(pixels, pixels[1:], strict=False)]}
-
-
-def _clip_series(clip: _Remembering | None, has_image: bool) -> dict[str, list[float]]:
-    """Cosines with the prompt and with the conditioning image, a frame; with the frame before, a step."""
-    if clip is None:
-        return {}
-    vectors = np.stack(clip.seen[has_image:])
-    result = {CLIP_TEXT.key: (vectors @ clip.text).tolist(), CONSISTENCY.key: (vectors[1:] * vectors[:-1]).sum(axis=1).tolist()}
-    return {**result, CLIP_IMAGE.key: (vectors @ clip.seen[0]).tolist()} if has_image else result
+def _series(pixels: np.ndarray, clip: _Remembering | None, has_image: bool) -> dict[str, list[float]]:
+    """A frame: mean of each colour in levels, cosines with the prompt and the conditioning image. A step: pixel MSE, and the
+    cosine with the frame before."""
+    colours = enumerate(("red", "green", "blue"))
+    result = {f"mean_{name}": [float(frame[..., i].mean(dtype=np.float64)) for frame in pixels] for i, name in colours}
+    result[PIXEL_MSE.key] = [metrics.step_error(*pair) for pair in zip(pixels, pixels[1:], strict=False)]
+    if clip is not None:
+        vectors = np.stack(clip.seen[has_image:])
+        result[CLIP_TEXT.key] = (vectors @ clip.text).tolist()
+        result[CONSISTENCY.key] = (vectors[1:] * vectors[:-1]).sum(axis=1).tolist()
+        if has_image:
+            result[CLIP_IMAGE.key] = (vectors @ clip.seen[0]).tolist()
+    return result

@@ -9,9 +9,9 @@ import torch
 
 from ..emu_core.evaluation.candidates import MOST_CANDIDATES
 from ..emu_core.model.config import SamplingConfig, StackConfig
-from .adapter.given import check_given, find_given
+from .adapter.given import find_given
 from .adapter.pixels import decode, latent_size
-from .adapter.sampling import SAMPLER_NAMES, VideoGuider, encode_text, image_guider, run_guider, trailing_sigmas
+from .adapter.sampling import SAMPLER_NAMES, VideoGuider, image_guider, run_guider, trailing_sigmas
 from .adapter.schema import RARE, Node, io, links
 from .adapter.shown import say
 from .adapter.video_model import Recommended, recommended, require_stack, without_stack
@@ -95,8 +95,7 @@ class EmuVideoStartingFrame(Node):
         plain, known = without_stack(model), recommended(model)
         sampling, text = Sampling(**how).settled(known, "the paper's" if known == Recommended() else "the model's own")
         say(cls, text)
-        positive, negative = (encode_text(clip, text, width, height) for text in (prompt, negative_prompt))
-        guider = image_guider(plain, positive, negative, sampling.text_guidance)
+        guider = image_guider(plain, clip, (prompt, negative_prompt), (width, height), sampling.text_guidance)
         latent = {"samples": torch.zeros(1, *latent_size(vae, height, width))}
         sigmas = trailing_sigmas(plain, sampling.steps)
         # One at a time: each is to be the very picture that its seed gives alone.
@@ -127,10 +126,7 @@ class EmuVideoSampler(Node):
     """Conditionings -> the latents of a video, with guidance by text and by image."""
 
     sought = "text to video, t2v, image to video, i2v, img2vid, video sampler, ksampler, dual cfg, image guidance"
-    inputs = [
-        *links(model=io.Model, **CONDITIONINGS, latent=io.Latent),
-        *sampling_inputs("text_guidance", "image_guidance"),
-    ]
+    inputs = [*links(model=io.Model, **CONDITIONINGS, latent=io.Latent), *sampling_inputs("text_guidance", "image_guidance")]
     outputs = {"LATENT": io.Latent, "fps": io.Float}
     speaks = True
 
@@ -141,7 +137,7 @@ class EmuVideoSampler(Node):
         for name, conditioning in zip(CONDITIONINGS, (positive, image_only, negative), strict=True):
             if find_given(conditioning) is None:
                 raise ValueError(f"{name} comes from no Emu Video Conditioning node: connect that node's {name} here")
-        check_given(config, find_given(positive))
+        find_given(positive).channels(config)  # refuses what the stack does not take before anything is sampled
         guider, sigmas = sampling.video_guider(cls, model, config)
         guider.set_conditionings(positive, image_only, negative)
         samples = run_guider(guider, latent, sigmas, sampling.sampler_name, sampling.seed, config.sampling.shared_noise)

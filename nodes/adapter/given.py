@@ -1,7 +1,5 @@
-"""Given frames inside a CONDITIONING.
-
-They travel as one entry of `model_conds`, which ComfyUI hands to the U-Net's call for each conditioning by itself, whatever
-else it does with them: sampling several at once or one by one, areas, time ranges. On a plain MODEL nothing reads it.
+"""Given frames inside a CONDITIONING: one entry of `model_conds`, which ComfyUI hands to the U-Net's call for each conditioning
+by itself, whatever else it does: several at once or one by one, areas, time ranges. On a plain MODEL nothing reads it.
 
 Checked on ComfyUI 0.3.64, 0.8.0 and 0.33.0; read further, up to about 0.38: how samplers hand conditionings on.
 """
@@ -23,12 +21,9 @@ CONDITION = "emu_video_given"
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """`latents` (k, C, h, w) as the VAE made them, at frames `positions` of a video of `frames`; k may be 0.
-
-    `scaled`: the latents are already scaled as the U-Net wants them. `area`: (height, width, y, x) of the part of the picture
-    that this conditioning is for, in latent positions. `motion` is PIA's table of affinities; `values` are numbers for the time
-    embedding that differ from the stack's own.
-    """
+    """`latents` (k, C, h, w) as the VAE made them, at frames `positions` of a video of `frames`; k may be 0. `scaled`: they are
+    already as the U-Net wants them. `area`: (height, width, y, x) of the part of the picture that this conditioning is for, in
+    latent positions. `motion`: PIA's table of affinities. `values`: numbers for the time embedding, instead of the stack's."""
 
     latents: torch.Tensor
     positions: tuple[int, ...]
@@ -37,6 +32,11 @@ class Given:
     area: tuple[int, ...] | None = None
     motion: str = "moderate"
     values: tuple[tuple[str, float], ...] = ()
+
+    def channels(self, config: StackConfig, latent_format: Any = None) -> torch.Tensor:
+        """Conditioning channels (f, C+1, h, w) of the whole video. ValueError for given frames that the stack does not take."""
+        latents = self.latents if self.scaled or latent_format is None else latent_format.process_in(self.latents)
+        return condition(latents[None].float(), self.positions, self.frames, config.channel_order, self.motion)[0]
 
 
 class CondGiven(comfy.conds.CONDRegular):
@@ -73,12 +73,6 @@ def find_given(conditioning: list[Any]) -> Given | None:
     return next((one.cond for one in found if one is not None), None)
 
 
-def check_given(config: StackConfig, given: Given) -> None:
-    """ValueError, before anything is sampled, for given frames that a stack does not take."""
-    if given.positions:
-        condition(given.latents[None].float(), given.positions, given.frames, config.channel_order, given.motion)
-
-
 def channels(
     given: Sequence[Given], config: StackConfig, x: torch.Tensor, latent_format: Any, window: Sequence[int] | None = None
 ) -> torch.Tensor:
@@ -86,8 +80,7 @@ def channels(
     names the frames of the video that `x` holds, where it does not hold all of them. ValueError when the sizes differ."""
     parts = []
     for one in given:
-        latents = one.latents if one.scaled else latent_format.process_in(one.latents)
-        part = condition(latents[None].float(), one.positions, one.frames, config.channel_order, one.motion)[0]
+        part = one.channels(config, latent_format)
         height, width, top, left = one.area or (*part.shape[-2:], 0, 0)
         parts.append(part[slice(None) if window is None else list(window), :, top : top + height, left : left + width])
     repeats = len(x) // (len(parts) * len(parts[0]))

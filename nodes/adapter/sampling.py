@@ -6,6 +6,7 @@ Checked on ComfyUI 0.3.64, 0.8.0 and 0.33.0; read further: model_sampling to abo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management
@@ -32,7 +33,6 @@ class VideoModelSampling(comfy.model_sampling.ModelSamplingDiscrete):
     own parts are moved and backed up between prompts, and these must not be among them."""
 
     def __init__(self, schedule: ScheduleConfig) -> None:
-        self.predicts_v = schedule.prediction == "v_prediction"
         self.schedule = schedule
         super().__init__()
 
@@ -58,7 +58,7 @@ class VideoModelSampling(comfy.model_sampling.ModelSamplingDiscrete):
 
     def calculate_denoised(self, sigma: torch.Tensor, model_output: torch.Tensor, model_input: torch.Tensor) -> torch.Tensor:
         """The clean latents that the U-Net's output means, in its shape."""
-        kind = comfy.model_sampling.V_PREDICTION if self.predicts_v else comfy.model_sampling.EPS
+        kind = comfy.model_sampling.EPS if self.schedule.prediction == "epsilon" else comfy.model_sampling.V_PREDICTION
         return kind.calculate_denoised(self, sigma, model_output, model_input)
 
 
@@ -80,25 +80,19 @@ def trailing_sigmas(patcher: ModelPatcher, steps: int, denoise: float = 1.0) -> 
     return torch.cat([sigmas[timesteps.to(sigmas.device)].cpu(), torch.zeros(1)])[-(steps + 1) :]
 
 
-def encode_text(clip: Any, text: str, width: int, height: int) -> list[Any]:
-    """CONDITIONING of a text, with the picture's size for SDXL, which reads it."""
-    sizes = {"width": width, "height": height, "target_width": width, "target_height": height, "crop_w": 0, "crop_h": 0}
-    return clip.encode_from_tokens_scheduled(clip.tokenize(text), add_dict=sizes)
-
-
-def image_guider(patcher: ModelPatcher, positive: list[Any], negative: list[Any], text_guidance: float) -> CFGGuider:
-    """ComfyUI's own guidance, for an image model."""
+def image_guider(patcher: ModelPatcher, clip: Any, texts: Sequence[str], size: tuple[int, int], guidance: float) -> CFGGuider:
+    """ComfyUI's own guidance of an image model by a prompt and a negative one. SDXL reads the `size`, (width, height)."""
+    (width, height), cropped = size, {"crop_w": 0, "crop_h": 0}
+    sizes = {"width": width, "height": height, "target_width": width, "target_height": height, **cropped}
     guider = CFGGuider(patcher)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(text_guidance)
+    guider.set_conds(*(clip.encode_from_tokens_scheduled(clip.tokenize(text), add_dict=sizes) for text in texts))
+    guider.set_cfg(guidance)
     return guider
 
 
 class VideoGuider(CFGGuider):
-    """X(none) + w_i (X(I) - X(none)) + w_p (X(I,p) - X(I)), without the evaluations whose weight is zero.
-
-    With ComfyUI's nodes: DualCFGGuider, style regular, cond1 = positive, cond2 = image only.
-    """
+    """X(none) + w_i (X(I) - X(none)) + w_p (X(I,p) - X(I)), without the evaluations whose weight is zero. With ComfyUI's nodes:
+    DualCFGGuider, style regular, cond1 = positive, cond2 = image only."""
 
     def __init__(self, patcher: ModelPatcher, image_guidance: float, text_guidance: float) -> None:
         super().__init__(patcher)

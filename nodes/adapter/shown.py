@@ -27,11 +27,9 @@ def say(node: type[io.ComfyNode], text: str) -> None:
 
 
 def markup(text: str) -> str:
-    """Text such that both designs of the page show it as it is (looked at in its version 1.49.6).
-
-    Nodes on the canvas take it for HTML, with a line where the text has one; Nodes 2.0 takes it for Markdown, where a line ends
-    with two spaces. What means something in either is written as an entity; both make links of addresses, which stay.
-    """
+    """Text such that both designs of the page show it as it is (looked at in its version 1.49.6): nodes on the canvas take it for
+    HTML, with a line where the text has one, Nodes 2.0 for Markdown, where a line ends with two spaces. What means something in
+    either is written as an entity; both make links of addresses, which stay."""
     parts = re.split(r"(https?://\S+)", text)
     plain = [re.sub(r"[<>&\"'\\`*_\[\]~#|+-]", lambda found: f"&#{ord(found[0])};", part) for part in parts[::2]]
     parts[::2], parts[1::2] = plain, [html.escape(part) for part in parts[1::2]]

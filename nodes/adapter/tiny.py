@@ -25,9 +25,9 @@ import folder_paths
 import torch
 from tokenizers import Tokenizer
 
-from .patchers import manage
+from .networks import manage
 from .paths import TINY
-from .video_model import Recommended, recommend
+from .video_model import RECOMMENDED, Recommended
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def load_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatche
     model.load_model_weights({names[name]: value for name, value in weights.items()}, "")
     patcher = manage(model, comfy.model_management.get_torch_device(), offload, (load_model, ()), disable_dynamic)
     defaults = json.loads((TINY / "emu_video.json").read_text())
-    recommend(patcher, Recommended(defaults["steps"], defaults["text_guidance"]))
+    patcher.set_attachments(RECOMMENDED, Recommended(defaults["steps"], defaults["text_guidance"]))
     return patcher
 
 
@@ -131,40 +131,24 @@ def _text_model(config: dict[str, Any], dtype: Any, device: Any, operations: Any
     return model
 
 
-def _clip_target(config: dict[str, Any]) -> comfy.supported_models_base.ClipTarget:
-    """ComfyUI's tokenizer and text encoder of SD 1.x with this configuration's sizes."""
+def load_clip(disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    """The CLIP: ComfyUI's tokenizer and text encoder of SD 1.x in other sizes; without dynamic VRAM for who asks."""
+    config, weights = read("text_encoder")
     length, pad = config["max_position_embeddings"], config["pad_token_id"]
-    tokenizer = partial(
-        comfy.sd1_clip.SDTokenizer,
-        tokenizer_path=str(TINY / "tokenizer" / "tokenizer.json"),
-        max_length=length,
-        pad_with_end=False,
-        pad_token=pad,
-        embedding_size=config["hidden_size"],
-        embedding_key="tiny",
-        tokenizer_class=_Words,
-    )
-    encoder = partial(
-        comfy.sd1_clip.SDClipModel,
-        max_length=length,
-        textmodel_json_config=config,
-        model_class=_text_model,
-        special_tokens={"start": config["bos_token_id"], "end": config["eos_token_id"], "pad": pad},
-        return_projected_pooled=False,
-    )
-    return comfy.supported_models_base.ClipTarget(
+    words = {"tokenizer_class": _Words, "tokenizer_path": str(TINY / "tokenizer" / "tokenizer.json"), "embedding_key": "tiny"}
+    sizes = {"max_length": length, "embedding_size": config["hidden_size"], "pad_with_end": False, "pad_token": pad}
+    tokenizer = partial(comfy.sd1_clip.SDTokenizer, **words, **sizes)
+    special = {"start": config["bos_token_id"], "end": config["eos_token_id"], "pad": pad}
+    model = {"model_class": _text_model, "textmodel_json_config": config, "return_projected_pooled": False}
+    encoder = partial(comfy.sd1_clip.SDClipModel, max_length=length, special_tokens=special, **model)
+    target = comfy.supported_models_base.ClipTarget(
         partial(comfy.sd1_clip.SD1Tokenizer, tokenizer=tokenizer, name="tiny"),
         partial(comfy.sd1_clip.SD1ClipModel, clip_model=encoder, name="tiny"),
     )
-
-
-def load_clip(disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    """The CLIP; of the class without dynamic VRAM for who asks."""
-    config, weights = read("text_encoder")
     options: dict[str, Any] = {"model_options": {"dtype": DTYPE}, "parameters": sum(value.numel() for value in weights.values())}
     if disable_dynamic:  # versions that never ask for it do not take it
         options["disable_dynamic"] = True
-    clip = comfy.sd.CLIP(_clip_target(config), embedding_directory=folder_paths.get_folder_paths("embeddings"), **options)
+    clip = comfy.sd.CLIP(target, embedding_directory=folder_paths.get_folder_paths("embeddings"), **options)
     state = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in weights.items()}
     projection = torch.eye(config["hidden_size"], dtype=DTYPE)  # it has none, and nothing reads what this gives
     clip.load_sd({**state, "text_projection.weight": projection})

@@ -23,7 +23,7 @@ from ...emu_core.model.sites import find_sites
 from ...emu_core.model.stack import Attachment, Run, check_fit
 from ...emu_core.model.windows import check_frames
 from .given import CONDITION, Given, channels
-from .patchers import manage
+from .networks import manage
 from .sampling import VideoModelSampling
 
 KEY = "emu_video"
@@ -32,7 +32,8 @@ WINDOWS = (
     "with its causal_window_fix and freenoise off and the rest as it is, the video is that of the command line's --window"
 )
 SAMPLING = "model_sampling"
-_RECOMMENDED = "emu_video_recommended"
+RECOMMENDED = "emu_video_recommended"
+"""The attachment of an image MODEL, and so of all that are made of it, with its `Recommended`."""
 _BEFORE = "emu_video_sampling_before"
 """The model_sampling that was there before the stack's, if any."""
 
@@ -49,14 +50,9 @@ class Recommended:
     text_guidance: float = 7.5
 
 
-def recommend(patcher: ModelPatcher, values: Recommended) -> None:
-    """Put it on an image MODEL, and so on all that are made of it."""
-    patcher.set_attachments(_RECOMMENDED, values)
-
-
 def recommended(patcher: ModelPatcher) -> Recommended:
     """Of the image model; the paper's text guidance where nobody said otherwise."""
-    return patcher.get_attachment(_RECOMMENDED) or Recommended()
+    return patcher.get_attachment(RECOMMENDED) or Recommended()
 
 
 def applied(patcher: ModelPatcher) -> StackConfig | None:
@@ -228,13 +224,9 @@ class VideoCall:
                 f"the stack on this MODEL is of family {config.origin.family}, which makes videos from the text alone: take the "
                 "image off the conditioning node, or choose a stack of family emu, pia or fancyvideo"
             )
-        run = Run(
-            frames=frames,
-            text=attachment.texts(context[::frames]),
-            conditioning=channels(given, config, x, self.latent_format, window) if has_image else None,
-            strength=self.strength,
-            values=dict(given[0].values) if given else {},
-        )
+        conditioning = channels(given, config, x, self.latent_format, window) if has_image else None
+        values = dict(given[0].values) if given else {}
+        run = Run(frames, attachment.texts(context[::frames]), conditioning, strength=self.strength, values=values)
         with attachment.run(run):
             result = executor(x, timesteps, context, y, control, transformer_options, **others)
         return result if cut is None else cut.undo(result)
