@@ -99,7 +99,7 @@ def test_text_states(ran: dict[str, Any]) -> None:
 def core_steps(given: dict[str, torch.Tensor], stacks: list[TemporalStack], sampler: str) -> dict[str, torch.Tensor]:
     """The same three steps by the pipeline; each starts from what the nodes made before it, so that errors do not add up."""
     base = load_base(BUNDLED)
-    base.zero_snr = stacks[0].config.schedule.zero_snr
+    base.schedule = dataclasses.replace(base.schedule, zero_snr=stacks[0].config.schedule.zero_snr)
     pipeline = EmuVideoPipeline(base, *stacks)
     latents: list[torch.Tensor] = []
     decode = base.decode_latents
