@@ -34,7 +34,7 @@ _USED = (*_WEIGHTS, ".json", ".txt", ".model")
 
 
 @dataclass(frozen=True)
-class Source:
+class Provenance:
     """Where figures come from: name of the file or folder, sha256 of its content, and what is done to the frames."""
 
     name: str
@@ -47,9 +47,9 @@ class Source:
 
 
 class TextVectors(Protocol):
-    """What turns texts into vectors of length 1: `Clip`, `Sentences`, or anything with these."""
+    """What turns texts into vectors of length 1: `ClipNetwork`, `Sentences`, or anything with these."""
 
-    source: Source
+    source: Provenance
 
     def texts(self, texts: Sequence[str]) -> Array:
         """(n, d) of n texts."""
@@ -68,7 +68,7 @@ class ImageText(TextVectors, Protocol):
 class VideoFeatures(Protocol):
     """A network that sees `frames` frames at once."""
 
-    source: Source
+    source: Provenance
     frames: int
 
     def prepare(self, frame: Pixels) -> Tensor:
@@ -104,7 +104,7 @@ class _Transformers:
     """A network in a folder of transformers' layout, in float32: `module`, which may be moved between calls, and `source`."""
 
     module: Any
-    source: Source
+    source: Provenance
 
     def __init__(self, folder: PathLike, what: str, model: str, device: Device, files: Sequence[str]) -> None:
         package = _transformers(what)
@@ -117,8 +117,8 @@ class _Transformers:
         kind = getattr(package, f"{name}Pil", None) or getattr(package, name)
         return kind.from_pretrained(self._folder, local_files_only=True)
 
-    def _described(self, preprocessing: str) -> Source:
-        return Source(self._folder.resolve().name, sha256(self._folder), preprocessing)
+    def _described(self, preprocessing: str) -> Provenance:
+        return Provenance(self._folder.resolve().name, sha256(self._folder), preprocessing)
 
     def _tokens(self, tokenizer: Any, texts: Sequence[str], length: int) -> Any:
         tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt")
@@ -176,7 +176,7 @@ def _units(vectors: Tensor) -> Array:
     return (numbers / numbers.norm(dim=-1, keepdim=True).clamp(min=1e-12)).numpy()
 
 
-class Clip(_Transformers):
+class ClipNetwork(_Transformers):
     """CLIP (Radford et al. 2021) from a transformers folder: the model, preprocessor_config.json and the tokenizer.
 
     `size` numbers a vector. Raises ValueError for a folder that is not all of it, or whose frames would be of another size.
@@ -242,7 +242,7 @@ def open_text_network(folder: str, device: Device = "cpu") -> TextVectors:
         kind = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("model_type", "")
     except (OSError, ValueError, AttributeError) as problem:
         raise ValueError(f"{folder}: expected a transformers folder, found no config.json ({problem}); check it") from problem
-    return Clip(folder, device) if kind == "clip" else Sentences(folder, device)
+    return ClipNetwork(folder, device) if kind == "clip" else Sentences(folder, device)
 
 
 class VideoMAE(_Transformers):
@@ -290,7 +290,7 @@ class AestheticHead:
             found = f"{size} from {clip.source.name}"
             raise ValueError(f"{file}: expected vectors of {wanted}, found {found}; use the head that was made for this CLIP")
         layers = f"{len(self._layers)} linear layers on the image vectors of {clip.source.name}"
-        self.source = Source(path.name, sha256(path), layers)
+        self.source = Provenance(path.name, sha256(path), layers)
 
     def scores(self, vectors: Array) -> Array:
         """(n, d) of length 1 -> (n,)."""
@@ -350,7 +350,7 @@ class TorchScript:
         self.frames = int(self._settings.get("frames", 0))
         shown = ", ".join(f"{name} {value}" for name, value in self._settings.items())
         flags = f"; flags of the file: {', '.join(self._flags)}" if self._flags else ""
-        self.source = Source(path.name, sha256(path), shown + flags)
+        self.source = Provenance(path.name, sha256(path), shown + flags)
 
     def prepare(self, frame: Pixels) -> Tensor:
         """(H, W, 3) uint8 -> (3, size, size) float32."""
@@ -473,10 +473,10 @@ def load_networks(
     device: Device = "cpu",
 ) -> Networks:
     """Load what is named: folders of CLIP and VideoMAE, files of the others. Raises ValueError for what cannot be used."""
-    judge = Clip(clip, device) if clip else None
+    judge = ClipNetwork(clip, device) if clip else None
     head = None
     if aesthetic:
-        own = Clip(aesthetic_clip, device) if aesthetic_clip else judge
+        own = ClipNetwork(aesthetic_clip, device) if aesthetic_clip else judge
         if own is None:
             raise ValueError(
                 f"{aesthetic}: expected the CLIP that this head was trained on, found none; give --aesthetic-clip FOLDER"

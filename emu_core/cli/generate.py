@@ -29,13 +29,13 @@ def generate(options: argparse.Namespace) -> None:
     """Make a video of the prompt. With --candidates its starting frame is the best of several by CLIP, made from the seeds that
     follow the given one."""
     from ..evaluation.candidates import MOST_CANDIDATES, best, rank  # here: they bring torch, and help does not wait for it
-    from ..networks import Clip
+    from ..networks import ClipNetwork
     from .making import check_files, interpolates, load_pipeline, read_request, write
 
     prompt, settings = read_request(options)
     _check_candidates(options, MOST_CANDIDATES)
     check_files(options, settings)
-    clip = Clip(options.clip, choose_device(options.device)) if options.candidates > 1 else None
+    clip = ClipNetwork(options.clip, choose_device(options.device)) if options.candidates > 1 else None
     pipeline = load_pipeline(options)
     third_step = interpolates(options, settings, pipeline)
     image, scores = None, []

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from ..networks import AestheticHead, Clip
+from ..networks import AestheticHead, ClipNetwork
 
 
 class Scorer:
@@ -18,7 +18,7 @@ class Scorer:
     """
 
     def __init__(self, clip: str, aesthetic: str | None = None, device: str = "cpu") -> None:
-        self._clip = Clip(clip, device)
+        self._clip = ClipNetwork(clip, device)
         self._head = AestheticHead(aesthetic, self._clip, self._clip.size) if aesthetic else None
 
     def score(self, caption: str, frame: np.ndarray) -> tuple[float, float | None]:

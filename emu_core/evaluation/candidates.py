@@ -17,8 +17,8 @@ MOST_CANDIDATES = 64
 def rank(images: Tensor | Sequence[Tensor], prompt: str, clip: ImageText) -> list[float]:
     """Cosine of each picture with the prompt, in the order given; the best is the one with the highest.
 
-    images: (n, H, W, 3) or n pictures (H, W, 3), float 0..1. clip: `networks.Clip(folder)`. Raises ValueError for no pictures, a
-    wrong shape, or an empty prompt.
+    images: (n, H, W, 3) or n pictures (H, W, 3), float 0..1. clip: such as `networks.ClipNetwork`. Raises ValueError for no
+    pictures, a wrong shape, or an empty prompt.
     """
     if not prompt.strip():
         raise ValueError("prompt: expected the text that the pictures were made from, found an empty one; give it")

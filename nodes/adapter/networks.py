@@ -16,7 +16,7 @@ import comfy.model_patcher
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...emu_core.networks import Clip, used_files
+from ...emu_core.networks import ClipNetwork, used_files
 
 Reload = tuple[Callable[..., ModelPatcher], tuple[Any, ...]]
 
@@ -33,7 +33,7 @@ def manage(
     return patcher
 
 
-def load_clip(folder: Path) -> Clip:
+def load_clip(folder: Path) -> ClipNetwork:
     """The CLIP of a transformers folder, on the device where ComfyUI runs text encoders; read anew only if its files changed. To
     be asked for before each use: ComfyUI may have moved it away. ValueError for what cannot be loaded."""
     files = [(file.name, file.stat()) for file in used_files(folder)]
@@ -49,7 +49,7 @@ def _kept(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> ModelPatche
 
 
 def _patcher(folder: Path, disable_dynamic: bool = False) -> ModelPatcher:
-    clip = Clip(folder)
+    clip = ClipNetwork(folder)
     model = torch.nn.ModuleList([clip.module])  # ComfyUI sets `device`, which transformers' own model does not let it
     model.clip = clip
     devices = management.text_encoder_device(), management.text_encoder_offload_device()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from emu_core import media
 from emu_core.evaluation.prompts import Prompt, file_stem
-from emu_core.networks import Source
+from emu_core.networks import Provenance
 from emu_core.toy import shapes
 
 ROUNDING = 1e-5
@@ -44,7 +44,7 @@ class Given:
 
     vectors: np.ndarray
     prompts: dict[str, np.ndarray] = field(default_factory=dict)
-    source: Source = Source("given", "0" * 64, "none")
+    source: Provenance = Provenance("given", "0" * 64, "none")
 
     def prepare(self, frame: np.ndarray) -> Tensor:
         return torch.tensor(int(frame[0, 0, 0]))

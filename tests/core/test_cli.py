@@ -203,7 +203,7 @@ def test_interrupting_leaves_nothing(tmp_path: Path) -> None:
 
 def test_the_best_of_several_starting_frames_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from emu_core.evaluation.candidates import rank
-    from emu_core.networks import Clip
+    from emu_core.networks import ClipNetwork
     from emu_core.pipeline import EmuVideoPipeline, Settings
 
     from .evaluation_tiny import ROUNDING, tiny_clip
@@ -215,7 +215,7 @@ def test_the_best_of_several_starting_frames_is_taken(tmp_path: Path, capsys: py
     scores = json.loads(capsys.readouterr().out)["candidates"]
     pipeline = EmuVideoPipeline.from_files()
     frames = [pipeline.starting_frame(PROMPT, Settings(steps=2, seed=5 + i)) for i in range(3)]
-    assert scores == pytest.approx(rank(torch.cat(frames), PROMPT, Clip(folder)), abs=ROUNDING)
+    assert scores == pytest.approx(rank(torch.cat(frames), PROMPT, ClipNetwork(folder)), abs=ROUNDING)
     assert len(set(scores)) == 3
     best = frames[max(range(3), key=lambda i: scores[i])][0]
     assert (read_image(chosen) - best).abs().max() < 1 / 255  # half of which is the PNG's

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from emu_core.data.curate import Curation, curate
 from emu_core.data.scores import Scorer
-from emu_core.networks import AestheticHead, Clip, sha256
+from emu_core.networks import AestheticHead, ClipNetwork, sha256
 
 from .evaluation_tiny import ROUNDING
 
@@ -97,11 +97,11 @@ def test_heads_of_any_depth_with_and_without_bias(clip: Path, tmp_path: Path, si
     for number in range(len(sizes) - 1):
         given = layers[f"layers.{9 * number}.bias"].double() if bias else None
         expected = torch.nn.functional.linear(expected, layers[f"layers.{9 * number}.weight"].double(), given)
-    assert AestheticHead(file, Clip(clip), WIDTH).scores(np.eye(WIDTH)) == pytest.approx(expected[:, 0].numpy())
+    assert AestheticHead(file, ClipNetwork(clip), WIDTH).scores(np.eye(WIDTH)) == pytest.approx(expected[:, 0].numpy())
 
 
 def test_heads_that_cannot_be_used_are_refused(clip: Path, tmp_path: Path) -> None:
-    network = Clip(clip)
+    network = ClipNetwork(clip)
 
     def refused(name: str, words: str) -> None:
         with pytest.raises(ValueError, match=words):

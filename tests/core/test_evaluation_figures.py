@@ -16,7 +16,7 @@ from emu_core.evaluation.candidates import best, rank
 from emu_core.evaluation.metrics import BATCH, CHANGES, measure_frames, measure_video, psnr
 from emu_core.evaluation.prompts import Prompt
 from emu_core.media import Unreadable, VideoReader
-from emu_core.networks import I3D, AestheticHead, Clip, Inception, Networks, VideoMAE, load_networks, sha256
+from emu_core.networks import I3D, AestheticHead, ClipNetwork, Inception, Networks, VideoMAE, load_networks, sha256
 
 from .evaluation_tiny import ROUNDING, FrameNet, Given, VideoNet, script, tiny_clip
 
@@ -55,7 +55,7 @@ def test_text_image_and_consistency_are_their_closed_forms(count: int, tmp_path:
 def test_clip_from_a_folder_is_the_model_itself(clip_folder: Path) -> None:
     from transformers import CLIPImageProcessorPil, CLIPModel
 
-    clip, model = Clip(clip_folder), CLIPModel.from_pretrained(clip_folder).eval()
+    clip, model = ClipNetwork(clip_folder), CLIPModel.from_pretrained(clip_folder).eval()
     frames = [np.random.default_rng(i).integers(0, 256, (40, 56, 3), dtype=np.uint8) for i in range(3)]
     pixels = CLIPImageProcessorPil.from_pretrained(clip_folder)(images=frames, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_clip_from_a_folder_is_the_model_itself(clip_folder: Path) -> None:
 
 
 def test_a_network_says_what_it_is(clip_folder: Path) -> None:
-    source = Clip(clip_folder).source
+    source = ClipNetwork(clip_folder).source
     assert source.sha256 == sha256(clip_folder)
     assert source.name == clip_folder.name
     assert "shortest edge" in source.preprocessing
@@ -79,10 +79,10 @@ def test_a_network_says_what_it_is(clip_folder: Path) -> None:
 
 def test_clip_folders_that_cannot_be_used_are_refused(clip_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a local folder with CLIP, found nothing"):
-        Clip(tmp_path / "none")
+        ClipNetwork(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="found none of config.json"):
-        Clip(tmp_path / "empty")
+        ClipNetwork(tmp_path / "empty")
     half = tmp_path / "half"
     half.mkdir()
     for file in clip_folder.iterdir():
@@ -92,7 +92,7 @@ def test_clip_folders_that_cannot_be_used_are_refused(clip_folder: Path, tmp_pat
     weights = load_file(half / "model.safetensors")
     save_file({k: v for k, v in weights.items() if "visual_projection" not in k}, half / "model.safetensors")
     with pytest.raises(ValueError, match=r"1 missing, such as visual_projection\.weight"):
-        Clip(half)
+        ClipNetwork(half)
 
 
 def test_best_of_n_starting_frames_is_the_nearest_to_the_prompt() -> None:
@@ -255,7 +255,7 @@ def test_videomae_is_the_mean_of_its_states(tmp_path: Path) -> None:
 
 
 def test_aesthetic_heads_are_linear_layers_on_the_vectors(clip_folder: Path, tmp_path: Path) -> None:
-    clip = Clip(clip_folder)
+    clip = ClipNetwork(clip_folder)
     torch.manual_seed(0)
     first, second = torch.nn.Linear(16, 8), torch.nn.Linear(8, 1)
     save_file({"weight": second.weight.new_ones(1, 16), "bias": torch.tensor([0.5])}, tmp_path / "linear.safetensors")

@@ -19,7 +19,7 @@ from emu_core.cli import retrieve as command
 from emu_core.evaluation import retrieval
 from emu_core.evaluation.prompts import Prompt
 from emu_core.evaluation.retrieval import caption_vectors, lexical_search, retrieve, search
-from emu_core.networks import Sentences, Source, open_text_network
+from emu_core.networks import Provenance, Sentences, open_text_network
 from emu_core.toy import shapes
 
 from .evaluation_tiny import ROUNDING, tiny_clip
@@ -30,7 +30,7 @@ CAPTIONS = ["a red fox runs in snow", "", "two cats sleep", "a fox", "rain on a 
 class Letters:
     """Counts of letters as a text's vector."""
 
-    source = Source("letters", "ab" * 32, "counts")
+    source = Provenance("letters", "ab" * 32, "counts")
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         counts = np.array([[text.count(chr(97 + i)) for i in range(26)] for text in texts], dtype=float)
@@ -90,7 +90,7 @@ def test_vectors_are_kept_and_those_of_another_network_refused(tmp_path: Path) -
     assert np.allclose(vectors[300 - 6], letters.texts(CAPTIONS[:1])[0], atol=2**-11)  # kept in float16
     assert not vectors[1].any()  # nobody is near an empty caption
     other = Letters()
-    other.source = Source("other", "cd" * 32, "")
+    other.source = Provenance("other", "cd" * 32, "")
     with pytest.raises(ValueError, match="expected the vectors of other, found those of letters"):
         caption_vectors(captions, other, file)
     with pytest.raises(ValueError, match="expected the vectors of these captions"):

@@ -135,7 +135,7 @@ def check_candidates_are_the_frames_of_their_seeds(pack: Any) -> dict[str, Any]:
     best, scores, index = pack.run("EmuVideoBestStartingFrame", images=batch, prompt=parts.PROMPT, clip="tiny-clip")
     candidates = pack.module("emu_core.evaluation.candidates")
     folder = Path(folder_paths.get_folder_paths("emu_video_metrics")[0], "tiny-clip")
-    wanted = candidates.rank(batch, parts.PROMPT, pack.module("emu_core.networks").Clip(folder))
+    wanted = candidates.rank(batch, parts.PROMPT, pack.module("emu_core.networks").ClipNetwork(folder))
     assert index == candidates.best(wanted) and torch.equal(best, batch[index : index + 1])
     assert scores == "\n".join(f"{number}: {score:.4f}" for number, score in enumerate(wanted))
     return {"batch": batch, "scores": scores}
