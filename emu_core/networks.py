@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,19 +19,18 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
-from .media.files import natural
-from .weights import PICKLES, read_header
+from .media.decoding import Pixels
+from .media.files import PathLike, natural, reason
+from .weights import SUFFIXES, read_header
 
-Pixels = NDArray[np.uint8]
 Array = NDArray[np.float64]
-PathLike: TypeAlias = "str | os.PathLike[str]"
 Device: TypeAlias = "str | torch.device"
 _BLOCK = 1 << 20
-_WEIGHTS = (".safetensors", *PICKLES)
-_USED = (*_WEIGHTS, ".json", ".txt", ".model")
+_USED = (*SUFFIXES, ".json", ".txt", ".model")
 
 
 @dataclass(frozen=True)
@@ -65,27 +65,11 @@ class ImageText(TextVectors, Protocol):
         """(n, d) of n prepared frames."""
 
 
-class VideoFeatures(Protocol):
-    """A network that sees `frames` frames at once."""
-
-    source: Provenance
-    frames: int
-
-    def prepare(self, frame: Pixels) -> Tensor:
-        """A frame (H, W, 3) as the network takes it."""
-
-    def video(self, prepared: Sequence[Tensor]) -> Array:
-        """(d,) of one video."""
-
-
 def sha256(path: PathLike) -> str:
     """Of a file; of a folder over its weights and settings: names and contents, sorted by name."""
-    place = Path(path)
-    files = [place] if place.is_file() else used_files(place)
-    digest = hashlib.sha256()
-    for file in files:
-        if place.is_dir():
-            digest.update(file.name.encode() + b"\0")
+    place, digest = Path(path), hashlib.sha256()
+    for file in [place] if place.is_file() else used_files(place):
+        digest.update(b"" if file is place else file.name.encode() + b"\0")
         with open(file, "rb") as content:
             while block := content.read(_BLOCK):
                 digest.update(block)
@@ -97,104 +81,94 @@ def used_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix in _USED and file.is_file())
 
 
+@contextmanager
+def _refusing(expected: str, advice: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turns errors into a ValueError: what was expected and found, what the error says, and what to do."""
+    try:
+        yield
+    except kinds as problem:
+        said = reason(problem)
+        said = said if len(said) < 500 else f"{said[:200]} ... {said[-200:]}"  # TorchScript's go on for pages
+        raise ValueError(f"{expected} ({said}); {advice}") from problem
+
+
 # -- transformers
 
 
 class _Transformers:
-    """A network in a folder of transformers' layout, in float32: `module`, which may be moved between calls, and `source`."""
+    """A network in a folder of transformers' layout, in float32: `module`, which may be moved between calls, and `source`.
 
-    module: Any
+    Raises ValueError for a folder that is not all of it.
+    """
+
+    what: ClassVar[str]
+    model: ClassVar[str]
+    files: ClassVar[tuple[str, ...]]
     source: Provenance
 
-    def __init__(self, folder: PathLike, what: str, model: str, device: Device, files: Sequence[str]) -> None:
-        package = _transformers(what)
-        self._folder = _check_folder(folder, what, ("config.json", *files))
-        self.module = _pretrained(getattr(package, model), self._folder, what).to(device)
+    def __init__(self, folder: PathLike, device: Device = "cpu") -> None:
+        self._folder = place = Path(folder).expanduser()
+        if not place.is_dir():
+            found = "a file" if place.exists() else "nothing"
+            raise ValueError(f"{folder}: expected a local folder with {self.what}, found {found}; check it")
+        lacking = [name for name in ("config.json", *self.files) if not (place / name).is_file()]
+        lacking += [] if any(file.suffix in SUFFIXES for file in place.iterdir()) else ["model.safetensors"]
+        if lacking:
+            wanted = f"{folder}: expected {self.what} in a transformers folder"
+            raise ValueError(f"{wanted}, found none of {', '.join(lacking)}; copy all its files")
+        kind, kinds = self._class(self.model), (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+        with _refusing(f"{place}: expected {self.what}, found a folder that is none", "check it", *kinds):
+            module, facts = kind.from_pretrained(place, local_files_only=True, output_loading_info=True)
+        absent = sorted(name for name in facts["missing_keys"] if "position_ids" not in name)
+        if absent:
+            found = f"{len(absent)} missing, such as {absent[0]}"
+            raise ValueError(f"{place}: expected the weights of {self.what}, found {found}; take the whole model")
+        self.module: Any = module.float().eval().to(device)
+
+    def _class(self, name: str) -> Any:
+        """A class of transformers; of what prepares frames the one that needs no torchvision, Pil since version 5."""
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        advice = "install it (it is in ComfyUI's requirements.txt)"
+        with _refusing(f"{self.what} needs the package transformers, found none", advice, ImportError):
+            import transformers  # takes seconds
+        return getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
 
     def _part(self, name: str) -> Any:
-        """The tokenizer, or what prepares frames: of the latter the class that needs no torchvision, Pil since version 5."""
-        package = _transformers(name)
-        kind = getattr(package, f"{name}Pil", None) or getattr(package, name)
-        return kind.from_pretrained(self._folder, local_files_only=True)
-
-    def _described(self, preprocessing: str) -> Provenance:
-        return Provenance(self._folder.resolve().name, sha256(self._folder), preprocessing)
+        """The tokenizer, or what prepares frames."""
+        return self._class(name).from_pretrained(self._folder, local_files_only=True)
 
     def _tokens(self, tokenizer: Any, texts: Sequence[str], length: int) -> Any:
         tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt")
         return tokens.to(self.module.device)
 
-
-def _transformers(what: str) -> Any:
-    """The package, imported once a network asks for it, since that takes seconds; ValueError where it is missing."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    try:
-        import transformers
-    except ImportError as problem:
-        raise ValueError(
-            f"{what} needs the package transformers, found none ({problem}): install it (it is in ComfyUI's requirements.txt)"
-        ) from problem
-    return transformers
+    def _described(self, preprocessing: str) -> Provenance:
+        return Provenance(self._folder.resolve().name, sha256(self._folder), preprocessing)
 
 
-def _check_folder(path: PathLike, what: str, files: Sequence[str]) -> Path:
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
-        raise ValueError(f"{path}: expected a local folder with {what}, found {found}; check it")
-    lacking = [name for name in files if not (folder / name).is_file()]
-    if not any(file.suffix in _WEIGHTS for file in folder.iterdir()):
-        lacking.append("model.safetensors")
-    if lacking:
-        missing = ", ".join(lacking)
-        raise ValueError(f"{path}: expected {what} in a transformers folder, found none of {missing}; copy all its files")
-    return folder
-
-
-def _pretrained(kind: Any, folder: Path, what: str) -> Any:
-    """A transformers model from a folder, refused if any of its weights are not there."""
-    try:
-        model, facts = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as problem:
-        said = " ".join(str(problem).split())
-        raise ValueError(f"{folder}: expected {what}, found a folder that is none ({said}); check it") from problem
-    missing = sorted(name for name in facts["missing_keys"] if "position_ids" not in name)
-    if missing:
-        raise ValueError(
-            f"{folder}: expected the weights of {what}, found {len(missing)} missing, such as {missing[0]}; take the whole model"
-        )
-    return model.float().eval()
-
-
-def _vectors(output: Any) -> Tensor:
-    """transformers 4 gives a tensor, 5 an object with the projected vectors as pooler_output."""
-    return output if isinstance(output, Tensor) else output.pooler_output
-
-
-def _units(vectors: Tensor) -> Array:
-    numbers = vectors.double().cpu()
+def _units(output: Any) -> Array:
+    """Vectors of length 1. transformers 4 gives a tensor, 5 an object with the projected vectors as pooler_output."""
+    numbers = (output if isinstance(output, Tensor) else output.pooler_output).double().cpu()
     return (numbers / numbers.norm(dim=-1, keepdim=True).clamp(min=1e-12)).numpy()
 
 
 class ClipNetwork(_Transformers):
     """CLIP (Radford et al. 2021) from a transformers folder: the model, preprocessor_config.json and the tokenizer.
 
-    `size` numbers a vector. Raises ValueError for a folder that is not all of it, or whose frames would be of another size.
+    `size` numbers a vector. Raises ValueError also for a folder whose frames would be of another size.
     """
 
+    what, model, files = "CLIP", "CLIPModel", ("preprocessor_config.json", "tokenizer_config.json")
+
     def __init__(self, folder: PathLike, device: Device = "cpu") -> None:
-        super().__init__(folder, "CLIP", "CLIPModel", device, ("preprocessor_config.json", "tokenizer_config.json"))
-        self._processor, self._tokenizer = self._part("CLIPImageProcessor"), self._part("AutoTokenizer")
-        config = self.module.config
-        self._length = int(config.text_config.max_position_embeddings)
-        self.size = int(config.projection_dim)
-        p, side = self._processor, int(config.vision_config.image_size)
-        crop = dict(p.crop_size or p.size)
+        super().__init__(folder, device)
+        self._processor = p = self._part("CLIPImageProcessor")
+        self._tokenizer, config = self._part("AutoTokenizer"), self.module.config
+        self._length, self.size = int(config.text_config.max_position_embeddings), int(config.projection_dim)
+        side, crop = int(config.vision_config.image_size), dict(p.crop_size or p.size)
         found = {int(value) for value in crop.values() if value}
         if found and found != {side}:
-            raise ValueError(
-                f"{folder}: expected images of {side} px in preprocessor_config.json, found {found}; take CLIP's own file"
-            )
+            wanted = f"{folder}: expected images of {side} px in preprocessor_config.json"
+            raise ValueError(f"{wanted}, found {found}; take CLIP's own file")
         self.source = self._described(
             f"shortest edge {dict(p.size)} with resampling {int(p.resample)}, centre crop {crop}, mean {list(p.image_mean)}, "
             f"std {list(p.image_std)}; text cut at {self._length} tokens; vectors of length 1"
@@ -208,21 +182,22 @@ class ClipNetwork(_Transformers):
     def images(self, prepared: Sequence[Tensor]) -> Array:
         """(n, d), of length 1, of n prepared frames."""
         pixels = torch.stack(list(prepared)).to(self.module.device)
-        return _units(_vectors(self.module.get_image_features(pixel_values=pixels)))
+        return _units(self.module.get_image_features(pixel_values=pixels))
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Array:
         """(n, d), of length 1, of n texts; what is too long is cut."""
         tokens = self._tokens(self._tokenizer, texts, self._length)
-        given = {name: tokens[name] for name in ("input_ids", "attention_mask")}
-        return _units(_vectors(self.module.get_text_features(**given)))
+        return _units(self.module.get_text_features(**{name: tokens[name] for name in ("input_ids", "attention_mask")}))
 
 
 class Sentences(_Transformers):
     """A sentence-embedding network from a transformers folder: mean of the last hidden states over the words."""
 
+    what, model, files = "a text network", "AutoModel", ("tokenizer_config.json",)
+
     def __init__(self, folder: PathLike, device: Device = "cpu") -> None:
-        super().__init__(folder, "a text network", "AutoModel", device, ("tokenizer_config.json",))
+        super().__init__(folder, device)
         self._tokenizer = self._part("AutoTokenizer")
         self._length = int(getattr(self.module.config, "max_position_embeddings", 512))
         self.source = self._described(f"mean of the last hidden states; text cut at {self._length} tokens; vectors of length 1")
@@ -238,18 +213,19 @@ class Sentences(_Transformers):
 
 def open_text_network(folder: str, device: Device = "cpu") -> TextVectors:
     """CLIP or a sentence-embedding network, by the folder's config.json. ValueError where that is missing."""
-    try:
+    wanted = f"{folder}: expected a transformers folder, found no config.json"
+    with _refusing(wanted, "check it", OSError, ValueError, AttributeError):
         kind = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("model_type", "")
-    except (OSError, ValueError, AttributeError) as problem:
-        raise ValueError(f"{folder}: expected a transformers folder, found no config.json ({problem}); check it") from problem
     return ClipNetwork(folder, device) if kind == "clip" else Sentences(folder, device)
 
 
 class VideoMAE(_Transformers):
     """VideoMAE (Tong et al. 2022) from a transformers folder: the mean of its last hidden states, (d,) a video."""
 
+    what, model, files = "VideoMAE", "VideoMAEModel", ("preprocessor_config.json",)
+
     def __init__(self, folder: PathLike, device: Device = "cpu") -> None:
-        super().__init__(folder, "VideoMAE", "VideoMAEModel", device, ("preprocessor_config.json",))
+        super().__init__(folder, device)
         self._processor = p = self._part("VideoMAEImageProcessor")
         self.frames = int(self.module.config.num_frames)
         self.source = self._described(
@@ -268,9 +244,6 @@ class VideoMAE(_Transformers):
         return states[0].mean(dim=0).double().cpu().numpy()
 
 
-# -- aesthetic heads
-
-
 class AestheticHead:
     """A score from a CLIP image vector of length 1: a .safetensors file of linear layers, in the order of the numbers in their
     names and with nothing between them. So is the LAION predictor's, whose MLP has dropout but no activation.
@@ -283,39 +256,31 @@ class AestheticHead:
         path = Path(file).expanduser()
         if not path.is_file() or path.suffix != ".safetensors":
             raise ValueError(f"{file}: expected an aesthetic head as a .safetensors file, found none; convert or check it")
-        self.clip = clip
-        self._layers = _linear_layers(path)
-        wanted = self._layers[0][0].shape[1]
+        opened = read_header(path)
+        activation = opened.metadata.get("activation", "none")
+        if activation != "none":
+            raise ValueError(f"{path}: expected a head of linear layers only, found activation {activation!r}; use another head")
+        tensors = {name: tensor.double().numpy() for name, tensor in opened.read().items()}
+        weights = sorted((name for name, tensor in tensors.items() if tensor.ndim == 2), key=natural)
+        biases = [f"{name.removesuffix('weight')}bias" if name.endswith("weight") else f"{name}.bias" for name in weights]
+        layers = [(tensors[w], tensors.get(b, np.zeros(len(tensors[w])))) for w, b in zip(weights, biases, strict=True)]
+        chained = all(before.shape[0] == after.shape[1] for (before, _), (after, _) in pairwise(layers))
+        fits = all(bias.shape == weight.shape[:1] for weight, bias in layers)
+        if not layers or tensors.keys() - {*weights, *biases} or not chained or not fits or len(layers[-1][0]) != 1:
+            shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in sorted(tensors.items())) or "nothing"
+            raise ValueError(f"{path}: expected linear layers that end in one number, found {shapes}; choose another head")
+        wanted, name = layers[0][0].shape[1], clip.source.name
         if wanted != size:
-            found = f"{size} from {clip.source.name}"
-            raise ValueError(f"{file}: expected vectors of {wanted}, found {found}; use the head that was made for this CLIP")
-        layers = f"{len(self._layers)} linear layers on the image vectors of {clip.source.name}"
-        self.source = Provenance(path.name, sha256(path), layers)
+            use = "use the head that was made for this CLIP"
+            raise ValueError(f"{file}: expected vectors of {wanted}, found {size} from {name}; {use}")
+        self.clip, self._layers = clip, layers
+        self.source = Provenance(path.name, sha256(path), f"{len(layers)} linear layers on the image vectors of {name}")
 
     def scores(self, vectors: Array) -> Array:
         """(n, d) of length 1 -> (n,)."""
         for weight, bias in self._layers:
             vectors = vectors @ weight.T + bias
         return vectors[:, 0]
-
-
-def _linear_layers(path: Path) -> list[tuple[Array, Array]]:
-    """Weights (out, in) and biases (out,). ValueError where the file holds anything but a chain of them to one number."""
-    file = read_header(path)
-    tensors = {name: tensor.double().numpy() for name, tensor in file.read().items()}
-    activation = file.metadata.get("activation", "none")
-    if activation != "none":
-        raise ValueError(f"{path}: expected a head of linear layers only, found activation {activation!r}; use another head")
-    weights = sorted((name for name, tensor in tensors.items() if tensor.ndim == 2), key=natural)
-    biases = {name: f"{name[: -len('weight')]}bias" if name.endswith("weight") else f"{name}.bias" for name in weights}
-    layers = [(tensors[name], tensors.get(biases[name], np.zeros(len(tensors[name])))) for name in weights]
-    used = len(weights) + sum(bias in tensors for bias in biases.values())
-    chained = all(before.shape[0] == after.shape[1] for (before, _), (after, _) in pairwise(layers))
-    fits = all(bias.shape == weight.shape[:1] for weight, bias in layers)
-    if not layers or used != len(tensors) or not chained or not fits or len(layers[-1][0]) != 1:
-        shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in sorted(tensors.items())) or "nothing"
-        raise ValueError(f"{path}: expected linear layers that end in one number, found {shapes}; choose another head")
-    return layers
 
 
 # -- TorchScript
@@ -328,6 +293,7 @@ class TorchScript:
     and white; mean: taken off afterwards, a number or one a channel; frames: how many at once (videos); output: logits or
     probabilities, where it gives classes.
     Own flags that such files have (rescale, resize) are switched off, since the same has been done already.
+    Raises ValueError for a file that cannot be loaded, and where it fails on what it is said to take.
     """
 
     what: ClassVar[str]
@@ -338,73 +304,55 @@ class TorchScript:
         wanted = f"{file}: expected {self.what} as a TorchScript file"
         if not path.is_file():
             raise ValueError(f"{wanted}, found none; check the path")
-        try:
+        with _refusing(f"{wanted}, found one that cannot be loaded", "export it again", RuntimeError, ValueError, OSError):
             self._network = torch.jit.load(path, map_location=device).eval()
-        except (RuntimeError, ValueError, OSError) as problem:
-            said = " ".join(str(problem).split())[:200]
-            raise ValueError(f"{wanted}, found one that cannot be loaded ({said}); export it again") from problem
         self._device = torch.device(device)
         arguments = {argument.name for argument in self._network.forward.schema.arguments}
         self._flags = sorted(arguments & {"rescale", "resize", "return_features", "no_output_bias"})
-        self._settings = _settings(path, self.defaults)
-        self.frames = int(self._settings.get("frames", 0))
-        shown = ", ".join(f"{name} {value}" for name, value in self._settings.items())
+        self._settings = settings = self.defaults | self._given(path.with_name(path.name + ".json"))
+        self.frames = int(settings.get("frames", 0))
+        shown = ", ".join(f"{name} {value}" for name, value in settings.items())
         flags = f"; flags of the file: {', '.join(self._flags)}" if self._flags else ""
         self.source = Provenance(path.name, sha256(path), shown + flags)
+
+    def _given(self, beside: Path) -> dict[str, Any]:
+        if not beside.is_file():
+            return {}
+        with _refusing(f"{beside}: expected a JSON object of settings, found something else", "mend it", ValueError, TypeError):
+            given = json.loads(beside.read_text(encoding="utf-8"))
+            unknown = ", ".join(sorted(set(given) - set(self.defaults)))
+        if unknown:
+            raise ValueError(f"{beside}: expected settings among {', '.join(self.defaults)}, found {unknown}; remove them")
+        if given.get("output", "logits") not in ("logits", "probabilities"):
+            raise ValueError(f"{beside}: expected output logits or probabilities, found {given['output']!r}; choose one")
+        return given
 
     def prepare(self, frame: Pixels) -> Tensor:
         """(H, W, 3) uint8 -> (3, size, size) float32."""
         image = torch.tensor(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
-        size = int(self._settings["size"])
-        if size:
+        if size := int(self._settings["size"]):
             image = F.interpolate(image, (size, size), mode="bilinear", align_corners=False)
         low, high = self._settings["range"]
         mean = torch.as_tensor(self._settings["mean"], dtype=torch.float32).reshape(-1, 1, 1)
         return (image / 255 * (high - low) + low)[0] - mean
 
-    def _call(self, batch: Tensor, features: bool) -> Any:
-        values = {"rescale": False, "resize": False, "return_features": features, "no_output_bias": True}
-        try:
-            with torch.inference_mode():
-                return self._network(batch.to(self._device), **{name: values[name] for name in self._flags})
-        except RuntimeError as problem:
-            said = " ".join(str(problem).split())[-200:]
-            raise ValueError(
-                f"{self.source.name}: expected {self.what} that takes {tuple(batch.shape)}, found one that fails ({said}); "
-                f"write what it takes into {self.source.name}.json"
-            ) from problem
-
-    def _rows(self, output: Any, last: bool) -> Array:
-        """One row a sample; of several outputs (features, classes) the last or the first."""
+    def _rows(self, batch: Tensor, classes: bool) -> Array:
+        """One row a sample, of features or of the probabilities of classes; of several outputs (features, classes) that one."""
+        values = {"rescale": False, "resize": False, "return_features": not classes, "no_output_bias": True}
+        name = self.source.name
+        wanted = f"{name}: expected {self.what} that takes {tuple(batch.shape)}, found one that fails"
+        with _refusing(wanted, f"write what it takes into {name}.json", RuntimeError), torch.inference_mode():
+            output = self._network(batch.to(self._device), **{flag: values[flag] for flag in self._flags})
         if isinstance(output, tuple | list):
-            output = output[-1 if last else 0]
+            output = output[-1 if classes else 0]
         if not isinstance(output, Tensor):
             found = type(output).__name__
-            raise ValueError(f"{self.source.name}: expected tensors from {self.what}, found {found}; export it again")
-        return output.double().flatten(1).cpu().numpy()
-
-    def _probabilities(self, batch: Tensor) -> Array:
-        numbers = self._rows(self._call(batch, features=False), last=True)
-        if self._settings["output"] == "probabilities":
-            return numbers
-        raised = np.exp(numbers - numbers.max(axis=1, keepdims=True))
+            raise ValueError(f"{name}: expected tensors from {self.what}, found {found}; export it again")
+        rows = output.double().flatten(1).cpu().numpy()
+        if not classes or self._settings["output"] == "probabilities":
+            return rows
+        raised = np.exp(rows - rows.max(axis=1, keepdims=True))
         return raised / raised.sum(axis=1, keepdims=True)
-
-
-def _settings(path: Path, defaults: dict[str, Any]) -> dict[str, Any]:
-    beside = path.with_name(path.name + ".json")
-    if not beside.is_file():
-        return defaults
-    try:
-        given = json.loads(beside.read_text(encoding="utf-8"))
-        unknown = ", ".join(sorted(set(given) - set(defaults)))
-    except (ValueError, TypeError) as problem:
-        raise ValueError(f"{beside}: expected a JSON object of settings, found something else ({problem}); mend it") from problem
-    if unknown:
-        raise ValueError(f"{beside}: expected settings among {', '.join(defaults)}, found {unknown}; remove them")
-    if given.get("output", "logits") not in ("logits", "probabilities"):
-        raise ValueError(f"{beside}: expected output logits or probabilities, found {given['output']!r}; choose one")
-    return {**defaults, **given}
 
 
 class I3D(TorchScript):
@@ -415,7 +363,7 @@ class I3D(TorchScript):
 
     def video(self, prepared: Sequence[Tensor]) -> Array:
         """Frames (3, H, W) -> (d,)."""
-        return self._rows(self._call(torch.stack(list(prepared), dim=1)[None], features=True), last=False)[0]
+        return self._rows(torch.stack(list(prepared), dim=1)[None], classes=False)[0]
 
 
 class Classifier(TorchScript):
@@ -426,7 +374,7 @@ class Classifier(TorchScript):
 
     def video(self, prepared: Sequence[Tensor]) -> Array:
         """Frames (3, H, W) -> (k,)."""
-        return self._probabilities(torch.stack(list(prepared), dim=1)[None])[0]
+        return self._rows(torch.stack(list(prepared), dim=1)[None], classes=True)[0]
 
 
 class Inception(TorchScript):
@@ -437,10 +385,13 @@ class Inception(TorchScript):
 
     def probabilities(self, prepared: Sequence[Tensor]) -> Array:
         """Frames (3, H, W) -> (n, k)."""
-        return self._probabilities(torch.stack(list(prepared)))
+        return self._rows(torch.stack(list(prepared)), classes=True)
 
 
 # -- what was given
+
+VideoFeatures: TypeAlias = I3D | Classifier | VideoMAE
+"""A network that sees `frames` frames at once."""
 
 
 @dataclass(frozen=True)
@@ -462,31 +413,24 @@ class Networks:
         return found
 
 
-def load_networks(
-    clip: str | None = None,
-    aesthetic: str | None = None,
-    aesthetic_clip: str | None = None,
-    inception: str | None = None,
-    classifier: str | None = None,
-    i3d: str | None = None,
-    videomae: str | None = None,
-    device: Device = "cpu",
-) -> Networks:
-    """Load what is named: folders of CLIP and VideoMAE, files of the others. Raises ValueError for what cannot be used."""
-    judge = ClipNetwork(clip, device) if clip else None
-    head = None
-    if aesthetic:
-        own = ClipNetwork(aesthetic_clip, device) if aesthetic_clip else judge
-        if own is None:
-            raise ValueError(
-                f"{aesthetic}: expected the CLIP that this head was trained on, found none; give --aesthetic-clip FOLDER"
-            )
-        head = AestheticHead(aesthetic, own, own.size)
-    return Networks(
-        judge,
-        head,
-        Inception(inception, device) if inception else None,
-        Classifier(classifier, device) if classifier else None,
-        I3D(i3d, device) if i3d else None,
-        VideoMAE(videomae, device) if videomae else None,
-    )
+_KINDS: Mapping[str, Callable[[str, Device], Any]] = {
+    "clip": ClipNetwork,
+    "inception": Inception,
+    "classifier": Classifier,
+    "i3d": I3D,
+    "videomae": VideoMAE,
+}
+NETWORKS = ("clip", "aesthetic", "aesthetic_clip", "inception", "classifier", "i3d", "videomae")
+"""What can be given to `load_networks`: folders of CLIP and VideoMAE, files of the others."""
+
+
+def load_networks(device: Device = "cpu", **places: str | None) -> Networks:
+    """Load what is named, by the names in NETWORKS. Raises ValueError for what cannot be used."""
+    head, own = places.pop("aesthetic", None), places.pop("aesthetic_clip", None)
+    if head and not own and not places.get("clip"):
+        raise ValueError(f"{head}: expected the CLIP that this head was trained on, found none; give --aesthetic-clip FOLDER")
+    loaded = {name: _KINDS[name](place, device) for name, place in places.items() if place}
+    if head:
+        judge = ClipNetwork(own, device) if own else loaded["clip"]
+        loaded["aesthetic"] = AestheticHead(head, judge, judge.size)
+    return Networks(**loaded)
