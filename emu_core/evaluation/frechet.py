@@ -6,14 +6,15 @@ whose Inception score keeps all samples and whose Fréchet distance does not cen
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..media.files import whole_file
+from ..media.files import PathLike, whole_file
 from ..networks import Array
 
 _SMALLEST = 1e-30
@@ -34,21 +35,15 @@ class Gaussian:
             raise ValueError(f"features: expected (n, {self.mean.size}), found {batch.shape}; use one network for all")
         if not np.isfinite(batch).all():
             raise ValueError("features: expected finite numbers, found nan or infinity; check the network's precision")
-        part = Gaussian(self.mean.size)
-        part.count, part.mean = len(batch), batch.mean(axis=0)
-        centred = batch - part.mean
-        part._scatter = centred.T @ centred
-        self.merge(part)
+        mean = batch.mean(axis=0)
+        self._merge(len(batch), mean, (batch - mean).T @ (batch - mean))
 
-    def merge(self, other: Gaussian) -> None:
-        """Take in all samples of another one."""
-        total = self.count + other.count
-        if total == 0:
-            return
-        shift = other.mean - self.mean
-        self._scatter += other._scatter + np.outer(shift, shift) * (self.count * other.count / total)
-        self.mean = self.mean + shift * (other.count / total)
-        self.count = total
+    def _merge(self, count: int, mean: Array, scatter: Array) -> None:
+        total, shift = self.count + count, mean - self.mean
+        if total:
+            self._scatter += scatter + np.outer(shift, shift) * (self.count * count / total)
+            self.mean = self.mean + shift * (count / total)
+            self.count = total
 
     @property
     def covariance(self) -> Array:
@@ -62,7 +57,7 @@ def merged(parts: Sequence[Gaussian]) -> Gaussian:
     """All samples of several together."""
     whole = Gaussian(parts[0].mean.size)
     for part in parts:
-        whole.merge(part)
+        whole._merge(part.count, part.mean, part._scatter)
     return whole
 
 
@@ -99,7 +94,7 @@ class InceptionScore:
         which = np.atleast_1d(np.asarray(splits, dtype=np.int64))
         np.add.at(self.counts, which, 1)
         np.add.at(self._sums, which, rows)
-        np.add.at(self._negative_entropy, which, (rows * np.log(rows.clip(min=_SMALLEST))).sum(axis=1))
+        np.add.at(self._negative_entropy, which, _negative_entropy(rows))
 
     def take(self, other: InceptionScore, split: int) -> None:
         """Add all samples of another one (of one split) to a split."""
@@ -109,52 +104,48 @@ class InceptionScore:
 
     @property
     def classes(self) -> int:
+        """How many there are, k."""
         return int(self._sums.shape[1])
 
-    def scores(self) -> Array:
-        """The score of each split that has samples."""
+    def result(self) -> tuple[float, float]:
+        """Mean and standard deviation (n - 1; nan for one split) over the splits that have samples; nan without any."""
         used = self.counts > 0
         marginal = self._sums[used] / self.counts[used, None]
-        negative = (marginal * np.log(marginal.clip(min=_SMALLEST))).sum(axis=1)
-        return np.exp(self._negative_entropy[used] / self.counts[used] - negative)
-
-    def result(self) -> tuple[float, float]:
-        """Mean and standard deviation (n - 1; nan for one split) over the splits."""
-        scores = self.scores()
-        if scores.size == 0:
-            return float("nan"), float("nan")
-        return float(scores.mean()), float(scores.std(ddof=1)) if scores.size > 1 else float("nan")
+        scores = np.exp(self._negative_entropy[used] / self.counts[used] - _negative_entropy(marginal))
+        mean = float(scores.mean()) if scores.size else nan
+        return mean, float(scores.std(ddof=1)) if scores.size > 1 else nan
 
 
-def split_numbers(samples: int, splits: int, seed: int = 0) -> NDArray[np.int64]:
+def _negative_entropy(rows: Array) -> Array:
+    return (rows * np.log(rows.clip(min=_SMALLEST))).sum(axis=1)
+
+
+def split_numbers(samples: int, splits: int) -> NDArray[np.int64]:
     """(samples,): which of the splits each sample belongs to. Drawn, since videos often come sorted by class."""
-    order = np.random.default_rng(seed).permutation(samples)
+    sizes = [len(part) for part in np.array_split(np.empty(samples), splits)]
     numbers = np.empty(samples, dtype=np.int64)
-    for split, members in enumerate(np.array_split(order, splits)):
-        numbers[members] = split
+    numbers[np.random.default_rng(0).permutation(samples)] = np.repeat(np.arange(splits), sizes)
     return numbers
 
 
-def save_statistics(path: str | os.PathLike[str], statistics: Gaussian, facts: Mapping[str, str]) -> None:
+def save_statistics(path: PathLike, statistics: Gaussian, facts: Mapping[str, str]) -> None:
     """Write mean, covariance and count as .npz, with `facts` (network, sha256, preprocessing), whole or not at all."""
     if Path(path).suffix.lower() != ".npz":
         raise ValueError(f"{path}: expected a name that ends in .npz for the statistics, found another; change it")
+    told: dict[str, Any] = {f"fact_{name}": np.array(value) for name, value in facts.items()}
     with whole_file(path) as part, open(part, "wb") as file:
-        arrays = {"count": np.array(statistics.count), "mean": statistics.mean, "covariance": statistics.covariance}
-        arrays |= {f"fact_{name}": np.array(value) for name, value in facts.items()}
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, count=statistics.count, mean=statistics.mean, covariance=statistics.covariance, **told)
 
 
-def load_statistics(path: str | os.PathLike[str], facts: Mapping[str, str]) -> Gaussian:
+def load_statistics(path: PathLike, facts: Mapping[str, str]) -> Gaussian:
     """Read what save_statistics wrote. Raises ValueError where `facts` differ: such features cannot be compared."""
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name.removeprefix("fact_"): str(file[name]) for name in file.files if name.startswith("fact_")}
             count, mean, covariance = int(file["count"]), file["mean"], file["covariance"]
     except (OSError, ValueError, KeyError, EOFError) as problem:
-        raise ValueError(
-            f"{path}: expected statistics of `emu-video evaluate --save-reference`, found others ({problem}); make it again"
-        ) from problem
+        wanted = f"{path}: expected statistics of `emu-video evaluate --save-reference`"
+        raise ValueError(f"{wanted}, found others ({problem}); make it again") from problem
     for name, value in facts.items():
         if found.get(name) != value:
             said = found.get(name, "nothing said")

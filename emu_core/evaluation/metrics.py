@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ..data.motion_score import frame_scores, look
 from ..media import Facts, VideoReader, fit, read_image
+from ..media.decoding import Pixels
 from ..media.images import to_bytes
-from ..networks import AestheticHead, Array, ImageText, Inception, Networks, Pixels, VideoFeatures
+from ..networks import AestheticHead, Array, ImageText, Inception, Networks, VideoFeatures
 from .frechet import InceptionScore
 from .prompts import Prompt
 
@@ -62,14 +63,12 @@ class Metric:
         return f"{value:.2g}" if 0 < abs(value) < 10 ** (1 - self.digits) else f"{value:.{self.digits}f}"
 
 
-CLIP_TEXT = Metric(
-    "clip_text", "CLIP-Text (TC)", "cosine", "higher", "mean over frames of cos(frame, prompt)", ("clip",), digits=4
-)
+_TEXT = "mean over frames of cos(frame, prompt)"
+CLIP_TEXT = Metric("clip_text", "CLIP-Text (TC)", "cosine", "higher", _TEXT, ("clip",), digits=4)
 _IMAGE = "mean over frames of cos(frame, conditioning image)"
 CLIP_IMAGE = Metric("clip_image", "CLIP-Image (IC)", "cosine", "higher", _IMAGE, ("clip", "images"), digits=4)
-CONSISTENCY = Metric(
-    "frame_consistency", "Frame consistency (FC)", "cosine", "higher", "mean of cos(frame t, frame t + 1)", ("clip",), digits=4
-)
+_NEXT = "mean of cos(frame t, frame t + 1)"
+CONSISTENCY = Metric("frame_consistency", "Frame consistency (FC)", "cosine", "higher", _NEXT, ("clip",), digits=4)
 _HEAD = "mean over frames of the head's score of the frame's CLIP vector"
 AESTHETIC = Metric("aesthetic", "Aesthetic score", "points", "higher", _HEAD, ("aesthetic",))
 _MSE = "mean of (frame t + 1 - frame t)^2 over frames, pixels, channels"
@@ -83,9 +82,8 @@ _WORST = "largest such change of mean from frame 0, any frame and channel"
 DRIFT_WORST = Metric("worst_drift", "Colour drift, worst", "levels", "lower", _WORST, digits=2)
 _PSNR = "PSNR of frame 0 to the conditioning image after the same crop and resize; at most 100"
 FIRST_FRAME = Metric("first_frame_psnr", "First frame", "dB", "higher", _PSNR, ("images",), digits=2)
-VIDEO_METRICS = (
-    CLIP_TEXT, CLIP_IMAGE, CONSISTENCY, AESTHETIC, PIXEL_MSE, MOTION, DRIFT_MEAN, DRIFT_STD, DRIFT_WORST, FIRST_FRAME,
-)  # fmt: skip
+_DRIFTS = (DRIFT_MEAN, DRIFT_STD, DRIFT_WORST)
+VIDEO_METRICS = (CLIP_TEXT, CLIP_IMAGE, CONSISTENCY, AESTHETIC, PIXEL_MSE, MOTION, *_DRIFTS, FIRST_FRAME)
 CHANGES = tuple(f"{what}_change_{channel}" for what in ("mean", "deviation") for channel in ("red", "green", "blue"))
 """Signed changes from first to last frame, in levels; beside the metrics in the JSON."""
 
@@ -147,25 +145,11 @@ class _PixelSums:
         return figures
 
 
-class _Batches:
-    """Gives frames to a network a few at a time, prepared as they come."""
-
-    def __init__(self, prepare: Callable[[Pixels], Tensor], use: Callable[[list[Tensor]], None]) -> None:
-        self._prepare, self._use = prepare, use
-        self._waiting: list[Tensor] = []
-
-    def add(self, frame: Pixels) -> None:
-        self._waiting.append(self._prepare(frame))
-        if len(self._waiting) == BATCH:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._waiting:
-            self._use(self._waiting)
-            self._waiting = []
+_Batched = tuple[Callable[[Pixels], Tensor], Callable[[list[Tensor]], None]]
+"""What prepares a frame for a network as it comes, and what gives the network so many of them."""
 
 
-def _clip_sums(clip: ImageText, prompt: str, image: Tensor | None, means: Means) -> _Batches:
+def _clip_sums(clip: ImageText, prompt: str, image: Tensor | None, means: Means) -> _Batched:
     """TC, IC and FC."""
     text = clip.texts([prompt])[0]
     given = None if image is None else clip.images([clip.prepare(to_bytes(image))])[0]
@@ -181,15 +165,15 @@ def _clip_sums(clip: ImageText, prompt: str, image: Tensor | None, means: Means)
         means.add(CONSISTENCY.key, float((chain[1:] * chain[:-1]).sum()), len(chain) - 1)
         last = vectors[-1:]
 
-    return _Batches(clip.prepare, use)
+    return clip.prepare, use
 
 
-def _aesthetic_sums(head: AestheticHead, means: Means) -> _Batches:
+def _aesthetic_sums(head: AestheticHead, means: Means) -> _Batched:
     def use(prepared: list[Tensor]) -> None:
         scores = head.scores(head.clip.images(prepared))
         means.add(AESTHETIC.key, float(scores.sum()), len(scores))
 
-    return _Batches(head.clip.prepare, use)
+    return head.clip.prepare, use
 
 
 class Middle:
@@ -214,6 +198,10 @@ class Middle:
 # -- one video
 
 
+Motion = Callable[[], list[float]]
+"""Gives scores of motion, none where there are none, or raises ValueError."""
+
+
 @dataclass
 class Measured:
     """figures: by metric key, those that the video has. features (d,): by metric key, of the networks for whole sets; frames:
@@ -226,21 +214,20 @@ class Measured:
     lacks: list[str] = field(default_factory=list)
 
 
-def _class_sums(network: Inception, measured: Measured) -> _Batches:
+def _class_sums(network: Inception, measured: Measured) -> _Batched:
     def use(prepared: list[Tensor]) -> None:
         rows = network.probabilities(prepared)
         measured.frames = measured.frames or InceptionScore(rows.shape[1], 1)
         measured.frames.add(rows, np.zeros(len(rows), dtype=np.int64))
 
-    return _Batches(network.prepare, use)
+    return network.prepare, use
 
 
 def measure_video(path: Path, prompt: Prompt, networks: Networks = Networks()) -> Measured:
     """All figures of a video's file or folder. Raises Unreadable for one that cannot be read to its end."""
     video = VideoReader(path)
     image = None if prompt.image is None else read_image(prompt.image)
-    motion = None if path.is_dir() else lambda: look(path).scores
-    return _measure(video, video.facts, prompt.text, image, networks, motion)
+    return _measure(video, video.facts, prompt.text, image, networks, lambda: [] if path.is_dir() else look(path).scores)
 
 
 def measure_frames(
@@ -253,38 +240,54 @@ def measure_frames(
 
 
 def _measure(
-    frames: Iterable[Pixels],
-    facts: Facts,
-    prompt: str,
-    image: Tensor | None,
-    networks: Networks,
-    motion: Callable[[], list[float]] | None,
+    frames: Iterable[Pixels], facts: Facts, prompt: str, image: Tensor | None, networks: Networks, motion: Motion
 ) -> Measured:
     measured, means = Measured(facts), Means()
     pixels = _PixelSums(means)
     middles = {metric.key: Middle(network, facts.frames) for metric, network in video_networks(networks)}
-    batches = [_clip_sums(networks.clip, prompt, image, means)] if networks.clip is not None else []
-    batches += [_aesthetic_sums(networks.aesthetic, means)] if networks.aesthetic is not None else []
-    batches += [_class_sums(networks.inception, measured)] if networks.inception is not None else []
-    takers = [pixels.add, *(middle.add for middle in middles.values()), *(each.add for each in batches)]
+    batched = [_clip_sums(networks.clip, prompt, image, means)] if networks.clip is not None else []
+    batched += [_aesthetic_sums(networks.aesthetic, means)] if networks.aesthetic is not None else []
+    batched += [_class_sums(networks.inception, measured)] if networks.inception is not None else []
+    waiting: list[list[Tensor]] = [[] for _ in batched]
     for frame in frames:
-        for take in takers:
-            take(frame)
-    for each in batches:
-        each.flush()
+        pixels.add(frame)
+        for middle in middles.values():
+            middle.add(frame)
+        for (prepare, use), prepared in zip(batched, waiting, strict=True):
+            prepared.append(prepare(frame))
+            if len(prepared) == BATCH:
+                use(prepared)
+                prepared.clear()
+    for (_, use), prepared in zip(batched, waiting, strict=True):
+        if prepared:
+            use(prepared)
     measured.figures = {**pixels.figures(facts.frames), **means.values()}
-    if pixels.first is not None and image is not None:
-        measured.figures[FIRST_FRAME.key] = first_frame_psnr(pixels.first, image)
+    if pixels.first is not None and image is not None:  # the image cropped and resized as `animate` does it
+        same = to_bytes(fit(image[None], *pixels.first.shape[:2]))[0]
+        measured.figures[FIRST_FRAME.key] = psnr(same, pixels.first)
     for key, middle in middles.items():
         if (features := middle.result()) is None:
             measured.lacks.append(f"fewer frames than the network of {key} sees ({middle.network.frames})")
         else:
             measured.features[key] = features
     if facts.frames > 1:
-        score = _mean_motion(motion)
-        measured.figures |= {} if score is None else {MOTION.key: score}
-        measured.lacks += ["no motion vectors can be had of them"] if score is None else []
+        _add_motion(measured, motion)
     return measured
+
+
+def _add_motion(measured: Measured, motion: Motion) -> None:
+    """Mean length of the codec's motion vectors at the video's own size and rate. None can be had of a folder of frames, animated
+    WebP, or where nothing moves measurably."""
+    try:
+        scores = np.asarray(motion(), dtype=np.float64)
+    except ValueError as problem:
+        logger.info("%s", problem)
+        scores = np.zeros(0)
+    known = scores[np.isfinite(scores)]
+    if known.size:
+        measured.figures[MOTION.key] = float(known.mean())
+    else:
+        measured.lacks.append("no motion vectors can be had of them")
 
 
 def video_networks(networks: Networks) -> list[tuple[Metric, VideoFeatures]]:
@@ -298,27 +301,7 @@ def step_error(before: Pixels, after: Pixels) -> float:
     return float(np.square(after.astype(np.float32) - before).mean(dtype=np.float64))
 
 
-def first_frame_psnr(frame: Pixels, image: Tensor) -> float:
-    """Peak signal to noise in dB of frame 0 against the conditioning image (H, W, 3) 0..1, cropped and resized as `animate`
-    does it."""
-    return psnr(to_bytes(fit(image[None], frame.shape[0], frame.shape[1]))[0], frame)
-
-
 def psnr(a: Pixels, b: Pixels) -> float:
     """10 log10(255^2 / mean squared error) in dB, at most 100."""
     error = float(np.square(a.astype(np.float64) - b).mean())
     return MOST_DB if error == 0 else min(MOST_DB, 10 * math.log10(255**2 / error))
-
-
-def _mean_motion(motion: Callable[[], list[float]] | None) -> float | None:
-    """Mean length of the codec's motion vectors at the video's own size and rate; None where none can be had (a folder of frames,
-    animated WebP, nothing that moves measurably)."""
-    if motion is None:
-        return None
-    try:
-        scores = np.asarray(motion(), dtype=np.float64)
-    except ValueError as problem:
-        logger.info("%s", problem)
-        return None
-    known = scores[np.isfinite(scores)]
-    return float(known.mean()) if known.size else None

@@ -13,7 +13,7 @@ from .. import __version__
 from ..media.files import write_text
 from .metrics import ARROWS, CHANGES, IS_FRAMES, IS_VIDEO, METRICS, NOT_COMPUTED, SET_METRICS, VIDEO_METRICS, Metric
 from .plots import draw_all
-from .sets import SPLITS, Evaluation, Reference, SetResult, class_balance
+from .sets import SPLITS, Evaluation, SetResult
 from .statistics import CONFIDENCE, RESAMPLES, Interval, bootstrap_difference
 
 JSON_FILE, TABLE_FILE = "evaluation.json", "evaluation.md"
@@ -22,44 +22,49 @@ _SHOWN = 5  # files named in the table before "and n more"
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
     """The whole content: plain values, nan as null."""
+    prompts, reference = evaluation.prompts, evaluation.reference
+    counts = {key: statistics.count for key, statistics in reference.statistics.items()}
+    compared = {"source": reference.source, "videos": counts, "left_out": _named(reference.broken)} if counts else None
     return {
         "format": 1,
         "software": f"ComfyUI-EmuVideo {__version__}",
         "prompts": {
             "file": evaluation.prompts_name,
-            "count": len(evaluation.prompts),
-            "with_image": sum(prompt.image is not None for prompt in evaluation.prompts),
-            "ids": [prompt.id for prompt in evaluation.prompts],
+            "count": len(prompts),
+            "with_image": sum(prompt.image is not None for prompt in prompts),
+            "ids": [prompt.id for prompt in prompts],
         },
         "intervals": f"{CONFIDENCE:.0%}, percentile bootstrap over prompts, {RESAMPLES} resamples; Fréchet distances: "
         f"jackknife over groups of prompts; Inception scores: mean +- standard deviation over {SPLITS} splits",
         "networks": evaluation.networks.sources(),
-        "reference": _reference(evaluation.reference),
+        "reference": compared,
         "metrics": {m.key: {"label": m.label, "unit": m.unit, "better": m.better or None, "formula": m.formula} for m in METRICS},
-        "systems": {result.videos.name: _system(result, evaluation) for result in evaluation.results},
-        "differences": list(_differences(evaluation)),
-        "warnings": list(warnings(evaluation)),
+        "systems": {result.videos.name: _system(result) for result in evaluation.results},
+        "differences": [  # paired over the prompts that both systems have, first minus second
+            {"a": a.videos.name, "b": b.videos.name, "metric": m.key}
+            | _interval(bootstrap_difference(a.columns[m.key], b.columns[m.key]))
+            for a, b in combinations(evaluation.results, 2)
+            for m in VIDEO_METRICS
+            if m.key not in a.reasons and m.key not in b.reasons
+        ],
+        "warnings": list(_warnings(evaluation)),
     }
 
 
-def _reference(reference: Reference) -> dict[str, Any] | None:
-    videos = {key: statistics.count for key, statistics in reference.statistics.items()}
-    return {"source": reference.source, "videos": videos, "left_out": _named(reference.broken)} if videos else None
-
-
-def _system(result: SetResult, evaluation: Evaluation) -> dict[str, Any]:
-    fewest, most = class_balance(result, evaluation.prompts)
-    keys = [key for key in (*(m.key for m in VIDEO_METRICS), *CHANGES) if key not in result.reasons]
+def _system(result: SetResult) -> dict[str, Any]:
+    figures = {metric.key: result.interval(metric) for metric in METRICS}
+    reasons = {key: {NOT_COMPUTED.replace(" ", "_"): reason} for key, reason in result.reasons.items()}
+    keys = [key for key in (*(m.key for m in VIDEO_METRICS), *CHANGES) if key not in reasons]
     return {
         "folder": str(result.videos.folder),
         "measured": result.measured,
-        "videos_a_prompt": {"fewest": fewest, "most": most},
+        "videos_a_prompt": dict(zip(("fewest", "most"), result.balance, strict=True)),
         "shapes": dict(result.shapes),
         "broken": _named(result.broken),
         "missing": [prompt.id for prompt in result.matching.missing],
         "extra": _named(result.matching.extra),
         "notes": result.matching.notes + [f"{count} videos: {what}" for what, count in result.lacks.items()],
-        "metrics": {metric.key: _figure(result, metric) for metric in METRICS},
+        "metrics": {key: reasons[key] if interval is None else _interval(interval) for key, interval in figures.items()},
         "per_prompt": {key: [_number(value) for value in result.columns[key]] for key in keys},
     }
 
@@ -77,21 +82,7 @@ def _interval(interval: Interval) -> dict[str, Any]:
     return {**ends, "count": interval.count}
 
 
-def _figure(result: SetResult, metric: Metric) -> dict[str, Any]:
-    interval = result.interval(metric)
-    return {NOT_COMPUTED.replace(" ", "_"): result.reasons[metric.key]} if interval is None else _interval(interval)
-
-
-def _differences(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    """Paired over the prompts that both systems have, first minus second."""
-    for a, b in combinations(evaluation.results, 2):
-        for key in (metric.key for metric in VIDEO_METRICS):
-            if key not in a.reasons and key not in b.reasons:
-                difference = _interval(bootstrap_difference(a.columns[key], b.columns[key]))
-                yield {"a": a.videos.name, "b": b.videos.name, "metric": key, **difference}
-
-
-def warnings(evaluation: Evaluation) -> Iterator[str]:
+def _warnings(evaluation: Evaluation) -> Iterator[str]:
     """What a reader must know before comparing the columns."""
     kinds = len({shape for result in evaluation.results for shape in result.shapes})
     if len(evaluation.results) > 1 and kinds > 1:
@@ -103,7 +94,7 @@ def warnings(evaluation: Evaluation) -> Iterator[str]:
                 f"{name}: {counted} rest on {result.measured} videos, the protocol asks for {evaluation.samples}; "
                 "with fewer a Fréchet distance is too large and an Inception score too small."
             )
-        fewest, most = class_balance(result, evaluation.prompts)
+        fewest, most = result.balance
         if counted and most - fewest > 1:
             yield f"{name}: the classes are out of balance, {fewest} to {most} videos a prompt."
 
@@ -113,11 +104,8 @@ def warnings(evaluation: Evaluation) -> Iterator[str]:
 
 def as_markdown(evaluation: Evaluation) -> str:
     """Two tables, a column a system: the figures and the counts; below them what is missing, broken or to be kept in mind."""
-    results = evaluation.results
-    figures = {
-        f"{metric.label} | {metric.unit} | {ARROWS[metric.better]}": [_cell(each, metric, evaluation.samples) for each in results]
-        for metric in METRICS
-    }
+    results, samples = evaluation.results, evaluation.samples
+    figures = {f"{m.label} | {m.unit} | {ARROWS[m.better]}": [_cell(each, m, samples) for each in results] for m in METRICS}
     counts = {
         "measured | |": [result.measured for result in results],
         "broken | |": [len(result.broken) for result in results],
@@ -131,7 +119,7 @@ def as_markdown(evaluation: Evaluation) -> str:
         *_table("metric | unit |", evaluation.names, figures),
         *_table("videos | |", evaluation.names, counts),
     ]
-    remarks = {"Keep in mind": warnings, "Videos left out": _left_out, "Networks": _networks}
+    remarks = {"Keep in mind": _warnings, "Videos left out": _left_out, "Networks": _networks}
     for heading, of in remarks.items():
         if said := [f"* {each}" for each in of(evaluation)]:
             lines += ["", f"## {heading}", *said]
@@ -140,40 +128,38 @@ def as_markdown(evaluation: Evaluation) -> str:
 
 def _table(first: str, names: Sequence[str], rows: Mapping[str, Sequence[object]]) -> list[str]:
     body = [f"| {label} | {' | '.join(map(str, cells))} |" for label, cells in rows.items()]
-    return ["", f"| {first} | {' | '.join(map(_cell_text, names))} |", "|---|---|---|" + "---|" * len(names), *body]
+    return ["", f"| {first} | {' | '.join(map(_plain, names))} |", "|---|---|---|" + "---|" * len(names), *body]
 
 
-def _cell_text(text: str) -> str:
+def _plain(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _cell(result: SetResult, metric: Metric, samples: int) -> str:
     interval = result.interval(metric)
     if interval is None:
-        return f"{NOT_COMPUTED}: {_cell_text(result.reasons[metric.key])}"
-    spread = ""
-    if math.isfinite(interval.low):
-        spread = f" [{metric.shown(interval.low)}, {metric.shown(interval.high)}]"
-        if metric in (IS_VIDEO, IS_FRAMES):
-            spread = f" ± {metric.shown(interval.high - interval.value)} over splits"
+        return f"{NOT_COMPUTED}: {_plain(result.reasons[metric.key])}"
+    spread = f" [{metric.shown(interval.low)}, {metric.shown(interval.high)}]"
+    if metric in (IS_VIDEO, IS_FRAMES):
+        spread = f" ± {metric.shown(interval.high - interval.value)} over splits"
     few = f" (⚠ {result.measured} of {samples} videos)" if metric in SET_METRICS and result.measured < samples else ""
-    return f"{metric.shown(interval.value)}{spread}{few}"
+    return f"{metric.shown(interval.value)}{spread if math.isfinite(interval.low) else ''}{few}"
 
 
 def _left_out(evaluation: Evaluation) -> Iterator[str]:
     for result in evaluation.results:
         name, matching = result.videos.name, result.matching
-        yield from _some(f"{name}, broken", [f"`{file.name}` ({_cell_text(why)})" for file, why in result.broken])
-        yield from _some(f"{name}, no video of prompt", [f"`{prompt.id}`" for prompt in matching.missing])
-        yield from _some(f"{name}, no prompt for", [f"`{file.name}`" for file, _ in matching.extra])
+        files = {
+            "broken": [f"`{file.name}` ({_plain(why)})" for file, why in result.broken],
+            "no video of prompt": [f"`{prompt.id}`" for prompt in matching.missing],
+            "no prompt for": [f"`{file.name}`" for file, _ in matching.extra],
+        }
+        for what, names in files.items():
+            if names:
+                more = f" and {len(names) - _SHOWN} more (all in {JSON_FILE})" if len(names) > _SHOWN else ""
+                yield f"{name}, {what}: {', '.join(names[:_SHOWN])}{more}"
         yield from (f"{name}: {note}" for note in matching.notes)
         yield from (f"{name}, {count} videos: {what}" for what, count in result.lacks.items())
-
-
-def _some(what: str, names: Sequence[str]) -> Iterator[str]:
-    if names:
-        more = f" and {len(names) - _SHOWN} more (all in {JSON_FILE})" if len(names) > _SHOWN else ""
-        yield f"{what}: {', '.join(names[:_SHOWN])}{more}"
 
 
 def _networks(evaluation: Evaluation) -> Iterator[str]:

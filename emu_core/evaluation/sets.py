@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..media import Unreadable, VideoReader
-from ..networks import Array, Networks, VideoFeatures
+from ..networks import Networks, VideoFeatures
 from . import metrics
 from .frechet import Gaussian, InceptionScore, frechet_distance, load_statistics, merged, save_statistics, split_numbers
 from .metrics import Means, Measured, Metric, Middle, measure_video, video_networks
@@ -51,6 +51,12 @@ class SetResult:
     shapes: Counter[str] = field(default_factory=Counter)
     lacks: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def balance(self) -> tuple[int, int]:
+        """Fewest and most videos of a prompt, which for UCF-101 is a class; prompts without a video count as 0."""
+        counts = [len(files) for _, files in self.matching.found] + [0] * len(self.matching.missing)
+        return min(counts), max(counts)
+
     def interval(self, metric: Metric) -> Interval | None:
         """The figure of a metric; None where it was not computed, and then `reasons` says why. To be asked for at the end."""
         if metric.key in self.reasons:
@@ -77,35 +83,13 @@ class Evaluation:
         return [result.videos.name for result in self.results]
 
 
-class _FrechetSums:
-    """Features of a set, by groups of prompts, so that the distance has an interval; GROUPS matrices are held."""
-
-    def __init__(self) -> None:
-        self._groups: dict[int, Gaussian] = {}
-
-    def add(self, features: Array, prompt: int) -> None:
-        self._groups.setdefault(prompt % GROUPS, Gaussian(features.size)).add(features)
-
-    @property
-    def count(self) -> int:
-        return sum(group.count for group in self._groups.values())
-
-    def distance(self, reference: Gaussian) -> Interval:
-        """Raises ValueError for fewer than 2 videos."""
-        parts = list(self._groups.values())
-        value = frechet_distance(merged(parts), reference)
-        without = [merged([*parts[:i], *parts[i + 1 :]]) for i in range(len(parts))] if len(parts) == GROUPS else []
-        usable = all(part.count >= 2 for part in without)
-        low, high = jackknife(value, [frechet_distance(part, reference) for part in without] if usable else [])
-        return Interval(value, max(0.0, low) if math.isfinite(low) else low, high, self.count)
-
-
 class _SetSums:
-    """What networks say of a whole set: features for Fréchet distances, classes for Inception scores."""
+    """What networks say of a whole set: features for Fréchet distances, in GROUPS of prompts so that they have an interval, and
+    classes for Inception scores, in splits."""
 
     def __init__(self, networks: Networks, samples: int) -> None:
-        self._frechet = {m.key: _FrechetSums() for m, _ in video_networks(networks) if m is not metrics.IS_VIDEO}
-        self._inception: dict[str, InceptionScore] = {}
+        self._groups: dict[str, dict[int, Gaussian]] = {metric.key: {} for metric, _ in _frechet_networks(networks)}
+        self._scores: dict[str, InceptionScore] = {}
         self._splits = split_numbers(samples, max(1, min(SPLITS, samples)))
         self._number = 0
 
@@ -113,31 +97,45 @@ class _SetSums:
         split = int(self._splits[self._number])
         self._number += 1
         for key, features in measured.features.items():
-            if key in self._frechet:
-                self._frechet[key].add(features, prompt)
+            if key in self._groups:
+                self._groups[key].setdefault(prompt % GROUPS, Gaussian(features.size)).add(features)
             else:
                 self._score(key, features.size).add(features, split)
         if measured.frames is not None:
             self._score(metrics.IS_FRAMES.key, measured.frames.classes).take(measured.frames, split)
 
     def _score(self, key: str, classes: int) -> InceptionScore:
-        return self._inception.setdefault(key, InceptionScore(classes, int(self._splits.max()) + 1))
+        return self._scores.setdefault(key, InceptionScore(classes, int(self._splits.max()) + 1))
 
     def finish(self, result: SetResult, references: Statistics) -> None:
-        for key, sums in self._frechet.items():
+        for key, groups in self._groups.items():
+            count = sum(group.count for group in groups.values())
             if key not in references:
                 result.reasons[key] = f"needs {REFERENCE_NEEDS}"
-            elif sums.count < 2:
-                result.reasons[key] = f"needs 2 or more videos that are long enough, found {sums.count}"
+            elif count < 2:
+                result.reasons[key] = f"needs 2 or more videos that are long enough, found {count}"
             else:
-                result.whole[key] = sums.distance(references[key])
+                result.whole[key] = _distance(list(groups.values()), references[key])
         for key in (metrics.IS_VIDEO.key, metrics.IS_FRAMES.key):
-            if key in self._inception:
-                score = self._inception[key]
-                mean, deviation = score.result()
-                result.whole[key] = Interval(mean, mean - deviation, mean + deviation, int(score.counts.sum()))
+            if key in self._scores:
+                mean, deviation = self._scores[key].result()
+                result.whole[key] = Interval(mean, mean - deviation, mean + deviation, int(self._scores[key].counts.sum()))
             else:
                 result.reasons.setdefault(key, "needs videos that are long enough, found none")
+
+
+def _distance(groups: Sequence[Gaussian], reference: Gaussian) -> Interval:
+    """Fréchet distance with its jackknife over the groups, where there are all, of 2 samples or more without each."""
+    whole = merged(groups)
+    value = frechet_distance(whole, reference)
+    without = [merged([*groups[:i], *groups[i + 1 :]]) for i in range(GROUPS)] if len(groups) == GROUPS else []
+    usable = all(part.count >= 2 for part in without)
+    low, high = jackknife(value, [frechet_distance(part, reference) for part in without] if usable else [])
+    return Interval(value, max(0.0, low) if math.isfinite(low) else low, high, whole.count)
+
+
+def _frechet_networks(networks: Networks) -> list[tuple[Metric, VideoFeatures]]:
+    return [(metric, network) for metric, network in video_networks(networks) if metric is not metrics.IS_VIDEO]
 
 
 def measure_set(
@@ -152,7 +150,9 @@ def measure_set(
     sums = _SetSums(networks, sum(len(files) for _, files in matching.found))
     keys = [*(metric.key for metric in metrics.VIDEO_METRICS), *metrics.CHANGES]
     columns = {key: array("d", [NAN] * len(prompts)) for key in keys}
-    result = SetResult(videos, matching, columns, missing_needs(networks, prompts))
+    given = {**vars(networks), "images": any(prompt.image is not None for prompt in prompts) or None}
+    reasons = {m.key: f"needs {m.needs}" for m in metrics.METRICS if any(given[thing] is None for thing in m.needed)}
+    result = SetResult(videos, matching, columns, reasons)
     numbers = {prompt.id: number for number, prompt in enumerate(prompts)}
     for prompt, files in matching.found:
         number, means = numbers[prompt.id], Means()
@@ -181,13 +181,6 @@ def measure_set(
     return result
 
 
-def missing_needs(networks: Networks, prompts: Sequence[Prompt]) -> dict[str, str]:
-    """Why each metric that cannot be computed is not, by its key: "needs ..."."""
-    images = any(prompt.image is not None for prompt in prompts)
-    given = {**vars(networks), "images": images or None}
-    return {m.key: f"needs {m.needs}" for m in metrics.METRICS if any(given[thing] is None for thing in m.needed)}
-
-
 # -- the reference of a Fréchet distance
 
 
@@ -200,20 +193,28 @@ def measure_reference(
     with two networks, one file each, with the metric's key before the extension. Raises ValueError for fewer than 2 videos, or
     statistics of another network.
     """
-    wanted = [(metric, network) for metric, network in video_networks(networks) if metric is not metrics.IS_VIDEO]
+    wanted = _frechet_networks(networks)
     if Path(reference).is_file():
         saved = {m.key: load_statistics(_named(reference, m, wanted), network.source.facts()) for m, network in wanted}
         return Reference(reference, saved)
+    inside = Path(reference).expanduser().rglob("*")  # nothing where there is no folder
+    files = sorted(path for path in inside if path.suffix.lower() in EXTENSIONS)
+    if not files:
+        raise ValueError(f"{reference}: expected a folder of reference videos or statistics (.npz), found none; check the path")
     found: Statistics = {}
     broken: list[tuple[Path, str]] = []
-    for path in reference_files(reference):
+    for path in files:
         try:
-            features = _features(path, wanted)
+            video = VideoReader(path)
+            middles = {metric.key: Middle(network, video.facts.frames) for metric, network in wanted}
+            for frame in video:
+                for middle in middles.values():
+                    middle.add(frame)
         except Unreadable as problem:
             broken.append((path, str(problem)))
             continue
-        for key, vector in features.items():
-            if vector is None:
+        for key, middle in middles.items():
+            if (vector := middle.result()) is None:
                 broken.append((path, f"{path.name}: too short for {key}"))
             else:
                 found.setdefault(key, Gaussian(vector.size)).add(vector)
@@ -227,31 +228,6 @@ def measure_reference(
     return Reference(reference, found, broken)
 
 
-def _features(path: Path, wanted: Sequence[tuple[Metric, VideoFeatures]]) -> dict[str, Array | None]:
-    video = VideoReader(path)
-    middles = {metric.key: Middle(network, video.facts.frames) for metric, network in wanted}
-    for frame in video:
-        for middle in middles.values():
-            middle.add(frame)
-    return {key: middle.result() for key, middle in middles.items()}
-
-
 def _named(path: str, metric: Metric, wanted: Sequence[tuple[Metric, VideoFeatures]]) -> Path:
     place = Path(path)
     return place if len(wanted) == 1 else place.with_name(f"{place.stem}.{metric.key}{place.suffix}")
-
-
-def reference_files(reference: str) -> list[Path]:
-    """Videos in a folder and its sub-folders, sorted. ValueError where there are none."""
-    folder = Path(reference).expanduser()
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS) if folder.is_dir() else []
-    if not files:
-        raise ValueError(f"{reference}: expected a folder of reference videos or statistics (.npz), found none; check the path")
-    return files
-
-
-def class_balance(result: SetResult, prompts: Sequence[Prompt]) -> tuple[int, int]:
-    """Fewest and most videos of a prompt, which for UCF-101 is a class; prompts without a video count as 0."""
-    counts = {prompt.id: len(files) for prompt, files in result.matching.found}
-    numbers = [counts.get(prompt.id, 0) for prompt in prompts]
-    return min(numbers), max(numbers)
