@@ -6,6 +6,7 @@ matplotlib is imported as something is drawn: it takes a second, and only the co
 from __future__ import annotations
 
 import math
+from itertools import cycle
 from pathlib import Path
 from textwrap import fill, shorten
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from ..media.files import whole_file
 from .metrics import ARROWS, CONSISTENCY, METRICS, MOTION, NOT_COMPUTED, VIDEO_METRICS, Metric
-from .sets import Evaluation, SetResult
+from .sets import Evaluation
 from .statistics import CONFIDENCE
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito: told apart by everyone
@@ -30,10 +31,6 @@ def draw_all(evaluation: Evaluation, out: Path) -> list[Path]:
         with whole_file(out / name) as part:
             draw(evaluation).savefig(part, format="png", dpi=DPI, facecolor="white")
     return [out / name for name in figures]
-
-
-def _colour(place: int) -> str:
-    return COLOURS[place % len(COLOURS)]
 
 
 def _figure(width: float, height: float) -> Any:
@@ -85,24 +82,20 @@ def draw_metrics(evaluation: Evaluation) -> Any:
         if len(reasons) == 1 and None not in reasons:
             _say(panel, f"{NOT_COMPUTED}: {reasons.pop()}")
             continue
-        for place, result in enumerate(evaluation.results):
-            _dot(panel, result, metric, place)
+        for place, (result, colour) in enumerate(zip(evaluation.results, cycle(COLOURS))):
+            found = result.interval(metric)
+            if found is None:
+                text = shorten(f"{NOT_COMPUTED}: {result.reasons[metric.key]}", 60, placeholder="…")
+                panel.text(0.02, place, text, fontsize=7, color=GREY, va="center", transform=panel.get_yaxis_transform())
+                continue
+            if math.isfinite(found.low):
+                ends = np.maximum([[found.value - found.low], [found.high - found.value]], 0)
+                panel.errorbar([found.value], [place], xerr=ends, color=colour, linewidth=1.8, capsize=4)
+            panel.plot([found.value], [place], "o", color=colour, markersize=5)
         panel.set_yticks(range(count), [shorten(name, 24, placeholder="…") for name in evaluation.names])
         panel.set_ylim(count - 0.5, -0.5)
         panel.margins(x=0.12)
     return figure
-
-
-def _dot(panel: Any, result: SetResult, metric: Metric, place: int) -> None:
-    interval = result.interval(metric)
-    if interval is None:
-        text = shorten(f"{NOT_COMPUTED}: {result.reasons[metric.key]}", 60, placeholder="…")
-        panel.text(0.02, place, text, fontsize=7, color=GREY, va="center", transform=panel.get_yaxis_transform())
-        return
-    if math.isfinite(interval.low):
-        ends = [[interval.value - interval.low], [interval.high - interval.value]]
-        panel.errorbar([interval.value], [place], xerr=np.maximum(ends, 0), color=_colour(place), linewidth=1.8, capsize=4)
-    panel.plot([interval.value], [place], "o", color=_colour(place), markersize=5)
 
 
 def draw_prompts(evaluation: Evaluation) -> Any:
@@ -114,30 +107,26 @@ def draw_prompts(evaluation: Evaluation) -> Any:
     figure, panels = _grid(max(1, len(shown)), 2.6, fill(title, 150))
     if not shown:
         _say(panels[0], f"{NOT_COMPUTED}: needs readable videos")
+    drawn = np.random.default_rng(0).permutation(len(evaluation.prompts))[:_DOTS]
+    shift = np.random.default_rng(1).uniform(-0.16, 0.16, len(drawn))
+    few = len(drawn) <= 60 and len(evaluation.results) > 1
     for metric, panel in zip(shown, panels, strict=False):
         _plain(panel, _heading(metric))
         panel.grid(False, axis="x")
-        _strips(panel, evaluation, metric)
+        values = np.array([result.columns[metric.key] for result in evaluation.results], dtype=np.float64)
+        places = np.arange(len(values))[:, None] + shift
+        if few:
+            panel.plot(places, values[:, drawn], color="#bbbbbb", linewidth=0.5, zorder=1)
+        for place, (row, colour) in enumerate(zip(values, cycle(COLOURS))):
+            panel.plot(places[place], row[drawn], "o", color=colour, markersize=3.2, alpha=0.65 if few else 0.35, zorder=2)
+            if np.isfinite(row).any():
+                panel.hlines(np.nanmean(row), place - 0.3, place + 0.3, color="black", linewidth=1.8, zorder=3)
+            else:
+                where = panel.get_xaxis_transform()
+                panel.text(place, 0.5, fill(NOT_COMPUTED, 8), fontsize=7, color=GREY, ha="center", transform=where)
+        panel.set_xticks(range(len(values)), [shorten(name, 18, placeholder="…") for name in evaluation.names])
+        panel.set_xlim(-0.6, len(values) - 0.4)
     return figure
-
-
-def _strips(panel: Any, evaluation: Evaluation, metric: Metric) -> None:
-    values = np.array([result.columns[metric.key] for result in evaluation.results], dtype=np.float64)
-    drawn = np.random.default_rng(0).permutation(values.shape[1])[:_DOTS]
-    shift = np.random.default_rng(1).uniform(-0.16, 0.16, len(drawn))
-    places = np.arange(len(values))[:, None] + shift
-    few = len(drawn) <= 60 and len(values) > 1
-    if few:
-        panel.plot(places, values[:, drawn], color="#bbbbbb", linewidth=0.5, zorder=1)
-    for place, row in enumerate(values):
-        panel.plot(places[place], row[drawn], "o", color=_colour(place), markersize=3.2, alpha=0.65 if few else 0.35, zorder=2)
-        if np.isfinite(row).any():
-            panel.hlines(np.nanmean(row), place - 0.3, place + 0.3, color="black", linewidth=1.8, zorder=3)
-        else:
-            where = panel.get_xaxis_transform()
-            panel.text(place, 0.5, fill(NOT_COMPUTED, 8), fontsize=7, color=GREY, ha="center", transform=where)
-    panel.set_xticks(range(len(values)), [shorten(name, 18, placeholder="…") for name in evaluation.names])
-    panel.set_xlim(-0.6, len(values) - 0.4)
 
 
 def draw_motion(evaluation: Evaluation) -> Any:
@@ -147,15 +136,13 @@ def draw_motion(evaluation: Evaluation) -> Any:
     panel = figure.subplots()
     _plain(panel, f"{evaluation.prompts_name}: motion against consistency", 11)
     scores: list[float] = []
-    for place, result in enumerate(evaluation.results):
-        x, y = np.asarray(result.columns[MOTION.key]), np.asarray(result.columns[CONSISTENCY.key])
-        both = np.isfinite(x) & np.isfinite(y)
-        if not both.any():
-            continue
-        name = shorten(result.videos.name, 30, placeholder="…")
-        panel.plot(x[both], y[both], "o", color=_colour(place), markersize=4, alpha=0.5, label=name)
-        panel.plot(x[both].mean(), y[both].mean(), "X", color=_colour(place), markersize=10, markeredgecolor="black")
-        scores += x[both].tolist()
+    for result, colour in zip(evaluation.results, cycle(COLOURS)):
+        pairs = np.array([result.columns[MOTION.key], result.columns[CONSISTENCY.key]])
+        x, y = pairs[:, np.isfinite(pairs).all(axis=0)]
+        if x.size:
+            panel.plot(x, y, "o", color=colour, markersize=4, alpha=0.5, label=shorten(result.videos.name, 30, placeholder="…"))
+            panel.plot(x.mean(), y.mean(), "X", color=colour, markersize=10, markeredgecolor="black")
+            scores += x.tolist()
     if not scores:
         lacking = {r.reasons[m.key] for r in evaluation.results for m in (MOTION, CONSISTENCY) if m.key in r.reasons}
         _say(panel, f"{NOT_COMPUTED}: {'; '.join(sorted(lacking)) or 'needs a prompt with both'}")

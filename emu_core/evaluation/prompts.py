@@ -9,10 +9,11 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..media import IMAGE_EXTENSIONS, read_image
+from ..media.files import PathLike
 
 BUNDLED = Path(__file__).with_name("prompt_sets")
 SLUG_LENGTH = 60
@@ -44,46 +45,54 @@ def file_stem(number: int, text: str) -> str:
     return f"{number:03d}-{slug(text)}".rstrip("-")
 
 
-def find_set(name: str | os.PathLike[str]) -> Path:
-    """The file of a prompt set: a path, or the name of a bundled one."""
-    path, sets = Path(name), bundled_sets()
-    if path.is_file():
-        return path
-    if os.fspath(name) in sets:
-        return sets[os.fspath(name)]
-    kinds = f"a file of prompts (.txt, .csv, .json, .jsonl) or a bundled set ({', '.join(sets)})"
-    raise ValueError(f"{name}: expected {kinds}, found neither; check the path")
-
-
-def read_prompts(name: str | os.PathLike[str]) -> list[Prompt]:
-    """Read a prompt set.
+def read_prompts(name: PathLike) -> list[Prompt]:
+    """Read a prompt set: a file, or the name of a bundled one.
 
     .txt: one prompt a line; empty lines and lines that begin with # are left out. .csv: a heading with `prompt` and, if wanted,
     `id` and `image`. .json: a list of prompts (text, or objects with those names), or an object id -> prompt. .jsonl: one
     object a line. Images are relative to the file. Without ids they are 000, 001, ...
     Raises ValueError for a file that is none of these, without prompts, with an empty prompt, an id twice, or a missing image.
     """
-    path = find_set(name)
+    path, sets = Path(name), bundled_sets()
+    if not path.is_file():
+        if os.fspath(name) not in sets:
+            kinds = f"a file of prompts (.txt, .csv, .json, .jsonl) or a bundled set ({', '.join(sets)})"
+            raise ValueError(f"{name}: expected {kinds}, found neither; check the path")
+        path = sets[os.fspath(name)]
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = list(_rows(path, text))
+        rows = list(_rows(path, path.read_text(encoding="utf-8-sig")))
     except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as problem:
         kind = f"{path.suffix or 'text'} in UTF-8"
         raise ValueError(f"{path}: expected prompts as {kind}, found something else ({problem}); mend the file") from problem
     if not rows:
         raise ValueError(f"{path}: expected one or more prompts, found none; write one a line")
-    return _checked(path, rows)
+    prompts: dict[str, Prompt] = {}
+    width = max(3, len(str(len(rows) - 1)))
+    for number, row in enumerate(rows):
+        text = " ".join(_first(row, TEXT_KEYS).split())
+        if not text:
+            keys = " or ".join(TEXT_KEYS)
+            raise ValueError(f"{path}: expected a prompt in entry {number + 1} ({keys}), found none; write or drop it")
+        key = _first(row, ID_KEYS).strip() or f"{number:0{width}d}"
+        if key in prompts:
+            raise ValueError(f"{path}: expected every id once, found {key!r} again in entry {number + 1}; rename one")
+        given = _first(row, IMAGE_KEYS).strip()
+        image = path.parent / Path(given).expanduser() if given else None
+        if image is not None and not image.is_file():
+            raise ValueError(f"{path}: expected the conditioning image {image}, found no such file; check its path")
+        prompts[key] = Prompt(key, text, image)
+    return list(prompts.values())
 
 
 def _rows(path: Path, text: str) -> Iterator[Mapping[str, object]]:
     suffix = path.suffix.lower()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if suffix == ".txt":
-        lines = (line.strip() for line in text.splitlines())
-        yield from ({"prompt": line} for line in lines if line and not line.startswith("#"))
+        yield from ({"prompt": line} for line in lines if not line.startswith("#"))
     elif suffix == ".csv":
         yield from csv.DictReader(io.StringIO(text))
     elif suffix == ".jsonl":
-        yield from (_object(path, json.loads(line)) for line in text.splitlines() if line.strip())
+        yield from (_object(path, json.loads(line)) for line in lines)
     elif suffix == ".json":
         content = json.loads(text)
         if isinstance(content, dict) and isinstance(content.get("prompts"), list):
@@ -100,53 +109,26 @@ def _object(path: Path, value: object) -> dict[str, object]:
     if isinstance(value, str):
         return {"prompt": value}
     if isinstance(value, dict):
-        return {str(name): content for name, content in value.items()}
+        return value
     raise ValueError(f"{path}: expected each prompt as text or as an object, found {str(value)[:60]!r}; mend that entry")
-
-
-def _checked(path: Path, rows: Sequence[Mapping[str, object]]) -> list[Prompt]:
-    prompts: list[Prompt] = []
-    width = max(3, len(str(len(rows) - 1)))
-    seen: set[str] = set()
-    for number, row in enumerate(rows):
-        text = " ".join(_first(row, TEXT_KEYS).split())
-        if not text:
-            keys = " or ".join(TEXT_KEYS)
-            raise ValueError(f"{path}: expected a prompt in entry {number + 1} ({keys}), found none; write or drop it")
-        name = _first(row, ID_KEYS).strip() or f"{number:0{width}d}"
-        if name in seen:
-            raise ValueError(f"{path}: expected every id once, found {name!r} again in entry {number + 1}; rename one")
-        seen.add(name)
-        image = _first(row, IMAGE_KEYS).strip()
-        prompts.append(Prompt(name, text, _image(path, image) if image else None))
-    return prompts
 
 
 def _first(row: Mapping[str, object], keys: Sequence[str]) -> str:
     return next((str(row[key]) for key in keys if row.get(key) not in (None, "")), "")
 
 
-def _image(path: Path, name: str) -> Path:
-    image = path.parent / Path(name).expanduser()
-    if not image.is_file():
-        raise ValueError(f"{path}: expected the conditioning image {image}, found no such file; check its path in the prompts")
-    return image
-
-
-def with_images(prompts: Sequence[Prompt], folder: str | os.PathLike[str]) -> list[Prompt]:
+def with_images(prompts: Sequence[Prompt], folder: PathLike) -> list[Prompt]:
     """The prompts with conditioning images from a folder: ID.png, NNN.png, or NNN-slug.png (also .jpg, .jpeg, .webp).
 
     Raises ValueError for a folder in which no prompt has an image. A prompt without one keeps what it had.
     """
-    place = Path(folder)
-    files = sorted(place.iterdir()) if place.is_dir() else []
-    found = {path.stem: path for path in files if path.suffix.lower() in IMAGE_EXTENSIONS}
+    found = {path.stem: path for path in sorted(Path(folder).glob("*")) if path.suffix.lower() in IMAGE_EXTENSIONS}
     names = [(prompt.id, f"{number:03d}", file_stem(number, prompt.text)) for number, prompt in enumerate(prompts)]
     images = [next((found[name] for name in choices if name in found), None) for choices in names]
     if not any(images):
         wanted = f"conditioning images named after prompts (such as {names[0][2]}.png)"
         raise ValueError(f"{folder}: expected {wanted}, found none; check it")
-    return [Prompt(p.id, p.text, image or p.image) for p, image in zip(prompts, images, strict=True)]
+    return [replace(prompt, image=image or prompt.image) for prompt, image in zip(prompts, images, strict=True)]
 
 
 def check_images(prompts: Sequence[Prompt]) -> None:
