@@ -24,11 +24,10 @@ def add(commands: argparse._SubParsersAction) -> None:
 def animate(options: argparse.Namespace) -> None:
     """Make a video in which the picture is one frame."""
     from ..media import read_image  # here: they bring torch, and help does not wait for it
-    from .making import check_files, interpolates, load_pipeline, read_request, write
+    from .making import interpolates, load_pipeline, read_request, write
 
     prompt, settings = read_request(options)
     image = read_image(options.image)[None]
-    check_files(options, settings)
     pipeline = load_pipeline(options)
     last_step = interpolates(options, settings, pipeline)
     with progress_bars() as progress:

@@ -13,7 +13,6 @@ from ..base.architectures import STACK_SETTINGS, build_unet
 from ..checkpoint import read_config
 from ..interop import open_weights, recognise
 from ..model.conditioning import MOTIONS
-from ..model.config import StackConfig
 from ..model.sites import find_sites
 from ..model.stack import TemporalStack
 from ..pipeline import BUNDLED
@@ -86,6 +85,10 @@ def _describe_stack(path: Path) -> dict[str, Any]:
     config = read_config(path)
     with torch.device("meta"):
         parameters = _parameters(TemporalStack(config))
+    takes = ["text"] if "text" in config.layers.kinds else ["text (through the image model)"]
+    takes += ["any given frames"] if "mask" in config.channel_order else []
+    takes += ["one given frame", f"motion: {'; '.join(MOTIONS)}"] if "affinity" in config.channel_order else []
+    takes += [f"{name} ({default:g})" for name, default in config.values]
     return {
         "file": str(path),
         "kind": "temporal stack",
@@ -96,7 +99,7 @@ def _describe_stack(path: Path) -> dict[str, Any]:
         "max_frames": config.max_frames,
         "fps": config.clip.fps,
         "size": list(config.clip.size),
-        "takes": _takes(config),
+        "takes": takes,
         "temporal_parameters": parameters,
         "sites": len(config.sites),
         "schedule": vars(config.schedule),
@@ -107,16 +110,6 @@ def _describe_stack(path: Path) -> dict[str, Any]:
         "stage": config.origin.stage,
         "source": config.origin.source,
     }
-
-
-def _takes(config: StackConfig) -> list[str]:
-    """What a stack can be given, for a person to read."""
-    takes = ["text"] if "text" in config.layers.kinds else ["text (through the image model)"]
-    if "mask" in config.channel_order:
-        takes.append("any given frames")
-    if "affinity" in config.channel_order:
-        takes += ["one given frame", "motion: " + "; ".join(MOTIONS)]
-    return takes + [f"{name} ({default:g})" for name, default in config.values]
 
 
 def as_text(facts: dict[str, Any], indent: str = "") -> str:

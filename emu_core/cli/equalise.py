@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from .options import PROMPTS_HELP, add_command, check_folder, progress_bar
 
@@ -38,14 +37,13 @@ def equalise(options: argparse.Namespace) -> None:
     sets = open_sets(folders)
     with progress_bar("videos", sum(len(each.files) for each in sets)) as progress:
         result = equalise_sets(sets, Path(out), prompts, options.across, options.playable, progress)
-    print(json.dumps(result, indent=1, ensure_ascii=False) if options.json else _table(result))
-
-
-def _table(result: dict[str, Any]) -> str:
-    lines = ["| system | video | before | after | loss |", "|---|---|---|---|---|"]
+    if options.json:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+        return
+    print("| system | video | before | after | loss |\n|---|---|---|---|---|")
     for each in result["videos"]:
         loss = "none" if each["loss_db"] is None else f"{each['loss_db']:.1f} dB PSNR"
-        lines.append(f"| {each['system']} | {each['prompt']} | {each['before']} | {each['after']} | {loss} |")
-    lines += [f"\n{result['rule']}; the smallest of {result['smallest_of']}; {result['encoding']}"]
-    lines += [f"left out: {each['file']}: {each['why']}" for each in result["left_out"]]
-    return "\n".join(lines)
+        print(f"| {each['system']} | {each['prompt']} | {each['before']} | {each['after']} | {loss} |")
+    print(f"\n{result['rule']}; the smallest of {result['smallest_of']}; {result['encoding']}")
+    for each in result["left_out"]:
+        print(f"left out: {each['file']}: {each['why']}")

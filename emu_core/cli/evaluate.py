@@ -57,17 +57,17 @@ def add_folder_options(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """`evaluate toy`, where --prompts is a number, or `evaluate VIDEOS ... --prompts FILE`. options.prompts: text or None."""
-    if options.sets != [TOY]:
-        if options.videos:
-            raise ValueError("--videos: expected with `evaluate toy` only, found with folders; name that folder as another set")
+    if options.sets == [TOY]:
+        given = TOY_PROMPTS if options.prompts is None else options.prompts
+        try:
+            options.prompts = int(given)
+        except ValueError as problem:
+            raise ValueError(f"--prompts: expected with `evaluate toy` how many, found {given!r}; give a number") from problem
+        evaluate_toy(options)
+    elif options.videos:
+        raise ValueError("--videos: expected with `evaluate toy` only, found with folders; name that folder as another set")
+    else:
         evaluate_folders(options)
-        return
-    given = TOY_PROMPTS if options.prompts is None else options.prompts
-    try:
-        options.prompts = int(given)
-    except ValueError as problem:
-        raise ValueError(f"--prompts: expected with `evaluate toy` how many, found {given!r}; give a number") from problem
-    evaluate_toy(options)
 
 
 def evaluate_toy(options: argparse.Namespace) -> None:
@@ -93,7 +93,7 @@ def evaluate_folders(options: argparse.Namespace) -> None:
     from ..evaluation.report import TABLE_FILE, as_json, as_markdown, write_report
     from ..evaluation.sets import Evaluation, Reference, measure_reference, measure_set
     from ..evaluation.videos import open_sets
-    from ..networks import load_networks
+    from ..networks import NETWORKS, load_networks
 
     if not options.prompts:
         raise ValueError("evaluate: expected --prompts with the prompts of the videos, found none; give a file or a bundled set")
@@ -106,8 +106,7 @@ def evaluate_folders(options: argparse.Namespace) -> None:
     exports = {export_vbench: options.export_vbench, export_evalcrafter: options.export_evalcrafter}
     for place in (options.out, *exports.values()):
         check_folder(place)
-    names = ("clip", "aesthetic", "aesthetic_clip", "inception", "classifier", "i3d", "videomae")
-    networks = load_networks(**{name: getattr(options, name) for name in names}, device=choose_device(options.device))
+    networks = load_networks(choose_device(options.device), **{name: getattr(options, name) for name in NETWORKS})
     reference = Reference()
     if options.reference and (networks.i3d or networks.videomae):
         with progress_bar("reference", None) as progress:

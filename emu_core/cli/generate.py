@@ -30,11 +30,15 @@ def generate(options: argparse.Namespace) -> None:
     follow the given one."""
     from ..evaluation.candidates import MOST_CANDIDATES, best, rank  # here: they bring torch, and help does not wait for it
     from ..networks import ClipNetwork
-    from .making import check_files, interpolates, load_pipeline, read_request, write
+    from .making import interpolates, load_pipeline, read_request, write
 
+    if not 1 <= options.candidates <= MOST_CANDIDATES:
+        raise ValueError(f"--candidates must be 1 to {MOST_CANDIDATES}, found {options.candidates}")
+    if options.candidates > 1 and not options.clip:
+        raise ValueError("--candidates needs a CLIP that judges them: name its folder with --clip")
+    if options.candidates == 1 and options.clip:
+        raise ValueError("--clip judges several starting frames, and there is one: say how many with --candidates")
     prompt, settings = read_request(options)
-    _check_candidates(options, MOST_CANDIDATES)
-    check_files(options, settings)
     clip = ClipNetwork(options.clip, choose_device(options.device)) if options.candidates > 1 else None
     pipeline = load_pipeline(options)
     third_step = interpolates(options, settings, pipeline)
@@ -49,12 +53,3 @@ def generate(options: argparse.Namespace) -> None:
             image = frames[best(scores)]
         result = pipeline(prompt, settings, image, interpolate=third_step, progress=progress)
     write(options, settings, pipeline, *result.final, result.starting_frame[0], scores)
-
-
-def _check_candidates(options: argparse.Namespace, most: int) -> None:
-    if not 1 <= options.candidates <= most:
-        raise ValueError(f"--candidates must be 1 to {most}, found {options.candidates}")
-    if options.candidates > 1 and not options.clip:
-        raise ValueError("--candidates needs a CLIP that judges them: name its folder with --clip")
-    if options.candidates == 1 and options.clip:
-        raise ValueError("--clip judges several starting frames, and there is one: say how many with --candidates")

@@ -24,15 +24,15 @@ def interpolate(options: argparse.Namespace) -> None:
     """Make the frames between those of a video."""
     from ..media import read_video  # here: they bring torch, and help does not wait for it
     from ..model.conditioning import FACTOR, MAX_FRAMES
-    from .making import check_files, load_pipeline, read_request, write
+    from .making import load_pipeline, read_request, write
 
     prompt, settings = read_request(options)
     video = read_video(options.video, settings.fps)
-    if len(video.frames) < 2:
-        raise ValueError(f"{options.video} should have 2 or more frames to interpolate between, found {len(video.frames)}")
-    if len(video.frames) > MAX_FRAMES:
-        raise ValueError(f"{options.video} should have at most {MAX_FRAMES} frames, found {len(video.frames)}: cut it into parts")
-    check_files(options, settings)
+    count = len(video.frames)
+    if count < 2:
+        raise ValueError(f"{options.video} should have 2 or more frames to interpolate between, found {count}")
+    if count > MAX_FRAMES:
+        raise ValueError(f"{options.video} should have at most {MAX_FRAMES} frames, found {count}: cut it into parts")
     pipeline = load_pipeline(options)
     with progress_bars() as progress:
         frames = pipeline.interpolate(video.frames, prompt, settings, progress)

@@ -30,8 +30,31 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def read_request(options: Namespace) -> tuple[str, Settings]:
-    """The prompt and the settings. ValueError for an empty prompt, and for what no model can do."""
-    return check_prompt(options.prompt), read_settings(options)
+    """The prompt and the settings, once every file that is named has been looked at, before anything is loaded: models, stacks
+    (that of the video with the settings), and places to write to.
+
+    ValueError for an empty prompt, for what no model can do, and for the first file that cannot be used.
+    """
+    prompt, settings = check_prompt(options.prompt), read_settings(options)
+    media.check_output(options.out)
+    for picture in (options.sheet, getattr(options, "starting_frame", None)):
+        if picture:
+            media.check_output(picture, "image")
+    family = inspect_base(options.model or BUNDLED).family
+    for stack, role in ((options.stack, "F"), (options.interpolation_stack, "I")):
+        if not stack:
+            continue
+        config = read_config(stack)
+        if config.unet.base not in (family, "custom"):
+            wrong = f"{stack} is a temporal stack for {config.unet.base!r}, the model is {family!r}"
+            raise ValueError(f"{wrong}: choose two that fit")
+        if config.role != role:
+            raise ValueError(f"{stack} should be of role {role}, found {config.role}: exchange --stack and --interpolation-stack")
+        if role == "F" and options.command != "interpolate":
+            settings.check_stack(config)
+            if options.command == "animate" and not config.takes_image:
+                raise ValueError(f"{stack} is of family {config.origin.family}, which knows no image: use it with `generate`")
+    return prompt, settings
 
 
 def read_settings(options: Namespace) -> Settings:
@@ -51,29 +74,6 @@ def load_pipeline(options: Namespace) -> EmuVideoPipeline:
     return EmuVideoPipeline.from_files(options.model, *stacks, options.tokenizer, device, dtype, options.attention)
 
 
-def check_files(options: Namespace, settings: Settings) -> None:
-    """Look at every file that is named before anything is loaded: models, stacks (that of the video with the settings), and
-    places to write to. ValueError for the first that cannot be used."""
-    media.check_output(options.out)
-    for picture in (options.sheet, getattr(options, "starting_frame", None)):
-        if picture:
-            media.check_output(picture, "image")
-    family = inspect_base(options.model or BUNDLED).family
-    for stack, role in ((options.stack, "F"), (options.interpolation_stack, "I")):
-        if not stack:
-            continue
-        config = read_config(stack)
-        if config.unet.base not in (family, "custom"):
-            found = f"{stack} is a temporal stack for {config.unet.base!r}, the model is {family!r}"
-            raise ValueError(f"{found}: choose two that fit")
-        if config.role != role:
-            raise ValueError(f"{stack} should be of role {role}, found {config.role}: exchange --stack and --interpolation-stack")
-        if role == "F" and options.command != "interpolate":
-            settings.check_stack(config)
-            if options.command == "animate" and not config.takes_image:
-                raise ValueError(f"{stack} is of family {config.origin.family}, which knows no image: use it with `generate`")
-
-
 def interpolates(options: Namespace, settings: Settings, pipeline: EmuVideoPipeline) -> bool:
     """Whether to raise the frame rate: unless told not to, or a public checkpoint is used, for which there is no such stack."""
     video = pipeline.models.get("F")
@@ -81,21 +81,6 @@ def interpolates(options: Namespace, settings: Settings, pipeline: EmuVideoPipel
     if alone and not options.no_interpolate:
         logger.warning("the video keeps its frame rate, since no interpolation stack (--interpolation-stack) was named")
     return not options.no_interpolate and not alone and settings.frames != 1
-
-
-def metadata(options: Namespace, settings: Settings, pipeline: EmuVideoPipeline) -> dict[str, str]:
-    """What a person needs to make the video again."""
-    stages = {f"stack_{role}": model.stack.config.origin.stage for role, model in pipeline.models.items()}
-    values = {
-        "software": f"ComfyUI-EmuVideo {__version__}",
-        "command": options.command,
-        "prompt": options.prompt,
-        "model": Path(options.model).name if options.model else "bundled tiny model",
-        "dtype": str(pipeline.base.dtype).removeprefix("torch."),
-        **{role: stage for role, stage in stages.items() if stage},
-        **{name: value for name, value in vars(settings).items() if value is not None},
-    }
-    return {name: json.dumps(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
 
 
 def write(
@@ -108,8 +93,19 @@ def write(
     scores: Sequence[float] = (),
 ) -> None:
     """Write a video (f, H, W, 3) at `fps` and, where wanted, its starting frame `first` (H, W, 3) and its contact sheet, all with
-    their metadata; then say what was made. `scores`: those of the starting frames that `first` was chosen from."""
-    told = metadata(options, settings, pipeline)
+    what a person needs to make them again; then say what was made. `scores`: those of the starting frames that `first` was
+    chosen from."""
+    stages = {f"stack_{role}": model.stack.config.origin.stage for role, model in pipeline.models.items()}
+    values = {
+        "software": f"ComfyUI-EmuVideo {__version__}",
+        "command": options.command,
+        "prompt": options.prompt,
+        "model": Path(options.model).name if options.model else "bundled tiny model",
+        "dtype": str(pipeline.base.dtype).removeprefix("torch."),
+        **{role: stage for role, stage in stages.items() if stage},
+        **{name: value for name, value in vars(settings).items() if value is not None},
+    }
+    told = {name: json.dumps(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
     if first is not None and options.starting_frame:
         media.write_image(options.starting_frame, first, told)
     media.write_video(options.out, frames, fps, told)

@@ -43,15 +43,16 @@ NEEDS = {
 
 @dataclass(frozen=True)
 class Metric:
-    """better: higher, lower, or empty where neither is (a frozen video moves least). needed: names in NEEDS."""
+    """better: higher, lower, or empty where neither is (a frozen video moves least). digits: that are shown after the point.
+    needed: names in NEEDS."""
 
     key: str
     label: str
     unit: str
     better: str
+    digits: int
     formula: str
     needed: tuple[str, ...] = ()
-    digits: int = 3
 
     @property
     def needs(self) -> str:
@@ -63,37 +64,34 @@ class Metric:
         return f"{value:.2g}" if 0 < abs(value) < 10 ** (1 - self.digits) else f"{value:.{self.digits}f}"
 
 
-_TEXT = "mean over frames of cos(frame, prompt)"
-CLIP_TEXT = Metric("clip_text", "CLIP-Text (TC)", "cosine", "higher", _TEXT, ("clip",), digits=4)
+CLIP_TEXT = Metric("clip_text", "CLIP-Text (TC)", "cosine", "higher", 4, "mean over frames of cos(frame, prompt)", ("clip",))
 _IMAGE = "mean over frames of cos(frame, conditioning image)"
-CLIP_IMAGE = Metric("clip_image", "CLIP-Image (IC)", "cosine", "higher", _IMAGE, ("clip", "images"), digits=4)
+CLIP_IMAGE = Metric("clip_image", "CLIP-Image (IC)", "cosine", "higher", 4, _IMAGE, ("clip", "images"))
 _NEXT = "mean of cos(frame t, frame t + 1)"
-CONSISTENCY = Metric("frame_consistency", "Frame consistency (FC)", "cosine", "higher", _NEXT, ("clip",), digits=4)
+CONSISTENCY = Metric("frame_consistency", "Frame consistency (FC)", "cosine", "higher", 4, _NEXT, ("clip",))
 _HEAD = "mean over frames of the head's score of the frame's CLIP vector"
-AESTHETIC = Metric("aesthetic", "Aesthetic score", "points", "higher", _HEAD, ("aesthetic",))
-_MSE = "mean of (frame t + 1 - frame t)^2 over frames, pixels, channels"
-PIXEL_MSE = Metric("pixel_mse", "Pixel MSE", "levels^2", "", _MSE, digits=2)
-MOTION = Metric("motion_score", "Motion score", "px a frame", "", "mean length of the codec's motion vectors")
-_DRIFT = "|mean of last frame - mean of first|, mean over channels"
-DRIFT_MEAN = Metric("colour_drift", "Colour drift, mean", "levels", "lower", _DRIFT, digits=2)
+AESTHETIC = Metric("aesthetic", "Aesthetic score", "points", "higher", 3, _HEAD, ("aesthetic",))
+PIXEL_MSE = Metric("pixel_mse", "Pixel MSE", "levels^2", "", 2, "mean of (frame t + 1 - frame t)^2 over frames, pixels, channels")
+MOTION = Metric("motion_score", "Motion score", "px a frame", "", 3, "mean length of the codec's motion vectors")
+_MEAN = "|mean of last frame - mean of first|, mean over channels"
+DRIFT_MEAN = Metric("colour_drift", "Colour drift, mean", "levels", "lower", 2, _MEAN)
 _SPREAD = "the same of each channel's standard deviation"
-DRIFT_STD = Metric("contrast_drift", "Colour drift, deviation", "levels", "lower", _SPREAD, digits=2)
+DRIFT_STD = Metric("contrast_drift", "Colour drift, deviation", "levels", "lower", 2, _SPREAD)
 _WORST = "largest such change of mean from frame 0, any frame and channel"
-DRIFT_WORST = Metric("worst_drift", "Colour drift, worst", "levels", "lower", _WORST, digits=2)
+DRIFT_WORST = Metric("worst_drift", "Colour drift, worst", "levels", "lower", 2, _WORST)
 _PSNR = "PSNR of frame 0 to the conditioning image after the same crop and resize; at most 100"
-FIRST_FRAME = Metric("first_frame_psnr", "First frame", "dB", "higher", _PSNR, ("images",), digits=2)
+FIRST_FRAME = Metric("first_frame_psnr", "First frame", "dB", "higher", 2, _PSNR, ("images",))
 _DRIFTS = (DRIFT_MEAN, DRIFT_STD, DRIFT_WORST)
 VIDEO_METRICS = (CLIP_TEXT, CLIP_IMAGE, CONSISTENCY, AESTHETIC, PIXEL_MSE, MOTION, *_DRIFTS, FIRST_FRAME)
 CHANGES = tuple(f"{what}_change_{channel}" for what in ("mean", "deviation") for channel in ("red", "green", "blue"))
 """Signed changes from first to last frame, in levels; beside the metrics in the JSON."""
 
-FVD_I3D = Metric("fvd_i3d", "FVD (I3D)", "", "lower", "Fréchet distance of I3D's 400 logits", ("i3d",), digits=1)
-_MAE = "Fréchet distance of VideoMAE's features"
-FVD_VIDEOMAE = Metric("fvd_videomae", "FVD (VideoMAE)", "", "lower", _MAE, ("videomae",), digits=1)
+FVD_I3D = Metric("fvd_i3d", "FVD (I3D)", "", "lower", 1, "Fréchet distance of I3D's 400 logits", ("i3d",))
+FVD_VIDEOMAE = Metric("fvd_videomae", "FVD (VideoMAE)", "", "lower", 1, "Fréchet distance of VideoMAE's features", ("videomae",))
 _CLASSES = "Inception score of a video classifier, mean over splits"
-IS_VIDEO = Metric("is_video", "IS (video classifier)", "", "higher", _CLASSES, ("classifier",), digits=2)
+IS_VIDEO = Metric("is_video", "IS (video classifier)", "", "higher", 2, _CLASSES, ("classifier",))
 _FRAMES = "Inception score of single frames"
-IS_FRAMES = Metric("is_frames", "IS (Inception, frames)", "", "higher", _FRAMES, ("inception",), digits=2)
+IS_FRAMES = Metric("is_frames", "IS (Inception, frames)", "", "higher", 2, _FRAMES, ("inception",))
 SET_METRICS = (FVD_I3D, FVD_VIDEOMAE, IS_VIDEO, IS_FRAMES)
 METRICS = (*VIDEO_METRICS, *SET_METRICS)
 
