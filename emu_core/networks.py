@@ -336,10 +336,10 @@ class TorchScript:
         mean = torch.as_tensor(self._settings["mean"], dtype=torch.float32).reshape(-1, 1, 1)
         return (image / 255 * (high - low) + low)[0] - mean
 
-    def _rows(self, batch: Tensor, classes: bool) -> Array:
+    def _rows(self, batch: Tensor) -> Array:
         """One row a sample, of features or of the probabilities of classes; of several outputs (features, classes) that one."""
+        classes, name = "output" in self._settings, self.source.name
         values = {"rescale": False, "resize": False, "return_features": not classes, "no_output_bias": True}
-        name = self.source.name
         wanted = f"{name}: expected {self.what} that takes {tuple(batch.shape)}, found one that fails"
         with _refusing(wanted, f"write what it takes into {name}.json", RuntimeError), torch.inference_mode():
             output = self._network(batch.to(self._device), **{flag: values[flag] for flag in self._flags})
@@ -355,26 +355,24 @@ class TorchScript:
         return raised / raised.sum(axis=1, keepdims=True)
 
 
-class I3D(TorchScript):
+class _VideoScript(TorchScript):
+    def video(self, prepared: Sequence[Tensor]) -> Array:
+        """Frames (3, H, W) -> (d,), or (k,) where it gives classes."""
+        return self._rows(torch.stack(list(prepared), dim=1)[None])[0]
+
+
+class I3D(_VideoScript):
     """Inflated 3D ConvNet (Carreira & Zisserman 2017) trained on Kinetics-400: a video -> its 400 logits."""
 
     what = "I3D"
     defaults = {"size": 224, "range": [-1.0, 1.0], "mean": 0.0, "frames": 16}
 
-    def video(self, prepared: Sequence[Tensor]) -> Array:
-        """Frames (3, H, W) -> (d,)."""
-        return self._rows(torch.stack(list(prepared), dim=1)[None], classes=False)[0]
 
-
-class Classifier(TorchScript):
+class Classifier(_VideoScript):
     """A video classifier for the Inception score (UCF-101: C3D trained on it): a video -> probabilities of its classes."""
 
     what = "a video classifier"
     defaults = {"size": 112, "range": [0.0, 255.0], "mean": 0.0, "frames": 16, "output": "logits"}
-
-    def video(self, prepared: Sequence[Tensor]) -> Array:
-        """Frames (3, H, W) -> (k,)."""
-        return self._rows(torch.stack(list(prepared), dim=1)[None], classes=True)[0]
 
 
 class Inception(TorchScript):
@@ -385,7 +383,7 @@ class Inception(TorchScript):
 
     def probabilities(self, prepared: Sequence[Tensor]) -> Array:
         """Frames (3, H, W) -> (n, k)."""
-        return self._rows(torch.stack(list(prepared)), classes=True)
+        return self._rows(torch.stack(list(prepared)))
 
 
 # -- what was given

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ..media.images import to_bytes
@@ -25,9 +24,9 @@ def rank(images: Tensor | Sequence[Tensor], prompt: str, clip: ImageText) -> lis
     pictures = list(images)
     if not pictures:
         raise ValueError("images: expected one or more candidates, found none; ask for at least one")
-    wrong = next((tuple(p.shape) for p in pictures if p.ndim != 3 or p.shape[-1] != 3 or not torch.is_floating_point(p)), None)
-    if wrong is not None:
-        raise ValueError(f"images: expected pictures (height, width, 3) of floats, found {wrong}; permute or convert them")
+    wrong = [tuple(p.shape) for p in pictures if p.ndim != 3 or p.shape[-1] != 3 or not p.is_floating_point()]
+    if wrong:
+        raise ValueError(f"images: expected pictures (height, width, 3) of floats, found {wrong[0]}; permute or convert them")
     text = clip.texts([prompt])[0]
     # One at a time: candidates may be large, and there are few.
     return [float(clip.images([clip.prepare(to_bytes(picture))])[0] @ text) for picture in pictures]
@@ -35,4 +34,4 @@ def rank(images: Tensor | Sequence[Tensor], prompt: str, clip: ImageText) -> lis
 
 def best(scores: Sequence[float]) -> int:
     """Place of the highest score; of equal ones the first."""
-    return max(range(len(scores)), key=lambda place: scores[place])
+    return max(range(len(scores)), key=scores.__getitem__)
