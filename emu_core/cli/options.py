@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +71,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--tokenizer", help="folder with the tokenizer that a single-file model lacks, or a ComfyUI installation")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps ...; auto takes an accelerator if there is one")
     add("--dtype", default="auto", choices=PRECISIONS, help="precision; auto: float32 on a CPU, else float16")
-    kernels = ("auto", "sdpa", "xformers")
-    add("--attention", default="auto", choices=kernels, help="attention kernels; auto: torch's own")
+    add("--attention", default="auto", choices=("auto", "sdpa", "xformers"), help="attention kernels; auto: torch's own")
 
 
 def choose_device(name: str) -> torch.device:
@@ -121,14 +120,11 @@ def progress_bars() -> Iterator[Progress]:
     from tqdm import tqdm  # not in ComfyUI's own packages, and help needs none
 
     bars: dict[str, tqdm] = {}
+    with ExitStack() as opened:
 
-    def report(stage: str, done: int, total: int) -> None:
-        if stage not in bars:
-            bars[stage] = tqdm(total=total, desc=stage, leave=True)
-        bars[stage].update(done - bars[stage].n)
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                bars[stage] = opened.enter_context(tqdm(total=total, desc=stage))
+            bars[stage].update(done - bars[stage].n)
 
-    try:
         yield report
-    finally:
-        for bar in bars.values():
-            bar.close()
