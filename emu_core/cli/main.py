@@ -12,20 +12,7 @@ from importlib import import_module
 from .. import __version__
 from . import animate, convert, curate, equalise, evaluate, generate, info, interpolate, retrieve, select, study, train
 
-COMMANDS = (
-    generate.add,
-    animate.add,
-    interpolate.add,
-    info.add,
-    convert.add,
-    curate.add,
-    select.add,
-    train.add_commands,
-    evaluate.add,
-    equalise.add,
-    retrieve.add,
-    study.add_commands,
-)
+COMMANDS = (generate, animate, interpolate, info, convert, curate, select, train, evaluate, equalise, retrieve, study)
 EXIT_INPUT = 2  # what the user gave cannot be used; one sentence on standard error says why
 EXIT_INTERRUPTED = 130
 
@@ -56,6 +43,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"emu-video {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in COMMANDS:
-        add(commands)
+    for command in COMMANDS:
+        command.add(commands)
     return parser

@@ -11,7 +11,7 @@ from pathlib import Path
 from .options import add_command
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     """`study` and its own commands."""
     summary = "a human study in the browser: two videos side by side, the paper's two questions (JUICE)"
     parser = commands.add_parser("study", help=summary, description=summary)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..training.run import RunOptions
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     """Add `train` and `recipes`."""
     about = "train by a recipe, or a chain of them; checkpoints, loss curve and sample sheets go to --out"
     parser = add_command(commands, "train", about, "emu_core.cli.train:train")

@@ -24,8 +24,8 @@ LACKING = [
     )
     if not found
 ]
-START = "from emu_core.cli.study import add_commands; import argparse, importlib, sys; p = argparse.ArgumentParser(); \
-add_commands(p.add_subparsers()); o = p.parse_args(['study', *sys.argv[1:]]); m, _, f = o.run.partition(':'); \
+START = "from emu_core.cli.study import add; import argparse, importlib, sys; p = argparse.ArgumentParser(); \
+add(p.add_subparsers()); o = p.parse_args(['study', *sys.argv[1:]]); m, _, f = o.run.partition(':'); \
 getattr(importlib.import_module(m), f)(o)"
 
 

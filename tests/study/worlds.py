@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from emu_core.cli.study import add_commands
+from emu_core.cli.study import add
 from emu_core.media import write_video
 from emu_core.study.questions import QUESTIONS, reason_keys
 from emu_core.study.store import Rater, Study
@@ -22,7 +22,7 @@ SYSTEMS = ("ours", "blurred", "frozen")
 def run(*arguments: str) -> None:
     """`emu-video study ...`, from the same parser and functions."""
     parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers())
+    add(parser.add_subparsers())
     options = parser.parse_args(["study", *arguments])
     module, _, function = options.run.partition(":")
     getattr(import_module(module), function)(options)
