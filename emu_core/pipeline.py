@@ -18,7 +18,7 @@ from .base.checks import read_json
 from .checkpoint import load_stack
 from .media import fit
 from .model.attention import Backend, choose
-from .model.conditioning import FACTOR, MAX_FRAMES, MOTIONS, Stitch, augment, condition, slot_count, slots, windows
+from .model.conditioning import AMOUNTS_OF_MOTION, FACTOR, MAX_FRAMES, Stitch, augment, condition, slot_count, slots, windows
 from .model.config import StackConfig
 from .model.guidance import Call, GuidedDenoiser, calls
 from .model.sampling import SAMPLERS, sample
@@ -46,7 +46,7 @@ class Settings:
 
     `window`: frames that the network sees at a time, for videos that are longer than it allows, `overlap` of which each window
     shares with the next. What some stacks are told besides: `motion`, how far frames may go from the given one (PIA; a name from
-    `conditioning.MOTIONS`); `cond_fps` and `motion_score` (FancyVideo).
+    `conditioning.AMOUNTS_OF_MOTION`); `cond_fps` and `motion_score` (FancyVideo).
     """
 
     size: tuple[int, int] | None = None
@@ -87,8 +87,8 @@ class Settings:
             raise ValueError(
                 f"a window must have 1 or more frames and overlap the next by fewer, found {self.window} and {self.overlap}"
             )
-        if self.motion is not None and self.motion not in MOTIONS:
-            raise ValueError(f"motion should be one of {'; '.join(MOTIONS)}, found {self.motion!r}")
+        if self.motion is not None and self.motion not in AMOUNTS_OF_MOTION:
+            raise ValueError(f"motion should be one of {'; '.join(AMOUNTS_OF_MOTION)}, found {self.motion!r}")
 
     def check_stack(self, config: StackConfig) -> None:
         """Refuse what the video stack does not understand, or cannot do at this length."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..emu_core.model.conditioning import MAX_FRAMES, MOTIONS, checked_positions
+from ..emu_core.model.conditioning import AMOUNTS_OF_MOTION, MAX_FRAMES, checked_positions
 from .adapter.given import Given, with_given
 from .adapter.pixels import RESIZE, latent_size, prepare
 from .adapter.schema import RARE, Node, answer, io, links
@@ -54,7 +54,7 @@ class EmuVideoConditioning(Node):
         io.String.Input("positions", default="0"),
         io.Combo.Input("resize", options=list(RESIZE), default=RESIZE[0], **RARE),
         io.Image.Input("image", optional=True),
-        io.Combo.Input("motion", options=list(MOTIONS), default="moderate", optional=True, **RARE),
+        io.Combo.Input("motion", options=list(AMOUNTS_OF_MOTION), default="moderate", optional=True, **RARE),
         io.Float.Input("cond_fps", max=120.0, step=1.0, **UNSET),
         io.Float.Input("motion_score", max=100.0, step=0.1, **UNSET),
     ]

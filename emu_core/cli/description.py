@@ -12,7 +12,7 @@ from ..base import inspect_base
 from ..base.architectures import STACK_SETTINGS, build_unet
 from ..checkpoint import read_config
 from ..interop import open_weights, recognise
-from ..model.conditioning import MOTIONS
+from ..model.conditioning import AMOUNTS_OF_MOTION
 from ..model.sites import find_sites
 from ..model.stack import TemporalStack
 from ..pipeline import BUNDLED
@@ -87,7 +87,7 @@ def _describe_stack(path: Path) -> dict[str, Any]:
         parameters = _parameters(TemporalStack(config))
     takes = ["text"] if "text" in config.layers.kinds else ["text (through the image model)"]
     takes += ["any given frames"] if "mask" in config.channel_order else []
-    takes += ["one given frame", f"motion: {'; '.join(MOTIONS)}"] if "affinity" in config.channel_order else []
+    takes += ["one given frame", f"motion: {'; '.join(AMOUNTS_OF_MOTION)}"] if "affinity" in config.channel_order else []
     takes += [f"{name} ({default:g})" for name, default in config.values]
     return {
         "file": str(path),

@@ -19,7 +19,7 @@ KEYFRAMES = 8
 MAX_FRAMES = 512
 """The longest video that is made; a longer one is a mistake more often than a wish."""
 
-MOTIONS: dict[str, tuple[float, ...]] = {
+AMOUNTS_OF_MOTION: dict[str, tuple[float, ...]] = {
     "small": (1.0, 0.9, 0.85, 0.85, 0.85, 0.8),
     "moderate": (1.0, 0.8, 0.8, 0.8, 0.79, 0.78, 0.75),
     "large": (1.0, 0.8, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.6, 0.5, 0.5),
@@ -66,9 +66,9 @@ def condition(
 
 def affinity(position: int, frames: int, motion: str = "moderate") -> list[float]:
     """PIA's affinity of each frame to the one given at `position`, 0 to 1."""
-    if motion not in MOTIONS:
-        raise ValueError(f"motion should be one of {'; '.join(MOTIONS)}, found {motion!r}")
-    table = MOTIONS[motion]
+    if motion not in AMOUNTS_OF_MOTION:
+        raise ValueError(f"motion should be one of {'; '.join(AMOUNTS_OF_MOTION)}, found {motion!r}")
+    table = AMOUNTS_OF_MOTION[motion]
     return [table[min(abs(i - position), len(table) - 1)] for i in range(frames)]
 
 
