@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-ATTENTION_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
-ATTENTION_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
 
-_SD: dict[str, Any] = {
-    "sample_size": 64,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "down_block_types": (ATTENTION_DOWN, ATTENTION_DOWN, ATTENTION_DOWN, PLAIN_DOWN),
-    "up_block_types": (PLAIN_UP, ATTENTION_UP, ATTENTION_UP, ATTENTION_UP),
-    "layers_per_block": 2,
-}
+def levels(widths: Sequence[int], attends: Sequence[bool]) -> dict[str, Any]:
+    """diffusers' settings for each level, the finest first: its width, and whether it attends to the text."""
+    return {
+        "block_out_channels": widths,
+        "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+        "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+    }
+
+
+_SD = {"sample_size": 64, **levels((320, 640, 1280, 1280), (True, True, True, False)), "layers_per_block": 2}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "tiny": {
         "sample_size": 8,
-        "block_out_channels": (64, 128),
-        "down_block_types": (ATTENTION_DOWN, ATTENTION_DOWN),
-        "up_block_types": (ATTENTION_UP, ATTENTION_UP),
+        **levels((64, 128), (True, True)),
         "layers_per_block": 1,
         "cross_attention_dim": 128,
         "attention_head_dim": 4,
@@ -38,9 +39,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "sdxl": {
         "sample_size": 128,
-        "block_out_channels": (320, 640, 1280),
-        "down_block_types": (PLAIN_DOWN, ATTENTION_DOWN, ATTENTION_DOWN),
-        "up_block_types": (ATTENTION_UP, ATTENTION_UP, PLAIN_UP),
+        **levels((320, 640, 1280), (False, True, True)),
         "layers_per_block": 2,
         "transformer_layers_per_block": (1, 2, 10),
         "cross_attention_dim": 2048,
@@ -56,9 +55,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "sample_size": 64,
         "in_channels": 8,
         "out_channels": 8,
-        "block_out_channels": (384, 768, 1536, 1536),
-        "down_block_types": (ATTENTION_DOWN, ATTENTION_DOWN, ATTENTION_DOWN, PLAIN_DOWN),
-        "up_block_types": (PLAIN_UP, ATTENTION_UP, ATTENTION_UP, ATTENTION_UP),
+        **levels((384, 768, 1536, 1536), (True, True, True, False)),
         "layers_per_block": (3, 4, 4, 4),
         "transformer_layers_per_block": 2,
         "cross_attention_dim": 768,
@@ -69,7 +66,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 EMU_SECOND_CONTEXT = 2048
 STACK_SETTINGS: dict[str, dict[str, Any]] = {
     # small enough to ship: the whole model within 20 MB
-    "tiny": {"head_dim": 32, "mlp_ratio": 2, "positions": ("rotary", "sinusoidal"), "without": ("shortcut",)},
+    "tiny": {"head_dim": 32, "mlp_ratio": 2, "positions": ("rotary", "sinusoidal"), "without": ("shortcut",)}
 }
 """Where an architecture's stack differs from the paper's form, which is `TemporalStack.for_unet`'s default."""
 SLIM: dict[str, Any] = {"attentions": ("self",), "mlp_ratio": 1, "without": ("shortcut", "conv2")}
@@ -86,27 +83,23 @@ def build_unet(name: str, device: str = "meta", **changes: Any) -> nn.Module:
 
     if name not in CONFIGS:
         raise ValueError(f"unknown architecture {name!r}: expected one of {', '.join(CONFIGS)}")
+    config = {**CONFIGS[name], **changes}
     with torch.device(device):
-        unet = UNet2DConditionModel(**{**CONFIGS[name], **changes})
+        unet = UNet2DConditionModel(**config)
         if name == "emu":
-            _second_context(unet, changes.get("cross_attention_dim", CONFIGS[name]["cross_attention_dim"]), EMU_SECOND_CONTEXT)
+            _give_second_text(unet, config["cross_attention_dim"])
     return unet
 
 
-def _second_context(unet: nn.Module, first: int, second: int) -> None:
-    """Give each site's second transformer layer a text of another width, and each layer its part of the joined text."""
+def _give_second_text(unet: nn.Module, first: int) -> None:
     for module in unet.modules():
         for i, layer in enumerate(getattr(module, "transformer_blocks", ())):
-            part = slice(0, first) if i == 0 else slice(first, first + second)
-            if i:
-                for name in ("to_k", "to_v"):
-                    old = getattr(layer.attn2, name)
-                    setattr(layer.attn2, name, nn.Linear(second, old.out_features, bias=False))
-            layer.attn2.register_forward_pre_hook(_take(part), with_kwargs=True)
+            part = slice(0, first) if i == 0 else slice(first, first + EMU_SECOND_CONTEXT)
+            for name in ("to_k", "to_v") if i else ():
+                old = getattr(layer.attn2, name)
+                setattr(layer.attn2, name, nn.Linear(EMU_SECOND_CONTEXT, old.out_features, bias=False))
+            layer.attn2.register_forward_pre_hook(partial(_read_part, part), with_kwargs=True)
 
 
-def _take(part: slice) -> Any:
-    def pre_hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        return args, {**kwargs, "encoder_hidden_states": kwargs["encoder_hidden_states"][..., part]}
-
-    return pre_hook
+def _read_part(part: slice, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    return args, {**kwargs, "encoder_hidden_states": kwargs["encoder_hidden_states"][..., part]}

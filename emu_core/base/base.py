@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from tokenizers.models import WordLevel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
@@ -32,9 +33,8 @@ class TextStates:
 class BaseInfo:
     """What can be known of a base without reading its weights.
 
-    `parts` gives each part's size on disk in bytes (0 for parts without weights), `configs` the configuration of the
-    U-Net, the VAE and the text encoders as diffusers and transformers name them; for a single file they are derived
-    from the shapes of its tensors.
+    `parts` gives each part's size on disk in bytes (0 without weights), `configs` the configuration of the U-Net, the VAE and the
+    text encoders as diffusers and transformers name them; for a single file they are derived from its tensors' shapes.
     """
 
     path: Path
@@ -44,11 +44,6 @@ class BaseInfo:
     configs: dict[str, dict[str, Any]]
     schedule: ScheduleConfig
     variants: dict[str, str | None] = field(default_factory=dict)  # folder: "fp16" where a part has only such weights
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all parts on disk."""
-        return sum(self.parts.values())
 
 
 @dataclass(eq=False)
@@ -103,9 +98,8 @@ class Base:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Base:
         """Move all parts, in place. In float16 a VAE whose config says `force_upcast` stays in float32."""
-        moves: list[tuple[nn.Module, torch.dtype | None]] = [(part, dtype) for part in (self.unet, *self.text_encoders)]
-        moves.append((self.vae, None if dtype is None else vae_dtype(dtype, self.vae.config)))
-        for module, kind in moves:
+        for module in (self.unet, *self.text_encoders, self.vae):
+            kind = vae_dtype(dtype, self.vae.config) if dtype is not None and module is self.vae else dtype
             nn.Module.to(module, device=device, dtype=kind)  # diffusers' own `to` warns at any dtype, even None
         return self
 
@@ -118,23 +112,29 @@ class Base:
         normed, side by side, and the second one's projected text embedding as `pooled`.
         """
         assert not isinstance(prompts, str), "encode_text takes a list of prompts"
-        if len(self.text_encoders) == 1:
-            return TextStates(self._run_text_encoder(0, prompts).last_hidden_state)
-        outputs = [self._run_text_encoder(i, prompts, output_hidden_states=True) for i in range(2)]
+        outputs: list[Any] = []
+        for encoder, tokenizer in zip(self.text_encoders, self.tokenizers, strict=True):
+            ids = vocabulary.token_ids(tokenizer, prompts, encoder.config.max_position_embeddings)
+            outputs.append(encoder(ids.to(encoder.device), output_hidden_states=len(self.text_encoders) > 1))
+        if len(outputs) == 1:
+            return TextStates(outputs[0].last_hidden_state)
         return TextStates(torch.cat([o.hidden_states[-2] for o in outputs], dim=-1), outputs[1].text_embeds)
 
-    def _run_text_encoder(self, index: int, prompts: list[str], output_hidden_states: bool = False) -> Any:
-        encoder, tokenizer = self.text_encoders[index], self.tokenizers[index]
-        ids = vocabulary.token_ids(tokenizer, prompts, encoder.config.max_position_embeddings)
-        return encoder(ids.to(encoder.device), output_hidden_states=output_hidden_states)
-
     def unknown_words(self, prompt: str) -> list[str]:
-        """The words of `prompt` that the model has no token for; always [] when the vocabulary spells any word."""
-        return vocabulary.unknown_words(self.tokenizers[0], prompt)
+        """The words of `prompt`, as written there, each once, that the model has no token for; [] when it spells any word."""
+        if self.known_words() is None:
+            return []
+        tokenizer = self.tokenizers[0]
+        encoded = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        spans = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
+        return list(dict.fromkeys(prompt[a:b] for number, (a, b) in spans if number == tokenizer.unk_token_id))
 
     def known_words(self) -> list[str] | None:
         """Every word of a word-level vocabulary, sorted; None when the vocabulary spells any word."""
-        return vocabulary.known_words(self.tokenizers[0])
+        tokenizer = self.tokenizers[0]
+        if not isinstance(tokenizer.backend_tokenizer.model, WordLevel):
+            return None
+        return sorted(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))
 
     def added_conditions(self, pooled: Tensor | None, height: int, width: int) -> dict[str, Tensor] | None:
         """`added_cond_kwargs` for the U-Net of SDXL, None for the others.
@@ -155,7 +155,11 @@ class Base:
 
         float32, on the model's device. `batch` images go through the VAE at a time.
         """
-        self._check_images(images)
+        if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
+            raise ValueError(f"expected images (frames, height, width, 3), found shape {tuple(images.shape)}: reorder the axes")
+        factor, height, width = self.pixels_per_latent, *images.shape[1:3]
+        if height % factor or width % factor:
+            raise ValueError(f"expected sides divisible by {factor} pixels, found {height} x {width}: crop or resize the images")
         chunks = []
         for chunk in images.split(batch):
             pixels = chunk.permute(0, 3, 1, 2).to(self.vae.device, torch.float32) * 2 - 1
@@ -166,8 +170,7 @@ class Base:
     def decode_latents(self, latents: Tensor, batch: int = 4) -> Tensor:
         """Latents (f, c, h, w) to images (f, H, W, 3) in 0..1, float32.
 
-        `batch` frames go through the VAE at a time and the images are gathered in main memory, so that what the
-        device must hold does not grow with f.
+        `batch` frames go through the VAE at a time; the images are gathered in main memory, so that the device need not hold f.
         """
         factor = self.pixels_per_latent
         f, _, h, w = latents.shape
@@ -177,18 +180,6 @@ class Base:
             pixels = self.vae.decode((chunk / self.latent_scale + self.latent_shift).to(self.vae.dtype)).sample
             images[start : start + batch] = (pixels.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
         return images
-
-    def _check_images(self, images: Tensor) -> None:
-        if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
-            raise ValueError(
-                f"expected images of shape (frames, height, width, 3), found {tuple(images.shape)}: reorder the axes"
-            )
-        factor = self.pixels_per_latent
-        height, width = images.shape[1:3]
-        if height % factor or width % factor:
-            raise ValueError(
-                f"expected a height and width divisible by {factor}, found {height} x {width}: crop or resize the images"
-            )
 
 
 def vae_dtype(dtype: torch.dtype, config: Any) -> torch.dtype:
@@ -207,9 +198,7 @@ def build(module: nn.Module, state: dict[str, Tensor], what: str) -> Any:
     if missing or surplus or shapes:
         wrong = {"missing": missing, "surplus": surplus, "of another shape": shapes}
         found = ", ".join(f"{len(names)} {how} ({names[0]} first)" for how, names in wrong.items() if names)
-        raise ValueError(
-            f"{what}: expected the {len(wanted)} weights of its architecture, found {found}: use an unmodified model"
-        )
+        raise ValueError(f"{what}: expected the {len(wanted)} weights of its kind, found {found}: use an unmodified model")
     module.load_state_dict(state, assign=True)
     return module
 

@@ -15,51 +15,41 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError):
-        raise ValueError(
-            f"{path}: expected a JSON file, found none that can be read: restore it from the model's source"
-        ) from None
+        raise ValueError(f"{path}: expected a JSON file, found none that can be read: restore it from its source") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}: restore it from the model's source")
+        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}: restore it from its source")
     return content
 
 
 def family_of(unet: Mapping[str, Any]) -> str:
     """The family by the U-Net's structure; a file's name says nothing."""
     width = unet["cross_attention_dim"]
-    if unet.get("addition_embed_type") == "text_time":
-        return "sdxl" if width == 2048 else f"other-{width}"
-    return {768: "sd15", 1024: "sd21", 128: "tiny"}.get(width, f"other-{width}")
+    known = {2048: "sdxl"} if unet.get("addition_embed_type") == "text_time" else {768: "sd15", 1024: "sd21", 128: "tiny"}
+    return known.get(width, f"other-{width}")
 
 
 def check_structure(path: Path, configs: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse what is not a text-to-image U-Net with a fitting VAE and text encoders."""
     unet, vae = configs["unet"], configs["vae"]
-    channels, latent = unet["in_channels"], vae["latent_channels"]
+    channels, latent, text = unet["in_channels"], vae["latent_channels"], unet["cross_attention_dim"]
+    added = unet.get("addition_embed_type")
+    classes = unet.get("class_embed_type") or ("class labels" if unet.get("num_class_embeds") else None)
+    widths = [c["hidden_size"] for name, c in configs.items() if name.startswith("text_encoder")]
+    trouble = None
     if channels != latent:
         kind = " as an inpainting model has" if channels == 2 * latent + 1 else ""
-        raise ValueError(
-            f"{path}: expected a U-Net with {latent} input channels, as its VAE's latents have, found {channels}{kind}:"
-            " use the plain text-to-image model"
-        )
-    if unet.get("out_channels", channels) != latent:
-        raise ValueError(f"{path}: expected {latent} output channels, found {unet['out_channels']}: use a text-to-image model")
-    added = unet.get("addition_embed_type")
-    if added not in (None, "text_time") or unet.get("class_embed_type") or unet.get("num_class_embeds"):
-        found = added or unet.get("class_embed_type") or "class labels"
-        raise ValueError(
-            f"{path}: expected a U-Net conditioned on text and time, found one on {found} too: use a text-to-image model"
-        )
-    if vae.get("latents_mean") is not None or vae.get("latents_std") is not None:
-        raise ValueError(
-            f"{path}: expected a VAE with one scaling factor, found a mean and deviation per channel: use another base"
-        )
-    widths = [c["hidden_size"] for name, c in configs.items() if name.startswith("text_encoder")]
-    if sum(widths) != unet["cross_attention_dim"]:
-        found = " + ".join(str(w) for w in widths)
-        raise ValueError(
-            f"{path}: expected text states of width {unet['cross_attention_dim']}, as the U-Net reads, found text encoders of"
-            f" width {found}: use parts that belong together"
-        )
+        trouble = f"a U-Net with {latent} input channels, like its VAE's latents, found {channels}{kind}: use the plain model"
+    elif unet.get("out_channels", channels) != latent:
+        trouble = f"{latent} output channels, found {unet['out_channels']}: use a text-to-image model"
+    elif added not in (None, "text_time") or classes:
+        trouble = f"a U-Net conditioned on text and time, found one on {added or classes} too: use a text-to-image model"
+    elif vae.get("latents_mean") is not None or vae.get("latents_std") is not None:
+        trouble = "a VAE with one scaling factor, found a mean and deviation per channel: use another base"
+    elif sum(widths) != text:
+        found = " + ".join(map(str, widths))
+        trouble = f"text states of width {text}, as the U-Net reads, found text encoders of width {found}: use parts of one model"
+    if trouble:
+        raise ValueError(f"{path}: expected {trouble}")
 
 
 def schedule_of(path: Path, values: Mapping[str, Any], prediction_type: str | None) -> ScheduleConfig:

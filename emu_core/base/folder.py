@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect as inspect_module
-from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from .base import BaseInfo, TextEncoder, build_text_encoder, vae_dtype
 from .checks import check_structure, family_of, read_json, schedule_of
 
 FAMILIES = ("sd15", "sd21", "sdxl", "tiny")
-CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}  # of the weight files; "model" for the others
+CLASSES: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 
 
 def inspect(path: Path, prediction_type: str | None) -> BaseInfo:
@@ -37,16 +35,18 @@ def inspect(path: Path, prediction_type: str | None) -> BaseInfo:
         names += ["text_encoder_2", "tokenizer_2"]
     for name in names:
         if name.startswith("tokenizer") and not vocabulary.has_tokenizer(path / name):
-            raise ValueError(
-                f"{path}: expected a tokenizer in {name}/ (tokenizer.json, or vocab.json and merges.txt), found none: restore it"
-            )
-    schedule = _schedule(path, prediction_type)
+            raise ValueError(f"{path}: expected a tokenizer in {name}/ (tokenizer.json, or vocab.json + merges.txt): restore it")
+    schedule = _schedule(path / "scheduler" / "scheduler_config.json", prediction_type)
     check_structure(path, configs)
-    family = _family(path, configs["unet"])
-    weights = {name: _weights(path / name, STEMS.get(name, "model")) for name in configs}
+    # emu_video.json beside model_index.json may name the family where the structure is no known one's
+    family, file = family_of(configs["unet"]), path / "emu_video.json"
+    said = read_json(file).get("family", family) if file.is_file() else family
+    if said != family and (family in FAMILIES or said in ("sd15", "sd21", "sdxl")):
+        raise ValueError(f"{file}: expected the family {family}, as the U-Net's structure says, found {said}: correct the file")
+    weights = {name: _weights(path / name, "diffusion_pytorch_model" if name in CLASSES else "model") for name in configs}
     sizes = {name: sum(sum(read_header(f).sizes.values()) for f in files) for name, (files, _) in weights.items()}
     variants = {name: variant for name, (_, variant) in weights.items()}
-    return BaseInfo(path, "folder", family, {n: sizes.get(n, 0) for n in names}, configs, schedule, variants)
+    return BaseInfo(path, "folder", said, {n: sizes.get(n, 0) for n in names}, configs, schedule, variants)
 
 
 def _part_config(path: Path, name: str) -> dict[str, Any]:
@@ -54,50 +54,28 @@ def _part_config(path: Path, name: str) -> dict[str, Any]:
     file = path / name / "config.json"
     if not file.is_file():
         parts = ", ".join(sorted(p.name for p in path.iterdir() if p.is_dir())) or "no parts"
-        raise ValueError(
-            f"{path}: expected the part {name}/ with its config.json, found {parts}: use a complete text-to-image model"
-        )
+        raise ValueError(f"{path}: expected the part {name}/ with its config.json, found {parts}: use a complete model")
     config = read_json(file)
-    if name in CLASSES:
-        found = config.get("_class_name", CLASSES[name])
-        if found != CLASSES[name]:
-            raise ValueError(f"{file}: expected {CLASSES[name]}, found {found}: use a Stable Diffusion 1.x, 2.x or XL model")
-        cls = UNet2DConditionModel if name == "unet" else AutoencoderKL
-        return {**_defaults(cls), **config}
-    found = config.get("model_type", "clip_text_model")
-    if found not in ("clip_text_model", "clip"):
-        raise ValueError(f"{file}: expected a CLIP text encoder, found {found}: use a Stable Diffusion 1.x, 2.x or XL model")
-    return CLIPTextConfig.from_pretrained(str(path / name), local_files_only=True).to_dict()
+    cls = CLASSES.get(name)
+    if cls is None:
+        found, right, what = config.get("model_type", "clip"), {"clip_text_model", "clip"}, "a CLIP text encoder"
+    else:
+        found, right, what = config.get("_class_name", cls.__name__), {cls.__name__}, cls.__name__
+    if found not in right:
+        raise ValueError(f"{file}: expected {what}, found {found}: use a Stable Diffusion 1.x, 2.x or XL model")
+    if cls is None:
+        return CLIPTextConfig.from_pretrained(str(path / name), local_files_only=True).to_dict()
+    return {k: p.default for k, p in signature(cls.__init__).parameters.items() if p.default is not p.empty} | config
 
 
-def _defaults(cls: Any) -> dict[str, Any]:
-    parameters = inspect_module.signature(cls.__init__).parameters
-    return {k: p.default for k, p in parameters.items() if p.default is not p.empty}
-
-
-def _family(path: Path, unet: Mapping[str, Any]) -> str:
-    """The family; emu_video.json beside model_index.json may name it where the structure is no known family's."""
-    family = family_of(unet)
-    file = path / "emu_video.json"
-    said = read_json(file).get("family", family) if file.is_file() else family
-    if said != family and (family in FAMILIES or said in ("sd15", "sd21", "sdxl")):
-        raise ValueError(
-            f"{file}: expected the family {family}, as the U-Net's structure says, found {said}: correct or remove the file"
-        )
-    return said
-
-
-def _schedule(path: Path, prediction_type: str | None) -> ScheduleConfig:
-    file = path / "scheduler" / "scheduler_config.json"
+def _schedule(file: Path, prediction_type: str | None) -> ScheduleConfig:
     if not file.is_file():
-        raise ValueError(f"{path}: expected the part scheduler/ with its scheduler_config.json, found none: restore it")
+        raise ValueError(f"{file.parents[1]}: expected the part scheduler/ with its {file.name}, found none: restore it")
     config = read_json(file)
     missing = [k for k in ("beta_schedule", "beta_start", "beta_end") if k not in config]
     if missing or config.get("trained_betas") is not None:
         found = f"no {', '.join(missing)}" if missing else "a table of betas"
-        raise ValueError(
-            f"{file}: expected a beta schedule with its start and end, found {found}: use a Stable Diffusion 1.x, 2.x or XL model"
-        )
+        raise ValueError(f"{file}: expected a beta schedule with its start and end, found {found}: use a Stable Diffusion model")
     values = {
         "prediction": config.get("prediction_type", "epsilon"),
         "beta_schedule": config["beta_schedule"],
@@ -135,18 +113,13 @@ def _weights(folder: Path, stem: str) -> tuple[list[Path], str | None]:
 def load_unet_and_vae(info: BaseInfo, dtype: torch.dtype) -> tuple[UNet2DConditionModel, AutoencoderKL]:
     """The two diffusers parts on the CPU."""
     parts = []
-    for name, cls, kind in (("unet", UNet2DConditionModel, dtype), ("vae", AutoencoderKL, vae_dtype(dtype, info.configs["vae"]))):
-        part, report = cls.from_pretrained(
-            str(info.path / name),
-            variant=info.variants[name],
-            torch_dtype=kind,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+    options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    for name, kind in (("unet", dtype), ("vae", vae_dtype(dtype, info.configs["vae"]))):
+        folder, variant = str(info.path / name), info.variants[name]
+        part, report = CLASSES[name].from_pretrained(folder, variant=variant, torch_dtype=kind, **options)
         if report["missing_keys"]:  # diffusers would leave those at random values
             some = sorted(report["missing_keys"])[:3]
-            raise ValueError(f"{info.path / name}: expected every weight of its config, found none for {some}: download it again")
+            raise ValueError(f"{folder}: expected every weight of its config, found none for {some}: download it again")
         parts.append(part)
     return parts[0], parts[1]
 
@@ -162,6 +135,8 @@ def load_text_encoders(info: BaseInfo, dtype: torch.dtype) -> list[TextEncoder]:
     return encoders
 
 
-def load_tokenizers(info: BaseInfo) -> list[PreTrainedTokenizerBase]:
-    """The tokenizers that the folder brings."""
+def load_tokenizers(info: BaseInfo, given: str | Path | None) -> list[PreTrainedTokenizerBase]:
+    """The tokenizers that the folder brings; no other may be given."""
+    if given is not None:
+        raise ValueError(f"{info.path}: expected no tokenizer=, since the folder has its own, found {given}: leave it out")
     return [vocabulary.load_tokenizer(info.path / n) for n in ("tokenizer", "tokenizer_2") if n in info.parts]

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from .architectures import levels
+
 Layout = Literal["sd1", "sd2", "sdxl"]
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -27,52 +29,7 @@ def count(shapes: Shapes, pattern: str) -> int:
 
 def unet_config(shapes: Shapes, layout: Layout, pooled: int | None = None) -> dict[str, Any]:
     """`pooled` is the width of SDXL's pooled text state. ValueError, without the file's name, on an unknown structure."""
-    widths, depths, layers = _levels(shapes)
-    middle = _depth(shapes, "middle_block.1.")
-    attention = [bool(d) for d in depths]
-    depths = [*(d or 1 for d in depths[:-1]), depths[-1] or middle]  # diffusers takes the middle block's from the last level
-    if not middle or depths[-1] != middle:
-        raise ValueError(f"expected {depths[-1]} transformer layers in the middle block as at the last level, found {middle}")
-    to_k = next(s for k, s in shapes.items() if k.endswith("attn2.to_k.weight"))
-    linear = next(len(s) == 2 for k, s in shapes.items() if k.endswith("proj_in.weight"))
-    config: dict[str, Any] = {
-        "sample_size": SAMPLE_SIZES[layout],
-        "in_channels": shapes["input_blocks.0.0.weight"][1],
-        "out_channels": shapes["out.2.weight"][0],
-        "block_out_channels": widths,
-        "layers_per_block": layers,
-        "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention],
-        "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)],
-        "transformer_layers_per_block": depths,
-        "cross_attention_dim": to_k[1],
-        "attention_head_dim": 8 if layout == "sd1" else [_heads(w) for w in widths],  # diffusers means heads by this name
-        "use_linear_projection": linear,
-        "upcast_attention": layout == "sd2",
-        "addition_embed_type": None,
-        "class_embed_type": None,
-    }
-    if "label_emb.0.0.weight" in shapes:
-        entries = shapes["label_emb.0.0.weight"][1]
-        if pooled is None:
-            config["class_embed_type"] = "projection"
-        else:
-            config["addition_embed_type"] = "text_time"
-            config["projection_class_embeddings_input_dim"] = entries
-            config["addition_time_embed_dim"] = (entries - pooled) // TIME_IDS
-    return config
-
-
-def _heads(width: int) -> int:
-    return max(1, width // HEAD_CHANNELS)
-
-
-def _depth(shapes: Shapes, block: str) -> int:
-    return count(shapes, re.escape(block) + r"transformer_blocks\.(\d+)\.")
-
-
-def _levels(shapes: Shapes) -> tuple[list[int], list[int], int]:
-    """Channels and transformer layers at each level, and the residual blocks that every level has."""
-    widths, depths, blocks = [0], [0], [0]
+    widths, depths, blocks = [0], [0], [0]  # at each level: channels, transformer layers, residual blocks
     for i in range(1, count(shapes, r"input_blocks\.(\d+)\.")):
         name = f"input_blocks.{i}."
         if name + "0.op.weight" in shapes:
@@ -83,7 +40,40 @@ def _levels(shapes: Shapes) -> tuple[list[int], list[int], int]:
         blocks[-1] += 1
     if len(set(blocks)) != 1 or not blocks[0]:
         raise ValueError(f"expected as many residual blocks at every level, found {blocks}")
-    return widths, depths, blocks[0]
+    middle = _depth(shapes, "middle_block.1.")
+    attention = [bool(d) for d in depths]
+    depths = [*(d or 1 for d in depths[:-1]), depths[-1] or middle]  # diffusers takes the middle block's from the last level
+    if not middle or depths[-1] != middle:
+        raise ValueError(f"expected {depths[-1]} transformer layers in the middle block as at the last level, found {middle}")
+    config: dict[str, Any] = {
+        "sample_size": SAMPLE_SIZES[layout],
+        "in_channels": shapes["input_blocks.0.0.weight"][1],
+        "out_channels": shapes["out.2.weight"][0],
+        **levels(widths, attention),
+        "layers_per_block": blocks[0],
+        "transformer_layers_per_block": depths,
+        "cross_attention_dim": next(s[1] for k, s in shapes.items() if k.endswith("attn2.to_k.weight")),
+        "attention_head_dim": 8 if layout == "sd1" else [_heads(w) for w in widths],  # diffusers means heads by this name
+        "use_linear_projection": next(len(s) == 2 for k, s in shapes.items() if k.endswith("proj_in.weight")),
+        "upcast_attention": layout == "sd2",
+        "addition_embed_type": None,
+        "class_embed_type": None,
+    }
+    if "label_emb.0.0.weight" in shapes:
+        entries = shapes["label_emb.0.0.weight"][1]
+        if pooled is None:
+            return {**config, "class_embed_type": "projection"}
+        config |= {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": entries}
+        config["addition_time_embed_dim"] = (entries - pooled) // TIME_IDS
+    return config
+
+
+def _heads(width: int) -> int:
+    return max(1, width // HEAD_CHANNELS)
+
+
+def _depth(shapes: Shapes, block: str) -> int:
+    return count(shapes, re.escape(block) + r"transformer_blocks\.(\d+)\.")
 
 
 def vae_config(shapes: Shapes, layout: Layout) -> dict[str, Any]:
@@ -109,43 +99,22 @@ def vae_config(shapes: Shapes, layout: Layout) -> dict[str, Any]:
 def clip_config(shapes: Shapes) -> dict[str, Any]:
     """CLIP's text encoder as transformers names its weights; `text_model.` may stand before the names."""
     bare = {k.removeprefix("text_model."): s for k, s in shapes.items()}
-    return _text_config(
-        table=bare["embeddings.token_embedding.weight"],
-        positions=bare["embeddings.position_embedding.weight"][0],
-        inner=bare["encoder.layers.0.mlp.fc1.weight"][0],
-        layers=count(bare, r"encoder\.layers\.(\d+)\."),
-        activation="quick_gelu",
-        projection=bare["embeddings.token_embedding.weight"][1],
-    )
+    table, positions = bare["embeddings.token_embedding.weight"], bare["embeddings.position_embedding.weight"][0]
+    inner, layers = bare["encoder.layers.0.mlp.fc1.weight"][0], count(bare, r"encoder\.layers\.(\d+)\.")
+    return {**_text_config(table, positions, inner, layers), "hidden_act": "quick_gelu", "projection_dim": table[1]}
 
 
 def open_clip_config(shapes: Shapes, layout: Layout) -> dict[str, Any]:
     """OpenCLIP's text encoder. SD 2.x reads its penultimate layer, normed: it is built without its last layer."""
-    layers = open_clip_layers(shapes)
-    table = shapes["token_embedding.weight"]
-    return _text_config(
-        table=table,
-        positions=shapes["positional_embedding"][0],
-        inner=shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
-        layers=used_layers(layers) if layout == "sd2" else layers,
-        activation="gelu",
-        projection=shapes.get("text_projection", table)[1],
-    )
+    table, positions = shapes["token_embedding.weight"], shapes["positional_embedding"][0]
+    inner, layers = shapes["transformer.resblocks.0.mlp.c_fc.weight"][0], count(shapes, r"transformer\.resblocks\.(\d+)\.")
+    if layout == "sd2" and layers != 23:  # a file with 23 of ViT-H's 24 was written from a diffusers model
+        layers -= 1
+    projection = shapes.get("text_projection", table)[1]
+    return {**_text_config(table, positions, inner, layers), "hidden_act": "gelu", "projection_dim": projection}
 
 
-def open_clip_layers(shapes: Shapes) -> int:
-    """How many transformer layers a file of OpenCLIP has."""
-    return count(shapes, r"transformer\.resblocks\.(\d+)\.")
-
-
-def used_layers(layers: int) -> int:
-    """All but the last. OpenCLIP ViT-H has 24; a file with 23 was written from a diffusers model, which has only those."""
-    return 23 if layers == 23 else layers - 1
-
-
-def _text_config(
-    table: tuple[int, ...], positions: int, inner: int, layers: int, activation: str, projection: int
-) -> dict[str, Any]:
+def _text_config(table: tuple[int, ...], positions: int, inner: int, layers: int) -> dict[str, Any]:
     vocabulary, width = table
     return {
         "vocab_size": vocabulary,
@@ -154,8 +123,6 @@ def _text_config(
         "num_hidden_layers": layers,
         "num_attention_heads": _heads(width),
         "max_position_embeddings": positions,
-        "hidden_act": activation,
-        "projection_dim": projection,
         "bos_token_id": vocabulary - 2,  # CLIP's two special tokens end its vocabulary
         "eos_token_id": vocabulary - 1,
         "pad_token_id": vocabulary - 1,

@@ -40,26 +40,11 @@ def load_base(
     dtype: of all parts, but for a VAE that float16 would overflow.
     """
     info = inspect_base(path, prediction_type=prediction_type)
-    if info.kind == "folder":
-        if tokenizer is not None:
-            raise ValueError(
-                f"{info.path}: expected no tokenizer=, since the folder has its own, found {tokenizer}: leave it out"
-            )
-        tokenizers = folder.load_tokenizers(info)
-    else:
-        tokenizers = single_file.load_tokenizers(info, vocabulary.find_clip_tokenizer(tokenizer, info.path))
+    kind = folder if info.kind == "folder" else single_file
+    tokenizers = kind.load_tokenizers(info, tokenizer)
     names = [name for name in ("text_encoder", "text_encoder_2") if name in info.configs]
     for name, tok in zip(names, tokenizers, strict=True):
         vocabulary.check_vocabulary(tok, info.configs[name]["vocab_size"], info.kind == "single", f"{info.path}, {name}")
-    part = folder if info.kind == "folder" else single_file
-    unet, vae = part.load_unet_and_vae(info, dtype)
-    base = Base(
-        family=info.family,
-        source=str(info.path),
-        unet=unet,
-        vae=vae,
-        text_encoders=part.load_text_encoders(info, dtype),
-        tokenizers=tokenizers,
-        schedule=info.schedule,
-    )
-    return base.to(device=device)
+    unet, vae = kind.load_unet_and_vae(info, dtype)
+    encoders = kind.load_text_encoders(info, dtype)
+    return Base(info.family, str(info.path), unet, vae, encoders, tokenizers, info.schedule).to(device=device)

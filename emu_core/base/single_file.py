@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from diffusers.loaders import single_file_utils as convert
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor
 from transformers import CLIPTextConfig, PreTrainedTokenizerBase
 
 from ..weights import PICKLES, WeightFile, read_header
@@ -46,17 +45,16 @@ def inspect(path: Path, prediction_type: str | None) -> BaseInfo:
     """What one file is and whether it is complete; see `load.inspect_base`."""
     if path.suffix.lower() in PICKLES:
         raise ValueError(
-            f"{path}: expected a .safetensors file, found a pickle, which can run any code when it is opened: convert it, if you"
-            " trust it, for example by loading it in ComfyUI and saving it with the node Save Checkpoint"
+            f"{path}: expected a .safetensors file, found a pickle, which can run any code: convert it, if you trust it, for"
+            " example by loading it in ComfyUI and saving it with the node Save Checkpoint"
         )
     header = read_header(path)
     layout = _layout(path, header)
     try:
         configs = _configs(header, layout)
     except (KeyError, IndexError, StopIteration, ValueError) as error:
-        raise ValueError(
-            f"{path}: expected the structure of Stable Diffusion 1.x, 2.x or XL, found another ({error}): use one of those"
-        ) from None
+        what = "the structure of Stable Diffusion 1.x, 2.x or XL"
+        raise ValueError(f"{path}: expected {what}, found another ({error}): use one of those") from None
     check_structure(path, configs)
     prefixes = {"unet": UNET, "vae": VAE, **dict(zip(("text_encoder", "text_encoder_2"), TEXT[layout], strict=False))}
     sizes = {name: sum(v for k, v in header.sizes.items() if k.startswith(p)) for name, p in prefixes.items()}
@@ -81,9 +79,8 @@ def _layout(path: Path, header: WeightFile) -> Layout:
     if not present:
         refiner = any(n.startswith("conditioner.embedders.0.model.") for n in names)
         found = "SDXL's refiner, which makes no image from text alone" if refiner else "none"
-        raise ValueError(
-            f"{path}: expected the text encoder (cond_stage_model... or conditioner...), found {found}: use a full checkpoint"
-        )
+        names_there = "cond_stage_model... or conditioner..."
+        raise ValueError(f"{path}: expected the text encoder ({names_there}), found {found}: use a full checkpoint")
     if not any(n.startswith(VAE) for n in names):
         raise ValueError(f"{path}: expected the VAE ({VAE}...), found none: use a full checkpoint, with its VAE")
     return present[0]
@@ -132,9 +129,7 @@ def load_unet_and_vae(info: BaseInfo, dtype: torch.dtype) -> tuple[UNet2DConditi
     converted = convert.convert_ldm_unet_checkpoint(state, unet)
     surplus = len(state) - len(converted)
     if surplus:  # such as motion modules, which the conversion would leave out without a word
-        raise ValueError(
-            f"{info.path}: expected a plain text-to-image U-Net, found {surplus} tensors more: use an unmodified one"
-        )
+        raise ValueError(f"{info.path}: expected a plain text-to-image U-Net, found {surplus} tensors more: use a plain one")
     with torch.device("meta"):
         empty_unet, empty_vae = UNet2DConditionModel(**unet), AutoencoderKL(**vae)
     loaded = build(empty_unet, converted, f"{info.path}, U-Net")
@@ -148,28 +143,20 @@ def load_text_encoders(info: BaseInfo, dtype: torch.dtype) -> list[TextEncoder]:
     for i, prefix in enumerate(TEXT[_layout(info.path, file)]):
         name = f"text_encoder_{i + 1}" if i else "text_encoder"
         state = file.read(prefix, dtype)
-        if prefix.endswith(".model."):
-            state = _open_clip_state(state, prefix, info.configs[name])
+        config = info.configs[name]
+        if prefix.endswith(".model."):  # OpenCLIP's, without the layers that the model does not use
+            block, layers = prefix + "transformer.resblocks.", config["num_hidden_layers"]
+            state = {k: v for k, v in state.items() if not k.startswith(block) or int(k[len(block) :].split(".")[0]) < layers}
+            shape = SimpleNamespace(config=CLIPTextConfig.from_dict(config))
+            state = convert.convert_open_clip_checkpoint(shape, state, prefix=prefix)
         else:
             state = {k.removeprefix(prefix): v for k, v in state.items()}
-        encoders.append(build_text_encoder(info.configs[name], state, i == 1, f"{info.path}, {name}"))
+        encoders.append(build_text_encoder(config, state, i == 1, f"{info.path}, {name}"))
     return encoders
 
 
-def _open_clip_state(state: dict[str, Tensor], prefix: str, config: dict[str, Any]) -> dict[str, Tensor]:
-    """OpenCLIP's weights under transformers' names, without the layers that the model does not use."""
-    block = prefix + "transformer.resblocks."
-    used = {
-        k: v
-        for k, v in state.items()
-        if not k.startswith(block) or int(k[len(block) :].split(".")[0]) < config["num_hidden_layers"]
-    }
-    return convert.convert_open_clip_checkpoint(SimpleNamespace(config=CLIPTextConfig.from_dict(config)), used, prefix=prefix)
-
-
-def load_tokenizers(info: BaseInfo, folder: Path) -> list[PreTrainedTokenizerBase]:
+def load_tokenizers(info: BaseInfo, given: str | Path | None) -> list[PreTrainedTokenizerBase]:
     """One tokenizer per text encoder from CLIP's vocabulary: both kinds share it and differ in their padding."""
-    pads = [
-        OPEN_CLIP_PAD if c["hidden_act"] == "gelu" else CLIP_PAD for n, c in info.configs.items() if n.startswith("text_encoder")
-    ]
-    return [vocabulary.load_clip_vocabulary(folder, pad) for pad in pads]
+    folder = vocabulary.find_clip_tokenizer(given, info.path)
+    acts = [config["hidden_act"] for name, config in info.configs.items() if name.startswith("text_encoder")]
+    return [vocabulary.load_clip_vocabulary(folder, OPEN_CLIP_PAD if act == "gelu" else CLIP_PAD) for act in acts]

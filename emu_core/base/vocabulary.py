@@ -1,4 +1,4 @@
-"""Tokenizers: finding one, loading it, and what a word-level one knows."""
+"""Tokenizers: finding one, loading it, numbering prompts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import os
 from pathlib import Path
 
-from tokenizers import models
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -28,19 +27,15 @@ def find_clip_tokenizer(tokenizer: str | Path | None, needed_by: Path) -> Path:
     `tokenizer` may be that folder, a diffusers folder or a ComfyUI installation. Without it: the installation named by
     the environment variable COMFYUI_PATH, else ~/comfy/ComfyUI.
     """
-    places: list[Path] = []
-    if tokenizer is not None:
-        places = [Path(tokenizer).expanduser()]
-    else:
-        places = [Path(p).expanduser() for p in (os.environ.get("COMFYUI_PATH"), "~/comfy/ComfyUI") if p]
+    usual = [place for place in (os.environ.get("COMFYUI_PATH"), "~/comfy/ComfyUI") if place]
+    places = [Path(place).expanduser() for place in (usual if tokenizer is None else [tokenizer])]
     for place in places:
         for folder in (place, place / "tokenizer", place / "comfy" / "sd1_tokenizer"):
             if has_tokenizer(folder):
                 return folder
-    looked = " and ".join(str(p) for p in places)
     raise ValueError(
-        f"{needed_by}: expected CLIP's tokenizer, which a single model file lacks, found none in {looked}: pass tokenizer= a"
-        " folder with vocab.json and merges.txt (or tokenizer.json), a diffusers folder with tokenizer/, or a ComfyUI folder"
+        f"{needed_by}: expected CLIP's tokenizer, which a model file lacks, found none in {' and '.join(map(str, places))}:"
+        " pass tokenizer= a folder with vocab.json and merges.txt (or tokenizer.json), a diffusers folder, or a ComfyUI folder"
     )
 
 
@@ -66,10 +61,8 @@ def load_clip_vocabulary(folder: Path, pad_token: str) -> CLIPTokenizer:
         return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=pad_token, name_or_path=str(folder))
     model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     if model.get("type") != "BPE":
-        raise ValueError(
-            f"{folder}: expected CLIP's vocabulary of byte pairs, found one of kind {model.get('type')}: pass tokenizer= a folder"
-            " with CLIP's vocab.json and merges.txt"
-        )
+        what, kind = "CLIP's vocabulary of byte pairs", model.get("type")
+        raise ValueError(f"{folder}: expected {what}, found one of kind {kind}: pass CLIP's own folder as tokenizer=")
     pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]  # both ways are in use
     return CLIPTokenizer(vocab=model["vocab"], merges=pairs, pad_token=pad_token, name_or_path=str(folder))  # type: ignore[arg-type]
 
@@ -91,23 +84,3 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, prompts: list[str], most: int)
         if len(ids) > length:
             logger.warning("the model reads %d tokens; of these %d the end is cut off: %r", length, len(ids), prompt)
     return tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
-
-
-def _is_word_level(tokenizer: PreTrainedTokenizerBase) -> bool:
-    return isinstance(tokenizer.backend_tokenizer.model, models.WordLevel)
-
-
-def unknown_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[str]:
-    """The words of `prompt`, as written there, each once, that a word-level vocabulary lacks; [] for other kinds."""
-    if not _is_word_level(tokenizer):
-        return []
-    encoded = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    spans = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
-    return list(dict.fromkeys(prompt[a:b] for number, (a, b) in spans if number == tokenizer.unk_token_id))
-
-
-def known_words(tokenizer: PreTrainedTokenizerBase) -> list[str] | None:
-    """Every word of a word-level vocabulary, sorted; None for other kinds."""
-    if not _is_word_level(tokenizer):
-        return None
-    return sorted(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))

@@ -62,7 +62,7 @@ def describe_file(path: str | None) -> dict[str, Any]:
         "file": str(place),
         "kind": f"image model ({'folder' if base.kind == 'folder' else 'single file'})",
         "family": base.family,
-        "bytes": base.size_bytes,
+        "bytes": sum(base.parts.values()),
         "parts": base.parts,
         "schedule": vars(base.schedule),
     }
@@ -96,7 +96,7 @@ def _describe_stack(path: Path) -> dict[str, Any]:
         "role": {"F": "F (video)", "I": "I (interpolation)"}[config.role],
         "base": config.unet.base,
         "frames": config.clip.frames,
-        "max_frames": config.max_frames,
+        "max_frames": config.layers.max_frames,
         "fps": config.clip.fps,
         "size": list(config.clip.size),
         "takes": takes,

@@ -22,12 +22,7 @@ HEAD = 16
 DOUBLE = torch.float64
 SMALL: dict[str, dict[str, Any]] = {
     "tiny": {"block_out_channels": (32, 64), "cross_attention_dim": TEXT},
-    "shallow": {
-        "block_out_channels": (32,),
-        "down_block_types": (architectures.ATTENTION_DOWN,),
-        "up_block_types": (architectures.ATTENTION_UP,),
-        "cross_attention_dim": TEXT,
-    },
+    "shallow": {**architectures.levels((32,), (True,)), "cross_attention_dim": TEXT},
     "sd15": {"block_out_channels": (32, 64, 64, 64), "cross_attention_dim": TEXT, "attention_head_dim": 4},
     "sd21": {"block_out_channels": (32, 64, 64, 64), "cross_attention_dim": TEXT, "attention_head_dim": (2, 4, 4, 4)},
     "sdxl": {
