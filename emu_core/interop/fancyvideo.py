@@ -26,21 +26,17 @@ def matches(shapes: Shapes) -> bool:
 def plan(shapes: Shapes) -> Plan:
     """See `recognise.import_plan`. ValueError for a variant with cross-frame text modules."""
     if any(".ctm_" in name or "_text_modules." in name for name in shapes):
-        raise ValueError(
-            "is a FancyVideo checkpoint with cross-frame text modules, which this program does not have: take one of the "
-            "released checkpoints, which are without them"
-        )
+        raise ValueError("is a FancyVideo checkpoint with cross-frame text modules, not known here: take a released checkpoint")
     result = animatediff.plan(shapes)
-    values = tuple((name, default) for name, default, theirs in VALUES if f"{theirs}.linear.weight" in shapes)
+    told = [value for value in VALUES if f"{value[2]}.linear.weight" in shapes]
     sources = {**result.sources, "conv_in.weight": "conv_in.weight"}
-    for name, _, theirs in VALUES:
-        if name in dict(values):
-            sources |= {f"embeddings.{name}.linear.{kind}": f"{theirs}.linear.{kind}" for kind in ("weight", "bias")}
+    for name, _, theirs in told:
+        sources |= {f"embeddings.{name}.linear.{kind}": f"{theirs}.linear.{kind}" for kind in ("weight", "bias")}
     config = result.config.changed(
         family="fancyvideo",
         channel_order=("image", "mask"),
         image_norms="frame",
-        values=values,
+        values=tuple((name, default) for name, default, _ in told),
         fps=6.25,
         size=(768, 768),
         schedule=SCHEDULE,

@@ -101,8 +101,8 @@ class MotionAttention(nn.Module):
 
     def forward(self, x: torch.Tensor, attend: Attend) -> torch.Tensor:
         """(b, p, f, c) -> what is to be added."""
-        y = self.norm(x)
-        return self.attention.to_frames(y if self.positions is None else self.positions(y), None, attend)
+        y = self.norm(x) if self.positions is None else self.positions(self.norm(x))
+        return self.attention.to_frames(y, None, attend)
 
 
 class MotionBlock(nn.Module):
@@ -110,9 +110,8 @@ class MotionBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, config: MotionModules, types: LayerTypes, **factory: Any) -> None:
         super().__init__()
-        self.attentions = nn.ModuleList(
-            MotionAttention(channels, heads, config.positions, types, **factory) for _ in range(config.attentions)
-        )
+        attentions = (MotionAttention(channels, heads, config.positions, types, **factory) for _ in range(config.attentions))
+        self.attentions = nn.ModuleList(attentions)
         self.mlp_norm = types.layer_norm(channels, **factory)
         self.mlp = GEGLU(channels, 4, types, **factory)
 
@@ -127,12 +126,7 @@ class MotionModule(TemporalModule):
     """Group norm, projection, blocks, projection; zero at the start. `inner` is the width between the projections."""
 
     def __init__(
-        self,
-        channels: int,
-        config: MotionModules,
-        types: LayerTypes = TORCH_LAYERS,
-        inner: int | None = None,
-        **factory: Any,
+        self, channels: int, config: MotionModules, types: LayerTypes = TORCH_LAYERS, inner: int | None = None, **factory: Any
     ) -> None:
         super().__init__()
         heads = config.heads if inner is not None or not config.head_dim else channels // config.head_dim
@@ -152,8 +146,7 @@ class MotionModule(TemporalModule):
         """(b f) c h w -> what is to be added, same shape."""
         height, frames = x.shape[2], run.frames
         if self.over_video:
-            y = self.norm(rearrange(x, "(b f) c h w -> b c f (h w)", f=frames))
-            y = rearrange(y, "b c f p -> b p f c")
+            y = rearrange(self.norm(rearrange(x, "(b f) c h w -> b c f (h w)", f=frames)), "b c f p -> b p f c")
         else:
             y = rearrange(self.norm(x), "(b f) c h w -> b (h w) f c", f=frames)
         y = self.proj_in(y)
@@ -194,7 +187,6 @@ class ValueEmbedding(nn.Module):
     def forward(self, value: float, like: torch.Tensor) -> torch.Tensor:
         """(1, embedding) on the device of `like`."""
         half = self.width // 2
-        rates = 10_000.0 ** -(torch.arange(half, dtype=torch.float32) / half)
-        angles = value * rates
+        angles = value * 10_000.0 ** -(torch.arange(half, dtype=torch.float32) / half)
         code = torch.cat([angles.cos(), angles.sin()])[None]  # cosines first, as for the timestep
         return F.silu(self.linear(code.to(like.device, self.linear.weight.dtype)))

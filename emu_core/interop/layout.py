@@ -16,13 +16,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 Change = Callable[[torch.Tensor], torch.Tensor]
 
 _TABLE = "positions.table"
-_ATTENTION = (
-    ("to_q.weight", "attention.to_q.weight"),
-    ("to_k.weight", "attention.to_k.weight"),
-    ("to_v.weight", "attention.to_v.weight"),
-    ("to_out.0.weight", "attention.to_out.weight"),
-    ("to_out.0.bias", "attention.to_out.bias"),
-)
+_ATTENTION = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight", "to_out.0.bias")
 _MLP = (("ff.net.0.proj", "mlp.proj"), ("ff.net.2", "mlp.out"))
 _SPATIAL = re.compile(
     r"^(conv_in|conv_out|conv_norm_out|time_embedding|add_embedding|class_embedding)\.|"
@@ -43,13 +37,10 @@ class Plan:
         result = {}
         for ours, theirs in self.sources.items():
             if theirs in tensors:
-                value = tensors[theirs]
-                result[ours] = self.changes[ours](value) if ours in self.changes else value
+                result[ours] = self.changes[ours](tensors[theirs]) if ours in self.changes else tensors[theirs]
             else:
-                assert ours.endswith(_TABLE)
-                norm = ours.removesuffix(_TABLE) + "norm.weight"
-                channels = tensors[self.sources[norm]].shape[0]
-                result[ours] = sinusoids(self.config.layers.max_frames or 0, channels, "cpu")
+                norm = tensors[self.sources[ours.removesuffix(_TABLE) + "norm.weight"]]
+                result[ours] = sinusoids(self.config.layers.max_frames or 0, len(norm), "cpu")
         return result
 
 
@@ -71,7 +62,12 @@ class Naming:
                 side, level, j = match.group(2), match.group(3), match.group(4)
                 place = "mid" if side is None else f"{side.removesuffix('_blocks')}.{level}"
                 found[match.group(0)] = f"{place}.layer.{j}"
-        return sorted(found.items(), key=lambda item: _order(item[1]))
+
+        def order(item: tuple[str, str]) -> tuple[int, ...]:
+            side, *rest = item[1].split(".")
+            return (("down", "mid", "up").index(side), *(int(part) for part in rest if part.isdigit()))
+
+        return sorted(found.items(), key=order)
 
     def names(self, blocks: int, attentions: int, positions: bool) -> Iterator[tuple[str, str]]:
         """(name in the file, name in our module), both after the prefix."""
@@ -82,8 +78,8 @@ class Naming:
             for n in range(attentions):
                 name = f"{theirs}.attention_blocks.{n}" if self.blocks_of_attentions else f"{theirs}.attn{n + 1}"
                 norm = f"{theirs}.norms.{n}" if self.blocks_of_attentions else f"{theirs}.norm{n + 1}"
-                for a, b in _ATTENTION:
-                    yield f"{name}.{a}", f"{ours}.attentions.{n}.{b}"
+                for weight in _ATTENTION:
+                    yield f"{name}.{weight}", f"{ours}.attentions.{n}.attention.{weight.replace('.0.', '.')}"
                 yield from _both(norm, f"{ours}.attentions.{n}.norm")
                 if positions:
                     table = f"{name}.{self.table}" if self.blocks_of_attentions else f"{theirs}.{self.table}"
@@ -101,11 +97,6 @@ HOTSHOT = Naming("temporal_attentions", "", True, "pos_encoder.positional_encodi
 def _both(theirs: str, ours: str) -> Iterator[tuple[str, str]]:
     for kind in ("weight", "bias"):
         yield f"{theirs}.{kind}", f"{ours}.{kind}"
-
-
-def _order(site: str) -> tuple[int, ...]:
-    side, *rest = site.split(".")
-    return (("down", "mid", "up").index(side), *(int(part) for part in rest if part.isdigit()))
 
 
 @dataclass(frozen=True)
@@ -140,17 +131,12 @@ def read_modules(shapes: Shapes, naming: Naming, length: int = 32) -> Modules:
             sources[name] = prefix + theirs
             if ours.endswith(_TABLE):
                 changes[name] = _table
-        width = next(iter(shapes.get(f"{prefix}norm.weight", ())), 0)
-        sites.append(Site(place, "layer", width))
-    if tables:
-        length = tables[0][1]
-    else:
-        assert not any(source in shapes for name, source in sources.items() if name.endswith(_TABLE))
-    levels: dict[str, int] = {}
-    for site in sites:
-        if site.name.startswith("down."):
-            levels.setdefault(site.name.split(".")[1], site.channels)
-    return Modules(tuple(sites), sources, changes, blocks, length, tuple(levels.values()))
+        sites.append(Site(place, "layer", next(iter(shapes.get(f"{prefix}norm.weight", ())), 0)))
+    assert tables or not any(source in shapes for name, source in sources.items() if name.endswith(_TABLE))
+    # of each level on the way down the first; sites come in their order
+    widths = {site.name.split(".")[1]: site.channels for site in reversed(sites) if site.name.startswith("down.")}
+    length = tables[0][1] if tables else length
+    return Modules(tuple(sites), sources, changes, blocks, length, tuple(reversed(widths.values())))
 
 
 def _table(value: torch.Tensor) -> torch.Tensor:

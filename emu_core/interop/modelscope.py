@@ -35,10 +35,11 @@ def plan(shapes: Shapes) -> Plan:
         sites[site.name] = site
         key = f"layers.{site.name.replace('.', '-')}."
         if site.kind == "resnet":
-            for theirs, ours in _convolution_names():
-                sources[key + ours] = prefix + theirs
-                if theirs.endswith("weight") and ours.startswith("convs"):
-                    changes[key + ours] = _flat
+            for i in range(4):
+                for kind in ("weight", "bias"):
+                    sources[f"{key}norms.{i}.{kind}"] = f"{prefix}conv{i + 1}.0.{kind}"
+                    sources[f"{key}convs.{i}.{kind}"] = f"{prefix}conv{i + 1}.{3 if i else 2}.{kind}"
+                changes[f"{key}convs.{i}.weight"] = _flat
         else:
             sources |= {key + ours: prefix + theirs for theirs, ours in DIFFUSERS.names(1, 2, False)}
     text = shapes.get("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight", (0, 0))[1]
@@ -65,22 +66,13 @@ def spatial_weights(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
 def _modules(shapes: Shapes) -> Iterator[tuple[str, Site]]:
     if "transformer_in.norm.weight" in shapes:
         yield "transformer_in.", Site("conv_in", "conv", shapes["transformer_in.norm.weight"][0])
-    for prefix in dict.fromkeys(match.group(0) for name in shapes if (match := _MODULE.match(name))):
-        match = _MODULE.match(prefix)
-        assert match is not None
+    for prefix, match in {match.group(0): match for name in shapes if (match := _MODULE.match(name))}.items():
         side, level, folder, j = match.groups()
         place = "mid" if side is None else f"{side.removesuffix('_blocks')}.{level}"
         if folder == "temp_convs":
             yield prefix, Site(f"{place}.resnet.{j}", "resnet", shapes.get(f"{prefix}conv1.0.weight", (0,))[0])
         else:
             yield prefix, Site(f"{place}.attention.{j}", "attention", shapes.get(f"{prefix}norm.weight", (0,))[0])
-
-
-def _convolution_names() -> Iterator[tuple[str, str]]:
-    for i in range(4):
-        for kind in ("weight", "bias"):
-            yield f"conv{i + 1}.0.{kind}", f"norms.{i}.{kind}"
-            yield f"conv{i + 1}.{2 if i == 0 else 3}.{kind}", f"convs.{i}.{kind}"
 
 
 def _flat(weight: torch.Tensor) -> torch.Tensor:
