@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch.nn import functional as F
-
-logger = logging.getLogger(__name__)
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """q (n, heads, tokens, dim), k and v (n, heads, others, dim) -> (n, heads, tokens, dim)."""
 
 Backend = Literal["auto", "sdpa", "xformers"]
-BACKENDS: tuple[Backend, ...] = ("auto", "sdpa", "xformers")
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 _MAX_GRID = 65_535  # batch x heads that older CUDA kernels take; temporal attention has a row per pixel
 
@@ -44,7 +41,7 @@ def _xformers_trouble(device: str, dtype: torch.dtype) -> str:
         probe = torch.zeros(1, 1, 8, 32, device=device, dtype=dtype)
         xformers(probe, probe, probe)
     except Exception as error:  # xformers raises what its broken builds raise: ImportError, OSError, NotImplementedError ...
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+        return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}"
     return ""
 
 
@@ -54,7 +51,6 @@ def choose(backend: Backend, device: torch.device | str, dtype: torch.dtype) -> 
         raise ValueError(f"attention must be one of {', '.join(BACKENDS)}, found {backend!r}")
     if backend != "xformers":
         return sdpa
-    trouble = _xformers_trouble(str(device), dtype)
-    if trouble:
+    if trouble := _xformers_trouble(str(device), dtype):
         raise ValueError(f"xformers does not run on {device} in {dtype} ({trouble}): use --attention auto")
     return xformers

@@ -57,19 +57,14 @@ def condition(
         if k > 1:
             raise ValueError(f"PIA takes one given frame, which it resembles throughout, found {k}: give one")
         if k:
-            image[:] = given
-            mask[:] = mask.new_tensor(affinity(places[0], frames, motion)).view(frames, 1, 1, 1)
+            if motion not in AMOUNTS_OF_MOTION:
+                raise ValueError(f"motion should be one of {'; '.join(AMOUNTS_OF_MOTION)}, found {motion!r}")
+            table = AMOUNTS_OF_MOTION[motion]
+            affinity = [table[min(abs(i - places[0]), len(table) - 1)] for i in range(frames)]
+            image[:], mask[:] = given, mask.new_tensor(affinity).view(frames, 1, 1, 1)
     else:
         image[:, places], mask[:, places] = given, 1
     return torch.cat([image if name == "image" else mask for name in order], 2)
-
-
-def affinity(position: int, frames: int, motion: str = "moderate") -> list[float]:
-    """PIA's affinity of each frame to the one given at `position`, 0 to 1."""
-    if motion not in AMOUNTS_OF_MOTION:
-        raise ValueError(f"motion should be one of {'; '.join(AMOUNTS_OF_MOTION)}, found {motion!r}")
-    table = AMOUNTS_OF_MOTION[motion]
-    return [table[min(abs(i - position), len(table) - 1)] for i in range(frames)]
 
 
 def checked_positions(positions: Sequence[int], given: int, frames: int) -> list[int]:
@@ -85,14 +80,14 @@ def checked_positions(positions: Sequence[int], given: int, frames: int) -> list
     return places
 
 
-def slot_count(keyframes: int, factor: int = FACTOR) -> int:
-    """Frames that the interpolation model makes of `keyframes`: factor - 1 between neighbours, `factor` on either side."""
-    return factor * (keyframes + 1) + 1
+def slot_count(keyframes: int) -> int:
+    """Frames that the interpolation model makes of `keyframes`: FACTOR - 1 between neighbours, FACTOR on either side."""
+    return FACTOR * (keyframes + 1) + 1
 
 
-def slots(keyframes: int, factor: int = FACTOR) -> list[int]:
-    """Where keyframe k sits: factor (k + 1), so 4, 8, ..., 32 of 37."""
-    return [factor * (k + 1) for k in range(keyframes)]
+def slots(keyframes: int) -> list[int]:
+    """Where keyframe k sits: FACTOR (k + 1), so 4, 8, ..., 32 of 37."""
+    return [FACTOR * (k + 1) for k in range(keyframes)]
 
 
 def augment(latents: torch.Tensor, t: int, schedule: ScheduleConfig, noise: torch.Tensor) -> torch.Tensor:
@@ -126,11 +121,11 @@ class Window:
         return [self.first + min(i, self.given - 1) for i in range(self.size)]
 
 
-def windows(keyframes: int, size: int = 8, stitch: Stitch = "continuous", factor: int = FACTOR) -> list[Window]:
+def windows(keyframes: int, size: int = 8, stitch: Stitch = "continuous") -> list[Window]:
     """Windows of `size` keyframes that share none, and what each contributes.
 
     `continuous`: a window's first frame lies where the last keyframe of the one before does. That keyframe is kept, and the
-    next window goes on behind it, so that factor * (n + 1) + 1 frames come out and no keyframe or moment is lost.
+    next window goes on behind it, so that slot_count(n) frames come out and no keyframe or moment is lost.
     `paper`: drops the last 5 frames of a window and the first 4 of the next (65 frames of two windows), a jump in time.
     """
     if keyframes < 2:
@@ -143,6 +138,6 @@ def windows(keyframes: int, size: int = 8, stitch: Stitch = "continuous", factor
     for first in range(0, keyframes, size):
         given = min(size, keyframes - first)
         last = first + size >= keyframes
-        start, stop = (factor, factor * size) if stitch == "paper" else (1, factor * size + 1)
-        result.append(Window(first, given, size, start if first else 0, slot_count(given, factor) if last else stop))
+        start, stop = (FACTOR, FACTOR * size) if stitch == "paper" else (1, FACTOR * size + 1)
+        result.append(Window(first, given, size, start if first else 0, slot_count(given) if last else stop))
     return result

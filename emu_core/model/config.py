@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .layers import Layers, LayerShape
 from .schedule import ScheduleConfig
@@ -13,14 +13,14 @@ from .sites import Site
 Role = Literal["F", "I"]
 Channel = Literal["image", "mask", "affinity"]
 Family = Literal["emu", "animatediff", "hotshot-xl", "pia", "fancyvideo", "modelscope"]
-FAMILIES: tuple[Family, ...] = ("emu", "animatediff", "hotshot-xl", "pia", "fancyvideo", "modelscope")
+FAMILIES: tuple[Family, ...] = get_args(Family)
 ORDERS: tuple[tuple[Channel, ...], ...] = (("image", "mask"), ("mask", "image"), ("affinity", "image"), ("image", "affinity"), ())
 
 
 @dataclass(frozen=True)
 class UNetShape:
-    """The U-Net that a stack is for: the name of its architecture, the channels of its latents, the width behind its first
-    convolution, and the width of the text states that it reads (None: any)."""
+    """The U-Net that a stack is for: the name of its architecture, channels of its latents, width behind its first convolution,
+    and width of the text states that it reads (None: any)."""
 
     base: str = ""
     latent_channels: int = 4
@@ -106,11 +106,6 @@ class StackConfig:
     def takes_image(self) -> bool:
         """Whether frames can be given."""
         return bool(self.channel_order)
-
-    @property
-    def max_frames(self) -> int | None:
-        """The longest clip that its layers allow; None for no limit."""
-        return self.layers.max_frames
 
     def changed(self, **settings: Any) -> StackConfig:
         """A copy with some settings replaced, each by its own name, whichever part it belongs to: `changed(frames=16, steps=50)`.

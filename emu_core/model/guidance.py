@@ -25,11 +25,7 @@ def calls(image_guidance: float, text_guidance: float, has_image: bool = True, h
     # what is not there pulls nowhere; so weights that cancel do so exactly, and a call that stands alone has weight 1
     image_guidance = image_guidance if has_image else 0.0
     text_guidance = text_guidance if has_text else 0.0
-    weights = {
-        (False, False): 1.0 - image_guidance,
-        (True, False): image_guidance - text_guidance,
-        (True, True): text_guidance,
-    }
+    weights = {(False, False): 1.0 - image_guidance, (True, False): image_guidance - text_guidance, (True, True): text_guidance}
     merged: dict[tuple[bool, bool], float] = {}
     for (image, text), weight in weights.items():
         key = (image and has_image, text and has_text)

@@ -206,15 +206,6 @@ class GEGLU(nn.Module):
         return self.out(value * F.gelu(gate))
 
 
-@dataclass(frozen=True)
-class Places:
-    """What tells frames apart: rotary `angles` (f, head_dim / 2) in radians, and a `code` (f, c) that is added to what the
-    attentions read. None for what a transformer does not use."""
-
-    angles: torch.Tensor | None = None
-    code: torch.Tensor | None = None
-
-
 class TemporalLayer(nn.Module):
     """One layer of a temporal transformer: attentions, then the MLP, each residual and zero at the start."""
 
@@ -227,13 +218,16 @@ class TemporalLayer(nn.Module):
         self.mlp_norm = types.layer_norm(channels, **factory)
         self.mlp = GEGLU(channels, shape.mlp_ratio, types, **factory)
 
-    def forward(self, x: torch.Tensor, places: Places, text: torch.Tensor | None, attend: Attend) -> torch.Tensor:
-        """(b, p, f, c) -> the same."""
+    def forward(
+        self, x: torch.Tensor, angles: torch.Tensor | None, code: torch.Tensor | None, text: torch.Tensor | None, attend: Attend
+    ) -> torch.Tensor:
+        """(b, p, f, c) -> the same. What tells frames apart, if used: rotary `angles` (f, head_dim / 2) in radians, and a `code`
+        (f, c) that is added to what the attentions read."""
         attention: Any
         for kind, norm, attention in zip(self.kinds, self.norms, self.attentions, strict=True):
-            y = norm(x) if places.code is None else norm(x) + places.code
+            y = norm(x) if code is None else norm(x) + code
             if kind == "self":
-                x = x + attention.to_frames(y, places.angles, attend)
+                x = x + attention.to_frames(y, angles, attend)
             else:
                 assert text is not None, "a layer that attends to the text was run without it"
                 x = x + attention.to_text(y, text, attend)
@@ -262,14 +256,12 @@ class TemporalTransformer(TemporalModule):
         `run.text`: one (b, tokens, context) for all layers, or one for each; may be empty.
         """
         height, positions = x.shape[2], self.shape.positions
-        places = Places(
-            angles=rotary_angles(run.frames, self.shape.head_dim, x.device) if "rotary" in positions else None,
-            code=sinusoids(run.frames, x.shape[1], x.device).to(x.dtype) if "sinusoidal" in positions else None,
-        )
+        angles = rotary_angles(run.frames, self.shape.head_dim, x.device) if "rotary" in positions else None
+        code = sinusoids(run.frames, x.shape[1], x.device).to(x.dtype) if "sinusoidal" in positions else None
         text = [as_weights(states, next(self.parameters())) for states in run.text]
         y = rearrange(x, "(b f) c h w -> b (h w) f c", f=run.frames)
         for i, layer in enumerate(self.layers):
-            y = layer(y, places, text[min(i, len(text) - 1)] if text else None, run.attend)
+            y = layer(y, angles, code, text[min(i, len(text) - 1)] if text else None, run.attend)
         y = rearrange(y, "b (h w) f c -> (b f) c h w", h=height)
         if is_one(strength):
             return y

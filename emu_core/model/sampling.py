@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
-from .schedule import ScheduleConfig, abar, add_noise, denoised, implied_noise, trailing_timesteps
+from .schedule import ScheduleConfig, add_noise, denoised, implied_noise, trailing_timesteps
 
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(noisy latents (n, c, h, w), timestep ()) -> the network's guided output, same shape."""
+Callback = Callable[[int, torch.Tensor], None]
+"""(step, latents) after each step; may raise to stop."""
 
 SAMPLERS = ("ddim", "dpmpp_2m", "dpmpp_2m_sde", "euler", "euler_ancestral", "unipc")
 
@@ -32,13 +34,15 @@ def build_scheduler(name: str, config: ScheduleConfig) -> Any:
     }
     if name == "ddim":
         return diffusers.DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True)
-    if name.startswith("dpmpp_2m"):
-        kind = "sde-dpmsolver++" if name.endswith("sde") else "dpmsolver++"
-        return diffusers.DPMSolverMultistepScheduler(**common, algorithm_type=kind, solver_order=2, final_sigmas_type="zero")
+    if name == "euler":
+        return diffusers.EulerDiscreteScheduler(**common)
+    if name == "euler_ancestral":
+        return diffusers.EulerAncestralDiscreteScheduler(**common)
+    common["final_sigmas_type"] = "zero"
     if name == "unipc":
-        return diffusers.UniPCMultistepScheduler(**common, final_sigmas_type="zero")
-    euler = diffusers.EulerDiscreteScheduler if name == "euler" else diffusers.EulerAncestralDiscreteScheduler
-    return euler(**common)
+        return diffusers.UniPCMultistepScheduler(**common)
+    kind = "sde-dpmsolver++" if name == "dpmpp_2m_sde" else "dpmsolver++"
+    return diffusers.DPMSolverMultistepScheduler(**common, algorithm_type=kind, solver_order=2)
 
 
 def sample(
@@ -48,13 +52,9 @@ def sample(
     steps: int,
     sampler: str = "ddim",
     generator: torch.Generator | None = None,
-    callback: Callable[[int, torch.Tensor], None] | None = None,
+    callback: Callback | None = None,
 ) -> torch.Tensor:
-    """Turn unit noise (n, c, h, w) into latents of the same shape.
-
-    `callback(step, latents)` is called after each step and may raise to stop. `generator` feeds the samplers that
-    add noise on the way.
-    """
+    """Turn unit noise (n, c, h, w) into latents of the same shape. `generator` feeds the samplers that add noise on the way."""
     timesteps = trailing_timesteps(config, steps).to(noise.device)
     if sampler == "ddim":
         return _ddim(denoise, noise, config, timesteps, callback)
@@ -64,7 +64,7 @@ def sample(
         scheduler.timesteps = scheduler.timesteps[:steps]
         scheduler.sigmas = torch.cat([scheduler.sigmas[:steps], scheduler.sigmas[-1:]])
     latents = noise * scheduler.init_noise_sigma
-    extra = {} if sampler in ("unipc",) else {"generator": generator}
+    extra = {} if sampler == "unipc" else {"generator": generator}
     for i, t in enumerate(scheduler.timesteps):
         output = denoise(scheduler.scale_model_input(latents, t), t)
         latents = scheduler.step(output, t, latents, **extra, return_dict=False)[0]
@@ -74,11 +74,7 @@ def sample(
 
 
 def _ddim(
-    denoise: Denoiser,
-    noise: torch.Tensor,
-    config: ScheduleConfig,
-    timesteps: torch.Tensor,
-    callback: Callable[[int, torch.Tensor], None] | None,
+    denoise: Denoiser, noise: torch.Tensor, config: ScheduleConfig, timesteps: torch.Tensor, callback: Callback | None
 ) -> torch.Tensor:
     """DDIM with eta 0 (Song et al., arXiv 2010.02502, equation 12): from each timestep to the next, and at last to x0.
 
@@ -90,11 +86,7 @@ def _ddim(
         output = denoise(latents, t)
         clean = denoised(config, latents, output, t[None])
         towards = implied_noise(config, latents, output, t[None])
-        last = i + 1 == len(timesteps)
-        latents = clean if last else add_noise(config, clean, towards, timesteps[i + 1][None])
+        latents = clean if i + 1 == len(timesteps) else add_noise(config, clean, towards, timesteps[i + 1][None])
         if callback is not None:
             callback(i, latents)
     return latents
-
-
-__all__ = ["SAMPLERS", "Denoiser", "abar", "build_scheduler", "sample"]

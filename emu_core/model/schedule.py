@@ -37,10 +37,7 @@ class ScheduleConfig:
         if self.steps < 2:
             raise ValueError(f"a schedule needs 2 or more steps, found {self.steps}")
         if self.zero_snr and self.prediction == "epsilon":
-            raise ValueError(
-                "epsilon prediction is undefined at zero terminal SNR, where the input is noise alone: "
-                "use v_prediction, or set zero_snr to false"
-            )
+            raise ValueError("epsilon prediction is undefined at zero terminal SNR: use v_prediction, or set zero_snr to false")
 
 
 def betas(config: ScheduleConfig) -> torch.Tensor:

@@ -37,7 +37,7 @@ class Site:
     contexts: tuple[int, ...] = ()
 
 
-Found = dict[str, tuple[Site, nn.Module]]
+Found = dict[str, tuple[Site, Any]]
 
 
 def find_sites(unet: nn.Module) -> Found:
@@ -45,23 +45,12 @@ def find_sites(unet: nn.Module) -> Found:
 
     Both layouts are read: diffusers' UNet2DConditionModel, and the original one of latent diffusion, which ComfyUI uses.
     """
-    if all(hasattr(unet, part) for part in ("down_blocks", "up_blocks", "conv_in")):
-        sites = _diffusers_sites
-    elif all(hasattr(unet, part) for part in ("input_blocks", "middle_block", "output_blocks", "out")):
-        sites = _ldm_sites
-    else:
-        raise _unreadable(unet, "with down_blocks or input_blocks")
+    sites = _ldm_sites if hasattr(unet, "input_blocks") else _diffusers_sites
     try:
         return {site.name: (site, module) for site, module in sites(unet)}
     except (AttributeError, IndexError, TypeError) as error:  # a relative of other parts, such as a U-Net without text
-        raise _unreadable(unet, f"found other parts: {error}") from error
-
-
-def _unreadable(unet: nn.Module, why: str) -> ValueError:
-    return ValueError(
-        f"{type(unet).__name__} is no U-Net that can be read: expected diffusers' UNet2DConditionModel or the U-Net of an "
-        f"SD 1.5, SD 2.1 or SDXL checkpoint, {why}"
-    )
+        known = "diffusers' UNet2DConditionModel or that of an SD 1.5, SD 2.1 or SDXL checkpoint"
+        raise ValueError(f"{type(unet).__name__} is no U-Net that can be read ({error}): expected {known}") from error
 
 
 def _diffusers_sites(unet: Any) -> Iterator[tuple[Site, nn.Module]]:
@@ -69,15 +58,11 @@ def _diffusers_sites(unet: Any) -> Iterator[tuple[Site, nn.Module]]:
     yield _conv("conv_in", unet.conv_in)
     for i, block in enumerate(unet.down_blocks):
         yield from _block_sites(f"down.{i}", block)
-        for sampler in getattr(block, "downsamplers", None) or ():
-            yield _conv(f"down.{i}.downsample", sampler.conv)
     if unet.mid_block is not None:
         yield from _block_sites("mid", unet.mid_block)
         yield Site("mid", "block", unet.mid_block.resnets[-1].conv2.out_channels), unet.mid_block
     for i, block in enumerate(unet.up_blocks):
         yield from _block_sites(f"up.{i}", block)
-        for sampler in getattr(block, "upsamplers", None) or ():
-            yield _conv(f"up.{i}.upsample", sampler.conv)
     yield _norm("norm_out", unet.conv_norm_out)
     yield _conv("conv_out", unet.conv_out)
 
@@ -85,20 +70,17 @@ def _diffusers_sites(unet: Any) -> Iterator[tuple[Site, nn.Module]]:
 def _block_sites(prefix: str, block: Any) -> Iterator[tuple[Site, nn.Module]]:
     attentions = tuple(getattr(block, "attentions", None) or ())
     for j, resnet in enumerate(block.resnets):
-        name = f"{prefix}.resnet.{j}"
-        yield _norm(f"{name}.norm1", resnet.norm1)
-        yield _norm(f"{name}.norm2", resnet.norm2)
-        yield _conv(f"{name}.conv1", resnet.conv1)
-        yield _conv(f"{name}.conv2", resnet.conv2)
-        if resnet.conv_shortcut is not None:
-            yield _conv(f"{name}.shortcut", resnet.conv_shortcut)
-        yield Site(name, "resnet", resnet.conv2.out_channels), resnet
+        convs = resnet.conv1, resnet.conv2, resnet.conv_shortcut
+        yield from _resnet_sites(f"{prefix}.resnet.{j}", resnet, (resnet.norm1, resnet.norm2), convs)
     for j, attention in enumerate(attentions):
         contexts = tuple(layer.attn2.to_k.in_features for layer in attention.transformer_blocks)
         yield Site(f"{prefix}.attention.{j}", "attention", attention.norm.num_channels, contexts), attention
     for j, resnet in enumerate(block.resnets):
         last = attentions[j] if j < len(attentions) else resnet
         yield Site(f"{prefix}.layer.{j}", "layer", resnet.conv2.out_channels), last
+    for name in ("downsample", "upsample"):
+        for sampler in getattr(block, f"{name}rs", None) or ():
+            yield _conv(f"{prefix}.{name}", sampler.conv)
 
 
 def _ldm_sites(unet: Any) -> Iterator[tuple[Site, nn.Module]]:
@@ -128,7 +110,8 @@ def _ldm_side(side: str, blocks: Iterable[Any]) -> Iterator[tuple[Site, nn.Modul
             name = f"{prefix}.layer.{resnets - 1}"
             layers[name] = (layers[name][0], module)
         elif hasattr(module, "in_layers"):
-            yield from _ldm_resnet(f"{prefix}.resnet.{resnets}", module)
+            convs = module.in_layers[-1], module.out_layers[-1], module.skip_connection
+            yield from _resnet_sites(f"{prefix}.resnet.{resnets}", module, (module.in_layers[0], module.out_layers[0]), convs)
             name = f"{prefix}.layer.{resnets}"
             layers[name] = (Site(name, "layer", module.out_layers[-1].out_channels), module)
             resnets += 1
@@ -141,14 +124,15 @@ def _ldm_side(side: str, blocks: Iterable[Any]) -> Iterator[tuple[Site, nn.Modul
     yield from layers.values()
 
 
-def _ldm_resnet(name: str, module: Any) -> Iterator[tuple[Site, nn.Module]]:
-    first, second = module.in_layers[-1], module.out_layers[-1]
-    yield _norm(f"{name}.norm1", module.in_layers[0])
-    yield _norm(f"{name}.norm2", module.out_layers[0])
+def _resnet_sites(name: str, module: nn.Module, norms: Iterable[Any], convs: Iterable[Any]) -> Iterator[tuple[Site, nn.Module]]:
+    """`convs` are the two and the shortcut, which may be none or the identity."""
+    first, second, shortcut = convs
+    for i, norm in enumerate(norms, 1):
+        yield _norm(f"{name}.norm{i}", norm)
     yield _conv(f"{name}.conv1", first)
     yield _conv(f"{name}.conv2", second)
-    if not isinstance(module.skip_connection, nn.Identity):
-        yield _conv(f"{name}.shortcut", module.skip_connection)
+    if shortcut is not None and not isinstance(shortcut, nn.Identity):
+        yield _conv(f"{name}.shortcut", shortcut)
     yield Site(name, "resnet", second.out_channels), module
 
 

@@ -24,6 +24,7 @@ Act = Callable[[torch.Tensor, Run], torch.Tensor]
 """What a hook does to a module's output in a run."""
 Recompute = Callable[..., Any]
 """(function, *arguments) -> what the function returns; what it needs for the backward pass it may forget and make again."""
+RECOMPUTE: Recompute = partial(checkpoint, use_reentrant=False)
 _CHECKPOINTING = ("gradient_checkpointing", "_gradient_checkpointing_func")  # what diffusers sets on a module
 
 
@@ -35,7 +36,7 @@ class TemporalStack(nn.Module):
         self.config = config
         self.layers = nn.ModuleDict({_key(site): config.layers.build(site, types, **factory) for site in config.sites})
         width = config.unet.input_width
-        self.conv_in: nn.Module | None = None
+        self.conv_in: Any = None
         if config.takes_image:
             self.conv_in = types.conv2d(config.extra_channels, width, 3, padding=1, bias=False, **factory)
             zero_(self.conv_in)
@@ -53,7 +54,8 @@ class TemporalStack(nn.Module):
         found = find_sites(unet)
         carried = [site for site, _ in found.values() if site.kind in ("conv", "attention")]
         sites = tuple(site for site in carried if not site.name.endswith(without or ("\0",)))
-        shape = UNetShape(latent_channels=latent_channels(found), input_width=found["conv_in"][0].channels)
+        first, conv_in = found["conv_in"]
+        shape = UNetShape(latent_channels=conv_in.in_channels, input_width=first.channels)
         return cls(StackConfig(shape, sites).changed(**settings))
 
     def randomise(self) -> None:
@@ -66,11 +68,6 @@ class TemporalStack(nn.Module):
     def attach(self, unet: nn.Module) -> Attachment:
         """Put hooks on a U-Net. Refuses, with a sentence, one that lacks a site or has it in another width."""
         return Attachment(self, unet)
-
-
-def recompute_later(function: Callable[..., Any], *args: Any) -> Any:
-    """torch's own gradient checkpointing."""
-    return checkpoint(function, *args, use_reentrant=False)
 
 
 def _key(site: Site) -> str:
@@ -126,15 +123,11 @@ class Attachment:
 
         One part when all layers see the same text; else they are joined along the width, as for the paper's two encoders.
         """
-        if "text" not in self.stack.config.layers.kinds:
-            return (text,)  # which its layers do not read
-        widths = {site.contexts for site in self.stack.config.sites if site.kind == "attention"}
-        own = max(widths, key=len, default=())
-        if len(set(own)) <= 1:
-            return (text,)
-        return text.split(own, -1)
+        read = self.stack.config.sites if "text" in self.stack.config.layers.kinds else ()
+        widths = max((site.contexts for site in read if site.kind == "attention"), key=len, default=())
+        return text.split(widths, -1) if len(set(widths)) > 1 else (text,)
 
-    def enable_gradient_checkpointing(self, recompute: Recompute = recompute_later) -> None:
+    def enable_gradient_checkpointing(self, recompute: Recompute = RECOMPUTE) -> None:
         """Have diffusers' U-Net recompute its blocks, and the stack its transformers, in the backward pass, which happens after
         the run is over: each block takes its run along. It lasts until `detach`."""
         self.recompute = recompute
@@ -143,9 +136,7 @@ class Attachment:
             run = self.current
 
             def again(*inner: Any) -> Any:
-                if run is None:
-                    return module(*inner)
-                with self.run(run):
+                with nullcontext() if run is None else self.run(run):
                     return module(*inner)
 
             return recompute(again, *args)
@@ -170,7 +161,7 @@ class Attachment:
 
     def _give_image(self, x: torch.Tensor, run: Run) -> torch.Tensor:
         """The given frames' part of the first convolution; it is not scaled by the strength."""
-        entrance: Any = self.stack.conv_in
+        entrance = self.stack.conv_in
         if run.conditioning is None or entrance is None:
             return x
         return _add(x, entrance(as_weights(run.conditioning, next(entrance.parameters()))))
@@ -215,18 +206,10 @@ def _add(x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
     return like(x + like(change, x), x)  # a sum's layout may differ from that of both its terms, if they are 1 x 1
 
 
-def latent_channels(found: Found) -> int:
-    """Channels of the latents that a U-Net takes, from its first convolution."""
-    channels = found["conv_in"][1].in_channels
-    assert isinstance(channels, int)
-    return channels
-
-
 def check_fit(config: StackConfig, found: Found) -> None:
     """Refuse, with a sentence, a U-Net that is not of the shape that the stack was made for; `found` are its sites."""
     unet, sites = config.unet, {name: site for name, (site, _) in found.items()}
-    where = f"this temporal stack is for {unet.base!r}"
-    load = f"load it on a {unet.base!r} model"
+    where, load = f"this temporal stack is for {unet.base!r}", f"load it on a {unet.base!r} model"
     for site in config.sites:
         here = sites.get(site.name)
         if here is None:
@@ -234,18 +217,14 @@ def check_fit(config: StackConfig, found: Found) -> None:
         # a site without contexts is a public motion module's, which reads no text
         if here.channels != site.channels or site.contexts not in ((), here.contexts):
             raise ValueError(f"{where}: at {site.name} it expects {_width(site)}, the given U-Net has {_width(here)}; {load}")
-    latents, width = latent_channels(found), sites["conv_in"].channels
-    if (unet.latent_channels, unet.input_width) != (latents, width):
-        raise ValueError(
-            f"{where}: at conv_in it expects {unet.latent_channels} latent channels and a width of {unet.input_width}, the given "
-            f"U-Net has {latents} and {width}; {load}"
-        )
+    expected, has = (unet.latent_channels, unet.input_width), (found["conv_in"][1].in_channels, sites["conv_in"].channels)
+    if expected != has:
+        first = "{} latent channels and a width of {}".format(*expected)
+        raise ValueError(f"{where}: at conv_in it expects {first}, the given U-Net has {has[0]} and {has[1]}; {load}")
     texts = {text for site in sites.values() for text in site.contexts}
     if unet.text_width is not None and texts - {unet.text_width}:
-        found_texts = "/".join(map(str, sorted(texts)))
-        raise ValueError(
-            f"{where}, whose text states have a width of {unet.text_width}, the given U-Net reads {found_texts}; {load}"
-        )
+        reads = f"text states have a width of {unet.text_width}, the given U-Net reads {'/'.join(map(str, sorted(texts)))}"
+        raise ValueError(f"{where}, whose {reads}; {load}")
 
 
 def _width(site: Site) -> str:

@@ -58,10 +58,6 @@ class VideoModel(nn.Module):
             )[0]
         return rearrange(output, "(b f) c h w -> b f c h w", f=f)
 
-    def detach_stack(self) -> None:
-        """Take the stack off the U-Net."""
-        self.attachment.detach()
-
 
 def _each_frame(value: torch.Tensor, frames: int) -> torch.Tensor:
     """(b, ...) -> (b f, ...), frames fastest."""

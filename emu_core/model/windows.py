@@ -17,9 +17,7 @@ def sliding_windows(frames: int, length: int, overlap: int) -> list[list[int]]:
     if frames <= length:
         return [list(range(frames))]
     if not 0 <= overlap < length:
-        raise ValueError(
-            f"windows must overlap by less than their length, found a length of {length} and an overlap of {overlap}"
-        )
+        raise ValueError(f"windows must overlap by less than their length, found {overlap} of {length} frames")
     starts = [*range(0, frames - length, length - overlap), frames - length]
     return [list(range(start, start + length)) for start in starts]
 
@@ -35,15 +33,13 @@ def over_windows(call: Callable[[list[int]], torch.Tensor], frames: int, length:
     plan = sliding_windows(frames, length, overlap)
     if len(plan) == 1:
         return call(plan[0])
-    total, weight = None, torch.zeros(frames)
+    total, weights, weight = torch.tensor(0.0), window_weights(length), torch.zeros(frames)
     for window in plan:
         output = call(window)
-        weights = window_weights(len(window))
-        if total is None:
+        if not total.dim():
             total = output.new_zeros(output.shape[0], frames, *output.shape[2:])
         total[:, window] += output * _along_frames(weights, output)
         weight[window] += weights
-    assert total is not None
     return total / _along_frames(weight, total)
 
 
@@ -53,9 +49,8 @@ def _along_frames(weights: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def check_frames(config: StackConfig, frames: int, window: int | None, advice: str) -> None:
     """Refuse a clip, or a window of it, that is longer than the stack's positions allow."""
-    limit = config.max_frames
+    limit = config.layers.max_frames
     if limit is not None and min(frames, window or frames) > limit:
         what = f"a window of {window} frames" if window and window < frames else f"{frames} frames"
-        raise ValueError(
-            f"this {config.origin.family} stack has positions for {limit} frames, found {what}: make at most {limit}, or {advice}"
-        )
+        stack = f"this {config.origin.family} stack"
+        raise ValueError(f"{stack} has positions for {limit} frames, found {what}: make at most {limit}, or {advice}")

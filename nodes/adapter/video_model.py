@@ -211,7 +211,7 @@ class VideoCall:
         conditionings = len(options.get("cond_or_uncond") or (0,))
         window, anchored = _window(options.get("context_window"), len(x) // conditionings)
         cut = None
-        if anchored and config.max_frames is not None and len(window) > config.max_frames:
+        if anchored and len(window) > (config.layers.max_frames or len(window)):
             # ComfyUI throws away what becomes of the anchor, and this stack has no position left for it.
             cut = _Cut(conditionings, len(window))
             x, timesteps, context, y, control, others = cut((x, timesteps, context, y, control, others))

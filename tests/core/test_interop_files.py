@@ -72,7 +72,7 @@ def test_the_family_is_in_the_keys_not_in_the_name(name: str, tmp_path: Path) ->
     config = read_config(path)
     assert config.origin.family == FAMILIES[name]
     assert config.takes_image is (name in ("pia", "fancyvideo"))
-    assert config.max_frames == (24 if name in ("animatediff_v1", "hotshot_xl") else 32)
+    assert config.layers.max_frames == (24 if name in ("animatediff_v1", "hotshot_xl") else 32)
 
 
 def test_versions_of_animatediff(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def call(unet: Any, path: Path, width: int, conditioning: torch.Tensor | None = 
             given = None if conditioning is None else conditioning.to(unet.dtype)
             return model(x.to(unet.dtype), STEPS[:b], normal("text", b, 7, width).to(unet.dtype), given)
     finally:
-        model.detach_stack()
+        model.attachment.detach()
 
 
 def call_motion(unet: Any, width: int, extra: torch.Tensor | None = None, b: int = B, f: int = F) -> torch.Tensor:

@@ -333,7 +333,7 @@ def test_video_model_has_the_stacks_parameters_alone() -> None:
     unet = small_unet()
     model = VideoModel(unet, new_stack(unet))
     assert {id(p) for p in model.parameters()} == {id(p) for p in model.stack.parameters()}
-    model.detach_stack()
+    model.attachment.detach()
     assert hook_count(unet) == 0
 
 

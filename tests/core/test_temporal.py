@@ -19,7 +19,6 @@ from emu_core.model.layers import (
     ROTARY_BASE,
     AttentionKind,
     LayerShape,
-    Places,
     PositionKind,
     Run,
     TemporalAttention,
@@ -202,7 +201,7 @@ def test_layer_equals_diffusers_transformer_block_when_positions_stand_still() -
         module.load_state_dict(own.state_dict())
     x, text = normal(2, 6, 5, 16), normal(2, 4, 12, seed=5)
     y = theirs(rearrange(x, "b p f c -> (b p) f c"), encoder_hidden_states=text.repeat_interleave(6, 0))
-    torch.testing.assert_close(ours(x, Places(), text, sdpa), rearrange(y, "(b p) f c -> b p f c", b=2))
+    torch.testing.assert_close(ours(x, None, None, text, sdpa), rearrange(y, "(b p) f c -> b p f c", b=2))
 
 
 # -- the whole block
@@ -245,9 +244,9 @@ def test_each_layer_reads_its_own_text() -> None:
     y = block(x, Run(4, (first, second)))
     for texts in ((first + 1, second), (first, second + 1)):
         assert not torch.allclose(block(x, Run(4, texts)), y)
-    places = Places(rotary_angles(4, 8, "cpu"))
+    angles = rotary_angles(4, 8, "cpu")
     inner = rearrange(x, "(b f) c h w -> b (h w) f c", f=4)
-    inner = block.layers[1](block.layers[0](inner, places, first, sdpa), places, second, sdpa)
+    inner = block.layers[1](block.layers[0](inner, angles, None, first, sdpa), angles, None, second, sdpa)
     torch.testing.assert_close(y, rearrange(inner, "b (h w) f c -> (b f) c h w", h=2))
 
 

@@ -100,7 +100,7 @@ def test_a_call_of_the_unet_equals_the_cores(name: str, ran: dict[str, Any]) -> 
     conditioning = x["conditioning"][None] if stack.config.takes_image else None
     with torch.inference_mode():
         wanted = model(x["x"][None], x["t"], x["text"], conditioning)[0]
-    model.detach_stack()
+    model.attachment.detach()
     assert (found - wanted).abs().max() <= 2e-5 * wanted.abs().max()
 
 

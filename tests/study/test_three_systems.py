@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stack = TemporalStack.for_unet(untrained.base.unet, base="tiny", size=(64, 64), **STACK_SETTINGS["tiny"]).requires_grad_(
         False
     )
-    untrained.models["F"].detach_stack()
+    untrained.models["F"].attachment.detach()
     untrained.models["F"] = VideoModel(untrained.base.unet, stack)
     times, entries = torch.arange(8) / 4, []
     for number, clip in enumerate(shapes.clips(SEED, range(COUNT), held_out=True)):

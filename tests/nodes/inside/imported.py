@@ -143,7 +143,7 @@ def check_a_window_of_all_positions_has_no_room_for_the_anchor(pack: Any) -> Non
     model, clip, vae = pack.run("EmuVideoTinyModel")
     controlled = parts.random_controlnet(model)
     video = parts.apply(pack, model, "animatediff_v1_tiny.safetensors")
-    limit = pack.module("nodes.adapter.video_model").applied(video).max_frames
+    limit = pack.module("nodes.adapter.video_model").applied(video).layers.max_frames
     assert limit == 24
     conditions = list(parts.conditioning(pack, clip, vae, length=40, image=None))
     for length, same in ((limit, True), (limit - 1, False)):
