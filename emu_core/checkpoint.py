@@ -77,15 +77,13 @@ def read_config(path: str | Path) -> StackConfig:
 
 
 def _is_own(file: WeightFile) -> bool:
-    return "format" in file.metadata and file.metadata["format"] == FORMAT
+    return file.metadata.get("format") == FORMAT
 
 
 def _own_config(file: WeightFile) -> StackConfig:
-    path, metadata = file.path, file.metadata
-    if metadata.get("version") != str(VERSION):
-        raise ValueError(
-            f"{path} has format version {metadata.get('version')!r}, and this program reads {VERSION}: update the program"
-        )
+    path, metadata, version = file.path, file.metadata, file.metadata.get("version")
+    if version != str(VERSION):
+        raise ValueError(f"{path} has format version {version!r}, and this program reads {VERSION}: update the program")
     try:
         return config_of(json.loads(metadata["config"]))
     except (KeyError, TypeError, ValueError) as error:
@@ -107,13 +105,6 @@ def load_stack(path: str | Path, types: LayerTypes = TORCH_LAYERS, **factory: An
             stack = TemporalStack(config, types, dtype=factory["dtype"])
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has metadata that no stack can be built of ({error}): copy it again") from error
-    _check_weights(Path(path), weights, wanted)
-    device = factory.get("device", "cpu")
-    stack.load_state_dict({k: v.to(device, factory["dtype"]) for k, v in weights.items()}, assign=True)
-    return stack.requires_grad_(False).eval()
-
-
-def _check_weights(path: Path, weights: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
     if missing := sorted(wanted.keys() - weights.keys()):
         raise ValueError(f"{path} lacks {len(missing)} weights that its metadata promises, such as {missing[0]}: copy it again")
     if extra := sorted(weights.keys() - wanted.keys()):
@@ -123,3 +114,6 @@ def _check_weights(path: Path, weights: dict[str, torch.Tensor], wanted: dict[st
             raise ValueError(f"{path}: expected {name} of shape {tuple(wanted[name].shape)}, found {tuple(value.shape)}")
         if not torch.isfinite(value).all():
             raise ValueError(f"{path}: {name} holds NaN or infinite values: its training failed, or the file is damaged")
+    device = factory.get("device", "cpu")
+    stack.load_state_dict({k: v.to(device, factory["dtype"]) for k, v in weights.items()}, assign=True)
+    return stack.requires_grad_(False).eval()

@@ -84,9 +84,7 @@ class Settings:
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be 0 to {2**64 - 1}, found {self.seed}")
         if self.window is not None and (self.window < 1 or not 0 <= self.overlap < self.window):
-            raise ValueError(
-                f"a window must have 1 or more frames and overlap the next by fewer, found {self.window} and {self.overlap}"
-            )
+            raise ValueError(f"a window needs 1 or more frames and a smaller overlap, found {self.window} and {self.overlap}")
         if self.motion is not None and self.motion not in AMOUNTS_OF_MOTION:
             raise ValueError(f"motion should be one of {'; '.join(AMOUNTS_OF_MOTION)}, found {self.motion!r}")
 
@@ -116,10 +114,6 @@ class _Stage:
     settings: Settings
     seed: int
     progress: Progress | None
-
-    def tell(self, steps: int) -> Callable[[int, torch.Tensor], None] | None:
-        report = self.progress
-        return None if report is None else lambda step, latents: report(self.name, step + 1, steps)
 
 
 _Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any, bool], torch.Tensor]
@@ -209,8 +203,9 @@ class EmuVideoPipeline:
         def network(x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, added: Any, image: bool) -> torch.Tensor:
             return unet(x[0], t, text, added_cond_kwargs=added, return_dict=False)[0][None]
 
-        latents = self._sample(stage, network, calls(1.0, weight, has_image=False), 1, self.base.schedule, steps)
-        return self.base.decode_latents(latents)
+        noise = frame_noise((1, *self._latent_shape(settings)), _generator(settings.seed))
+        plan = calls(1.0, weight, has_image=False)
+        return self.base.decode_latents(self._sample(stage, network, plan, self.base.schedule, steps, noise))
 
     @torch.inference_mode()
     def video(
@@ -231,7 +226,8 @@ class EmuVideoPipeline:
         elif config.takes_image:
             latents = self.base.encode_images(fit(images, *self._size(settings)))[None].cpu()
         else:
-            raise ValueError(_no_image(config))
+            what = f"a stack of family {config.origin.family} makes videos from the text alone, found an image"
+            raise ValueError(f"{what}: leave it out, or choose a stack of family emu, pia or fancyvideo")
         given = condition(latents, positions, frames, config.channel_order, settings.motion or "moderate")
         stage = _Stage("video", prompt, settings, settings.seed, progress)
         return self.base.decode_latents(self._sample_video(stage, model, given, images is not None))
@@ -280,10 +276,8 @@ class EmuVideoPipeline:
         if config.takes_image:
             first = self.starting_frame(prompt, settings, progress) if image is None else fit(image, *self._size(settings))
             video = self.video(first, prompt, settings, (position,), progress)
-        elif image is not None:
-            raise ValueError(_no_image(config))
         else:
-            video = self.video(None, prompt, settings, progress=progress)
+            video = self.video(image, prompt, settings, progress=progress)
             first = video[:1]
         fps = settings.fps or config.clip.fps
         finer = self.interpolate(video, prompt, settings, progress) if interpolate and len(video) > 1 else None
@@ -300,31 +294,26 @@ class EmuVideoPipeline:
         length = min(settings.window or frames, frames) if config.role == "F" else frames
 
         def network(x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, added: Any, image: bool) -> torch.Tensor:
-            channels = given if image and config.takes_image else None
-
             def within(window: list[int]) -> torch.Tensor:
-                seen = None if channels is None else channels[:, window]
+                seen = given[:, window] if image and config.takes_image else None
                 return model(x[:, window], t, text, seen, added, settings.strength, settings.values).float()
 
             return over_windows(within, frames, length, settings.overlap)
 
+        shape = (frames, *self._latent_shape(settings))
+        noise = frame_noise(shape, _generator(stage.seed), config.sampling.shared_noise)
         steps = settings.steps or config.sampling.steps
-        shared = config.sampling.shared_noise
-        return self._sample(stage, network, calls(w_i, w_p, has_image), frames, config.schedule, steps, shared)
+        return self._sample(stage, network, calls(w_i, w_p, has_image), config.schedule, steps, noise)
 
     def _sample(
-        self,
-        stage: _Stage,
-        network: _Network,
-        plan: Sequence[Call],
-        frames: int,
-        schedule: ScheduleConfig,
-        steps: int,
-        shared_noise: float = 0.0,
+        self, stage: _Stage, network: _Network, plan: list[Call], schedule: ScheduleConfig, steps: int, noise: torch.Tensor
     ) -> torch.Tensor:
-        """Latents (f, C, h, w) from noise that is drawn on the CPU in one call, as ComfyUI draws it."""
-        base, size = self.base, self._size(stage.settings)
-        prompt = self._prompt(stage.prompt)
+        """Latents (f, C, h, w) from such `noise`, which was drawn on the CPU in one call, as ComfyUI draws it."""
+        base, size, prompt = self.base, self._size(stage.settings), check_prompt(stage.prompt)
+        if unknown := base.unknown_words(prompt):
+            quoted = ", ".join(f'"{word}"' for word in unknown)
+            known = " ".join(base.known_words() or [])
+            logger.warning("the model does not know %s and passes over it; it knows: %s", quoted, known)
         texts = {True: base.encode_text([prompt]), False: base.encode_text([""])}
 
         def evaluate(x: torch.Tensor, t: torch.Tensor, call: Call) -> torch.Tensor:
@@ -332,17 +321,13 @@ class EmuVideoPipeline:
             return network(x.to(base.dtype), t, text.hidden, base.added_conditions(text.pooled, *size), call.image)
 
         guided = GuidedDenoiser(evaluate, plan, stage.settings.rescale)
-        noise = frame_noise((frames, *self._latent_shape(stage.settings)), _generator(stage.seed), shared_noise).to(base.device)
-        # all frames are one sample for the guidance, and a batch for the sampler
-        return sample(
-            lambda x, t: guided(x[None], t)[0],
-            noise,
-            schedule,
-            steps,
-            stage.settings.sampler,
-            _generator(stage.seed + 1),
-            stage.tell(steps),
-        )
+
+        def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return guided(x[None], t)[0]  # all frames are one sample for the guidance, and a batch for the sampler
+
+        report, generator = stage.progress, _generator(stage.seed + 1)
+        tell = None if report is None else lambda step, latents: report(stage.name, step + 1, steps)
+        return sample(denoise, noise.to(base.device), schedule, steps, stage.settings.sampler, generator, tell)
 
     def _model(self, role: str) -> VideoModel:
         if role not in self.models:
@@ -362,21 +347,6 @@ class EmuVideoPipeline:
     def _latent_shape(self, settings: Settings) -> tuple[int, ...]:
         return self.base.latent_channels, *(side // self.base.pixels_per_latent for side in self._size(settings))
 
-    def _prompt(self, prompt: str) -> str:
-        prompt = check_prompt(prompt)
-        if unknown := self.base.unknown_words(prompt):
-            known = self.base.known_words() or []
-            quoted = ", ".join(f'"{word}"' for word in dict.fromkeys(unknown))
-            logger.warning("the model does not know %s and passes over it; it knows: %s", quoted, " ".join(known))
-        return prompt
-
-
-def _no_image(config: StackConfig) -> str:
-    return (
-        f"a stack of family {config.origin.family} makes videos from the text alone, found an image: leave it out, or choose a "
-        "stack of family emu, pia or fancyvideo"
-    )
-
 
 def _own(folder: Path, role: str) -> Path | None:
     path = folder / f"stack_{role}.safetensors"
@@ -391,6 +361,3 @@ def read_defaults(folder: Path) -> dict[str, Any]:
 
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed % 2**64)
-
-
-__all__ = ["BUNDLED", "EmuVideoPipeline", "Progress", "Result", "Settings", "check_prompt"]

@@ -66,13 +66,9 @@ def open_weights(path: str | Path) -> WeightFile:
     names = {_bare(name): name for name in file.shapes}
     if len(names) < len(file.shapes):
         return file
-    return replace(
-        file,
-        shapes={bare: file.shapes[name] for bare, name in names.items()},
-        kinds={bare: file.kinds[name] for bare, name in names.items()},
-        sizes={bare: file.sizes[name] for bare, name in names.items()},
-        names=names,
-    )
+    parts: tuple[Any, ...] = (file.shapes, file.kinds, file.sizes)
+    shapes, kinds, sizes = ({bare: part[name] for bare, name in names.items()} for part in parts)
+    return replace(file, shapes=shapes, kinds=kinds, sizes=sizes, names=names)
 
 
 def read_header(path: Path) -> WeightFile:
@@ -118,8 +114,7 @@ def _open_pickle(path: Path, modified: int, size: int) -> WeightFile:
         more = f", it asks for {match.group(1)}" if match else ""
         raise ValueError(
             f"{path} is a pickle that was not opened, since it holds more than weights{more}, and reading it could run code: "
-            "take the .safetensors form of the model; or, where you trust its source, load it with torch yourself and write its "
-            "tensors with safetensors.torch.save_file"
+            "take the model's .safetensors; or, if you trust it, load it with torch and write it with safetensors.torch.save_file"
         ) from error
     except _DAMAGE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
@@ -136,22 +131,18 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict
     """Write safetensors, first under a temporary name. Equal contents make equal files."""
     with whole_file(path) as part:
         save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata)
-        _sort_metadata(part)
-
-
-def _sort_metadata(path: Path) -> None:
-    """safetensors writes its metadata in an order that changes from call to call, and with it the file's hash, by which people
-    know a model. The header is 8 bytes with its length, then JSON padded with spaces."""
-    with open(path, "r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        if "__metadata__" not in header:
+        if not metadata:
             return
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) <= length:  # the same text but for its order; were it ever spelt longer, the file is right as it is
-            file.seek(8)
-            file.write(text.ljust(length))
+        # safetensors writes its metadata in an order that changes from call to call, and with it the file's hash, by which
+        # people know a model. The header is 8 bytes with its length, then JSON padded with spaces.
+        with open(part, "r+b") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+            text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            if len(text) <= length:  # the same text but for its order; were it ever spelt longer, the file is right as it is
+                file.seek(8)
+                file.write(text.ljust(length))
 
 
 def _unwrapped(content: Any) -> dict[str, torch.Tensor]:
@@ -173,9 +164,7 @@ def _bare(name: str) -> str:
 
 
 def _refuse_precision(file: WeightFile) -> None:
-    odd = {name: kind for name, kind in file.kinds.items() if kind not in _FLOATS.values() and file.shapes[name]}
-    for name, kind in odd.items():
-        raise ValueError(
-            f"{file.path} should hold weights in float16, bfloat16 or float32, found {kind} in {name}: take the file in one of "
-            "these; 8-bit weights do not keep what temporal layers need"
-        )
+    for name, kind in file.kinds.items():
+        if kind not in _FLOATS.values() and file.shapes[name]:
+            what = "weights in float16, bfloat16 or float32"
+            raise ValueError(f"{file.path} should hold {what}, found {kind} in {name}: take the file in one of these")
