@@ -63,7 +63,7 @@ def open_weights(path: str | Path) -> WeightFile:
         return _open_pickle(path, status.st_mtime_ns, status.st_size)
     file = read_header(path)
     _refuse_precision(file)
-    names = {_bare(name): name for name in file.shapes}
+    names = {name.removeprefix("module."): name for name in file.shapes}
     if len(names) < len(file.shapes):
         return file
     parts: tuple[Any, ...] = (file.shapes, file.kinds, file.sizes)
@@ -156,11 +156,7 @@ def _unwrapped(content: Any) -> dict[str, torch.Tensor]:
         content = inner
     if not isinstance(content, Mapping):
         return {}
-    return {_bare(str(name)): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-
-
-def _bare(name: str) -> str:
-    return name.removeprefix("module.")
+    return {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, torch.Tensor)}
 
 
 def _refuse_precision(file: WeightFile) -> None:

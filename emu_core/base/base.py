@@ -52,6 +52,9 @@ class Base:
 
     `family` is read from the structure: sd15, sd21, sdxl, tiny, or other-<width of the text states>. `schedule` is the noise
     that the text-to-image model itself was trained with, and what it predicts; a video model on it may have another.
+
+    Of the VAE: how many `latent_channels` there are; `latent_shift` is taken from its latents, and the rest multiplied by
+    `latent_scale`, for unit variance; one latent position is `pixels_per_latent` wide, 8 for Stable Diffusion.
     """
 
     family: str
@@ -61,10 +64,18 @@ class Base:
     text_encoders: list[TextEncoder] = field(repr=False)
     tokenizers: list[PreTrainedTokenizerBase] = field(repr=False)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(zero_snr=False, prediction="epsilon"))
+    latent_channels: int = field(init=False, repr=False)
+    latent_scale: float = field(init=False, repr=False)
+    latent_shift: float = field(init=False, repr=False)
+    pixels_per_latent: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         for part in (self.unet, self.vae, *self.text_encoders):
             part.eval().requires_grad_(False)
+        config: Any = self.vae.config
+        self.latent_channels = int(config["latent_channels"])
+        self.latent_scale, self.latent_shift = float(config["scaling_factor"]), float(config["shift_factor"] or 0.0)
+        self.pixels_per_latent = 2 ** (len(config["block_out_channels"]) - 1)
 
     @property
     def device(self) -> torch.device:
@@ -75,26 +86,6 @@ class Base:
     def dtype(self) -> torch.dtype:
         """Of the U-Net and the text encoders; the VAE may be kept in float32, see `to`."""
         return self.unet.dtype
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of the latents."""
-        return int(self.vae.config["latent_channels"])
-
-    @property
-    def latent_scale(self) -> float:
-        """What the VAE's latents are multiplied by, for unit variance."""
-        return float(self.vae.config["scaling_factor"])
-
-    @property
-    def latent_shift(self) -> float:
-        """What is taken from the VAE's latents before they are scaled."""
-        return float(self.vae.config["shift_factor"] or 0.0)
-
-    @property
-    def pixels_per_latent(self) -> int:
-        """How many pixels one latent position is wide: 8 for Stable Diffusion."""
-        return int(2 ** (len(self.vae.config["block_out_channels"]) - 1))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Base:
         """Move all parts, in place. In float16 a VAE whose config says `force_upcast` stays in float32."""

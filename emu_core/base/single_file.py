@@ -17,7 +17,6 @@ from . import ldm_configs, vocabulary
 from .base import BaseInfo, TextEncoder, build, build_text_encoder, vae_dtype
 from .checks import check_structure, family_of, schedule_of
 from .ldm_configs import Layout
-from .vocabulary import CLIP_PAD, OPEN_CLIP_PAD
 
 logger = logging.getLogger(__name__)
 
@@ -159,4 +158,4 @@ def load_tokenizers(info: BaseInfo, given: str | Path | None) -> list[PreTrained
     """One tokenizer per text encoder from CLIP's vocabulary: both kinds share it and differ in their padding."""
     folder = vocabulary.find_clip_tokenizer(given, info.path)
     acts = [config["hidden_act"] for name, config in info.configs.items() if name.startswith("text_encoder")]
-    return [vocabulary.load_clip_vocabulary(folder, OPEN_CLIP_PAD if act == "gelu" else CLIP_PAD) for act in acts]
+    return [vocabulary.load_clip_vocabulary(folder, act == "gelu") for act in acts]

@@ -12,9 +12,6 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 logger = logging.getLogger(__name__)
 
-CLIP_PAD = "<|endoftext|>"
-OPEN_CLIP_PAD = "!"  # id 0: OpenCLIP pads with zeros
-
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a folder holds a tokenizer in either form."""
@@ -51,11 +48,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_clip_vocabulary(folder: Path, pad_token: str) -> CLIPTokenizer:
-    """CLIP's tokenizer from the vocabulary in `folder` alone.
+def load_clip_vocabulary(folder: Path, open_clip: bool) -> CLIPTokenizer:
+    """CLIP's tokenizer, or OpenCLIP's, which pads with zeros, from the vocabulary in `folder` alone.
 
     The settings beside it may be those of OpenCLIP, whose "!" is a special token, or of ComfyUI, which bounds nothing.
     """
+    pad_token = "!" if open_clip else "<|endoftext|>"
     if (folder / "vocab.json").is_file():
         vocab, merges = str(folder / "vocab.json"), str(folder / "merges.txt")
         return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=pad_token, name_or_path=str(folder))
