@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from ..model.config import ClipShape, Origin, SamplingConfig, StackConfig, UNetShape
 from ..model.schedule import ScheduleConfig
 from .layers import MotionModules, NormOver
-from .layout import DIFFUSERS, ORIGINAL, Modules, Naming, Plan, Shapes, base_of, read_modules
+from .layout import DIFFUSERS, ORIGINAL, Modules, Naming, Plan, Shapes, read_modules
 
 LINEAR = ScheduleConfig(beta_schedule="linear", zero_snr=False, prediction="epsilon")
 
@@ -27,7 +29,8 @@ def has_image_channels(shapes: Shapes) -> bool:
 
 
 def plan(shapes: Shapes) -> Plan:
-    """See `recognise.import_plan`. The version follows from the layout, the middle module and the table of positions."""
+    """See `recognise.import_plan`; its relatives with input channels build on it. The version follows from the layout, the middle
+    module and the table of positions."""
     naming = naming_of(shapes)
     assert naming is not None
     modules = read_modules(shapes, naming)
@@ -42,12 +45,21 @@ def plan(shapes: Shapes) -> Plan:
         stage="v1" if first else "v2" if modules.has_mid else "SDXL" if sdxl else "v3",
         source="original layout" if original else "diffusers' layout",
     )
+    if has_image_channels(shapes):
+        modules.sources["conv_in.weight"] = "conv_in.weight"
+        modules.changes["conv_in.weight"] = _extra_channels
     return Plan(config, modules.sources, modules.changes)
+
+
+def _extra_channels(weight: torch.Tensor) -> torch.Tensor:
+    """Of a conv_in (width, 4 + extra, 3, 3), what reads the extra channels. The first four are the image model's own."""
+    return weight[:, 4:]
 
 
 def text_to_video(modules: Modules, norm: NormOver, image_norms: NormOver) -> StackConfig:
     """The settings that AnimateDiff and Hotshot-XL share."""
-    base, text_width = base_of(modules.widths)
+    known = {(320, 640, 1280, 1280): ("sd15", 768), (320, 640, 1280): ("sdxl", 2048)}
+    base, text_width = known.get(modules.widths, ("custom", None))
     return StackConfig(
         unet=UNetShape(base, 4, modules.widths[0] if modules.widths else 0, text_width),
         sites=modules.sites,

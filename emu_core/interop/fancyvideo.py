@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..model.schedule import ScheduleConfig
 from . import animatediff
-from .layout import ORIGINAL, Plan, Shapes, extra_channels
+from .layout import ORIGINAL, Plan, Shapes
 
 SCHEDULE = ScheduleConfig(beta_schedule="linear", zero_snr=True, prediction="v_prediction")
 VALUES = (("fps", 25.0, "fps_embedding"), ("motion_score", 3.0, "motion_embedding"))
@@ -29,10 +29,9 @@ def plan(shapes: Shapes) -> Plan:
         raise ValueError("is a FancyVideo checkpoint with cross-frame text modules, not known here: take a released checkpoint")
     result = animatediff.plan(shapes)
     told = [value for value in VALUES if f"{value[2]}.linear.weight" in shapes]
-    sources = {**result.sources, "conv_in.weight": "conv_in.weight"}
     for name, _, theirs in told:
-        sources |= {f"embeddings.{name}.linear.{kind}": f"{theirs}.linear.{kind}" for kind in ("weight", "bias")}
-    config = result.config.changed(
+        result.sources |= {f"embeddings.{name}.linear.{kind}": f"{theirs}.linear.{kind}" for kind in ("weight", "bias")}
+    result.config = result.config.changed(
         family="fancyvideo",
         channel_order=("image", "mask"),
         image_norms="frame",
@@ -43,4 +42,4 @@ def plan(shapes: Shapes) -> Plan:
         steps=50,
         stage="",
     )
-    return Plan(config, sources, {**result.changes, "conv_in.weight": extra_channels})
+    return result

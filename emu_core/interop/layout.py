@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -69,13 +69,13 @@ class Naming:
 
         return sorted(found.items(), key=order)
 
-    def names(self, blocks: int, attentions: int, positions: bool) -> Iterator[tuple[str, str]]:
+    def names(self, blocks: int, positions: bool) -> Iterator[tuple[str, str]]:
         """(name in the file, name in our module), both after the prefix."""
         for part in ("norm", "proj_in", "proj_out"):
             yield from _both(part, part)
         for k in range(blocks):
             theirs, ours = f"transformer_blocks.{k}", f"blocks.{k}"
-            for n in range(attentions):
+            for n in range(2):
                 name = f"{theirs}.attention_blocks.{n}" if self.blocks_of_attentions else f"{theirs}.attn{n + 1}"
                 norm = f"{theirs}.norms.{n}" if self.blocks_of_attentions else f"{theirs}.norm{n + 1}"
                 for weight in _ATTENTION:
@@ -126,7 +126,7 @@ def read_modules(shapes: Shapes, naming: Naming, length: int = 32) -> Modules:
     changes: dict[str, Change] = {}
     sites: list[Site] = []
     for prefix, place in found:
-        for theirs, ours in naming.names(blocks, 2, True):
+        for theirs, ours in naming.names(blocks, True):
             name = f"layers.{place.replace('.', '-')}.{ours}"
             sources[name] = prefix + theirs
             if ours.endswith(_TABLE):
@@ -143,17 +143,6 @@ def _table(value: torch.Tensor) -> torch.Tensor:
     return value[0].clone()  # one table in the file may be that of two attentions
 
 
-def base_of(widths: Iterable[int]) -> tuple[str, int | None]:
-    """Name and text width of the image model that has these widths on the way down."""
-    known = {(320, 640, 1280, 1280): ("sd15", 768), (320, 640, 1280): ("sdxl", 2048)}
-    return known.get(tuple(widths), ("custom", None))
-
-
 def is_spatial(name: str) -> bool:
     """Whether a weight belongs to the image model, in diffusers' layout."""
     return _SPATIAL.match(name) is not None
-
-
-def extra_channels(weight: torch.Tensor) -> torch.Tensor:
-    """Of a conv_in (width, 4 + extra, 3, 3), what reads the extra channels. The first four are the image model's own."""
-    return weight[:, 4:]

@@ -41,7 +41,7 @@ def plan(shapes: Shapes) -> Plan:
                     sources[f"{key}convs.{i}.{kind}"] = f"{prefix}conv{i + 1}.{3 if i else 2}.{kind}"
                 changes[f"{key}convs.{i}.weight"] = _flat
         else:
-            sources |= {key + ours: prefix + theirs for theirs, ours in DIFFUSERS.names(1, 2, False)}
+            sources |= {key + ours: prefix + theirs for theirs, ours in DIFFUSERS.names(1, False)}
     text = shapes.get("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight", (0, 0))[1]
     width = shapes.get("conv_in.weight", (0,))[0]
     entrance = shapes.get("transformer_in.proj_in.weight", (0,))[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import animatediff
-from .layout import ORIGINAL, Plan, Shapes, extra_channels, read_modules
+from .layout import ORIGINAL, Plan, Shapes, read_modules
 
 
 def matches(shapes: Shapes) -> bool:
@@ -17,6 +17,5 @@ def plan(shapes: Shapes) -> Plan:
     result = animatediff.plan(shapes)
     # PIA's own program lets the image model's group norms run over all frames, diffusers does not
     norms = "video" if animatediff.naming_of(shapes) is ORIGINAL else "frame"
-    config = result.config.changed(family="pia", channel_order=("affinity", "image"), image_norms=norms, stage="")
-    sources = {**result.sources, "conv_in.weight": "conv_in.weight"}
-    return Plan(config, sources, {**result.changes, "conv_in.weight": extra_channels})
+    result.config = result.config.changed(family="pia", channel_order=("affinity", "image"), image_norms=norms, stage="")
+    return result
