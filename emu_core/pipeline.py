@@ -179,7 +179,8 @@ class EmuVideoPipeline:
         """Load a base (default: the bundled tiny model) and its stacks; a model folder may hold `stack_F.safetensors` and
         `stack_I.safetensors` itself."""
         folder = Path(model) if model is not None else BUNDLED
-        paths = (stack or _own(folder, "F"), interpolation_stack or _own(folder, "I"))
+        own = [file if (file := folder / f"stack_{role}.safetensors").is_file() else None for role in "FI"]
+        paths = (stack or own[0], interpolation_stack or own[1])
         stacks = [None if path is None else load_stack(path, dtype=dtype) for path in paths]
         base = load_base(folder, tokenizer=tokenizer, dtype=dtype, device=device)
         found = find_sites(base.unet)
@@ -346,11 +347,6 @@ class EmuVideoPipeline:
 
     def _latent_shape(self, settings: Settings) -> tuple[int, ...]:
         return self.base.latent_channels, *(side // self.base.pixels_per_latent for side in self._size(settings))
-
-
-def _own(folder: Path, role: str) -> Path | None:
-    path = folder / f"stack_{role}.safetensors"
-    return path if path.is_file() else None
 
 
 def read_defaults(folder: Path) -> dict[str, Any]:

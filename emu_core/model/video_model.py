@@ -39,23 +39,12 @@ class VideoModel(nn.Module):
         """`latents` (b, f, C, h, w), `t` (b,) or (), `text` (b, tokens, width), `conditioning` (b, f, C+1, h, w) or None,
         `added` SDXL's further conditions (b, ...), `values` numbers for the time embedding -> (b, f, C, h, w)."""
         b, f = latents.shape[:2]
-        run = Run(
-            frames=f,
-            text=self.attachment.texts(text),
-            conditioning=None if conditioning is None else conditioning.flatten(0, 1),
-            strength=strength,
-            attend=self.attend,
-            values=values or {},
-        )
+        given = None if conditioning is None else conditioning.flatten(0, 1)
+        run = Run(f, self.attachment.texts(text), given, strength, self.attend, values or {})
         each: dict[str, Any] = {name: _each_frame(value, f) for name, value in (added or {}).items()}
+        call = latents.flatten(0, 1), _each_frame(t.expand(b), f), _each_frame(text, f)
         with self.attachment.run(run):
-            output = self.attachment.unet(
-                latents.flatten(0, 1),
-                _each_frame(t.expand(b), f),
-                _each_frame(text, f),
-                added_cond_kwargs=each or None,
-                return_dict=False,
-            )[0]
+            output = self.attachment.unet(*call, added_cond_kwargs=each or None, return_dict=False)[0]
         return rearrange(output, "(b f) c h w -> b f c h w", f=f)
 
 
