@@ -96,33 +96,29 @@ def vae_config(shapes: Shapes, layout: Layout) -> dict[str, Any]:
     }
 
 
-def clip_config(shapes: Shapes) -> dict[str, Any]:
-    """CLIP's text encoder as transformers names its weights; `text_model.` may stand before the names."""
-    bare = {k.removeprefix("text_model."): s for k, s in shapes.items()}
-    table, positions = bare["embeddings.token_embedding.weight"], bare["embeddings.position_embedding.weight"][0]
-    inner, layers = bare["encoder.layers.0.mlp.fc1.weight"][0], count(bare, r"encoder\.layers\.(\d+)\.")
-    return {**_text_config(table, positions, inner, layers), "hidden_act": "quick_gelu", "projection_dim": table[1]}
-
-
-def open_clip_config(shapes: Shapes, layout: Layout) -> dict[str, Any]:
-    """OpenCLIP's text encoder. SD 2.x reads its penultimate layer, normed: it is built without its last layer."""
-    table, positions = shapes["token_embedding.weight"], shapes["positional_embedding"][0]
-    inner, layers = shapes["transformer.resblocks.0.mlp.c_fc.weight"][0], count(shapes, r"transformer\.resblocks\.(\d+)\.")
-    if layout == "sd2" and layers != 23:  # a file with 23 of ViT-H's 24 was written from a diffusers model
-        layers -= 1
-    projection = shapes.get("text_projection", table)[1]
-    return {**_text_config(table, positions, inner, layers), "hidden_act": "gelu", "projection_dim": projection}
-
-
-def _text_config(table: tuple[int, ...], positions: int, inner: int, layers: int) -> dict[str, Any]:
+def text_config(shapes: Shapes, layout: Layout) -> dict[str, Any]:
+    """CLIP's text encoder as transformers names its weights (`text_model.` may stand before the names), or OpenCLIP's as its own
+    program does. SD 2.x reads the penultimate layer, normed: its encoder is built without its last layer."""
+    shapes = {k.removeprefix("text_model."): s for k, s in shapes.items()}
+    open_clip = "token_embedding.weight" in shapes
+    if open_clip:
+        table, positions = shapes["token_embedding.weight"], shapes["positional_embedding"]
+        inner, layers = shapes["transformer.resblocks.0.mlp.c_fc.weight"], count(shapes, r"transformer\.resblocks\.(\d+)\.")
+        if layout == "sd2" and layers != 23:  # a file with 23 of ViT-H's 24 was written from a diffusers model
+            layers -= 1
+    else:
+        table, positions = shapes["embeddings.token_embedding.weight"], shapes["embeddings.position_embedding.weight"]
+        inner, layers = shapes["encoder.layers.0.mlp.fc1.weight"], count(shapes, r"encoder\.layers\.(\d+)\.")
     vocabulary, width = table
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
-        "intermediate_size": inner,
+        "intermediate_size": inner[0],
         "num_hidden_layers": layers,
         "num_attention_heads": _heads(width),
-        "max_position_embeddings": positions,
+        "max_position_embeddings": positions[0],
+        "hidden_act": "gelu" if open_clip else "quick_gelu",
+        "projection_dim": shapes.get("text_projection", table)[1],
         "bos_token_id": vocabulary - 2,  # CLIP's two special tokens end its vocabulary
         "eos_token_id": vocabulary - 1,
         "pad_token_id": vocabulary - 1,

@@ -90,12 +90,8 @@ def _shapes(header: WeightFile, prefix: str) -> dict[str, tuple[int, ...]]:
 
 
 def _configs(header: WeightFile, layout: Layout) -> dict[str, dict[str, Any]]:
-    texts = [_shapes(header, prefix) for prefix in TEXT[layout]]
-    configs = {}
-    if layout != "sd2":
-        configs["text_encoder"] = ldm_configs.clip_config(texts[0])
-    if layout != "sd1":
-        configs["text_encoder_2" if layout == "sdxl" else "text_encoder"] = ldm_configs.open_clip_config(texts[-1], layout)
+    texts = [ldm_configs.text_config(_shapes(header, prefix), layout) for prefix in TEXT[layout]]
+    configs = dict(zip(("text_encoder", "text_encoder_2"), texts, strict=False))
     pooled = configs["text_encoder_2"]["projection_dim"] if layout == "sdxl" else None
     configs["unet"] = ldm_configs.unet_config(_shapes(header, UNET), layout, pooled)
     configs["vae"] = ldm_configs.vae_config(_shapes(header, VAE), layout)

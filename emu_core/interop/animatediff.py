@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from ..model.config import ClipShape, Origin, SamplingConfig, StackConfig, UNetShape
 from ..model.schedule import ScheduleConfig
 from .layers import MotionModules, NormOver
@@ -45,15 +43,10 @@ def plan(shapes: Shapes) -> Plan:
         stage="v1" if first else "v2" if modules.has_mid else "SDXL" if sdxl else "v3",
         source="original layout" if original else "diffusers' layout",
     )
-    if has_image_channels(shapes):
+    if has_image_channels(shapes):  # of (width, 4 + extra, 3, 3) the first four are the image model's own
         modules.sources["conv_in.weight"] = "conv_in.weight"
-        modules.changes["conv_in.weight"] = _extra_channels
+        modules.changes["conv_in.weight"] = lambda kernel: kernel[:, 4:]
     return Plan(config, modules.sources, modules.changes)
-
-
-def _extra_channels(weight: torch.Tensor) -> torch.Tensor:
-    """Of a conv_in (width, 4 + extra, 3, 3), what reads the extra channels. The first four are the image model's own."""
-    return weight[:, 4:]
 
 
 def text_to_video(modules: Modules, norm: NormOver, image_norms: NormOver) -> StackConfig:

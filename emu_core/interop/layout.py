@@ -130,17 +130,13 @@ def read_modules(shapes: Shapes, naming: Naming, length: int = 32) -> Modules:
             name = f"layers.{place.replace('.', '-')}.{ours}"
             sources[name] = prefix + theirs
             if ours.endswith(_TABLE):
-                changes[name] = _table
+                changes[name] = lambda table: table[0].clone()  # one in the file may be that of two attentions
         sites.append(Site(place, "layer", next(iter(shapes.get(f"{prefix}norm.weight", ())), 0)))
     assert tables or not any(source in shapes for name, source in sources.items() if name.endswith(_TABLE))
     # of each level on the way down the first; sites come in their order
     widths = {site.name.split(".")[1]: site.channels for site in reversed(sites) if site.name.startswith("down.")}
     length = tables[0][1] if tables else length
     return Modules(tuple(sites), sources, changes, blocks, length, tuple(reversed(widths.values())))
-
-
-def _table(value: torch.Tensor) -> torch.Tensor:
-    return value[0].clone()  # one table in the file may be that of two attentions
 
 
 def is_spatial(name: str) -> bool:

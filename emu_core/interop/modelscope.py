@@ -39,7 +39,7 @@ def plan(shapes: Shapes) -> Plan:
                 for kind in ("weight", "bias"):
                     sources[f"{key}norms.{i}.{kind}"] = f"{prefix}conv{i + 1}.0.{kind}"
                     sources[f"{key}convs.{i}.{kind}"] = f"{prefix}conv{i + 1}.{3 if i else 2}.{kind}"
-                changes[f"{key}convs.{i}.weight"] = _flat
+                changes[f"{key}convs.{i}.weight"] = lambda kernel: kernel[..., 0]  # of (c, c, 3, 1, 1)
         else:
             sources |= {key + ours: prefix + theirs for theirs, ours in DIFFUSERS.names(1, False)}
     text = shapes.get("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight", (0, 0))[1]
@@ -73,8 +73,3 @@ def _modules(shapes: Shapes) -> Iterator[tuple[str, Site]]:
             yield prefix, Site(f"{place}.resnet.{j}", "resnet", shapes.get(f"{prefix}conv1.0.weight", (0,))[0])
         else:
             yield prefix, Site(f"{place}.attention.{j}", "attention", shapes.get(f"{prefix}norm.weight", (0,))[0])
-
-
-def _flat(weight: torch.Tensor) -> torch.Tensor:
-    """A kernel (c, c, 3, 1, 1) as (c, c, 3, 1)."""
-    return weight[..., 0]

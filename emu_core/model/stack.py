@@ -185,10 +185,8 @@ class Attachment:
 
     def _tell_values(self, x: torch.Tensor, run: Run) -> torch.Tensor:
         """The numbers that a stack is told, added to the time embedding (b f, width)."""
-        embedding: Any
         for name, default in self.stack.config.values if run.strength != 0 else ():
-            embedding = self.stack.embeddings[name]
-            x = x + run.strength * embedding(run.values.get(name, default), x).to(x.dtype)
+            x = x + run.strength * self.stack.embeddings[name](run.values.get(name, default), x).to(x.dtype)
         return x
 
     def _frames_into_height(self, module: nn.Module, args: Any) -> Any:
