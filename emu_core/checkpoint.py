@@ -73,15 +73,14 @@ def read_config(path: str | Path) -> StackConfig:
     """What a stack is, from its file's metadata, or of a public checkpoint from its names and shapes. ValueError for what is
     no stack, is damaged, or is of another version."""
     file = open_weights(path)
-    return _own_config(file) if _is_own(file) else import_plan(file).config
+    return _own_config(file) or import_plan(file).config
 
 
-def _is_own(file: WeightFile) -> bool:
-    return file.metadata.get("format") == FORMAT
-
-
-def _own_config(file: WeightFile) -> StackConfig:
+def _own_config(file: WeightFile) -> StackConfig | None:
+    """None for a file of another program."""
     path, metadata, version = file.path, file.metadata, file.metadata.get("version")
+    if metadata.get("format") != FORMAT:
+        return None
     if version != str(VERSION):
         raise ValueError(f"{path} has format version {version!r}, and this program reads {VERSION}: update the program")
     try:
@@ -93,9 +92,11 @@ def _own_config(file: WeightFile) -> StackConfig:
 def load_stack(path: str | Path, types: LayerTypes = TORCH_LAYERS, **factory: Any) -> TemporalStack:
     """Read a stack. Its weights keep the file's precision unless `factory` names a dtype; NaN or infinity is refused."""
     file = open_weights(path)
-    plan = None if _is_own(file) else import_plan(file)
-    config = _own_config(file) if plan is None else plan.config
-    weights = file.read() if plan is None else plan.weights(file.read())
+    if config := _own_config(file):
+        weights = file.read()
+    else:
+        plan = import_plan(file)
+        config, weights = plan.config, plan.weights(file.read())
     if not all(value.is_floating_point() for value in weights.values()) or not weights:
         raise ValueError(f"{path} should hold weights in floating point, found none or others: copy it again")
     factory.setdefault("dtype", next(iter(weights.values())).dtype)

@@ -250,8 +250,8 @@ class EmuVideoPipeline:
         for number, window in enumerate(plan):
             seed = settings.seed + number
             known = latents[window.keyframes][None]
-            generator = _generator(seed + 1)
-            known = augment(known, config.sampling.image_noise, config.schedule, torch.randn(known.shape, generator=generator))
+            noise = torch.randn(known.shape, generator=_generator(seed + 1))
+            known = augment(known, config.sampling.image_noise, config.schedule, noise)
             given = condition(known, slots(size), slot_count(size), config.channel_order)
             name = "interpolation" if len(plan) == 1 else f"interpolation {number + 1}/{len(plan)}"
             output = self._sample_video(_Stage(name, prompt, settings, seed, progress), model, given, True)
@@ -269,8 +269,7 @@ class EmuVideoPipeline:
     ) -> Result:
         """All three steps; with `image` (1, H, W, 3), which becomes frame `position`, the first is left out. A stack that knows
         no image makes the video from the text alone; its starting frame is then the video's first."""
-        model = self._model("F")
-        config = model.stack.config
+        config = self._model("F").stack.config
         settings.check_stack(config)
         if interpolate:
             self._model("I")
@@ -280,9 +279,8 @@ class EmuVideoPipeline:
         else:
             video = self.video(image, prompt, settings, progress=progress)
             first = video[:1]
-        fps = settings.fps or config.clip.fps
         finer = self.interpolate(video, prompt, settings, progress) if interpolate and len(video) > 1 else None
-        return Result(first, video, fps, finer)
+        return Result(first, video, settings.fps or config.clip.fps, finer)
 
     # -- what they share
 
