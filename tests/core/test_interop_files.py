@@ -190,10 +190,7 @@ def test_cross_frame_text_modules_are_refused(tmp_path: Path) -> None:
 
 
 OTHERS = {
-    "lora": (
-        "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight",
-        "is a LoRA, not a temporal stack: load it",
-    ),
+    "lora": ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight", "is a LoRA, not a temporal stack: load it"),
     "peft lora": ("unet.down_blocks.0.attentions.0.to_q.lora_A.weight", "is a LoRA"),
     "motion lora": ("down_blocks.0.motion_modules.0.x.processor.to_q_lora.down.lora_down", "is a LoRA for a motion module"),
     "checkpoint": ("model.diffusion_model.input_blocks.0.0.weight", "is a whole image or video model"),

@@ -49,10 +49,7 @@ RUNS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "tiny-vae": (["tiny-vae"], ["optimisation.batch=2"]),
     "tiny-t2i": (["tiny-t2i", *BUNDLED], ["optimisation.batch=4", "cache=8"]),
     "tiny-f": (["tiny-f", *BUNDLED], ["optimisation.batch=2", "cache=8", "anything=0.5"]),
-    "tiny-i": (
-        ["tiny-i", *BUNDLED, "--init", f"{BUNDLED[1]}/stack_F.safetensors"],
-        ["optimisation.batch=1", "cache=2"],
-    ),
+    "tiny-i": (["tiny-i", *BUNDLED, "--init", f"{BUNDLED[1]}/stack_F.safetensors"], ["optimisation.batch=1", "cache=2"]),
     "tiny-lora": (["tiny-lora", *BUNDLED], ["optimisation.batch=4", "cache=8"]),
     "stage": (["stage2_512px", "--family", "tiny", *BUNDLED], ["clips.size=32,32", *QUIET]),
     "shards": (["stage3_16frames", "--family", "tiny", *BUNDLED, *SHARDS], [*STAGE, "clips.frames=6", "clips.size=32,32"]),

@@ -20,10 +20,7 @@ from . import build
 from .small import small
 from .test_workflows import PUBLIC, version
 
-pytestmark = [
-    pytest.mark.page,
-    pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}"),
-]
+pytestmark = [pytest.mark.page, pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}")]
 DESIGNS = ("classic", "vue")
 SAMPLERS = ("EmuVideoStartingFrame", "EmuVideoSampler", "EmuVideoInterpolate", "KSampler", "SamplerCustomAdvanced")
 FIXTURES = Path(__file__).with_name("fixtures")
