@@ -38,22 +38,11 @@ UNET_ENDS = {
     "mid_block.attentions.0": "middle_block.1",
     "mid_block.resnets.1": "middle_block.2",
 }
-UNET_RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
+UNET_RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1"}
+UNET_RESNET |= {"norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-OPEN_CLIP_LAYER = {
-    "layer_norm1": "ln_1",
-    "layer_norm2": "ln_2",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
-    "self_attn.out_proj": "attn.out_proj",
-}
+OPEN_CLIP_LAYER = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+OPEN_CLIP_LAYER |= {"self_attn.out_proj": "attn.out_proj"}
 
 
 def _unet_block(name: str, config: Mapping[str, Any]) -> tuple[str, str]:
@@ -132,11 +121,7 @@ def text_to_ldm(state: State, kind: Literal["clip", "open_clip"]) -> dict[str, T
 
 def checkpoint(layout: Layout, unet: Any, vae: Any, text_encoders: list[Any]) -> dict[str, Tensor]:
     """A whole model in the original layout, from diffusers' and transformers' models; tensors are shared, not copied."""
-    kinds: dict[Layout, tuple[Literal["clip", "open_clip"], ...]] = {
-        "sd1": ("clip",),
-        "sd2": ("open_clip",),
-        "sdxl": ("clip", "open_clip"),
-    }
+    kinds: Any = {"sd1": ("clip",), "sd2": ("open_clip",), "sdxl": ("clip", "open_clip")}
     result = {UNET_PREFIX + k: v for k, v in unet_to_ldm(unet.state_dict(), unet.config).items()}
     result |= {VAE_PREFIX + k: v for k, v in vae_to_ldm(vae.state_dict(), vae.config).items()}
     for prefix, kind, encoder in zip(TEXT_PREFIXES[layout], kinds[layout], text_encoders, strict=True):
