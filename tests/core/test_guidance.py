@@ -43,7 +43,7 @@ def test_any_scales_equal_the_formula(w_i: float, w_p: float) -> None:
 
 
 @pytest.mark.parametrize(("has_image", "has_text"), list(product((True, False), (True, False))))
-def test_no_call_is_in_vain_and_weights_sum_to_one(has_image: bool, has_text: bool) -> None:
+def test_no_call_is_in_vain_weights_sum_to_one_and_the_fullest_conditioned_comes_last(has_image: bool, has_text: bool) -> None:
     for w_i, w_p in product(SCALES, SCALES):
         plan = calls(w_i, w_p, has_image, has_text)
         assert 1 <= len(plan) <= 3
@@ -51,6 +51,7 @@ def test_no_call_is_in_vain_and_weights_sum_to_one(has_image: bool, has_text: bo
         assert sum(call.weight for call in plan) == pytest.approx(1)
         assert len({(call.image, call.text) for call in plan}) == len(plan)
         assert not any((call.image and not has_image) or (call.text and not has_text) for call in plan)
+        assert [call.image + call.text for call in plan] == sorted(call.image + call.text for call in plan)
         if len(plan) == 1:
             assert plan[0].weight == 1  # exactly: the output itself, with its own bits
 
@@ -59,34 +60,18 @@ def test_papers_scales_need_three_calls() -> None:
     assert calls(2.0, 7.5) == [Call(False, False, -1.0), Call(True, False, -5.5), Call(True, True, 7.5)]
 
 
-def test_without_an_image_it_is_guidance_by_text() -> None:
-    x = outputs()
+@pytest.mark.parametrize("one", ["image", "text"])
+def test_with_one_condition_it_is_guidance_by_it(one: str) -> None:
+    x, image, text = outputs(), one == "image", one == "text"
     for w_i, w_p in product(SCALES, SCALES):
-        plan = calls(w_i, w_p, has_image=False)
-        assert [call.weight for call in plan] == [weight for weight in (1 - w_p, w_p) if weight]
-        expected = x[False, False] + w_p * (x[False, True] - x[False, False])
-        torch.testing.assert_close(run(plan, x), expected)
-    assert calls(2.0, 1.0, has_image=False) == [Call(False, True, 1.0)]
-
-
-def test_without_text_it_is_guidance_by_image() -> None:
-    x = outputs()
-    for w_i, w_p in product(SCALES, SCALES):
-        plan = calls(w_i, w_p, has_text=False)
-        assert [call.weight for call in plan] == [weight for weight in (1 - w_i, w_i) if weight]
-        expected = x[False, False] + w_i * (x[True, False] - x[False, False])
-        torch.testing.assert_close(run(plan, x), expected)
-    assert calls(1.0, 7.5, has_text=False) == [Call(True, False, 1.0)]
+        plan, w = calls(w_i, w_p, image, text), w_i if image else w_p
+        assert [call.weight for call in plan] == [weight for weight in (1 - w, w) if weight]
+        torch.testing.assert_close(run(plan, x), x[False, False] + w * (x[image, text] - x[False, False]))
+    assert calls(1.0 if image else 2.0, 1.0 if text else 7.5, image, text) == [Call(image, text, 1.0)]
 
 
 def test_with_neither_one_call_is_left() -> None:
     assert all(calls(a, b, False, False) == [Call(False, False, 1.0)] for a, b in product(SCALES, SCALES))
-
-
-def test_the_fullest_conditioned_call_comes_last() -> None:
-    for w_i, w_p, image, text in product(SCALES, SCALES, (True, False), (True, False)):
-        plan = calls(w_i, w_p, image, text)
-        assert [call.image + call.text for call in plan] == sorted(call.image + call.text for call in plan)
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.3, 0.7, 1.0])
