@@ -16,7 +16,7 @@ from tests.core import reference
 from tests.core.filled import normal
 from tests.core.helpers import DOUBLE
 
-B, F, SIZE = 2, 5, 8
+SIZE = 8
 AFFINITY = (1.0, 0.9, 0.85, 0.85, 0.85)
 STEPS = torch.tensor([951, 301])
 
@@ -29,11 +29,17 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
     assert expected.std() > 0.05
 
 
+def widths(small: dict[str, Any], full: dict[str, Any]) -> Any:
+    """At a small width in float64, and at the true one in float32."""
+    true = pytest.param(full, 1, 4, torch.float32, id="full", marks=[pytest.mark.slow, pytest.mark.full_size])
+    return pytest.mark.parametrize(("settings", "b", "f", "dtype"), [pytest.param(small, 2, 5, DOUBLE, id="small"), true])
+
+
 def in_precision(unet: Any, dtype: torch.dtype) -> Any:
     return torch.nn.Module.to(unet, dtype)  # diffusers' own `to` warns of what does not concern these
 
 
-def call(unet: Any, path: Path, width: int, conditioning: torch.Tensor | None = None, b: int = B, f: int = F) -> torch.Tensor:
+def call(unet: Any, path: Path, width: int, conditioning: torch.Tensor | None, b: int, f: int) -> torch.Tensor:
     x = rearrange(normal("x", b, 4, f, SIZE, SIZE), "b c f h w -> b f c h w")
     model = VideoModel(unet, load_stack(path, dtype=unet.dtype))
     try:
@@ -44,7 +50,7 @@ def call(unet: Any, path: Path, width: int, conditioning: torch.Tensor | None = 
         model.attachment.detach()
 
 
-def call_motion(unet: Any, width: int, extra: torch.Tensor | None = None, b: int = B, f: int = F) -> torch.Tensor:
+def call_motion(unet: Any, width: int, extra: torch.Tensor | None, b: int, f: int) -> torch.Tensor:
     x = normal("x", b, 4, f, SIZE, SIZE)
     with torch.inference_mode():
         text = normal("text", b, 7, width).repeat_interleave(f, 0).to(unet.dtype)
@@ -52,18 +58,19 @@ def call_motion(unet: Any, width: int, extra: torch.Tensor | None = None, b: int
     return rearrange(y, "b c f h w -> b f c h w")
 
 
-def check_animatediff(
-    tmp_path: Path, settings: dict[str, Any], mid: bool, b: int = B, f: int = F, dtype: torch.dtype = DOUBLE
-) -> None:
+@widths(reference.SMALL_SD15, reference.FULL_SD15)
+@pytest.mark.parametrize("mid", [True, False], ids=["v2", "v3"])
+def test_animatediff_equals_diffusers(tmp_path: Path, mid: bool, settings: Any, b: int, f: int, dtype: torch.dtype) -> None:
     unet = reference.image_unet(**settings)
     adapter = reference.motion_adapter(unet, mid)
     path = reference.save(adapter, tmp_path / "adapter.safetensors")
     width = settings["cross_attention_dim"]
     theirs = in_precision(reference.motion_unet(unet, adapter), dtype)
-    close(call(in_precision(unet, dtype), path, width, b=b, f=f), call_motion(theirs, width, b=b, f=f))
+    close(call(in_precision(unet, dtype), path, width, None, b, f), call_motion(theirs, width, None, b, f))
 
 
-def check_pia(tmp_path: Path, settings: dict[str, Any], b: int = B, f: int = F, dtype: torch.dtype = DOUBLE) -> None:
+@widths(reference.SMALL_SD15, reference.FULL_SD15)
+def test_pia_equals_diffusers(tmp_path: Path, settings: Any, b: int, f: int, dtype: torch.dtype) -> None:
     unet = reference.image_unet(**settings)
     adapter = reference.motion_adapter(unet, False, conv_in=True)
     path = reference.save(adapter, tmp_path / "pia.safetensors")
@@ -71,51 +78,19 @@ def check_pia(tmp_path: Path, settings: dict[str, Any], b: int = B, f: int = F, 
     image = normal("image", b, 4, SIZE, SIZE)
     width = settings["cross_attention_dim"]
     given = condition(image[:, None], (0,), f, ("affinity", "image"), "small")
-    found = call(in_precision(unet, dtype), path, width, given, b=b, f=f)
+    found = call(in_precision(unet, dtype), path, width, given, b, f)
     affinity = torch.tensor(AFFINITY)[:f].view(1, 1, f, 1, 1).expand(b, 1, f, SIZE, SIZE)
     extra = torch.cat([affinity, image[:, :, None].expand(b, 4, f, SIZE, SIZE)], 1)
-    close(found, call_motion(theirs, width, extra, b=b, f=f))
+    close(found, call_motion(theirs, width, extra, b, f))
 
 
-def check_modelscope(tmp_path: Path, settings: dict[str, Any], b: int = B, f: int = F, dtype: torch.dtype = DOUBLE) -> None:
+@widths(reference.SMALL_MODELSCOPE, {"cross_attention_dim": 1024, "attention_head_dim": 64, "sample_size": 8})
+def test_modelscope_equals_diffusers(tmp_path: Path, settings: Any, b: int, f: int, dtype: torch.dtype) -> None:
     whole = reference.modelscope_unet(**settings)
     path = reference.save(whole, tmp_path / "modelscope.safetensors")
     width = settings["cross_attention_dim"]
-    found = call(in_precision(reference.modelscope_image_unet(whole), dtype), path, width, b=b, f=f)
+    found = call(in_precision(reference.modelscope_image_unet(whole), dtype), path, width, None, b, f)
     x, text = normal("x", b, 4, f, SIZE, SIZE).to(dtype), normal("text", b, 7, width).to(dtype)
     with torch.inference_mode():
         y = in_precision(whole, dtype)(x, STEPS[:b], text)[0]
     close(found, rearrange(y, "b c f h w -> b f c h w"))
-
-
-@pytest.mark.parametrize("mid", [True, False], ids=["v2", "v3"])
-def test_animatediff_equals_diffusers(tmp_path: Path, mid: bool) -> None:
-    check_animatediff(tmp_path, reference.SMALL_SD15, mid)
-
-
-def test_pia_equals_diffusers(tmp_path: Path) -> None:
-    check_pia(tmp_path, reference.SMALL_SD15)
-
-
-def test_modelscope_equals_diffusers(tmp_path: Path) -> None:
-    check_modelscope(tmp_path, reference.SMALL_MODELSCOPE)
-
-
-@pytest.mark.slow
-@pytest.mark.full_size
-@pytest.mark.parametrize("mid", [True, False], ids=["v2", "v3"])
-def test_animatediff_equals_diffusers_at_full_width(tmp_path: Path, mid: bool) -> None:
-    check_animatediff(tmp_path, reference.FULL_SD15, mid, b=1, f=4, dtype=torch.float32)
-
-
-@pytest.mark.slow
-@pytest.mark.full_size
-def test_pia_equals_diffusers_at_full_width(tmp_path: Path) -> None:
-    check_pia(tmp_path, reference.FULL_SD15, b=1, f=4, dtype=torch.float32)
-
-
-@pytest.mark.slow
-@pytest.mark.full_size
-def test_modelscope_equals_diffusers_at_full_width(tmp_path: Path) -> None:
-    settings = {"cross_attention_dim": 1024, "attention_head_dim": 64, "sample_size": 8}
-    check_modelscope(tmp_path, settings, b=1, f=4, dtype=torch.float32)
