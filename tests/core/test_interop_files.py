@@ -16,15 +16,17 @@ from safetensors.torch import save_file
 
 from emu_core.checkpoint import load_stack, read_config
 from emu_core.cli.main import main
-from emu_core.interop import open_weights, recognise
+from emu_core.interop import animatediff, open_weights, recognise
 from emu_core.interop.recognise import import_plan
 from emu_core.model.stack import TemporalStack
 from emu_core.weights import WeightFile
 from tests.core import reference
+from tests.core.helpers import small_unet
 from tests.core.test_interop_originals import FAMILIES, checkpoint, fixture
 
 State = dict[str, torch.Tensor]
 SMALL = reference.SMALL_SD15
+write = reference.save
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +37,6 @@ def adapter_state() -> State:
 @pytest.fixture(scope="module")
 def original(adapter_state: State) -> State:
     return reference.original_layout(adapter_state)
-
-
-def write(state: State, path: Path) -> Path:
-    return reference.save(state, path)
 
 
 # -- which family
@@ -98,8 +96,7 @@ def test_positions_that_a_file_leaves_out_are_computed(original: State, tmp_path
 def test_schedules_and_channels(tmp_path: Path) -> None:
     fancy = read_config(checkpoint("fancyvideo", tmp_path))
     assert (fancy.schedule.beta_schedule, fancy.schedule.zero_snr, fancy.schedule.prediction) == ("linear", True, "v_prediction")
-    assert fancy.channel_order == ("image", "mask")
-    assert dict(fancy.values) == {"fps": 25.0, "motion_score": 3.0}
+    assert (fancy.channel_order, dict(fancy.values)) == (("image", "mask"), {"fps": 25.0, "motion_score": 3.0})
     pia = read_config(checkpoint("pia", tmp_path))
     assert (pia.schedule.beta_schedule, pia.schedule.zero_snr, pia.schedule.prediction) == ("linear", False, "epsilon")
     assert pia.channel_order == ("affinity", "image")
@@ -118,11 +115,7 @@ def test_a_fancyvideo_of_the_first_kind_has_no_embeddings(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("layout", "base", "width"), [("sd15", "sd15", 768), ("sdxl", "sdxl", 2048)])
 def test_the_base_is_known_by_its_widths(layout: str, base: str, width: int) -> None:
     widths = (320, 640, 1280, 1280) if layout == "sd15" else (320, 640, 1280)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for i, channels in enumerate(widths):
-        shapes |= {f"down_blocks.{i}.motion_modules.0.norm.weight": (channels,)}
-    from emu_core.interop import animatediff
-
+    shapes = {f"down_blocks.{i}.motion_modules.0.norm.weight": (channels,) for i, channels in enumerate(widths)}
     config = animatediff.plan(shapes).config
     assert (config.unet.base, config.unet.text_width) == (base, width)
 
@@ -130,12 +123,9 @@ def test_the_base_is_known_by_its_widths(layout: str, base: str, width: int) -> 
 def test_another_base_is_refused(tmp_path: Path) -> None:
     """A stack of SD 1.5's shape on an SDXL U-Net, on a narrower one, and on one that reads other texts."""
     stack = load_stack(checkpoint("animatediff_v2", tmp_path))
-    from tests.core.helpers import small_unet
-
     for name, words in (("sdxl", "has a layer at down.3"), ("tiny", "has a layer at down.0.layer.1|expects")):
         with pytest.raises(ValueError, match=words):
             stack.attach(small_unet(name))
-
     stack.config = stack.config.changed(text_width=768)
     with pytest.raises(ValueError, match="text states have a width of 768, the given U-Net reads 32"):
         stack.attach(reference.image_unet(**SMALL))
@@ -233,10 +223,7 @@ def test_code_in_a_pickle_does_not_run(original: State, tmp_path: Path, new: boo
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
 def test_truncated_files(original: State, tmp_path: Path, share: float, suffix: str) -> None:
     path = tmp_path / f"whole{suffix}"
-    if suffix == ".ckpt":
-        torch.save(original, path)
-    else:
-        write(original, path)
+    (torch.save if suffix == ".ckpt" else write)(original, path)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(ValueError, match="cut short|copy it again"):
@@ -245,51 +232,15 @@ def test_truncated_files(original: State, tmp_path: Path, share: float, suffix: 
 
 # -- random keys
 
-PARTS = [
-    "down_blocks",
-    "mid_block",
-    "up_blocks",
-    "motion_modules",
-    "temporal_transformer",
-    "temporal_attentions",
-    "temp_convs",
-    "conv1",
-    "temp_attentions",
-    "transformer_in",
-    "transformer_blocks",
-    "attention_blocks",
-    "norms",
-    "norm",
-    "norm1",
-    "proj_in",
-    "proj_out",
-    "ff",
-    "net",
-    "attn1",
-    "pos_encoder",
-    "pe",
-    "pos_embed",
-    "positional_encoding",
-    "to_q",
-    "to_out",
-    "weight",
-    "bias",
-    "conv_in",
-    "fps_embedding",
-    "motion_embedding",
-    "linear",
-    "FancyVideo",
-    "resnets",
-    "attentions",
-    "0",
-    "1",
-    "2",
-    "3",
-    "17",
-    "ctm_a",
-    "layers",
-]
-KEYS = st.lists(st.sampled_from(PARTS) | st.text(string.ascii_lowercase + "._", max_size=6), min_size=1, max_size=9).map(".".join)
+NAMES = """
+    down_blocks mid_block up_blocks motion_modules temporal_transformer temporal_attentions temp_convs conv1 temp_attentions
+    transformer_in transformer_blocks attention_blocks norms norm norm1 proj_in proj_out ff net attn1 pos_encoder pe pos_embed
+    positional_encoding to_q to_out weight bias conv_in fps_embedding motion_embedding linear FancyVideo resnets attentions
+    0 1 2 3 17 ctm_a layers
+"""
+KEYS = st.lists(st.sampled_from(NAMES.split()) | st.text(string.ascii_lowercase + "._", max_size=6), min_size=1, max_size=9).map(
+    ".".join
+)
 SHAPES = st.lists(st.integers(0, 64), max_size=5).map(tuple)
 
 
@@ -335,8 +286,7 @@ def test_info_says_what_a_file_is(name: str, tmp_path: Path, capsys: pytest.Capt
         path = checkpoint(name, tmp_path)
     assert main(["info", str(path), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["family"] == FAMILIES.get(name, name)
-    assert facts["kind"] == "temporal stack"
+    assert (facts["family"], facts["kind"]) == (FAMILIES.get(name, name), "temporal stack")
     assert facts["temporal_parameters"] > 10_000
     assert main(["info", str(path)]) == 0
     assert FAMILIES.get(name, name) in capsys.readouterr().out
@@ -350,8 +300,7 @@ def test_convert_writes_the_same_stack(
     out = tmp_path / "stack.safetensors"
     assert main(["convert", str(path), "--out", str(out)]) == 0
     before, after = load_stack(path), load_stack(out)
-    assert open_weights(out).metadata["format"] == "emu-video-stack"
-    assert before.config == after.config
+    assert (open_weights(out).metadata["format"], before.config) == ("emu-video-stack", after.config)
     assert all(torch.equal(v, after.state_dict()[k]) for k, v in before.state_dict().items())
     assert main(["info", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.split("\n", 1)[1])["family"] == before.config.origin.family
