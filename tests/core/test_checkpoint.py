@@ -14,31 +14,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from emu_core import weights as files
-from emu_core.checkpoint import FORMAT, config_of, load_stack, read_config, save_stack, settings_of
+from emu_core.checkpoint import FORMAT, load_stack, read_config, save_stack
 from emu_core.model.schedule import ScheduleConfig
 from emu_core.model.stack import TemporalStack
 
-from .helpers import DOUBLE, attached, hook_count, inputs, new_stack, random_stack, randomise, small_unet, video
+from .helpers import DOUBLE, attached, inputs, new_stack, random_stack, randomise, small_unet, video
 
 Weights = dict[str, torch.Tensor]
 
-SETTINGS: dict[str, Any] = {
-    "role": "I",
-    "frames": 37,
-    "fps": 16.0,
-    "size": (48, 64),
-    "schedule": ScheduleConfig(zero_snr=False, prediction="epsilon"),
-    "channel_order": ("mask", "image"),
-    "attentions": ("self", "self"),
-    "mlp_ratio": 2,
-    "kernel": 5,
-    "image_noise": 100,
-    "text_guidance": 3.5,
-    "image_guidance": 1.25,
-    "steps": 20,
-    "stage": "test",
-    "source": 'quotes " and ünïcode',
-}
+SETTINGS: dict[str, Any] = {"role": "I", "frames": 37, "fps": 16.0, "size": (48, 64), "stage": "test"}
+SETTINGS |= {"schedule": ScheduleConfig(zero_snr=False, prediction="epsilon"), "channel_order": ("mask", "image")}
+SETTINGS |= {"attentions": ("self", "self"), "mlp_ratio": 2, "kernel": 5, "image_noise": 100, "steps": 20}
+SETTINGS |= {"text_guidance": 3.5, "image_guidance": 1.25, "source": 'quotes " and ünïcode'}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +46,7 @@ def contents(path: Path) -> tuple[Weights, dict[str, str]]:
         return load_file(path), opened.metadata()
 
 
-def rewrite(path: Path, weights: Callable[[Weights], None] | None = None, **metadata: str | None) -> None:
+def rewrite(path: Path, weights: Callable[[Weights], Any] | None = None, **metadata: str | None) -> None:
     """Change some weights in place, and some entries of the metadata (None removes one)."""
     values, entries = contents(path)
     if weights is not None:
@@ -101,16 +88,10 @@ def test_weights_keep_the_files_precision_unless_told(tmp_path: Path) -> None:
     assert load_stack(path, device="meta").conv_in.weight.device.type == "meta"
 
 
-def test_config_survives_json() -> None:
-    config = new_stack(small_unet(), **SETTINGS).config
-    assert config_of(json.loads(json.dumps(settings_of(config)))) == config
-
-
 def test_file_is_safetensors_with_plain_metadata(original: Path) -> None:
     weights, metadata = contents(original)
     assert metadata["format"] == FORMAT == "emu-video-stack"
-    assert metadata["version"] == "1"
-    assert json.loads(metadata["config"])["base"] == "tiny"
+    assert (metadata["version"], json.loads(metadata["config"])["base"]) == ("1", "tiny")
     assert "conv_in.weight" in weights
 
 
@@ -127,8 +108,7 @@ def test_nothing_half_written_when_saving_fails(original: Path, tmp_path: Path, 
     monkeypatch.setattr(files, "save_file", breaks)
     with pytest.raises(ValueError, match="No space left"):
         save_stack(random_stack(small_unet(), seed=9), path)
-    assert path.read_bytes() == original.read_bytes()
-    assert [p.name for p in tmp_path.iterdir()] == ["stack.safetensors"]
+    assert (path.read_bytes(), [p.name for p in tmp_path.iterdir()]) == (original.read_bytes(), ["stack.safetensors"])
 
 
 def test_equal_stacks_are_equal_files(tmp_path: Path) -> None:
@@ -152,51 +132,13 @@ def test_weights_that_could_not_be_read_again_are_not_written(tmp_path: Path, va
 # -- what is refused
 
 
-def nothing(path: Path) -> None:
-    path.unlink()
-
-
 def a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
 
 
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def cut_in_the_header(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:50])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def text(path: Path) -> None:
-    path.write_text("this is no tensor\n" * 50)
-
-
-def renamed_pickle(path: Path) -> None:
-    torch.save({"weight": torch.zeros(3)}, path)
-
-
-def no_metadata(path: Path) -> None:
-    save_file(contents(path)[0], path)
-
-
-def renamed(old: str, new: str) -> Callable[[Weights], None]:
-    def change(weights: Weights) -> None:
-        weights[new] = weights.pop(old)
-
-    return change
-
-
-def lost(name: str) -> Callable[[Weights], None]:
-    def change(weights: Weights) -> None:
-        del weights[name]
-
-    return change
+def cut(length: int) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(path.read_bytes()[:length])
 
 
 def put(name: str, value: torch.Tensor) -> Callable[[Weights], None]:
@@ -204,26 +146,21 @@ def put(name: str, value: torch.Tensor) -> Callable[[Weights], None]:
 
 
 def one_value(value: float) -> Callable[[Weights], None]:
-    def change(weights: Weights) -> None:
-        weights["conv_in.weight"][0, 0, 0, 0] = value
-
-    return change
+    return lambda weights: weights["conv_in.weight"].view(-1)[:1].fill_(value)
 
 
+INTEGERS = torch.zeros(32, 5, 3, 3, dtype=torch.int32)
 NOT_READABLE: list[tuple[Callable[[Path], None], str]] = [
-    (nothing, "found nothing: check the path"),
+    (Path.unlink, "found nothing: check the path"),
     (a_folder, "found a folder: check the path"),
-    (truncated, "truncated"),
-    (cut_in_the_header, "cut short|something else"),
-    (empty, "found 0 bytes of something else"),
-    (text, "something else"),
-    (renamed_pickle, "something else"),
-    (no_metadata, "is no temporal stack: it has the weights of one, but not its metadata"),
+    (cut(-100), "truncated"),
+    (cut(50), "cut short|something else"),
+    (cut(0), "found 0 bytes of something else"),
+    (lambda path: path.write_text("this is no tensor\n" * 50), "something else"),
+    (lambda path: torch.save({"weight": torch.zeros(3)}, path), "something else"),
+    (lambda path: save_file(contents(path)[0], path), "is no temporal stack: it has the weights of one, but not its metadata"),
     (lambda path: rewrite(path, format="other"), "is no temporal stack"),
-    (
-        lambda path: rewrite(path, put("conv_in.weight", torch.zeros(32, 5, 3, 3, dtype=torch.int32))),
-        "found I32 in conv_in.weight",
-    ),
+    (lambda path: rewrite(path, put("conv_in.weight", INTEGERS)), "found I32 in conv_in.weight"),
     (lambda path: rewrite(path, version="2"), "format version '2', and this program reads 1: update the program"),
     (lambda path: rewrite(path, version=None), "format version None"),
     (lambda path: rewrite(path, config=None), "damaged metadata"),
@@ -244,9 +181,9 @@ NOT_READABLE: list[tuple[Callable[[Path], None], str]] = [
     (lambda path: with_config(path, schedule={"prediction": "epsilon"}), "damaged metadata.*zero terminal SNR"),
 ]
 NOT_LOADABLE: list[tuple[Callable[[Path], None], str]] = [
-    (lambda path: rewrite(path, lost("conv_in.weight")), "lacks 1 weights.*such as conv_in.weight"),
+    (lambda path: rewrite(path, lambda w: w.pop("conv_in.weight")), "lacks 1 weights.*such as conv_in.weight"),
     (lambda path: rewrite(path, put("further.weight", torch.zeros(2))), "has 1 weights.*such as further.weight"),
-    (lambda path: rewrite(path, renamed("conv_in.weight", "conv_out.weight")), "lacks 1 weights"),
+    (lambda path: rewrite(path, lambda w: w.update({"conv_out.weight": w.pop("conv_in.weight")})), "lacks 1 weights"),
     (lambda path: rewrite(path, put("conv_in.weight", torch.ones(32, 4, 3, 3))), r"\(32, 5, 3, 3\), found \(32, 4, 3, 3\)"),
     (lambda path: rewrite(path, one_value(float("nan"))), "conv_in.weight holds NaN or infinite"),
     (lambda path: rewrite(path, one_value(-float("inf"))), "conv_in.weight holds NaN or infinite"),
@@ -298,13 +235,6 @@ def test_the_pristine_file_is_fine(file: Path) -> None:
     rewrite(file)
     with_config(file)
     assert isinstance(load_stack(file), TemporalStack)
-
-
-def test_a_loaded_stack_refuses_another_base(original: Path) -> None:
-    unet = small_unet("sd15")
-    with pytest.raises(ValueError, match="for 'tiny'.*load it on a 'tiny' model"):
-        load_stack(original).attach(unet)
-    assert hook_count(unet) == 0
 
 
 @pytest.mark.parametrize(
