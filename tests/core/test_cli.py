@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import av
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +16,8 @@ from emu_core.checkpoint import load_stack
 from emu_core.cli.main import main
 from emu_core.media import read_image, read_video, write_video
 from emu_core.pipeline import BUNDLED
+
+from .test_data_motion import sound_only
 
 PROMPT = "a big red circle moves right on a white background"
 QUICK = ["--steps", "2"]
@@ -42,22 +43,16 @@ def test_generate_writes_37_frames_at_16_a_second(tmp_path: Path, name: str) -> 
     out = tmp_path / name
     assert main(["generate", PROMPT, "--out", str(out), "--seed", "3", *QUICK]) == 0
     video = read_video(out)
-    assert video.frames.shape == (37, 64, 64, 3)
-    assert video.fps == pytest.approx(16, rel=0.05)
-    assert (video.metadata["prompt"], video.metadata["seed"]) == (PROMPT, "3")
-    assert sorted(p.name for p in tmp_path.iterdir()) == [name]
+    assert (video.frames.shape, video.fps) == ((37, 64, 64, 3), pytest.approx(16, rel=0.05))
+    assert (video.metadata["prompt"], video.metadata["seed"], sorted(p.name for p in tmp_path.iterdir())) == (PROMPT, "3", [name])
 
 
 def test_generate_writes_frame_and_sheet_and_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame, sheet, out = tmp_path / "first.png", tmp_path / "sheet.png", tmp_path / "video.mp4"
-    code = main(
-        ["generate", PROMPT, "--out", str(out), "--starting-frame", str(frame), "--sheet", str(sheet)]
-        + ["--no-interpolate", "--frames", "6", "--fps", "5", "--json", *QUICK]
-    )
-    assert code == 0
+    options = ["--out", str(out), "--starting-frame", str(frame), "--sheet", str(sheet), "--frames", "6", "--fps", "5"]
+    assert main(["generate", PROMPT, *options, "--no-interpolate", "--json", *QUICK]) == 0
     made = json.loads(capsys.readouterr().out)
-    assert (made["frames"], made["fps"], made["height"]) == (6, 5, 64)
-    assert read_image(frame).shape == (64, 64, 3)
+    assert (made["frames"], made["fps"], made["height"], read_image(frame).shape) == (6, 5, 64, (64, 64, 3))
     assert read_image(sheet).shape[1] > 128
 
 
@@ -97,11 +92,8 @@ def test_bad_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str], extra:
     assert not list(tmp_path.iterdir())
 
 
-def test_empty_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_prompt_unknown_extension_and_missing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "prompt is empty" in refused(capsys, "generate", "  ", "--out", str(tmp_path / "out.mp4"))
-
-
-def test_unknown_extension_and_missing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ".xyz" in refused(capsys, "generate", PROMPT, "--out", str(tmp_path / "out.xyz"))
     missing = tmp_path / "none" / "out.mp4"
     assert str(missing.parent) in refused(capsys, "generate", PROMPT, "--out", str(missing))
@@ -116,32 +108,12 @@ def test_pictures_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_video_without_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sound = tmp_path / "sound.mp4"
-    with av.open(str(sound), "w") as container:
-        stream = container.add_stream("aac", rate=44100)
-        frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
-        frame.rate = 44100
-        for plane in frame.planes:
-            plane.update(bytes(plane.buffer_size))
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    assert str(sound) in refused(capsys, "interpolate", str(sound), PROMPT, "--out", str(tmp_path / "out.mp4"))
-
-
-def test_one_frame_is_too_few_to_interpolate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = tmp_path / "in.mp4"
-    write_video(source, torch.rand(1, 64, 64, 3), 4.0)
-    assert "2 or more frames" in refused(capsys, "interpolate", str(source), PROMPT, "--out", str(tmp_path / "out.mp4"))
-
-
-def test_model_folder_without_its_parts_and_pickles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, pickle = tmp_path / "model", tmp_path / "model.ckpt"
-    folder.mkdir()
-    (folder / "model_index.json").write_text((BUNDLED / "model_index.json").read_text())
-    torch.save({"a": torch.zeros(1)}, pickle)
-    for path in (folder, pickle):
-        assert str(path) in refused(capsys, "generate", PROMPT, "--out", str(tmp_path / "out.mp4"), "--model", str(path))
+def test_videos_without_frames_or_with_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound, single = tmp_path / "sound.mp4", tmp_path / "single.mp4"
+    sound.write_bytes(sound_only())
+    write_video(single, torch.rand(1, 64, 64, 3), 4.0)
+    for path, said in ((sound, str(sound)), (single, "2 or more frames")):
+        assert said in refused(capsys, "interpolate", str(path), PROMPT, "--out", str(tmp_path / "out.mp4"))
 
 
 def test_info_of_the_paper_s_network(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,8 +129,7 @@ def test_info_of_the_paper_s_network(capsys: pytest.CaptureFixture[str]) -> None
 def test_info_of_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["family"] == "tiny"
-    assert [s["role"][0] for s in facts["stacks"]] == ["F", "I"]
+    assert (facts["family"], [s["role"][0] for s in facts["stacks"]]) == ("tiny", ["F", "I"])
     assert main(["info", str(BUNDLED / "stack_I.safetensors")]) == 0
     assert "interpolation" in capsys.readouterr().out
     (tmp_path / "x.safetensors").write_bytes(b"junk")
@@ -181,9 +152,8 @@ def test_help_explains_every_command(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_help_waits_for_no_large_package() -> None:
-    code = (
-        "import sys; from emu_core.cli import main; print({'torch', 'numpy', 'av', 'PIL', 'tqdm'} & {*sys.modules}); main(['-h'])"
-    )
+    large = "{'torch', 'numpy', 'av', 'PIL', 'tqdm'}"
+    code = f"import sys; from emu_core.cli import main; print({large} & {{*sys.modules}}); main(['-h'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("set()\nusage: emu-video")
 
@@ -215,8 +185,7 @@ def test_the_best_of_several_starting_frames_is_taken(tmp_path: Path, capsys: py
     scores = json.loads(capsys.readouterr().out)["candidates"]
     pipeline = EmuVideoPipeline.from_files()
     frames = [pipeline.starting_frame(PROMPT, Settings(steps=2, seed=5 + i)) for i in range(3)]
-    assert scores == pytest.approx(rank(torch.cat(frames), PROMPT, ClipNetwork(folder)), abs=ROUNDING)
-    assert len(set(scores)) == 3
+    assert (scores, len(set(scores))) == (pytest.approx(rank(torch.cat(frames), PROMPT, ClipNetwork(folder)), abs=ROUNDING), 3)
     best = frames[max(range(3), key=lambda i: scores[i])][0]
     assert (read_image(chosen) - best).abs().max() < 1 / 255  # half of which is the PNG's
     assert "--candidates needs a CLIP" in refused(capsys, "generate", PROMPT, *few, "--candidates", "3")
