@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -10,46 +12,37 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from argparse import ArgumentParser
+from collections.abc import Iterator
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pyarrow import parquet
 
+from emu_core.cli import curate as commands
 from emu_core.data import curate as work
 from emu_core.data import engines
 from emu_core.data import table as storage
 from emu_core.data.curate import Curation, Summary, curate
 from emu_core.data.engines import ProcessEngine
 from emu_core.data.files import TarWriter, locked
+from emu_core.data.report import count_reasons
 from emu_core.data.sources import key_of, listing
 from emu_core.data.table import INDEX, INDEX_TYPE, TABLE
 
 from .test_data_motion import counting, encoded, lying, sliding, sound_only, webm
+from .test_data_scores import save_clip, save_head
 
 SMALL = Curation(motion_fps=None, motion_height=None, shard_clips=3)
-PROBLEMS = {
-    "cut.mp4": "broken file",
-    "garbage.mp4": "broken file",
-    "empty.mp4": "empty file",
-    "sound.mp4": "only audio",
-    "still.mp4": "at least 2 frames",
-    "tiny.mp4": "at least 8 px",
-    "silent.mp4": "no caption",
-    "blank.mp4": "caption empty",
-    "no-json.mp4": "not JSON",
-    "no-field.mp4": 'no "caption"',
-    "latin.mp4": "not UTF-8",
-    "notes.md": "not a video",
-    "orphan.txt": "without a video",
-}
 
 
 def put(folder: Path, name: str, data: bytes, caption: str | bytes | None = "a thing") -> None:
@@ -72,30 +65,34 @@ def fill_good(folder: Path) -> None:
     put(folder, "lying.mp4", lying(encoded(counting(6))))
 
 
-def fill_bad(folder: Path) -> None:
-    """One of each that cannot be used; PROBLEMS says why."""
+@cache
+def problems() -> dict[str, tuple[bytes, str | bytes | None, str]]:
+    """One file of each that cannot be used: its bytes, its caption, and why."""
     good = encoded(counting(4))
-    put(folder, "cut.mp4", encoded(counting(24))[:700])
-    put(folder, "garbage.mp4", os.urandom(2000))
-    put(folder, "empty.mp4", b"")
-    put(folder, "sound.mp4", sound_only())
-    put(folder, "still.mp4", encoded(counting(1)))
-    put(folder, "tiny.mp4", encoded(counting(3, 6, 16)))
-    put(folder, "silent.mp4", good, None)
-    put(folder, "blank.mp4", good, " \n")
-    put(folder, "no-json.mp4", good, "{oops")
-    put(folder, "no-field.mp4", good, '{"title": "x"}')
-    put(folder, "latin.mp4", good, "größe".encode("latin-1"))
-    put(folder, "notes.md", b"read me", None)
-    put(folder, "orphan.txt", b"a caption", None)
-    put(folder, ".hidden.mp4", good, None)
+    return {
+        "cut.mp4": (encoded(counting(24))[:700], "a thing", "broken file"),
+        "garbage.mp4": (os.urandom(2000), "a thing", "broken file"),
+        "empty.mp4": (b"", "a thing", "empty file"),
+        "sound.mp4": (sound_only(), "a thing", "only audio"),
+        "still.mp4": (encoded(counting(1)), "a thing", "at least 2 frames"),
+        "tiny.mp4": (encoded(counting(3, 6, 16)), "a thing", "at least 8 px"),
+        "silent.mp4": (good, None, "no caption"),
+        "blank.mp4": (good, " \n", "caption empty"),
+        "no-json.mp4": (good, "{oops", "not JSON"),
+        "no-field.mp4": (good, '{"title": "x"}', 'no "caption"'),
+        "latin.mp4": (good, "größe".encode("latin-1"), "not UTF-8"),
+        "notes.md": (b"read me", None, "not a video"),
+        "orphan.txt": (b"a caption", None, "without a video"),
+    }
 
 
 @pytest.fixture(scope="module")
 def wild(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("in") / "wild"
     fill_good(folder)
-    fill_bad(folder)
+    for name, (data, caption, _) in problems().items():
+        put(folder, name, data, caption)
+    put(folder, ".hidden.mp4", encoded(counting(4)), None)
     return folder
 
 
@@ -132,23 +129,20 @@ def left_out(out: Path) -> list[dict[str, str]]:
 
 def test_everything_is_either_in_the_shards_or_listed_with_its_reason(wild: Path, tmp_path: Path) -> None:
     summary = curate([str(wild)], tmp_path / "out", SMALL)
-    assert summary == Summary(added=10, known=0, left_out=len(PROBLEMS), total=10)
+    assert summary == Summary(added=10, known=0, left_out=len(problems()), total=10)
     reasons = {Path(entry["source"]).name: entry["reason"] for entry in left_out(tmp_path / "out")}
-    assert reasons.keys() == PROBLEMS.keys()
-    for name, said in PROBLEMS.items():
+    assert reasons.keys() == problems().keys()
+    for name, (_, _, said) in problems().items():
         assert said in reasons[name], (name, reasons[name])
         assert str(wild) not in reasons[name]
-    assert sorted(item.key for item in listing([str(wild)])) == sorted(
-        [row["key"] for row in table(tmp_path / "out")] + [entry["key"] for entry in left_out(tmp_path / "out")]
-    )
+    keys = [entry["key"] for entry in table(tmp_path / "out") + left_out(tmp_path / "out")]
+    assert sorted(item.key for item in listing([str(wild)])) == sorted(keys)
 
 
 def test_the_shards_are_webdataset_tars_and_the_index_says_where_each_member_lies(good: Path, tmp_path: Path) -> None:
     curate([str(good)], tmp_path, SMALL)
     rows, index = table(tmp_path), np.load(tmp_path / INDEX, mmap_mode="r")
-    assert index.dtype == INDEX_TYPE
-    assert index.dtype.itemsize == 28
-    assert [row["shard"] for row in rows] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
+    assert (index.dtype, index.dtype.itemsize, [row["shard"] for row in rows]) == (INDEX_TYPE, 28, [0, 0, 0, 1, 1, 1, 2, 2, 2, 3])
     at = 0
     for number in range(4):
         with tarfile.open(tmp_path / f"clips-{number:06d}.tar") as tar:
@@ -162,36 +156,28 @@ def test_the_shards_are_webdataset_tars_and_the_index_says_where_each_member_lie
                 assert (about.offset_data, about.size) == (entry["json"], entry["json_size"])
                 assert entry["shard"] == row["shard"] == number
                 facts = json.load(tar.extractfile(about))  # type: ignore[arg-type]
-                assert facts == {name: row[name] for name in facts}
-                assert facts.keys() | set(storage.LOCATION) == row.keys()
+                assert (facts, facts.keys() | set(storage.LOCATION)) == ({name: row[name] for name in facts}, row.keys())
                 if not row["transcoded"]:
                     assert tar.extractfile(video).read() == Path(row["source"]).read_bytes()  # type: ignore[union-attr]
                 at += 1
-    assert at == 10
-    assert (tmp_path / "clips-000000.tar").stat().st_size % 10240 == 0
+    assert (at, (tmp_path / "clips-000000.tar").stat().st_size % 10240) == (10, 0)
 
 
 def test_the_columns_say_what_the_files_are(good: Path, tmp_path: Path) -> None:
     curate([str(good)], tmp_path, SMALL)
     rows = {Path(row["source"]).name: row for row in table(tmp_path)}
-    assert rows["plain 2.mp4"]["caption"] == "clip 2 moves"
-    assert rows["plain 2.mp4"]["motion_score"] == pytest.approx(2, rel=0.05)
+    assert (rows["plain 2.mp4"]["caption"], rows["plain 2.mp4"]["motion_score"]) == ("clip 2 moves", pytest.approx(2, rel=0.05))
     assert rows["plain 0.mp4"]["motion_min"] < 0.05
     assert (rows["plain 2.mp4"]["frames"], rows["plain 2.mp4"]["width"], rows["plain 2.mp4"]["height"]) == (10, 48, 32)
-    assert rows["x.y.mp4"]["caption"] == "größer 狐"
-    assert rows["x.y.mp4"]["fps"] == 7
-    assert rows["x.y.mp4"]["duration"] == pytest.approx(2, abs=0.01)
-    assert rows["film.mp4"]["caption"] == "by text"
+    assert (rows["x.y.mp4"]["caption"], rows["x.y.mp4"]["fps"]) == ("größer 狐", 7)
+    assert (rows["x.y.mp4"]["duration"], rows["film.mp4"]["caption"]) == (pytest.approx(2, abs=0.01), "by text")
     assert rows["film.mp4"]["fps"] == pytest.approx(24000 / 1001)
     assert {name: row["transcoded"] for name, row in rows.items() if row["transcoded"]} == {"web.webm": True, "apple.mov": True}
-    assert rows["web.webm"]["codec"] == "vp9"
-    assert (rows["lying.mp4"]["width"], rows["lying.mp4"]["height"]) == (32, 48)
+    assert (rows["web.webm"]["codec"], rows["lying.mp4"]["width"], rows["lying.mp4"]["height"]) == ("vp9", 32, 48)
     assert all(row["clip_score"] is None and row["aesthetic"] is None for row in rows.values())
 
 
 def test_scores_are_filled_where_models_are_given(good: Path, tmp_path: Path) -> None:
-    from .test_data_scores import save_clip, save_head
-
     clip, head = save_clip(tmp_path / "clip"), save_head(tmp_path / "head.safetensors")
     some = tmp_path / "some"
     some.mkdir()
@@ -227,12 +213,8 @@ def command(source: Path, out: Path, workers: int) -> subprocess.Popen[bytes]:
         "    curate(parser.parse_args(sys.argv[1:]))"
     )
     options = ["--workers", str(workers), "--shard-clips", "3", "--motion-fps", "native", "--motion-height", "native"]
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "curate", str(source), str(out), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    words = [sys.executable, "-c", code, "curate", str(source), str(out), *options]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 @pytest.mark.parametrize(
@@ -290,12 +272,13 @@ def test_stopped_at_any_change_of_the_folder_and_resumed(
 def test_stopped_after_the_merge_before_the_parts_are_gone(
     good: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: Any, **__: Any) -> None:
-        raise Stopped
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".parquet":
+            raise Stopped
 
     def merge(folder: Path) -> int:
         with monkeypatch.context() as inner:
-            inner.setattr(Path, "unlink", lambda path, missing_ok=False: stop() if path.suffix == ".parquet" else None)
+            inner.setattr(Path, "unlink", unlink)
             return real(folder)
 
     real = storage.merge
@@ -346,15 +329,11 @@ def test_a_second_run_adds_only_what_is_new(good: Path, tmp_path: Path) -> None:
     put(source, "late.mp4", encoded(counting(5)))  # mended
     put(source, "aaa.mp4", encoded(counting(6)))
     assert curate([str(source)], out, SMALL) == Summary(added=2, known=10, left_out=0, total=12)
-    after = contents(out)
-    assert {name: data for name, data in after.items() if name in before and name.endswith(".tar")} == {
-        name: data for name, data in before.items() if name.endswith(".tar")
-    }
-    assert table(out)[:10] == rows
-    assert [row["caption"] for row in table(out)[10:]] == ["a thing"] * 2
+    tars = {name: data for name, data in before.items() if name.endswith(".tar")}
+    assert tars.items() <= contents(out).items()
+    assert (table(out)[:10], [row["caption"] for row in table(out)[10:]]) == (rows, ["a thing"] * 2)
     assert {row["shard"] for row in table(out)[10:]} == {4}
-    index = np.load(out / INDEX)
-    assert len(index) == 12
+    assert len(np.load(out / INDEX)) == 12
 
 
 def test_what_changed_since_is_left_out_and_said(good: Path, tmp_path: Path) -> None:
@@ -379,7 +358,7 @@ def test_a_file_that_changes_while_curate_runs_is_left_out(wild: Path, tmp_path:
                 yield result
 
     summary = curate([str(source)], tmp_path / "out", SMALL, Meddling(1))
-    assert summary == Summary(added=9, known=0, left_out=len(PROBLEMS) + 1, total=9)
+    assert summary == Summary(added=9, known=0, left_out=len(problems()) + 1, total=9)
     # Noticed when its shard was written, long before the last item was examined; at the end whatever the workers' timing.
     assert "changed while" in left_out(tmp_path / "out")[-1]["reason"]
     for row in table(tmp_path / "out"):
@@ -391,27 +370,21 @@ def test_a_second_source_keeps_the_first_ones_reasons(wild: Path, good: Path, tm
     curate([str(wild)], tmp_path, SMALL)
     first = left_out(tmp_path)
     assert curate([str(good)], tmp_path, SMALL).added == 10  # another folder name: other keys
-    assert left_out(tmp_path) == first
-    assert len(table(tmp_path)) == 20
+    assert (left_out(tmp_path), len(table(tmp_path))) == (first, 20)
 
 
 # -- other sources
 
 
 def test_lists_and_tars_give_the_same_clips_as_a_folder(good: Path, tmp_path: Path) -> None:
-    import csv
-
-    import pyarrow
-
     curate([str(good)], tmp_path / "folder", SMALL)
     wanted = {(row["caption"], row["frames"], row["motion_score"]) for row in table(tmp_path / "folder")}
     rows = [(row["source"], row["caption"]) for row in table(tmp_path / "folder")]
     relative = [(os.path.relpath(path, tmp_path), caption) for path, caption in rows]
     with open(tmp_path / "list.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("other", "video", "text"), *(("x", *pair) for pair in relative)])
-    parquet.write_table(
-        pyarrow.table({"path": [p for p, _ in relative], "caption": [c for _, c in relative]}), tmp_path / "list.parquet"
-    )
+    columns = pyarrow.table({"path": [p for p, _ in relative], "caption": [c for _, c in relative]})
+    parquet.write_table(columns, tmp_path / "list.parquet")
     with tarfile.open(tmp_path / "data.tar", "w") as tar:
         for index, (path, caption) in enumerate(rows):
             tar.add(path, f"sub/{index:03}.{Path(path).suffix[1:]}")
@@ -453,24 +426,22 @@ def test_a_tar_that_breaks_off_gives_what_is_before(good: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("names", "said"),
     [
-        (lambda p: [str(p / "none")], "nothing of that name"),
-        (lambda p: [str(p / "x.zip")], "uncompressed .tar"),
-        (lambda p: [str(p / "bad.csv")], "columns path"),
-        (lambda p: [str(p / "bad.parquet")], "parquet file"),
-        (lambda p: [str(p)], "outside of the sources"),
-        (lambda p: [], "at least one"),
+        (["none"], "nothing of that name"),
+        (["x.zip"], "uncompressed .tar"),
+        (["bad.csv"], "columns path"),
+        (["bad.parquet"], "parquet file"),
+        ([""], "outside of the sources"),
+        ([], "at least one"),
     ],
 )
-def test_sources_that_cannot_be_used_are_refused_before_any_work(
-    tmp_path: Path, make: Callable[[Path], list[str]], said: str
-) -> None:
+def test_sources_that_cannot_be_used_are_refused_before_any_work(tmp_path: Path, names: list[str], said: str) -> None:
     (tmp_path / "x.zip").write_bytes(b"PK")
     (tmp_path / "bad.csv").write_text("file,words\na.mp4,b\n")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=said):
-        curate(make(tmp_path), tmp_path / "out", SMALL)
+        curate([str(tmp_path / name) for name in names], tmp_path / "out", SMALL)
     assert not (tmp_path / "out" / TABLE).exists()
 
 
@@ -567,8 +538,6 @@ def test_keys_are_short_and_plain_and_of_the_path(one: str, other: str) -> None:
 @given(st.lists(st.binary(max_size=1500), max_size=6), st.integers(0, 5))
 @settings(deadline=None, max_examples=40)
 def test_tars_hold_what_was_added_but_for_what_fell_short(parts: list[bytes], short: int) -> None:
-    import io
-
     target = io.BytesIO()
     writer = TarWriter(target)  # type: ignore[arg-type]
     offsets = {}
@@ -595,13 +564,6 @@ def test_the_table_of_keys_finds_what_it_was_given() -> None:
 
 
 def test_the_command_leaves_pictures_and_says_what_it_did(wild: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from argparse import ArgumentParser
-
-    from PIL import Image
-
-    from emu_core.cli import curate as commands
-    from emu_core.data.report import count_reasons
-
     parser = ArgumentParser()
     commands.add(parser.add_subparsers())
     words = ["curate", str(wild), str(tmp_path / "out"), "--workers", "1", "--motion-height", "32"]
@@ -612,7 +574,7 @@ def test_the_command_leaves_pictures_and_says_what_it_did(wild: Path, tmp_path: 
             assert min(picture.size) > 200
             assert np.asarray(picture.convert("RGB")).std() > 10
     commands.curate(parser.parse_args([*words, "--json"]))
-    assert json.loads(capsys.readouterr().out) == {"added": 0, "known": 10, "left_out": len(PROBLEMS), "total": 10}
+    assert json.loads(capsys.readouterr().out) == {"added": 0, "known": 10, "left_out": len(problems()), "total": 10}
     assert count_reasons(tmp_path / "out")["no caption"] == 1
     for option, value in (("--motion-fps", "x"), ("--motion-height", "17"), ("--address", "a"), ("--workers", "0")):
         with pytest.raises(ValueError, match=option):
