@@ -36,11 +36,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return toy_systems(tmp_path_factory.mktemp("toy"), TOY)
 
 
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_clip(tmp_path_factory.mktemp("clip"))
-
-
 def options(**given: Any) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     command.add_folder_options(parser)
@@ -124,9 +119,8 @@ PROMPTS = [Prompt("000", "A red fox runs"), Prompt("001", "7 cats sit, quietly")
 )
 def test_videos_find_their_prompts_by_name(names: tuple[str, ...], tmp_path: Path) -> None:
     found = match(open_sets([str(_touch(tmp_path / "s", *names))])[0], PROMPTS)
-    assert [(prompt.id, [file.name for file in files]) for prompt, files in found.found] == [
-        (prompt.id, [name]) for prompt, name in zip(PROMPTS, names, strict=True)
-    ]
+    wanted = [(prompt.id, [name]) for prompt, name in zip(PROMPTS, names, strict=True)]
+    assert [(prompt.id, [file.name for file in files]) for prompt, files in found.found] == wanted
     assert not found.missing
     assert not found.extra
 
@@ -136,8 +130,7 @@ def test_several_videos_of_a_prompt_are_its_samples_and_the_rest_is_named(tmp_pa
     media.write_video(folder / "told.mp4", torch.rand(3, 16, 16, 3), 8.0, {"prompt": "a red  FOX runs"})
     found = match(open_sets([f"mine={folder}"])[0], PROMPTS)
     assert [(prompt.id, len(files)) for prompt, files in found.found] == [("000", 1), ("002", 3)]
-    assert [prompt.id for prompt in found.missing] == ["001"]
-    assert [file.name for file, _ in found.extra] == ["other.mp4"]
+    assert ([prompt.id for prompt in found.missing], [file.name for file, _ in found.extra]) == (["001"], ["other.mp4"])
 
 
 def test_sets_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
@@ -158,23 +151,19 @@ def test_sets_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_three_toy_systems_come_out_in_their_true_order(
-    toy: tuple[Path, list[str]], clip_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_three_toy_systems_come_out_in_their_true_order(toy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, folders = toy
     Path(tmp_path / "p.txt").write_text("\n".join(prompt.text for prompt in TOY))
     i3d, inception = script(VideoNet(), tmp_path / "i3d.pt"), script(FrameNet(), tmp_path / "inception.pt")
     (tmp_path / "i3d.pt.json").write_text('{"size": 16, "frames": 8}')
     (tmp_path / "inception.pt.json").write_text('{"size": 16}')
     given = {"prompts": str(tmp_path / "p.txt"), "images": str(images), "out": str(tmp_path / "out"), "reference": folders[0]}
-    networks = {"clip": str(clip_folder), "i3d": str(i3d), "inception": str(inception)}
+    networks = {"clip": str(tiny_clip(tmp_path / "clip")), "i3d": str(i3d), "inception": str(inception)}
     command.evaluate_folders(options(sets=folders, **given, **networks, save_reference=str(tmp_path / "reference.npz")))
     said = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     figures = {name: system["metrics"] for name, system in said["systems"].items()}
     worse = ("real", "shuffled", "noise")
-    for key, better in (
-        ("frame_consistency", 1), ("first_frame_psnr", 1), ("pixel_mse", -1), ("fvd_i3d", -1),
-    ):  # fmt: skip
+    for key, better in (("frame_consistency", 1), ("first_frame_psnr", 1), ("pixel_mse", -1), ("fvd_i3d", -1)):
         values = [better * figures[name][key]["value"] for name in worse]
         assert values == sorted(values, reverse=True), key
         assert len(set(values)) == 3, key
@@ -182,10 +171,8 @@ def test_three_toy_systems_come_out_in_their_true_order(
     assert figures["real"]["fvd_i3d"]["value"] == pytest.approx(0, abs=1e-6)
     assert figures["real"]["clip_image"]["value"] > figures["noise"]["clip_image"]["value"]
     assert figures["noise"]["colour_drift"]["value"] > figures["real"]["colour_drift"]["value"]
-    consistency = next(
-        d for d in said["differences"] if (d["a"], d["b"], d["metric"]) == ("real", "shuffled", "frame_consistency")
-    )
-    assert consistency["low"] > 0  # not by chance
+    differences = {(d["a"], d["b"], d["metric"]): d for d in said["differences"]}
+    assert differences["real", "shuffled", "frame_consistency"]["low"] > 0  # not by chance
     assert figures["real"]["aesthetic"] == {"not_computed": f"needs {metrics.AESTHETIC.needs}"}
     assert said["networks"]["clip"]["sha256"]
     assert any("rest on 12 videos" in warning for warning in said["warnings"])
@@ -205,14 +192,8 @@ def test_without_networks_every_metric_says_what_it_needs(toy: tuple[Path, list[
     result = measure_set(open_sets(toy[1])[0], TOY)
     evaluation = Evaluation([result], TOY, "p.txt")
     table, said = as_markdown(evaluation), as_json(evaluation)["systems"]["real"]["metrics"]
-    for metric in (
-        metrics.CLIP_TEXT,
-        metrics.CLIP_IMAGE,
-        metrics.CONSISTENCY,
-        metrics.AESTHETIC,
-        metrics.FIRST_FRAME,
-        *metrics.SET_METRICS,
-    ):
+    by_video = metrics.CLIP_TEXT, metrics.CLIP_IMAGE, metrics.CONSISTENCY, metrics.AESTHETIC, metrics.FIRST_FRAME
+    for metric in (*by_video, *metrics.SET_METRICS):
         assert said[metric.key] == {"not_computed": f"needs {metric.needs}"}
         row = next(line for line in table.splitlines() if line.startswith(f"| {metric.label} |"))
         assert f"| not computed: needs {metric.needs} |" in row
@@ -252,7 +233,7 @@ def test_the_ucf_protocol_warns_of_few_videos_and_unbalanced_classes(toy: tuple[
     assert values[2] is None
 
 
-def test_broken_videos_are_counted_named_and_never_fatal(toy: tuple[Path, list[str]], clip_folder: Path, tmp_path: Path) -> None:
+def test_broken_videos_are_counted_named_and_never_fatal(toy: tuple[Path, list[str]], tmp_path: Path) -> None:
     folder = tmp_path / "s"
     folder.mkdir()
     good = sorted(Path(toy[1][0]).glob("*.mp4"))
@@ -261,8 +242,7 @@ def test_broken_videos_are_counted_named_and_never_fatal(toy: tuple[Path, list[s
         (folder / file.name).write_bytes(data[: len(data) // 2] if number == 1 else b"no video" if number == 3 else data)
     (folder / "from elsewhere.mp4").write_bytes(b"")
     result = measure_set(open_sets([str(folder)])[0], TOY)
-    assert result.measured == 4
-    assert [file.name for file, _ in result.broken] == [good[1].name, good[3].name]
+    assert (result.measured, [file.name for file, _ in result.broken]) == (4, [good[1].name, good[3].name])
     assert all(good[n].name in why for n, (_, why) in zip((1, 3), result.broken, strict=True))
     assert len(result.matching.missing) == 6
     table = as_markdown(Evaluation([result], TOY, "p"))
@@ -293,9 +273,7 @@ def test_conditioning_images_by_name(tmp_path: Path) -> None:
         with_images([Prompt("x", "nobody has it")], tmp_path)
 
 
-def test_toy_alone_is_the_benchmark_and_anything_else_folders(
-    toy: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_toy_alone_is_the_benchmark_and_anything_else_folders(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[tuple[str, Any]] = []
     monkeypatch.setattr(command, "evaluate_toy", lambda o: called.append(("toy", o.prompts)))
     monkeypatch.setattr(command, "evaluate_folders", lambda o: called.append(("folders", o.prompts)))
@@ -358,9 +336,8 @@ def _resident(folder: Path, count: int) -> dict[str, Any]:
     """Measure a folder in a process of its own; resident MiB after each video."""
     root = Path(__file__).parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "MALLOC_ARENA_MAX": "1"}
-    made = subprocess.run(
-        [sys.executable, "-c", _MEASURE, str(folder), str(count)], capture_output=True, text=True, env=environment, check=False
-    )
+    command = [sys.executable, "-c", _MEASURE, str(folder), str(count)]
+    made = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert made.returncode == 0, made.stderr
     return json.loads(made.stdout)
 
