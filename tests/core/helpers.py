@@ -20,26 +20,17 @@ HEAD = 16
 # What two ways of computing the same must agree in: it rounds at 1e-16 of a value and assert_close allows 1e-7 there, so no order
 # of sums, whichever kernel, batch, number of threads or machine it comes from, makes a difference.
 DOUBLE = torch.float64
+FOUR: dict[str, Any] = {"block_out_channels": (32, 64, 64, 64), "cross_attention_dim": TEXT}
 SMALL: dict[str, dict[str, Any]] = {
     "tiny": {"block_out_channels": (32, 64), "cross_attention_dim": TEXT},
     "shallow": {**architectures.levels((32,), (True,)), "cross_attention_dim": TEXT},
-    "sd15": {"block_out_channels": (32, 64, 64, 64), "cross_attention_dim": TEXT, "attention_head_dim": 4},
-    "sd21": {"block_out_channels": (32, 64, 64, 64), "cross_attention_dim": TEXT, "attention_head_dim": (2, 4, 4, 4)},
-    "sdxl": {
-        "block_out_channels": (32, 64, 64),
-        "cross_attention_dim": TEXT,
-        "attention_head_dim": (2, 4, 4),
-        "transformer_layers_per_block": (1, 1, 2),
-        "addition_time_embed_dim": TIME,
-        "projection_class_embeddings_input_dim": POOLED + 6 * TIME,
-    },
-    "emu": {
-        "block_out_channels": (32, 64, 64, 64),
-        "cross_attention_dim": TEXT,
-        "attention_head_dim": (2, 4, 4, 4),
-        "layers_per_block": (1, 2, 2, 2),
-    },
+    "sd15": {**FOUR, "attention_head_dim": 4},
+    "sd21": {**FOUR, "attention_head_dim": (2, 4, 4, 4)},
+    "sdxl": {"block_out_channels": (32, 64, 64), "cross_attention_dim": TEXT, "attention_head_dim": (2, 4, 4)},
+    "emu": {**FOUR, "attention_head_dim": (2, 4, 4, 4), "layers_per_block": (1, 2, 2, 2)},
 }
+SMALL["sdxl"] |= {"transformer_layers_per_block": (1, 1, 2), "addition_time_embed_dim": TIME}
+SMALL["sdxl"] |= {"projection_class_embeddings_input_dim": POOLED + 6 * TIME}
 
 
 @cache

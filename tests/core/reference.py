@@ -11,20 +11,11 @@ from safetensors.torch import save_file
 
 from tests.core.filled import fill
 
-SMALL_SD15: dict[str, Any] = {
-    "block_out_channels": (32, 64, 64, 64),
-    "layers_per_block": 2,
-    "cross_attention_dim": 32,
-    "attention_head_dim": 8,
-    "sample_size": 8,
-}
+SMALL_SD15: dict[str, Any] = {"block_out_channels": (32, 64, 64, 64), "layers_per_block": 2, "cross_attention_dim": 32}
+SMALL_SD15 |= {"attention_head_dim": 8, "sample_size": 8}
 FULL_SD15: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}
-SMALL_MODELSCOPE: dict[str, Any] = {
-    "block_out_channels": (64, 128, 128, 128),
-    "cross_attention_dim": 32,
-    "attention_head_dim": 64,
-    "sample_size": 8,
-}
+SMALL_MODELSCOPE: dict[str, Any] = {"block_out_channels": (64, 128, 128, 128), "cross_attention_dim": 32}
+SMALL_MODELSCOPE |= {"attention_head_dim": 64, "sample_size": 8}
 
 
 def filled(module: torch.nn.Module) -> torch.nn.Module:
@@ -41,17 +32,9 @@ def image_unet(**settings: Any) -> Any:
 def motion_adapter(unet: Any, mid: bool, conv_in: bool = False, length: int = 32) -> Any:
     """diffusers' MotionAdapter for a U-Net: AnimateDiff v2 (with a middle module), v3 (without), PIA (with conv_in)."""
     config = unet.config
-    return filled(
-        MotionAdapter(
-            block_out_channels=config.block_out_channels,
-            motion_layers_per_block=config.layers_per_block,
-            motion_num_attention_heads=8,
-            motion_norm_num_groups=32,
-            motion_max_seq_length=length,
-            use_motion_mid_block=mid,
-            conv_in_channels=9 if conv_in else None,
-        )
-    )
+    sizes = {"block_out_channels": config.block_out_channels, "motion_layers_per_block": config.layers_per_block}
+    usual = {"motion_num_attention_heads": 8, "motion_norm_num_groups": 32, "motion_max_seq_length": length}
+    return filled(MotionAdapter(**sizes, **usual, use_motion_mid_block=mid, conv_in_channels=9 if conv_in else None))
 
 
 def motion_unet(unet: Any, adapter: Any) -> Any:
@@ -73,18 +56,12 @@ def modelscope_image_unet(whole: Any) -> Any:
     from emu_core.interop.modelscope import spatial_weights
 
     config = whole.config
-    down = [name.replace("3D", "2D") for name in config.down_block_types]
-    up = [name.replace("3D", "2D") for name in config.up_block_types]
-    unet = UNet2DConditionModel(
-        block_out_channels=config.block_out_channels,
-        layers_per_block=config.layers_per_block,
-        down_block_types=down,
-        up_block_types=up,
-        cross_attention_dim=config.cross_attention_dim,
-        attention_head_dim=[width // config.attention_head_dim for width in config.block_out_channels],
-        use_linear_projection=True,
-        sample_size=config.sample_size,
-    )
+    same = ("block_out_channels", "layers_per_block", "cross_attention_dim", "sample_size")
+    settings = {name: config[name] for name in same}
+    for name in ("down_block_types", "up_block_types"):
+        settings[name] = [kind.replace("3D", "2D") for kind in config[name]]
+    heads = [width // config.attention_head_dim for width in config.block_out_channels]
+    unet = UNet2DConditionModel(**settings, attention_head_dim=heads, use_linear_projection=True)
     unet.load_state_dict(spatial_weights(whole.state_dict()))
     return unet.eval().requires_grad_(False)
 
@@ -104,14 +81,9 @@ def original_layout(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             for n in range(2):
                 result[f"{prefix}{block}attention_blocks.{n}.pos_encoder.pe"] = value
             continue
-        for theirs, ours in (
-            ("attn1.", "attention_blocks.0."),
-            ("attn2.", "attention_blocks.1."),
-            ("norm1.", "norms.0."),
-            ("norm2.", "norms.1."),
-            ("norm3.", "ff_norm."),
-        ):
-            inside = inside.replace(theirs, ours)
+        for n in (1, 2):
+            inside = inside.replace(f"attn{n}.", f"attention_blocks.{n - 1}.").replace(f"norm{n}.", f"norms.{n - 1}.")
+        inside = inside.replace("norm3.", "ff_norm.")
         result[prefix + inside] = value
     return result
 

@@ -27,15 +27,8 @@ PROMPT = "a big red circle moves right on a white background"
 def narrow_model(folder: Path) -> Path:
     """The bundled image model with a U-Net of one level, 32 channels and one attention, whose weights follow from their names."""
     shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("unet", "stack_*"))
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(32,),
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-        layers_per_block=1,
-        cross_attention_dim=128,
-        attention_head_dim=4,
-    )
+    blocks = {"block_out_channels": (32,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    unet = UNet2DConditionModel(**blocks, sample_size=8, layers_per_block=1, cross_attention_dim=128, attention_head_dim=4)
     unet.load_state_dict({name: fill(name, value.shape) for name, value in unet.state_dict().items()})
     unet.save_pretrained(folder / "unet")
     (folder / "emu_video.json").write_text(json.dumps({"family": "tiny", "steps": 2}))
