@@ -28,9 +28,16 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import av
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image
+from pyarrow import parquet
+from safetensors.torch import load_file
 
+from emu_core.pipeline import EmuVideoPipeline, Settings
+from tests.core import reference
 from tests.core.saved import PROMPT, ROOT, SAVED, TINY, emu, narrow_model, surroundings
 
 RECORD = Path(__file__).parent / "fixtures" / "same_bits.json"
@@ -45,6 +52,7 @@ FEW = ("optimisation.steps=3", "save_every=1000")
 QUIET = ("optimisation.batch=2", "clips.validation=2", "clips.workers=0", "validate_every=3")
 STAGE = (*QUIET, "sheet_every=3")
 SHARDS = ("--shards", str((SAVED / "shards").relative_to(ROOT)), "--selection", "moving")
+NARROW = ("stage2_512px", "--family", "tiny", "--base", "NARROW")
 RUNS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "tiny-vae": (["tiny-vae"], ["optimisation.batch=2"]),
     "tiny-t2i": (["tiny-t2i", *BUNDLED], ["optimisation.batch=4", "cache=8"]),
@@ -54,28 +62,15 @@ RUNS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "stage": (["stage2_512px", "--family", "tiny", *BUNDLED], ["clips.size=32,32", *QUIET]),
     "shards": (["stage3_16frames", "--family", "tiny", *BUNDLED, *SHARDS], [*STAGE, "clips.frames=6", "clips.size=32,32"]),
     "kept shards": (
-        ["stage2_512px", "--family", "tiny", "--base", "NARROW", *SHARDS],
+        [*NARROW, *SHARDS],
         [*STAGE, "clips.starts=2", "compute.cache=true", "compute.micro=1", "compute.precision=bfloat16"],
     ),
     "text alone": (["stage1_256px", "--family", "tiny", "--base", "NARROW", "--ablation", "direct"], QUIET),
     "learned mixing": (
-        [
-            "stage2_512px",
-            "--family",
-            "tiny",
-            "--base",
-            "NARROW",
-            "--ablation",
-            "learned_mixing",
-            "--ablation",
-            "correlated_noise",
-        ],
+        [*NARROW, "--ablation", "learned_mixing", "--ablation", "correlated_noise"],
         [*STAGE, "compute.checkpointing=true"],
     ),
-    "all trained": (
-        ["stage2_512px", "--family", "tiny", "--base", "NARROW", "--ablation", "all_trained", "--ablation", "standard_snr"],
-        [*QUIET, "optimisation.ema=0.5"],
-    ),
+    "all trained": ([*NARROW, "--ablation", "all_trained", "--ablation", "standard_snr"], [*QUIET, "optimisation.ema=0.5"]),
 }
 """Arguments of `train`, and settings; NARROW is a model made for the purpose."""
 
@@ -96,8 +91,6 @@ def train(folder: Path) -> Iterator[tuple[str, Any]]:
 
 def make_videos(folder: Path) -> Iterator[tuple[str, Any]]:
     """Frames of the pipeline and of two commands, in few steps: every part, sampler, kind of stack and guidance."""
-    from emu_core.pipeline import EmuVideoPipeline, Settings
-
     image = torch.rand(1, 48, 80, 3, generator=torch.Generator().manual_seed(3))
     bundled = EmuVideoPipeline.from_files()
     few = {"steps": 3, "seed": 11}
@@ -129,10 +122,6 @@ def make_videos(folder: Path) -> Iterator[tuple[str, Any]]:
 
 def public_stacks(folder: Path) -> dict[str, dict[str, Any]]:
     """Files of public families for the narrow model, and what each is told besides."""
-    from diffusers import UNet2DConditionModel
-
-    from tests.core import reference
-
     unet = UNet2DConditionModel.from_pretrained(folder / "narrow" / "unet")
     reference.save(reference.motion_adapter(unet, mid=True), folder / "animatediff.safetensors")
     reference.save(reference.motion_adapter(unet, mid=False, conv_in=True), folder / "pia.safetensors")
@@ -171,11 +160,8 @@ def figures(folder: Path) -> Iterator[tuple[str, Any]]:
 
 def curated(folder: Path) -> dict[str, Any]:
     """Counts, motion scores and the shards themselves."""
-    from pyarrow import parquet
-
-    counts = json.loads(
-        emu("curate", str((SAVED / "videos").relative_to(ROOT)), str(folder / "shards"), "--workers", "1", "--json")
-    )
+    videos = str((SAVED / "videos").relative_to(ROOT))
+    counts = json.loads(emu("curate", videos, str(folder / "shards"), "--workers", "1", "--json"))
     rows = parquet.read_table(folder / "shards" / "clips.parquet").to_pylist()
     tars = {file.name: digest(file.read_bytes()) for file in sorted((folder / "shards").glob("*.tar"))}
     return {"counts": counts, "rows": json.loads(json.dumps(rows, default=str)), "index": tars}
@@ -201,8 +187,6 @@ def frames(*videos: torch.Tensor | None) -> list[dict[str, Any]]:
 
 def weights(folder: Path) -> str:
     """A digest of names, precisions, shapes and values of all tensors in a folder's files."""
-    from safetensors.torch import load_file
-
     whole = hashlib.sha256()
     for file in sorted(folder.rglob("*.safetensors")):
         for name, value in sorted(load_file(file).items()):
@@ -212,23 +196,17 @@ def weights(folder: Path) -> str:
 
 
 def pixels(file: Path) -> str:
-    from PIL import Image
-
     with Image.open(file) as picture:
         return digest(f"{picture.size} {picture.mode}".encode() + picture.tobytes())
 
 
 def png(image: torch.Tensor) -> bytes:
-    from PIL import Image
-
     file = io.BytesIO()
     Image.fromarray((image[0] * 255).round().byte().numpy()).save(file, "PNG")
     return file.getvalue()
 
 
 def decoded(file: Path) -> dict[str, Any]:
-    import av
-
     with av.open(str(file)) as container:
         stream = container.streams.video[0]
         shown = [(frame.pts, frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)]
@@ -298,8 +276,7 @@ def near(name: str, one: Any, two: Any) -> None:
         assert one["rows"][0]["loss"] == pytest.approx(two["rows"][0]["loss"], rel=FIRST_LOSS)
     elif name.startswith("pipeline "):
         for a, b in zip(one, two, strict=True):
-            assert a["shape"] == b["shape"]
-            assert (a["mean"], a["std"]) == pytest.approx((b["mean"], b["std"]), abs=SHADE)
+            assert (a["shape"], (a["mean"], a["std"])) == (b["shape"], pytest.approx((b["mean"], b["std"]), abs=SHADE))
     elif name in ("animate", "interpolate"):
         assert len(one["files"]) == len(two["files"])
     elif name.startswith("evaluate toy"):
