@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import sys
@@ -13,14 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from emu_core import media
 from emu_core.cli import retrieve as command
+from emu_core.data import table
+from emu_core.data.files import TarWriter
 from emu_core.evaluation import retrieval
 from emu_core.evaluation.prompts import Prompt
 from emu_core.evaluation.retrieval import caption_vectors, lexical_search, retrieve, search
 from emu_core.networks import Provenance, Sentences, open_text_network
 from emu_core.toy import shapes
+from emu_core.toy.text import build_tokenizer
 
 from .evaluation_tiny import ROUNDING, tiny_clip
 
@@ -66,8 +71,7 @@ def test_search_is_brute_force_in_any_block(monkeypatch: pytest.MonkeyPatch) -> 
         assert [each.row for each in found] == truth.tolist()
     monkeypatch.setitem(sys.modules, "faiss", None)
     found, how = search(queries, vectors, 64)
-    assert [each.row for each in found] == truth.tolist()
-    assert how == "matrix products, exact, in blocks"
+    assert ([each.row for each in found], how) == (truth.tolist(), "matrix products, exact, in blocks")
 
 
 def test_search_with_faiss_says_so_and_finds_the_same() -> None:
@@ -136,10 +140,6 @@ def test_the_baseline_is_a_folder_of_videos_and_what_they_are(tmp_path: Path) ->
 
 
 def test_a_sentence_network_is_the_mean_of_its_words(tmp_path: Path) -> None:
-    from transformers import BertConfig, BertModel
-
-    from emu_core.toy.text import build_tokenizer
-
     tokenizer = build_tokenizer()
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     torch.manual_seed(0)
@@ -160,10 +160,6 @@ def test_a_sentence_network_is_the_mean_of_its_words(tmp_path: Path) -> None:
 
 
 def test_retrieve_from_curated_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("pyarrow")
-    from emu_core.data import table
-    from emu_core.data.files import TarWriter
-
     clips = shapes.clips(5, range(6))
     videos = [((v + 1) / 2).permute(0, 2, 3, 1) for v in shapes.render(clips, torch.arange(4) / 4)]
     folder = tmp_path / "shards"
@@ -175,12 +171,8 @@ def test_retrieve_from_curated_shards(tmp_path: Path, capsys: pytest.CaptureFixt
             media.write_video(tmp_path / "v.mp4", video, 4.0)
             data, told = (tmp_path / "v.mp4").read_bytes(), json.dumps({"caption": clip.caption}).encode()
             places = {}
-            for kind, content in (("video", data), ("json", told)):
-                (tmp_path / "part").write_bytes(content)
-                with open(tmp_path / "part", "rb") as source:
-                    places[f"{kind}_offset"] = tar.add(
-                        f"{number:06d}.{'mp4' if kind == 'video' else 'json'}", source, len(content)
-                    )
+            for kind, suffix, content in (("video", "mp4", data), ("json", "json", told)):
+                places[f"{kind}_offset"] = tar.add(f"{number:06d}.{suffix}", io.BytesIO(content), len(content))
                 places[f"{kind}_size"] = len(content)
             rows.append({"key": f"{number:06d}", "shard": 0, "caption": clip.caption, **places})
         tar.close()
