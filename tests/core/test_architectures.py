@@ -8,7 +8,7 @@ import torch
 from emu_core.base.architectures import CONFIGS, build_unet
 from emu_core.model.stack import TemporalStack
 
-from .helpers import SECOND_TEXT, TEXT, TOKENS, attached, inputs, meta_unet, new_stack, plain, random_stack, small_unet, video
+from .helpers import SECOND_TEXT, TEXT, TOKENS, inputs, meta_unet, plain, small_unet
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -51,19 +51,6 @@ def test_each_layer_of_emu_reads_its_own_part_of_the_joined_text() -> None:
     plain(unet, x)
     assert [part.shape for part in seen] == [(1, TOKENS, TEXT), (1, TOKENS, SECOND_TEXT)]
     assert torch.equal(torch.cat(seen, -1), x.text)
-
-
-@torch.no_grad()
-def test_emu_runs_with_a_stack_attached() -> None:
-    unet, x = small_unet("emu"), inputs("emu")
-    expected = plain(unet, x)
-    with attached(new_stack(unet, "emu"), unet) as attachment:
-        assert torch.equal(video(attachment, x, conditioned=True), expected)
-    with attached(random_stack(unet, "emu"), unet) as attachment:
-        moved = video(attachment, x, conditioned=True)
-    assert torch.isfinite(moved).all()
-    assert not torch.allclose(moved, expected, atol=1e-3)
-    assert torch.equal(plain(unet, x), expected)
 
 
 def test_unknown_architecture_is_refused_by_name() -> None:
