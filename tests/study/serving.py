@@ -15,15 +15,9 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 MODULES = Path(os.environ.get("PLAYWRIGHT_CORE", ROOT / ".browser" / "node_modules"))
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-LACKING = [
-    name
-    for name, found in (
-        ("node", shutil.which("node")),
-        ("Chromium", CHROMIUM),
-        ("playwright-core in .browser", (MODULES / "playwright-core").is_dir()),
-    )
-    if not found
-]
+NEEDED = {"node": shutil.which("node"), "Chromium": CHROMIUM}
+LACKING = [name for name, found in NEEDED.items() if not found]
+LACKING += [] if (MODULES / "playwright-core").is_dir() else ["playwright-core in .browser"]
 START = "from emu_core.cli.study import add; import argparse, importlib, sys; p = argparse.ArgumentParser(); \
 add(p.add_subparsers()); o = p.parse_args(['study', *sys.argv[1:]]); m, _, f = o.run.partition(':'); \
 getattr(importlib.import_module(m), f)(o)"
@@ -36,9 +30,8 @@ class Serving:
         command = [sys.executable, "-c", START, "serve", str(folder), "--port", str(port), *options]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody reads would stop a server that logs much
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=self.errors, text=True, cwd=folder.parent, env=environment
-        )
+        settings: dict[str, Any] = {"text": True, "cwd": folder.parent, "env": environment}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors, **settings)
         assert self.process.stdout is not None
         self.out = self.process.stdout
         self.first_line = self.out.readline()
@@ -76,13 +69,22 @@ def browse(mode: str, address: str, plan: dict[str, Any], folder: Path, timeout:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "plan.json"
     file.write_text(json.dumps(plan), encoding="utf-8")
-    process = subprocess.run(
-        ["node", str(Path(__file__).with_name("browser.mjs")), mode, address, str(file), str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        env={**os.environ, "PLAYWRIGHT_CORE": str(MODULES), "CHROMIUM": str(CHROMIUM)},
-    )
+    return run_script(Path(__file__).with_name("browser.mjs"), mode, address, file, folder, timeout=timeout)
+
+
+def run_script(script: Path, *arguments: str | Path, timeout: float) -> dict[str, Any]:
+    """A script for node and Chromium, and the JSON of its last line."""
+    environment = {**os.environ, "PLAYWRIGHT_CORE": str(MODULES), "CHROMIUM": str(CHROMIUM)}
+    command = ["node", str(script), *map(str, arguments)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=environment)
     assert process.returncode == 0, process.stderr[-3000:]
-    return json.loads(process.stdout.strip().splitlines()[-1])
+    result = json.loads(process.stdout.strip().splitlines()[-1])
+    assert "failed" not in result, result
+    return result
+
+
+def screenshots_of(server: Any, tmp_path: Path) -> Path:
+    """Where a page's pictures go: beside those of other ComfyUIs, if EMU_SCREENSHOTS names a folder to keep them."""
+    folder = Path(os.environ.get("EMU_SCREENSHOTS", tmp_path)) / server.root.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

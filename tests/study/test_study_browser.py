@@ -34,14 +34,9 @@ TASTES: dict[tuple[str, str], dict[str, float]] = {
     ("blurred", "frozen"): {"quality": 0.35, "faithfulness": 0.7},
 }
 """How often a rater takes the first of two systems."""
-REASONS = {
-    "quality": {
-        "ours": ("sharpness", "motion_amount"),
-        "blurred": ("motion_smoothness",),
-        "frozen": ("consistency", "recognizable"),
-    },
-    "faithfulness": {"ours": ("temporal",), "blurred": ("temporal",), "frozen": ("spatial",)},
-}
+QUALITY = {"ours": ("sharpness", "motion_amount"), "blurred": ("motion_smoothness",), "frozen": ("consistency", "recognizable")}
+FAITHFULNESS = {"ours": ("temporal",), "blurred": ("temporal",), "frozen": ("spatial",)}
+REASONS = {"quality": QUALITY, "faithfulness": FAITHFULNESS}
 
 
 @needs_browser
@@ -50,7 +45,6 @@ def test_the_page_by_keys_at_both_widths(tmp_path: Path) -> None:
     shots = Path(os.environ.get("EMU_SCREENSHOTS", tmp_path)) / "study"
     with Serving(folder) as serving:
         found = browse("tour", serving.address, {}, shots, 180)
-    assert "failed" not in found, found
     assert found["errors"] == []  # no script error, and nothing that the content security policy had to block
     assert found["overflow"] <= 0
     assert found["name"] == '<b>Ann</b> "x"'
@@ -117,9 +111,7 @@ def test_the_report_finds_what_the_raters_like(tmp_path: Path) -> None:
     letters = {question.key: {reason.key: reason.letter for reason in question.reasons} for question in QUESTIONS}
     with Serving(folder) as serving:
         found = browse("raters", serving.address, {"raters": raters, "letters": letters}, tmp_path / "shots", 1500)
-    assert "failed" not in found, found
-    assert found["errors"] == []
-    assert [rater["count"] for rater in found["raters"]] == [90] * 5
+    assert (found["errors"], [rater["count"] for rater in found["raters"]]) == ([], [90] * 5)
     with Study(folder) as study:
         results = study.results()
         events = study.events()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 
 from ..nodes.server import Server
-from ..study.serving import CHROMIUM, LACKING, MODULES
+from ..study.serving import LACKING, run_script, screenshots_of
 from . import build
 from .test_workflows import stream, version
 
@@ -64,19 +62,10 @@ def test_no_other_lies_there_and_they_are_served(server: Server) -> None:
 def test_inserted_and_run_in_the_page(name: str, server: Server, tmp_path: Path) -> None:
     if version(server) < (0, 9):
         pytest.skip("NOT CHECKED in this ComfyUI: its page has no blueprints in the search box")
-    screenshots = Path(os.environ.get("EMU_SCREENSHOTS", tmp_path)) / server.root.name
-    screenshots.mkdir(parents=True, exist_ok=True)
     title = build.BLUEPRINTS[name]().title
-    command = ["node", str(Path(__file__).with_name("blueprint.mjs")), server.address, title, PROMPTS[name]]
-    process = subprocess.run(
-        [*command, str(screenshots / f"{title}.png")], capture_output=True, text=True, timeout=500, check=False,
-        env={**os.environ, "PLAYWRIGHT_CORE": str(MODULES), "CHROMIUM": str(CHROMIUM)},
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr[-3000:]
-    result = json.loads(process.stdout.strip().splitlines()[-1])
-    assert "failed" not in result, result
-    assert (result["errors"], result["done"]) == ([], "execution_success")
-    assert dict(result["inputs"]) == INPUTS[name]
+    script, picture = Path(__file__).with_name("blueprint.mjs"), screenshots_of(server, tmp_path) / f"{title}.png"
+    result = run_script(script, server.address, title, PROMPTS[name], picture, timeout=500)
+    assert (result["errors"], result["done"], dict(result["inputs"])) == ([], "execution_success", INPUTS[name])
     assert result["widgets"] == {label: one.value for label, one in build.BLUEPRINTS[name]().exposed if one.value is not None}
     texts = {value for node in result["prompt"].values() for key, value in node["inputs"].items() if key in ("text", "prompt")}
     assert texts == {PROMPTS[name], ""}  # what was typed into the one node reaches all inside

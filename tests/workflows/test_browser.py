@@ -7,15 +7,13 @@ are kept in the folder that EMU_SCREENSHOTS names, for a person to look at.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ..nodes.server import Server
-from ..study.serving import CHROMIUM, LACKING, MODULES
+from ..study.serving import LACKING, run_script, screenshots_of
 from . import build
 from .graph import ELSEWHERE, declared_inputs, default_of
 from .test_workflows import version
@@ -30,17 +28,8 @@ def test_page(server: Server, tmp_path: Path) -> None:
     page_form = build.page_file(NAME)
     server.post("/api/settings/Comfy.Templates.SortBy", "alphabetical")
     video = run_as_the_page_does(server, api, json.loads(page_form.read_text()))
-    screenshots = Path(os.environ.get("EMU_SCREENSHOTS", tmp_path)) / server.root.name
-    screenshots.mkdir(parents=True, exist_ok=True)
-    script = Path(__file__).with_name("browser.mjs")
-    environment = {**os.environ, "PLAYWRIGHT_CORE": str(MODULES), "CHROMIUM": str(CHROMIUM)}
-    process = subprocess.run(
-        ["node", str(script), server.address, str(page_form), str(video), str(screenshots)],
-        capture_output=True, text=True, timeout=600, check=False, env=environment,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr[-3000:]
-    result = json.loads(process.stdout.strip().splitlines()[-1])
-    assert "failed" not in result, result
+    screenshots, script = screenshots_of(server, tmp_path), Path(__file__).with_name("browser.mjs")
+    result = run_script(script, server.address, page_form, video, screenshots, timeout=600)
     assert result["template_found"]
     assert result["nodes_from_json"] == result["nodes_from_mp4"] == len(api) + 1  # and the note
     assert not result["missing"]
@@ -74,17 +63,9 @@ def run_as_the_page_does(server: Server, api: dict[str, Any], page: dict[str, An
 @pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}")
 @pytest.mark.slow
 def test_what_nodes_show_and_the_study_by_its_list(server: Server, tmp_path: Path) -> None:
-    screenshots = Path(os.environ.get("EMU_SCREENSHOTS", tmp_path)) / server.root.name
-    screenshots.mkdir(parents=True, exist_ok=True)
     server.post("/free", {"unload_models": True, "free_memory": True})  # what comes from the cache shows no text again
     script, workflow = Path(__file__).with_name("shown.mjs"), build.page_file("compare_systems")
-    process = subprocess.run(
-        ["node", str(script), server.address, str(workflow), str(screenshots)], capture_output=True, text=True, timeout=400,
-        check=False, env={**os.environ, "PLAYWRIGHT_CORE": str(MODULES), "CHROMIUM": str(CHROMIUM)},
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr[-3000:]
-    result = json.loads(process.stdout.strip().splitlines()[-1])
-    assert "failed" not in result, result
+    result = run_script(script, server.address, workflow, screenshots_of(server, tmp_path), timeout=400)
     assert result["errors"] == []  # of the study's pages: nothing that their policy had to block
     assert "Prompts: 1, pairs: 3" in result["added"]
     assert result["links"] == [f"{server.address}/emu_video/study/compare%20systems/"]
