@@ -126,19 +126,12 @@ def run(raters: int = 50, pairs: int = 1000, kills: int = 5) -> dict[str, Any]:
     assert stored == Counter(load.acknowledged)  # each once, none lost, none that nobody heard of
     assert [len({vote.rater for vote in pair.votes}) for pair in results.pairs] == [5] * pairs
     assert all(len(pair.votes) == 5 for pair in results.pairs)
-    return {
-        "raters": raters,
-        "votes": len(load.acknowledged),
-        "kills": kills,
-        "seconds": round(seconds, 1),
-        "votes_a_second": round(len(load.acknowledged) / seconds, 1),
-        "acknowledged_at_the_second_try": load.repeated,
-        "requests_without_answer": load.unanswered,
-        "refused": load.refused,
-        "events": dict(events),
-        "median_ms": {name: round(statistics.median(times), 1) for name, times in sorted(load.times.items())},
-        "p99_ms": {name: round(statistics.quantiles(times, n=100)[98], 1) for name, times in sorted(load.times.items())},
-    }
+    votes, times = len(load.acknowledged), sorted(load.times.items())
+    found = {"raters": raters, "votes": votes, "kills": kills, "seconds": round(seconds, 1)}
+    found |= {"votes_a_second": round(votes / seconds, 1), "acknowledged_at_the_second_try": load.repeated}
+    found |= {"requests_without_answer": load.unanswered, "refused": load.refused, "events": dict(events)}
+    found["median_ms"] = {name: round(statistics.median(taken), 1) for name, taken in times}
+    return found | {"p99_ms": {name: round(statistics.quantiles(taken, n=100)[98], 1) for name, taken in times}}
 
 
 if __name__ == "__main__":

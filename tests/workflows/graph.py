@@ -67,15 +67,7 @@ class Workflow:
     note: str
     nodes: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(
-        self,
-        kind: str,
-        column: int,
-        title: str = "",
-        needs: Download | None = None,
-        size: tuple[int, int] | None = None,
-        **inputs: Any,
-    ) -> Ref:
+    def add(self, kind: str, column: int, title: str = "", needs: Download | None = None, size: Any = None, **inputs: Any) -> Ref:
         size = size or SIZES.get(kind, (280, 120))
         self.nodes.append({"kind": kind, "column": column, "size": size, "title": title, "inputs": inputs, "needs": needs})
         return Ref(len(self.nodes))
@@ -110,24 +102,12 @@ class Workflow:
         """The form that the page saves and loads; `info` is `/object_info`."""
         links: list[list[Any]] = []
         nodes = self.page_nodes(info, links)
-        nodes.append(
-            {
-                "id": len(nodes) + 1,
-                "type": "MarkdownNote",
-                "pos": [0, -280],
-                "size": [640, 200],
-                "flags": {},
-                "order": 0,
-                "mode": 0,
-                "inputs": [],
-                "outputs": [],
-                "title": "Emu Video",
-                "properties": {},
-                "widgets_values": [self.note],
-                "color": "#432",
-                "bgcolor": "#653",
-            }  # fmt: skip
-        )
+        note = {
+            "id": len(nodes) + 1, "type": "MarkdownNote", "pos": [0, -280], "size": [640, 200], "flags": {}, "order": 0,
+            "mode": 0, "inputs": [], "outputs": [], "title": "Emu Video", "properties": {}, "widgets_values": [self.note],
+            "color": "#432", "bgcolor": "#653",
+        }  # fmt: skip
+        nodes.append(note)
         return {
             "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"emu-video/{self.name}")), "revision": 0, "last_node_id": len(nodes),
             "last_link_id": len(links), "nodes": nodes, "links": links, "groups": [], "config": {},
