@@ -76,9 +76,13 @@ def test_only_the_command_line_knows_the_toy_world() -> None:
 
 def test_only_the_adapter_knows_comfy() -> None:
     comfy = ("comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "nodes", "server", "execution")
+    comfy += ("latent_preview", "node_helpers")
     found = {n for n in MODULES if any(f.split(".")[0] in comfy and f not in MODULES for f in imports(n))}
     assert found
-    assert all(name.startswith("nodes.adapter") for name in found), found
+    assert all(name.startswith("nodes.adapter.") for name in found), found
+    for name in found:
+        said = ast.get_docstring(ast.parse(MODULES[name].read_text())) or ""
+        assert "Checked on ComfyUI 0.3.64, 0.8.0 and 0.33.0" in said, name
 
 
 def test_the_paper_needs_torch_and_einops_alone() -> None:
