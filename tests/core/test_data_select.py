@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emu_core.cli import select as command
 from emu_core.data import table as storage
 from emu_core.data.select import HQ, parse, select
 from emu_core.data.shards import Shards
@@ -18,9 +21,8 @@ from emu_core.data.shards import Shards
 
 def fill(folder: Path, rows: list[dict[str, Any]]) -> Path:
     """A curated folder with these values in its table, without shards."""
-    usual: dict[str, Any] = {
-        name: {"string": "", "list": [], "bool": False}.get(kind, 0) for name, kind in storage.COLUMNS.items()
-    }
+    empty: dict[str, Any] = {"string": "", "list": [], "bool": False}
+    usual = {name: empty.get(kind, 0) for name, kind in storage.COLUMNS.items()}
     (folder / storage.PARTS).mkdir(parents=True)
     full = [{**usual, "key": f"k{index}", **row} for index, row in enumerate(rows)]
     storage.write_table(storage.part_path(folder, 0), full)
@@ -47,18 +49,14 @@ def test_the_hq_rule_on_a_fixture_with_known_answers(tmp_path: Path) -> None:
     fill(tmp_path, [dict(zip(("clip_score", "aesthetic", "motion_min"), row, strict=True)) for row in values])
     result = select(tmp_path, "hq", HQ)
     rows = np.load(tmp_path / "selections" / "hq.npy")
-    assert rows.tolist() == [0, 7]
-    assert rows.dtype == np.uint32
-    assert (result.count, result.of, result.without_value) == (2, 9, 1)
+    assert (rows.tolist(), rows.dtype, result.count, result.of, result.without_value) == ([0, 7], np.uint32, 2, 9, 1)
     about = json.loads((tmp_path / "selections" / "hq.json").read_text())
     assert about == {"expression": HQ, "top": None, "by": None, "count": 2, "of": 9}
     assert Shards.open(tmp_path, "hq").rows.tolist() == [0, 7]
 
 
 @pytest.mark.parametrize(("column", "option"), [("clip_score", "--clip"), ("aesthetic", "--aesthetic")])
-def test_a_column_that_was_never_filled_is_refused_with_the_option_that_fills_it(
-    tmp_path: Path, column: str, option: str
-) -> None:
+def test_a_column_never_filled_is_refused_with_the_option_that_fills_it(tmp_path: Path, column: str, option: str) -> None:
     filled = {"clip_score": 1.0, "aesthetic": 9.0, "motion_min": 1.0}
     fill(tmp_path, [{**filled, column: None}] * 3)
     with pytest.raises(ValueError, match=f"column {column}, found none in any of 3 clips.*{option}"):
@@ -155,8 +153,6 @@ CONDITIONS = st.recursive(
 @given(CONDITIONS)
 @settings(deadline=None, max_examples=80)
 def test_an_expression_means_what_it_means_in_python(where: str) -> None:
-    import pyarrow
-
     table = pyarrow.Table.from_pylist([{k: clip[k] for k in ("width", "height", "duration")} for clip in CLIPS])
     kept = table.append_column("row", pyarrow.array(range(3))).filter(parse(where)[0]).column("row").to_pylist()
     names = [{name: clip[name] for name in ("width", "height", "duration")} for clip in CLIPS]
@@ -169,8 +165,7 @@ def test_the_top_by_a_column_over_many_row_groups(tmp_path: Path) -> None:
     found = chosen(tmp_path, "width == 1", top=100, by="motion_score")
     odd = [row for row in range(1, 10_000, 2) if scores[row]]
     best = sorted(odd, key=lambda row: (-scores[row], row))[:100]
-    assert found == sorted(best)
-    assert chosen(tmp_path, "width == 1", top=10**6, by="motion_score") == odd
+    assert (found, chosen(tmp_path, "width == 1", top=10**6, by="motion_score")) == (sorted(best), odd)
 
 
 def test_names_and_options_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
@@ -186,10 +181,6 @@ def test_names_and_options_that_cannot_be_used_are_refused(tmp_path: Path) -> No
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from argparse import ArgumentParser
-
-    from emu_core.cli import select as command
-
     fill(tmp_path / "x", CLIPS)
     parser = ArgumentParser()
     command.add(parser.add_subparsers())

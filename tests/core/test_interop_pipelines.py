@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AnimateDiffPipeline, PIAPipeline
 from einops import rearrange
 
 from emu_core.base import Base, load_base
@@ -21,6 +22,7 @@ from tests.core.helpers import DOUBLE
 
 PROMPT = "a big red circle moves right on a white background"
 FRAMES = 6
+IMAGE = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +82,6 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def test_animatediff_samples_as_diffusers_does(base: Base, tmp_path: Path) -> None:
-    from diffusers import AnimateDiffPipeline
-
     adapter = reference.motion_adapter(base.unet, mid=True)
     pipeline, latents = pipeline_with(base, adapter, tmp_path)
     settings = Settings(frames=FRAMES, steps=10, seed=3, size=(64, 64), text_guidance=4.0)
@@ -94,37 +94,32 @@ def test_animatediff_samples_as_diffusers_does(base: Base, tmp_path: Path) -> No
 @pytest.mark.parametrize(("motion", "scale"), [("small", 0), ("large", 2), ("moderate, loop", 4), ("large, style", 8)])
 def test_pia_samples_as_diffusers_does(base: Base, tmp_path: Path, motion: str, scale: int) -> None:
     """diffusers' motion scale 8 is the large style table, 6 the small one; in PIA's own program the two are exchanged."""
-    from diffusers import PIAPipeline
-
     adapter = reference.motion_adapter(base.unet, mid=False, conv_in=True)
     pipeline, latents = pipeline_with(base, adapter, tmp_path)
-    image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
     settings = Settings(frames=FRAMES, steps=10, seed=3, size=(64, 64), text_guidance=4.0, image_guidance=1.0, motion=motion)
-    pipeline.video(image, PROMPT, settings)
+    pipeline.video(IMAGE, PROMPT, settings)
     pipe = PIAPipeline(**components(base, adapter))
     noise = pipeline._noise(3, FRAMES, 64, 64)
-    expected = called(pipe, base, noise, image=image.movedim(-1, 1), guidance_scale=4.0, motion_scale=scale, height=64, width=64)
+    expected = called(pipe, base, noise, image=IMAGE.movedim(-1, 1), guidance_scale=4.0, motion_scale=scale, height=64, width=64)
     close(latents[0], expected)
 
 
 def test_pia_takes_its_frame_anywhere_and_three_guidances(base: Base, tmp_path: Path) -> None:
     adapter = reference.motion_adapter(base.unet, mid=False, conv_in=True)
     pipeline, latents = pipeline_with(base, adapter, tmp_path)
-    image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
     settings = Settings(frames=FRAMES, steps=3, size=(64, 64), image_guidance=2.0)
     for position in (0, 3, -1):
-        pipeline.video(image, PROMPT, settings, (position,))
+        pipeline.video(IMAGE, PROMPT, settings, (position,))
     assert not torch.equal(latents[0], latents[1])
     assert not torch.equal(latents[1], latents[2])
     with pytest.raises(ValueError, match="one given frame.*found 2"):
-        pipeline.video(image.repeat(2, 1, 1, 1), PROMPT, settings, (0, 1))
+        pipeline.video(IMAGE.repeat(2, 1, 1, 1), PROMPT, settings, (0, 1))
 
 
 def test_fancyvideo_is_told_rate_and_motion(base: Base, tmp_path: Path) -> None:
     pipeline, latents = pipeline_with(base, reference.fancyvideo_state(base.unet), tmp_path)
-    image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
     for told in ({}, {"cond_fps": 25.0, "motion_score": 3.0}, {"cond_fps": 8.0}, {"motion_score": 6.0}):
-        pipeline.video(image, PROMPT, Settings(frames=4, steps=3, size=(64, 64), **told))
+        pipeline.video(IMAGE, PROMPT, Settings(frames=4, steps=3, size=(64, 64), **told))
     assert torch.equal(latents[0], latents[1])  # 25 and 3 are the defaults
     assert not torch.allclose(latents[0], latents[2])
     assert not torch.allclose(latents[0], latents[3])
@@ -171,8 +166,7 @@ def test_longer_than_the_positions_allow_takes_a_window(base: Base, tmp_path: Pa
 def test_windows_cover_the_video_and_end_with_it() -> None:
     assert sliding_windows(16, 16, 4) == [list(range(16))]
     assert sliding_windows(20, 8, 4) == [list(range(s, s + 8)) for s in (0, 4, 8, 12)]
-    assert sliding_windows(21, 8, 4)[-1] == list(range(13, 21))
-    assert window_weights(5).tolist() == [1, 2, 3, 2, 1]
+    assert (sliding_windows(21, 8, 4)[-1], window_weights(5).tolist()) == (list(range(13, 21)), [1, 2, 3, 2, 1])
     assert window_weights(4).tolist() == [1, 2, 2, 1]
     for frames in range(1, 40):
         assert {i for window in sliding_windows(frames, 7, 3) for i in window} == set(range(frames))

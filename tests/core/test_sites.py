@@ -53,8 +53,7 @@ def test_every_convolution_outside_attention_is_a_site_once(name: str) -> None:
     inside = {id(m) for block in unet.modules() if isinstance(block, Transformer2DModel) for m in block.modules()}
     expected = {id(m) for m in unet.modules() if isinstance(m, nn.Conv2d) and id(m) not in inside}
     modules = [id(found[site][1]) for site in of_kind(found, "conv")]
-    assert len(set(modules)) == len(modules)
-    assert set(modules) == expected
+    assert (len(set(modules)), set(modules)) == (len(modules), expected)
     blocks = {id(m) for m in unet.modules() if isinstance(m, Transformer2DModel)}
     assert {id(found[site][1]) for site in of_kind(found, "attention")} == blocks
 
@@ -71,8 +70,7 @@ def test_names_of_stable_diffusion_sites() -> None:
     conv |= {"down.1.resnet.0.shortcut", "down.2.resnet.0.shortcut"}
     conv |= {f"up.{i}.resnet.{j}.shortcut" for i in range(4) for j in (0, 1, 2)}
     conv |= {f"down.{i}.downsample" for i in (0, 1, 2)} | {f"up.{i}.upsample" for i in (0, 1, 2)}
-    assert set(of_kind(found, "conv")) == conv
-    assert of_kind(found, "block") == ["mid"]
+    assert (set(of_kind(found, "conv")), of_kind(found, "block")) == (conv, ["mid"])
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -140,11 +140,9 @@ def test_detached_unet_is_what_it_was() -> None:
     attachment = random_stack(unet).attach(unet)
     attachment.enable_gradient_checkpointing()
     assert not torch.allclose(video(attachment, x), expected)
-    assert unet.state_dict().keys() == before.keys()
-    assert dict(unet.named_modules()) == modules
+    assert (unet.state_dict().keys(), dict(unet.named_modules())) == (before.keys(), modules)
     attachment.detach()
-    assert hook_count(unet) == 0
-    assert {name: dict(module.__dict__) for name, module in unet.named_modules()} == own
+    assert (hook_count(unet), {name: dict(module.__dict__) for name, module in unet.named_modules()}) == (0, own)
     assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
     assert unet.state_dict().keys() == before.keys()
     assert same(video(attachment, x), expected)  # a run of what is detached does nothing
@@ -467,5 +465,4 @@ def test_layers_for_true_sizes_are_built_without_memory() -> None:
     with torch.device("meta"):
         stack = TemporalStack.for_unet(meta_unet("sdxl"), base="sdxl")
     depths = [len(layer.layers) for layer in stack.layers.values() if isinstance(layer, TemporalTransformer)]
-    assert sum(depths) == 70
-    assert max(depths) == 10
+    assert (sum(depths), max(depths)) == (70, 10)
