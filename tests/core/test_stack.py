@@ -133,11 +133,12 @@ def weights(unet: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in unet.state_dict().items()}
 
 
-def test_detached_unet_is_what_it_was() -> None:
-    unet, x = small_unet(), inputs()
+@pytest.mark.parametrize("base", ["tiny", "emu"])
+def test_detached_unet_is_what_it_was(base: str) -> None:
+    unet, x = small_unet(base), inputs(base)
     expected, before, modules = plain(unet, x), weights(unet), dict(unet.named_modules())
     own = {name: dict(module.__dict__) for name, module in modules.items()}
-    attachment = random_stack(unet).attach(unet)
+    attachment = random_stack(unet, base).attach(unet)
     attachment.enable_gradient_checkpointing()
     assert not torch.allclose(video(attachment, x), expected)
     assert (unet.state_dict().keys(), dict(unet.named_modules())) == (before.keys(), modules)
