@@ -141,3 +141,11 @@ def attached(stack: TemporalStack, unet: nn.Module) -> Iterator[Attachment]:
 def hook_count(module: nn.Module) -> int:
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return sum(len(getattr(inner, kind)) for inner in module.modules() for kind in kinds)
+
+
+def decoded_latents(base: Any) -> list[torch.Tensor]:
+    """A list that takes copies of all latents which this base decodes from now on."""
+    latents: list[torch.Tensor] = []
+    decode = base.decode_latents
+    base.decode_latents = lambda x: (latents.append(x.clone()), decode(x))[1]
+    return latents

@@ -15,13 +15,15 @@ from emu_core.base import Base, load_base
 from emu_core.checkpoint import load_stack
 from emu_core.interop.animatediff import LINEAR
 from emu_core.model.sampling import build_scheduler
+from emu_core.model.schedule import frame_noise
 from emu_core.model.windows import sliding_windows, window_weights
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings
 from tests.core import reference
-from tests.core.helpers import DOUBLE
+from tests.core.helpers import DOUBLE, decoded_latents
 
 PROMPT = "a big red circle moves right on a white background"
 FRAMES = 6
+NOISE = frame_noise((FRAMES, 4, 8, 8), torch.Generator().manual_seed(3))
 IMAGE = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
 
 
@@ -35,16 +37,7 @@ def pipeline_with(base: Base, state: Any, tmp_path: Path) -> tuple[EmuVideoPipel
     """Our pipeline with a checkpoint, and the list that its latents go to."""
     base = copy.copy(base)
     stack = load_stack(reference.save(state, tmp_path / "checkpoint.safetensors"))
-    pipeline = EmuVideoPipeline(base, stack)
-    latents: list[torch.Tensor] = []
-    decode = base.decode_latents
-
-    def remember(x: torch.Tensor) -> torch.Tensor:
-        latents.append(x.clone())
-        return decode(x)
-
-    base.decode_latents = remember  # type: ignore[method-assign]
-    return pipeline, latents
+    return EmuVideoPipeline(base, stack), decoded_latents(base)
 
 
 def components(base: Base, adapter: Any) -> dict[str, Any]:
@@ -87,7 +80,7 @@ def test_animatediff_samples_as_diffusers_does(base: Base, tmp_path: Path) -> No
     settings = Settings(frames=FRAMES, steps=10, seed=3, size=(64, 64), text_guidance=4.0)
     pipeline.video(None, PROMPT, settings)
     pipe = AnimateDiffPipeline(**components(base, adapter))
-    expected = called(pipe, base, pipeline._noise(3, FRAMES, 64, 64), guidance_scale=4.0, height=64, width=64)
+    expected = called(pipe, base, NOISE, guidance_scale=4.0, height=64, width=64)
     close(latents[0], expected)
 
 
@@ -99,8 +92,7 @@ def test_pia_samples_as_diffusers_does(base: Base, tmp_path: Path, motion: str, 
     settings = Settings(frames=FRAMES, steps=10, seed=3, size=(64, 64), text_guidance=4.0, image_guidance=1.0, motion=motion)
     pipeline.video(IMAGE, PROMPT, settings)
     pipe = PIAPipeline(**components(base, adapter))
-    noise = pipeline._noise(3, FRAMES, 64, 64)
-    expected = called(pipe, base, noise, image=IMAGE.movedim(-1, 1), guidance_scale=4.0, motion_scale=scale, height=64, width=64)
+    expected = called(pipe, base, NOISE, image=IMAGE.movedim(-1, 1), guidance_scale=4.0, motion_scale=scale, height=64, width=64)
     close(latents[0], expected)
 
 

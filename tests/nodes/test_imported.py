@@ -16,18 +16,14 @@ from emu_core.checkpoint import load_stack
 from emu_core.model.video_model import VideoModel
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings
 
-from ..core import filled, reference
+from ..core import filled, helpers, reference
 from ..core.ldm_layout import unet_to_ldm
 from .conftest import outcome
 from .test_video_model import checks
 
 PROMPT = "a big red circle moves right on a white background"
-CHECKED_HERE = {
-    "check_a_call_of_the_unet",
-    "check_whole_loops",
-    "check_three_guidances",
-    "check_context_windows_equal_the_pipelines",
-}
+CHECKED_HERE = {"check_a_call_of_the_unet", "check_whole_loops", "check_three_guidances"}
+CHECKED_HERE |= {"check_context_windows_equal_the_pipelines"}
 
 
 class Bomb:
@@ -61,12 +57,8 @@ def small_sd15() -> Any:
 
 
 def unet_inputs() -> dict[str, torch.Tensor]:
-    return {
-        "x": filled.normal("x", 4, 4, 8, 8),
-        "t": torch.tensor([301.0]),
-        "text": filled.normal("text", 1, 7, 32),
-        "conditioning": filled.normal("conditioning", 4, 5, 8, 8),
-    }
+    sizes = {"x": (4, 4, 8, 8), "text": (1, 7, 32), "conditioning": (4, 5, 8, 8)}
+    return {"t": torch.tensor([301.0]), **{name: filled.normal(name, *size) for name, size in sizes.items()}}
 
 
 @pytest.fixture(scope="session")
@@ -107,9 +99,7 @@ def test_a_call_of_the_unet_equals_the_cores(name: str, ran: dict[str, Any]) -> 
 def of_the_pipeline(ran: dict[str, Any], name: str, image: torch.Tensor | None, position: int, **changes: Any) -> torch.Tensor:
     base = load_base(BUNDLED)
     pipeline = EmuVideoPipeline(base, load_stack(ran["out"] / "models" / "emu_video" / f"{name}_tiny.safetensors"))
-    made: list[torch.Tensor] = []
-    decode = base.decode_latents
-    base.decode_latents = lambda x: (made.append(x.clone()), decode(x))[1]  # type: ignore[method-assign]
+    made = helpers.decoded_latents(base)
     settings = {"frames": 6, "steps": 4, "seed": 11, "size": (64, 64), "text_guidance": 4.0, "image_guidance": 1.0, **changes}
     pipeline.video(image, PROMPT, Settings(**settings), () if image is None else (position,))
     return made[0]

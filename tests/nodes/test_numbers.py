@@ -42,9 +42,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor
         conditioning = torch.randn(3, 5, *x.latents.shape[-2:], generator=torch.Generator().manual_seed(4))
         attachment = stack.attach(unet)
         with torch.no_grad(), attachment.run(Run(3, attachment.texts(x.text[:1]), conditioning)):
-            outputs[name] = unet(
-                x.latents, x.t[:1].repeat(3), x.text[:1].repeat(3, 1, 1), added_cond_kwargs=x.added, return_dict=False
-            )[0]
+            text = x.text[:1].repeat(3, 1, 1)
+            outputs[name] = unet(x.latents, x.t[:1].repeat(3), text, added_cond_kwargs=x.added, return_dict=False)[0]
         attachment.detach()
         saved = {"x": x.latents, "t": x.t[:1].float(), "text": x.text[:1], "conditioning": conditioning}
         if x.added:
@@ -101,14 +100,7 @@ def core_steps(given: dict[str, torch.Tensor], stacks: list[TemporalStack], samp
     base = load_base(BUNDLED)
     base.schedule = dataclasses.replace(base.schedule, zero_snr=stacks[0].config.schedule.zero_snr)
     pipeline = EmuVideoPipeline(base, *stacks)
-    latents: list[torch.Tensor] = []
-    decode = base.decode_latents
-
-    def remember(x: torch.Tensor) -> torch.Tensor:
-        latents.append(x.clone())
-        return decode(x)
-
-    base.decode_latents = remember  # type: ignore[method-assign]
+    latents = helpers.decoded_latents(base)
     settings = Settings(seed=11, steps=6, sampler=sampler, text_guidance=4.0, image_guidance=1.5, t2i_guidance=3.0)
     frame = pipeline.starting_frame(PROMPT, settings)
     video = pipeline.video(given["frame"], PROMPT, settings)
