@@ -4,43 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.cldm.cldm
-import comfy.context_windows
-import comfy.controlnet
-import comfy.lora
-import comfy.model_management
-import comfy.model_patcher
-import comfy.ops
-import comfy.sd
-import comfy.supported_models
 import parts
 import torch
 from harness import NotHere
 
-SMALL_SD15 = {
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [2] * 4,
-    "channel_mult": [1, 2, 2, 2], "transformer_depth": [1] * 6 + [0] * 2, "transformer_depth_output": [1] * 9 + [0] * 3,
-    "transformer_depth_middle": 1, "use_spatial_transformer": True, "context_dim": 32, "use_linear_in_transformer": False,
-    "legacy": False, "adm_in_channels": None, "use_temporal_attention": False, "use_temporal_resblock": False,
-}  # fmt: skip
 LINEAR = {"beta_schedule": "linear", "zero_snr": False, "prediction": "epsilon"}
 FANCY = {"beta_schedule": "linear"}
 STEPS = {"steps": 4, "sampler_name": "ddim"}
 
 
 def sd15() -> Any:
-    """A MODEL of SD 1.5's layout, narrow, with random weights."""
-    family = comfy.supported_models.SD15(SMALL_SD15)
-    family.set_inference_dtype(torch.float32, None)
-    model = family.get_model({}, "", device=torch.device("cpu"))
-    parts.make_weights(model)
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 1:
-            parameter.data.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
-        else:
-            parameter.data.fill_(1.0 if name.endswith("weight") else 0.0)
-    return parts.patcher_class()(model, comfy.model_management.get_torch_device(), torch.device("cpu"))
+    """Narrow."""
+    return parts.sd15(model_channels=32, channel_mult=[1, 2, 2, 2], context_dim=32)
 
 
 def states(seed: int = 2) -> tuple[list[Any], list[Any]]:

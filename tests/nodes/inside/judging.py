@@ -181,8 +181,7 @@ def check_add_to_study(pack: Any) -> dict[str, Any]:
     folder_paths.set_temp_directory(str(pack.folder / "temp"))
     assert add(pack) == ("/emu_video/study/boats%201/", 1)
     assert add(pack)[1] == 1  # the same videos once more
-    assert add(pack, prompt="another text")[1] == 2
-    assert add(pack, images_3=video(pack, 7), system_3="third")[1] == 5
+    assert (add(pack, prompt="another text")[1], add(pack, images_3=video(pack, 7), system_3="third")[1]) == (2, 5)
     assert add(pack, key="mine", images_1=video(pack, 9))[1] == 6
     assert "is taken" in parts.refusal(lambda: add(pack, key="mine", images_1=video(pack, 10)))
     assert "both called 'x'" in parts.refusal(lambda: add(pack, system_1="x", system_2="x "))

@@ -17,6 +17,7 @@ import comfy.ops
 import comfy.sample
 import comfy.samplers
 import comfy.sd
+import comfy.supported_models
 import folder_paths
 import torch
 
@@ -119,6 +120,29 @@ def random_lora(model: Any, clip: Any, strength: float = 1.0) -> Any:
 def random_lora_hook(model: Any) -> Any:
     """The same LoRA as a hook for a conditioning."""
     return comfy.hooks.create_hook_lora(random_lora_file(model), 1.0, 0.0)
+
+
+SD15: dict[str, Any] = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "num_res_blocks": [2] * 4, "transformer_depth": [1] * 6 + [0] * 2,
+    "transformer_depth_output": [1] * 9 + [0] * 3, "transformer_depth_middle": 1, "use_spatial_transformer": True,
+    "use_linear_in_transformer": False, "legacy": False, "adm_in_channels": None, "use_temporal_attention": False,
+    "use_temporal_resblock": False,
+}  # fmt: skip
+
+
+def sd15(**sizes: Any) -> Any:
+    """A MODEL of SD 1.5's layout with random weights; sizes: model_channels, channel_mult, context_dim."""
+    family = comfy.supported_models.SD15({**SD15, **sizes})
+    family.set_inference_dtype(torch.float32, None)
+    model = family.get_model({}, "", device=torch.device("cpu"))
+    make_weights(model)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
+        else:
+            parameter.data.fill_(1.0 if name.endswith("weight") else 0.0)
+    return patcher_class()(model, comfy.model_management.get_torch_device(), torch.device("cpu"))
 
 
 def make_weights(module: torch.nn.Module) -> None:
