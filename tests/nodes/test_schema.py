@@ -104,10 +104,8 @@ def test_pages_pictures_and_templates_are_served(server: Server) -> None:
     linked = re.findall(r"\]\(example_workflows/(.*?)\.json\)", (PACK / "README.md").read_text())
     assert names == [urllib.parse.unquote(name) for name in linked]  # README's order
     assert "EmuVideoSampler" in server.get("/i18n")["zh"]["nodeDefs"]
-    for path in (
-        "/extensions/ComfyUI-EmuVideo/docs/EmuVideoSampler.md",
-        "/api/workflow_templates/ComfyUI-EmuVideo/01%20Text%20to%20Video.jpg",
-    ):
+    picture = "/api/workflow_templates/ComfyUI-EmuVideo/01%20Text%20to%20Video.jpg"
+    for path in ("/extensions/ComfyUI-EmuVideo/docs/EmuVideoSampler.md", picture):
         with urllib.request.urlopen(server.address + path, timeout=30) as answer:
             assert len(answer.read()) > 500
 
@@ -122,15 +120,8 @@ before = set(sys.modules); sys.path.insert(1, {str(INSIDE)!r})
 import harness, pathlib; harness.load_pack(pathlib.Path({str(PACK)!r}))
 print(sorted({{m.split(".")[0] for m in set(sys.modules) - before}}))
 """
-    process = subprocess.run(
-        [comfy_python(comfy_root), "-c", code],
-        cwd=comfy_root,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    command, settings = [comfy_python(comfy_root), "-c", code], {"cwd": comfy_root, "env": environment(), "timeout": 300}
+    process = subprocess.run(command, capture_output=True, text=True, check=False, **settings)
     assert process.returncode == 0, process.stderr[-3000:]
     new = process.stdout.strip().splitlines()[-1]
     for heavy in ("diffusers", "accelerate", "matplotlib", "xformers"):
