@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -18,6 +19,9 @@ from emu_core.media import VIDEO_EXTENSIONS, read_image, read_video, write_video
 from emu_core.media.decoding import filter_chain
 from emu_core.media.writing import ENCODINGS
 
+from .test_data_motion import sound_only
+
+EIGHTH = Fraction(1, 8)
 EXACT = (".webp", "")
 EVERY = (*VIDEO_EXTENSIONS, "")
 METADATA = {"prompt": 'ein roter Kreis, "größer" 狐\nzweite Zeile', "seed": "7", "comment": "mine", "ключ": "wert", "title": "T"}
@@ -58,26 +62,18 @@ def refused(function, *arguments, words: tuple[str, ...] = (), **named) -> None:
     one_sentence(error, *words)
 
 
-def encode(
-    path: Path,
-    pictures: list[np.ndarray],
-    pts: list[int],
-    time_base: Fraction = Fraction(1, 8),
-    rate: int = 8,
-    codec: str = "libx264",
-    aspect: Fraction | None = None,
-) -> None:
+def encode(path: Path, pictures: list[np.ndarray], pts: list[int], base: Fraction = EIGHTH, rate: int = 8, **more: Any) -> None:
     """A film as another program writes it: untagged, times as given."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
+        container.metadata.update(more.get("metadata", {}))
+        stream = container.add_stream(more.get("codec", "libx264"), rate=rate)
         stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = time_base
-        if aspect is not None:
-            stream.codec_context.sample_aspect_ratio = aspect
+        stream.pix_fmt, stream.codec_context.time_base = more.get("pixels", "yuv420p"), base
+        if "aspect" in more:
+            stream.codec_context.sample_aspect_ratio = more["aspect"]
         for picture, moment in zip(pictures, pts, strict=True):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = moment, time_base
+            frame.pts, frame.time_base = moment, base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
@@ -99,9 +95,7 @@ def test_round_trip_keeps_pictures_rate_and_metadata(tmp_path, extension):
     clip, path = smooth_clip(), tmp_path / f"clip{extension}"
     write_video(path, clip, 12.0, METADATA)
     video = read_video(path)
-    assert video.frames.shape == clip.shape
-    assert video.frames.dtype == torch.float32
-    assert video.fps == 12.0
+    assert (video.frames.shape, video.frames.dtype, video.fps) == (clip.shape, torch.float32, 12.0)
     assert video.metadata == METADATA
     assert difference(video.frames, clip) == 0 if extension in EXACT else difference(video.frames, clip) < 3
     assert os.listdir(tmp_path) == [path.name]
@@ -114,9 +108,7 @@ def test_equal_frames_are_not_lost(tmp_path, extension, shown):
     clip = colour_clip(*[{"A": (0, 0, 0), "B": (80, 80, 80), "C": (160, 160, 160), "D": (240, 240, 240)}[name] for name in shown])
     write_video(path, clip, 8.0)
     video = read_video(path)
-    assert levels_of(video.frames) == levels_of(clip)
-    assert len(video.frames) == len(shown)
-    assert video.fps == 8.0
+    assert (levels_of(video.frames), len(video.frames), video.fps) == (levels_of(clip), len(shown), 8.0)
     assert video.metadata == {}
 
 
@@ -126,9 +118,7 @@ def test_every_rate_comes_back(tmp_path, extension, fps):
     clip = colour_clip(*[(20 * (index // 2), 0, 0) for index in range(11)])
     write_video(tmp_path / f"clip{extension}", clip, fps)
     video = read_video(tmp_path / f"clip{extension}")
-    assert len(video.frames) == 11
-    assert video.fps == fps
-    assert levels_of(video.frames) == levels_of(clip)
+    assert (len(video.frames), video.fps, levels_of(video.frames)) == (11, fps, levels_of(clip))
 
 
 @pytest.mark.parametrize("extension", [".mp4", ".webm", ".mkv"])
@@ -139,10 +129,8 @@ def test_the_container_itself_has_rate_length_and_tags(tmp_path, extension):
         stream = container.streams.video[0]
         tags = {key.lower(): value for key, value in container.metadata.items()}
         assert stream.average_rate == pytest.approx(24000 / 1001, rel=1e-3)
-        assert container.duration / av.time_base == pytest.approx(8 * 1001 / 24000, abs=0.002)
-        assert tags["prompt"] == "a fox"
-        assert json.loads(tags["comment"])["seed"] == "7"
-        assert stream.codec_context.pix_fmt == "yuv420p"
+        assert (container.duration / av.time_base, tags["prompt"]) == (pytest.approx(8 * 1001 / 24000, abs=0.002), "a fox")
+        assert (json.loads(tags["comment"])["seed"], stream.codec_context.pix_fmt) == ("7", "yuv420p")
         for name in ("colorspace", "color_primaries", "color_trc", "color_range"):
             assert int(getattr(stream.codec_context, name)) == 1
 
@@ -206,15 +194,10 @@ def test_wrong_clips_are_refused_before_anything_is_written(tmp_path):
 
 @pytest.mark.parametrize("extension", [".mp4", ".mov", ".mkv", ".webm"])
 def test_film_of_another_program(tmp_path, extension):
-    encode(
-        tmp_path / f"film{extension}",
-        greys(0, 80, 160, 240),
-        [0, 1, 2, 3],
-        codec="libvpx-vp9" if extension == ".webm" else "libx264",
-    )
+    codec = "libvpx-vp9" if extension == ".webm" else "libx264"
+    encode(tmp_path / f"film{extension}", greys(0, 80, 160, 240), [0, 1, 2, 3], codec=codec)
     video = read_video(tmp_path / f"film{extension}")
-    assert levels_of(video.frames) == [0, 80, 160, 240]
-    assert video.fps == 8.0
+    assert (levels_of(video.frames), video.fps) == ([0, 80, 160, 240], 8.0)
 
 
 def test_untagged_colours_follow_the_size_as_in_players(tmp_path):
@@ -234,8 +217,7 @@ def test_untagged_colours_follow_the_size_as_in_players(tmp_path):
 def test_variable_rate_keeps_the_time(tmp_path, extension):
     encode(tmp_path / f"film{extension}", greys(0, 80, 160, 240), [0, 100, 500, 600], Fraction(1, 1000), rate=10)
     video = read_video(tmp_path / f"film{extension}")
-    assert levels_of(video.frames) == [0, 80, 80, 80, 80, 160, 240]
-    assert video.fps == pytest.approx(10, rel=0.01)
+    assert (levels_of(video.frames), video.fps) == ([0, 80, 80, 80, 80, 160, 240], pytest.approx(10, rel=0.01))
 
 
 def test_stray_time_does_not_multiply_the_frames(tmp_path):
@@ -273,8 +255,7 @@ def test_foreign_gif_is_expanded_by_its_delays(tmp_path):
     first, *others = [Image.fromarray(picture[..., 0]) for picture in greys(0, 80, 160)]
     first.save(tmp_path / "a.gif", save_all=True, append_images=others, duration=[50, 200, 50])
     video = read_video(tmp_path / "a.gif")
-    assert levels_of(video.frames) == [0, 80, 80, 80, 80, 160]
-    assert video.fps == pytest.approx(20)
+    assert (levels_of(video.frames), video.fps) == ([0, 80, 80, 80, 80, 160], pytest.approx(20))
 
 
 def test_clip_too_long_for_memory_is_refused(tmp_path):
@@ -294,16 +275,14 @@ def test_comment_that_claims_too_much_is_not_believed(tmp_path):
 def test_slow_slides(tmp_path):
     encode(tmp_path / "slides.mp4", greys(0, 80, 160), [0, 10, 13], Fraction(1, 2), rate=2)
     video = read_video(tmp_path / "slides.mp4")
-    assert levels_of(video.frames) == [0] * 10 + [80] * 3 + [160]
-    assert video.fps == 2.0
+    assert (levels_of(video.frames), video.fps) == ([0] * 10 + [80] * 3 + [160], 2.0)
 
 
 def test_still_gif_and_webp_are_one_frame(tmp_path):
     for name in ("a.gif", "a.webp"):
         Image.new("RGB", (16, 16), (255, 0, 0)).save(tmp_path / name)
         video = read_video(tmp_path / name)
-        assert video.frames.shape == (1, 16, 16, 3)
-        assert video.fps == 10.0
+        assert (video.frames.shape, video.fps) == ((1, 16, 16, 3), 10.0)
 
 
 def test_cut_copy_does_not_keep_the_old_length(tmp_path):
@@ -311,19 +290,9 @@ def test_cut_copy_does_not_keep_the_old_length(tmp_path):
     write_video(tmp_path / "whole.mp4", smooth_clip(16), 8.0, {"seed": "7"})
     with av.open(str(tmp_path / "whole.mp4")) as whole:
         comment = whole.metadata["comment"]
-    with av.open(str(tmp_path / "cut.mp4"), "w") as container:
-        container.metadata["comment"] = comment
-        stream = container.add_stream("libx264", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
-        for index, picture in enumerate(greys(0, 80, 160, 240)):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, 8)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    encode(tmp_path / "cut.mp4", greys(0, 80, 160, 240), [0, 1, 2, 3], metadata={"comment": comment})
     video = read_video(tmp_path / "cut.mp4")
-    assert levels_of(video.frames) == [0, 80, 160, 240]
-    assert video.fps == 8.0
-    assert video.metadata == {"seed": "7"}
+    assert (levels_of(video.frames), video.fps, video.metadata) == ([0, 80, 160, 240], 8.0, {"seed": "7"})
 
 
 def test_folder_of_frames_in_natural_order(tmp_path):
@@ -332,8 +301,7 @@ def test_folder_of_frames_in_natural_order(tmp_path):
     (tmp_path / "notes.txt").write_text("not a frame")
     refused(read_video, tmp_path, words=("metadata.json", "fps"))
     video = read_video(tmp_path, fps=5)
-    assert levels_of(video.frames) == [0, 160, 240]
-    assert video.fps == 5
+    assert (levels_of(video.frames), video.fps) == ([0, 160, 240], 5)
     Image.new("RGB", (64, 32)).save(tmp_path / "frame2.png")
     refused(read_video, tmp_path, fps=5, words=("frame2.png", "64 x 32"))
 
@@ -351,17 +319,11 @@ def test_only_the_first_frames_and_another_rate(tmp_path, extension):
     clip = colour_clip(*[(level, level, level) for level in (0, 80, 80, 80, 160, 240, 240, 240)])
     write_video(tmp_path / f"clip{extension}", clip, 8.0)
     video = read_video(tmp_path / f"clip{extension}", fps=24, max_frames=5)
-    assert levels_of(video.frames) == [0, 80, 80, 80, 160]
-    assert video.fps == 24
+    assert (levels_of(video.frames), video.fps) == ([0, 80, 80, 80, 160], 24)
 
 
 def test_sound_and_cover_pictures_are_no_video(tmp_path):
-    with av.open(str(tmp_path / "song.mp4"), "w") as container:
-        stream = container.add_stream("aac", rate=44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
-        frame.rate = 44100
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    (tmp_path / "song.mp4").write_bytes(sound_only())
     refused(read_video, tmp_path / "song.mp4", words=("audio",))
     Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
     (tmp_path / "letter.txt").write_text("not a film\n" * 50)
@@ -432,11 +394,8 @@ def test_interruption_leaves_the_old_file_and_nothing_else(tmp_path, extension, 
     path = tmp_path / f"clip{extension}"
     write_video(path, smooth_clip(3), 8.0)
     before = read_video(path).frames
-    place, name, wanted = {
-        ".gif": (writing, "_few_colours", 1),
-        ".webp": (writing, "exif_comment", 1),
-        "": (writing, "save_picture", 3),
-    }.get(extension, (np, "ascontiguousarray", 5))
+    places = {".gif": (writing, "_few_colours", 1), ".webp": (writing, "exif_comment", 1), "": (writing, "save_picture", 3)}
+    place, name, wanted = places.get(extension, (np, "ascontiguousarray", 5))
     original, calls = getattr(place, name), 0
 
     def interrupted(*arguments):
@@ -449,8 +408,7 @@ def test_interruption_leaves_the_old_file_and_nothing_else(tmp_path, extension, 
     monkeypatch.setattr(place, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_video(path, smooth_clip(8), 8.0)
-    assert calls == wanted
-    assert os.listdir(tmp_path) == [path.name]
+    assert (calls, os.listdir(tmp_path)) == (wanted, [path.name])
     assert torch.equal(read_video(path).frames, before)
 
 
@@ -466,8 +424,7 @@ def test_old_folder_is_put_back_if_the_new_one_cannot_take_its_place(tmp_path, m
 
     monkeypatch.setattr(os, "rename", second_fails)
     refused(write_video, tmp_path / "frames", smooth_clip(8), 8.0, words=("Permission denied",))
-    assert len(calls) == 3
-    assert os.listdir(tmp_path) == ["frames"]
+    assert (len(calls), os.listdir(tmp_path)) == (3, ["frames"])
     assert torch.equal(read_video(tmp_path / "frames").frames, smooth_clip(3))
 
 
@@ -476,8 +433,7 @@ def test_new_takes_the_place_of_old(tmp_path, extension):
     path = tmp_path / f"clip{extension}"
     write_video(path, smooth_clip(9), 8.0)
     write_video(path, colour_clip((80, 80, 80), (240, 240, 240)), 4.0)
-    assert levels_of(read_video(path).frames) == [80, 240]
-    assert os.listdir(tmp_path) == [path.name]
+    assert (levels_of(read_video(path).frames), os.listdir(tmp_path)) == ([80, 240], [path.name])
 
 
 def test_link_stays_a_link_and_rights_are_ordinary(tmp_path):

@@ -36,8 +36,7 @@ def test_ordinary_picture_is_exact(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     image = read_image(tmp_path / "a.png")
-    assert image.shape == (12, 20, 3)
-    assert image.dtype == torch.float32
+    assert (image.shape, image.dtype) == ((12, 20, 3), torch.float32)
     assert torch.equal((image * 255).round().byte(), torch.from_numpy(pixels))
 
 
@@ -62,8 +61,7 @@ def test_ordinary_picture_is_exact(tmp_path):
 def test_every_mode_simply_works(tmp_path, mode, colour, name, expected):
     Image.new(mode, (16, 12), colour).save(tmp_path / name)
     image = read_image(tmp_path / name)
-    assert image.shape == (12, 16, 3)
-    assert image.dtype == torch.float32
+    assert (image.shape, image.dtype) == ((12, 16, 3), torch.float32)
     assert (image[3, 3] * 255 - torch.tensor(expected)).abs().max() <= 1.01
 
 
@@ -73,8 +71,7 @@ def test_palette_with_and_without_a_transparent_colour(tmp_path):
     picture.save(tmp_path / "solid.png")
     picture.save(tmp_path / "holes.png", transparency=0)
     solid, holes = read_image(tmp_path / "solid.png") * 255, read_image(tmp_path / "holes.png") * 255
-    assert solid[0, 1].tolist() == [10, 20, 30]
-    assert holes[0, 1].tolist() == [255, 255, 255]
+    assert (solid[0, 1].tolist(), holes[0, 1].tolist()) == ([10, 20, 30], [255, 255, 255])
     assert solid[5, 5].tolist() == holes[5, 5].tolist() == [200, 100, 50]
 
 
@@ -157,8 +154,7 @@ def test_fit_shrinks_by_whole_factors_with_the_mean_of_each_box():
 def test_fit_stays_in_range_where_bicubic_overshoots():
     board = (torch.arange(16)[:, None] // 4 + torch.arange(16) // 4) % 2
     out = fit(board[None, :, :, None].expand(1, 16, 16, 3).float(), 37, 37)
-    assert out.min() == 0
-    assert out.max() == 1
+    assert (out.min(), out.max()) == (0, 1)
 
 
 def test_fit_does_not_alias():
@@ -221,20 +217,11 @@ def test_bad_outputs_are_refused(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "holiday.jpg").touch()
     before = sorted(os.listdir(tmp_path))
-    for name, words in {
-        "clip.avi": (".avi", ".mp4", ".webm", ".gif", ".webp"),
-        "clip.png": (".png", ".mp4"),
-        ".mp4": ("name",),
-        "missing/clip.mp4": ("missing", "does not exist"),
-        "file/clip.mp4": ("file",),
-        "folder.mp4": ("folder",),
-        "file": ("found a file",),
-        "file/": ("found a file",),
-        "mine": ("holiday.jpg",),
-        "mine/": ("holiday.jpg",),
-        "x" * 300 + ".mp4": ("choose another path",),
-        "nul\0.mp4": (),
-    }.items():
+    wrong = {"clip.avi": (".avi", ".mp4", ".webm", ".gif", ".webp"), "clip.png": (".png", ".mp4"), ".mp4": ("name",)}
+    wrong |= {"missing/clip.mp4": ("missing", "does not exist"), "file/clip.mp4": ("file",), "folder.mp4": ("folder",)}
+    wrong |= {"file": ("found a file",), "file/": ("found a file",), "mine": ("holiday.jpg",), "mine/": ("holiday.jpg",)}
+    wrong |= {"x" * 300 + ".mp4": ("choose another path",), "nul\0.mp4": ()}
+    for name, words in wrong.items():
         refused(check_output, f"{tmp_path}/{name}", words=words)
     refused(check_output, "", words=("empty",))
     refused(check_output, tmp_path / "clip.mp4", "image", words=(".png", ".jpg"))
@@ -267,8 +254,7 @@ def test_almost_full_disk(tmp_path):
 def test_sheet_enlarges_by_whole_factors_and_keeps_the_order():
     frames = torch.rand(5, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     sheet = contact_sheet(frames, columns=3)
-    assert sheet.shape == (2 * 132 + 4, 3 * 132 + 4, 3)
-    assert sheet.dtype == torch.float32
+    assert (sheet.shape, sheet.dtype) == ((2 * 132 + 4, 3 * 132 + 4, 3), torch.float32)
     for index, frame in enumerate(frames):
         top, left = 4 + index // 3 * 132, 4 + index % 3 * 132
         shown = sheet[top : top + 128, left : left + 128]
