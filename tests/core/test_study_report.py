@@ -93,8 +93,7 @@ def test_majorities_agreement_and_short_pairs() -> None:
     assert (study["pairs"], study["complete_pairs"], study["votes"], study["raters"]) == (6, 4, 24, 5)
     (row,) = found["questions"]["quality"]["comparisons"]
     assert (row["prompts"], row["wins_first"], row["win_rate"], row["vote_share"]) == (4, 3, 0.75, 0.6)
-    assert row["wilson"] == wilson(3, 4)
-    assert row["agreement"] == {"split": 1, "partial": 1, "complete": 2}
+    assert (row["wilson"], row["agreement"]) == (wilson(3, 4), {"split": 1, "partial": 1, "complete": 2})
     assert row["kappa"] == fleiss_kappa([(5, 0), (4, 1), (3, 2), (0, 5)])
     assert [(short["prompt"], short["votes"], short["missing"]) for short in found["short"]] == [("p4", 4, 1), ("p5", 0, 5)]
     assert found["prompts"][2]["quality"] == {"winner": "A", "votes": "3-2"}
@@ -104,12 +103,10 @@ def test_majorities_agreement_and_short_pairs() -> None:
 def test_raters_are_compared_with_the_majority_and_with_the_others() -> None:
     found = build_report(results_of([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [0, 0, 0, 0, 1]]))
     by_name = {row["rater"]: row["quality"] for row in found["raters"]}
-    assert by_name["r0"]["with_majority"] == 1
-    assert by_name["r4"]["with_majority"] == 0
+    assert (by_name["r0"]["with_majority"], by_name["r4"]["with_majority"]) == (1, 0)
     assert by_name["r3"]["with_majority"] == pytest.approx(2 / 3)
     # r0 on the 3-2 pair: the four others are 2-2, nobody's majority, so only two pairs are left
-    assert by_name["r0"]["with_others"] == 1
-    assert by_name["r0"]["left_share"] == pytest.approx(2 / 3)
+    assert (by_name["r0"]["with_others"], by_name["r0"]["left_share"]) == (1, pytest.approx(2 / 3))
     assert by_name["r0"]["median_seconds"] == 2.0
 
 
@@ -127,13 +124,8 @@ def test_reasons_are_those_of_votes_for_the_winner() -> None:
     found = build_report(replace(base, pairs=(replace(pair, votes=tuple(votes)),)))
     reasons = found["questions"]["quality"]["comparisons"][0]["reasons"]
     assert reasons["first"]["votes"] == 3
-    assert reasons["first"]["given"] == {
-        "motion_smoothness": 1,
-        "consistency": 1,
-        "sharpness": 2,
-        "recognizable": 0,
-        "motion_amount": 0,
-    }
+    given = {"motion_smoothness": 1, "consistency": 1, "sharpness": 2, "recognizable": 0, "motion_amount": 0}
+    assert reasons["first"]["given"] == given
     assert reasons["second"]["votes"] == 0
     assert reasons["second"]["share"]["sharpness"] is None
 
@@ -197,8 +189,7 @@ def test_round_trip_to_the_byte(voted: Study, tmp_path: Path, kind: str) -> None
     with Study(tmp_path / "again") as again:
         taken = again.results()
         assert again.counts()["playable"] == 0
-    assert taken == results
-    assert report_json(build_report(taken)) + markdown(build_report(taken)) == report
+    assert (taken, report_json(build_report(taken)) + markdown(build_report(taken))) == (results, report)
     write_results(taken, tmp_path / f"again{kind}")
     assert (tmp_path / f"again{kind}").read_bytes() == (tmp_path / f"export{kind}").read_bytes()
 
@@ -223,8 +214,7 @@ def test_votes_of_two_copies_are_merged_or_refused_whole(voted: Study, tmp_path:
         return replace(base, pairs=(replace(pair, votes=votes), *base.pairs[1:]))
 
     with Study(tmp_path / "copy") as study:
-        assert merge(study, base) == (0, 48)
-        assert merge(study, changed(*pair.votes, fifth)) == (1, 48)
+        assert (merge(study, base), merge(study, changed(*pair.votes, fifth))) == ((0, 48), (1, 48))
         assert merge(study, changed(fifth)) == (0, 45)
         before = study.results()
         other_content = replace(pair.votes[0], time_ms=pair.votes[0].time_ms + 1)

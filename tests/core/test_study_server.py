@@ -57,18 +57,13 @@ def vote_of(pair: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {"id": "a" * 32, "pair": pair["key"], "quality": QUALITY, "faithfulness": FAITHFULNESS, **changes}
 
 
-def fill(study: Study) -> None:
-    while True:
-        study.record(422, "x" * 500, "x" * 500)
-
-
 def test_on_a_full_disk_a_refusal_is_still_one(study: Study) -> None:
     async def body(client: Client) -> None:
         await post(client, "join", {"name": "Ann"})
         pair = (await post(client, "next"))["pair"]
         study._db.execute("PRAGMA max_page_count = 1")  # that is: no larger than it is now
         with pytest.raises(ValueError, match="full; nothing was stored"):
-            fill(study)
+            [study.record(422, "x" * 500, "x" * 500) for _ in range(10**6)]
         recorded = len(study.events())
         wrong = worlds.answer("quality", "middle")
         assert "no other side" in (await post(client, "vote", vote_of(pair, quality=wrong), 422))["error"]
@@ -81,8 +76,7 @@ def test_a_rater_from_name_to_thanks(study: Study) -> None:
     async def body(client: Client) -> None:
         state = await (await client.get("/api/state")).json()
         assert state["rater"] is None
-        assert state["study"]["title"] == NASTY
-        assert [len(question["reasons"]) for question in state["questions"]] == [5, 2]
+        assert (state["study"]["title"], [len(question["reasons"]) for question in state["questions"]]) == (NASTY, [5, 2])
         answer = await client.post("/api/join", json={"name": "Ann"})
         cookie = answer.headers["Set-Cookie"]
         assert "HttpOnly" in cookie
@@ -104,8 +98,7 @@ def test_a_rater_from_name_to_thanks(study: Study) -> None:
             assert await post(client, "vote", vote) == {"stored": True, "repeated": True}
         assert (await post(client, "next"))["status"] == "finished"
         assert (await (await client.get("/api/state")).json())["rater"] == {"name": "Ann", "voted": 2, "left": 0}
-        assert study.counts()["votes"] == 2
-        assert study.events() == []
+        assert (study.counts()["votes"], study.events()) == (2, [])
         await post(client, "leave")
         assert (await (await client.get("/api/state")).json())["rater"] is None
 
@@ -176,8 +169,7 @@ def test_a_closed_pair_takes_no_vote(study: Study) -> None:
         assert study.counts()["done"] == 2
         await post(client, "vote", vote_of(pair), 409)
         await post(client, "keep", {"pair": pair["key"]}, 409)
-        assert (await post(client, "next"))["status"] == "finished"
-        assert study.counts()["votes"] == 10
+        assert ((await post(client, "next"))["status"], study.counts()["votes"]) == ("finished", 10)
         assert {event["status"] for event in study.events()} == {409}
 
     with_client(study, body)
@@ -188,14 +180,9 @@ def test_requests_from_elsewhere_too_large_or_of_another_kind(study: Study) -> N
         await post(client, "join", {"name": "Ann"})
         pair = (await post(client, "next"))["pair"]
         vote = vote_of(pair)
-        for headers in (
-            {"Origin": "http://evil.example"},
-            {"Origin": "null"},
-            {"Sec-Fetch-Site": "cross-site"},
-            {"Sec-Fetch-Site": "same-site"},
-            {"Sec-Fetch-Site": "none"},
-        ):
-            await post(client, "vote", vote, 403, headers=headers)
+        elsewhere = [("Origin", value) for value in ("http://evil.example", "null")]
+        for name, value in elsewhere + [("Sec-Fetch-Site", value) for value in ("cross-site", "same-site", "none")]:
+            await post(client, "vote", vote, 403, headers={name: value})
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
             await post(client, "vote", None, 415, data=b"{}", headers={"Content-Type": kind}, json=None)
         json_type = {"Content-Type": "application/json"}
@@ -230,25 +217,12 @@ def test_without_a_session_there_is_nothing(study: Study) -> None:
     with_client(study, body)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/study.sqlite",
-        "/videos/1-1.mp4",
-        "/video/1-1.mp4",
-        "/video/../study.sqlite",
-        "/video/..%2Fstudy.sqlite",
-        "/video/..%2f..%2f..%2fetc%2fpasswd.mp4",
-        "/video/%2e%2e%5cstudy.mp4",
-        "/video/%00.mp4",
-        "/video/%ff.mp4",
-        "/..%2fserver.py",
-        "/server.py",
-        "/page/index.html",
-        "/%3Cscript%3E",
-        "//etc/passwd",
-    ],
-)
+OUTSIDE = "/study.sqlite /videos/1-1.mp4 /video/1-1.mp4 /video/../study.sqlite /video/..%2Fstudy.sqlite /video/%2e%2e%5cstudy.mp4"
+OUTSIDE += " /video/..%2f..%2f..%2fetc%2fpasswd.mp4 /video/%00.mp4 /video/%ff.mp4 /..%2fserver.py /server.py /page/index.html"
+OUTSIDE += " /%3Cscript%3E //etc/passwd"
+
+
+@pytest.mark.parametrize("path", OUTSIDE.split())
 def test_files_outside_the_pair_are_not_there(study: Study, path: str) -> None:
     async def body(client: Client) -> None:
         await post(client, "join", {"name": "Ann"})
@@ -268,11 +242,9 @@ def test_tokens(study: Study) -> None:
         await post(client, "join", {"token": "AAAA-BBBB-CCCC-DDDD"}, 401)
         await post(client, "join", {"token": ["x"]}, 422)
         await post(client, "join", {"token": "x" * 201}, 422)
-        assert study.counts()["raters"] == 1
-        assert len(study.events()) == 4
+        assert (study.counts()["raters"], len(study.events())) == (1, 4)
         assert all(token not in str(event) for event in study.events())
-        assert (await post(client, "join", {"token": token}))["name"] == name
-        assert (await post(client, "next"))["status"] == "pair"
+        assert ((await post(client, "join", {"token": token}))["name"], (await post(client, "next"))["status"]) == (name, "pair")
 
     with_client(study, body)
 

@@ -60,8 +60,7 @@ def test_each_pair_gets_five_votes_of_five_raters(study: Study) -> None:
         while task := study.next_pair(rater):
             vote(study, rater, task)
     assert [len({vote.rater for vote in pair.votes}) for pair in study.results().pairs] == [5, 5, 5]
-    assert study.counts()["done"] == 3
-    assert study.progress(rater)["left"] == 0
+    assert (study.counts()["done"], study.progress(rater)["left"]) == (3, 0)
 
 
 def test_a_lease_is_a_seat_and_gives_way_only_when_it_ended(study: Study, clock: Clock) -> None:
@@ -80,8 +79,7 @@ def test_a_lease_is_a_seat_and_gives_way_only_when_it_ended(study: Study, clock:
             vote(study, rater, task)  # late, but only one of them has lost the seat
         except Refused as refusal:
             refused.append(refusal.status)
-    assert refused == [409]
-    assert [len(pair.votes) for pair in study.results().pairs] == [5, 5, 5]
+    assert (refused, [len(pair.votes) for pair in study.results().pairs]) == ([409], [5, 5, 5])
 
 
 def test_the_same_pair_comes_back_with_its_draft(study: Study) -> None:
@@ -107,31 +105,20 @@ def test_a_repeated_vote_counts_once_and_another_one_is_refused(study: Study) ->
     assert study.counts()["votes"] == 1
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        {"choice": "middle", "reasons": ["sharpness"], "ms": 1},
-        {"choice": "first", "reasons": ["sharpness"], "ms": 1},
-        {"choice": ["left"], "reasons": ["sharpness"], "ms": 1},
-        {"choice": "left", "reasons": [], "ms": 1},
-        {"choice": "left", "reasons": ["spatial"], "ms": 1},
-        {"choice": "left", "reasons": ["sharpness", "sharpness"], "ms": 1},
-        {"choice": "left", "reasons": [["sharpness"]], "ms": 1},
-        {"choice": "left", "reasons": ["sharpness"], "ms": -1},
-        {"choice": "left", "reasons": ["sharpness"], "ms": float("nan")},
-        {"choice": "left", "reasons": ["sharpness"]},
-        {"choice": "left", "reasons": ["sharpness"], "ms": 1, "rater": "s"},
-        "left",
-        None,
-    ],
-)
+GOOD = {"choice": "left", "reasons": ["sharpness"], "ms": 1}
+WRONG: list[object] = [{**GOOD, "choice": choice} for choice in ("middle", "first", ["left"])]
+WRONG += [{**GOOD, "reasons": reasons} for reasons in ([], ["spatial"], ["sharpness", "sharpness"], [["sharpness"]])]
+WRONG += [{**GOOD, "ms": ms} for ms in (-1, float("nan"))]
+WRONG += [{"choice": "left", "reasons": ["sharpness"]}, {**GOOD, "rater": "s"}, "left", None]
+
+
+@pytest.mark.parametrize("answer", WRONG)
 def test_answers_that_cannot_be_are_refused(study: Study, answer: object) -> None:
     rater = new_rater(study, "r")
     task = next_pair(study, rater)
     with pytest.raises(Refused) as refused:
         study.vote(rater, "a" * 32, task.key, answer, worlds.answer("faithfulness", "left"))
-    assert refused.value.status == 422
-    assert study.counts()["votes"] == 0
+    assert (refused.value.status, study.counts()["votes"]) == (422, 0)
 
 
 def test_the_tables_refuse_what_a_program_might_do_wrong(study: Study) -> None:
@@ -164,9 +151,7 @@ def test_the_tables_refuse_what_a_program_might_do_wrong(study: Study) -> None:
         lambda: study._db.execute("DELETE FROM seats"),
         lambda: study._db.execute("UPDATE study SET raters = 7"),
         lambda: study._db.execute("INSERT INTO pairs (prompt_id, first_id, second_id) VALUES (1, 2, 1)"),  # the pair turned
-        lambda: study._db.execute(
-            "INSERT INTO pairs (prompt_id, first_id, second_id) VALUES (1, 1, 4)"
-        ),  # another prompt's video
+        lambda: study._db.execute("INSERT INTO pairs (prompt_id, first_id, second_id) VALUES (1, 1, 4)"),  # another prompt's
     ]
     for attempt in wrong:
         with pytest.raises(sqlite3.IntegrityError):
@@ -215,8 +200,7 @@ def test_nothing_that_a_rater_sees_tells_the_systems_apart(study: Study) -> None
         orders.add(tuple(sorted((1, 2, 3), key=lambda pair, who=rater.id: study._rank(who, pair))))
         names.update(study._name("video", rater.id, pair, side) for pair in (1, 2, 3) for side in ("first", "second"))
     assert 40 <= sides["first"] <= 80  # of 120
-    assert len(orders) == 6
-    assert len(names) == 240
+    assert (len(orders), len(names)) == (6, 240)
 
 
 def test_videos_are_those_of_the_pair_of_the_moment(study: Study) -> None:
@@ -256,8 +240,7 @@ def test_a_name_stands_for_one_rater_and_a_code_brings_them_back(study: Study) -
     assert rater.name == "Ann <b>"
     with pytest.raises(Refused):
         study.join("ann <B>")
-    assert study.join(token=code)[0] == rater
-    assert study.rater_of(session) == rater
+    assert (study.join(token=code)[0], study.rater_of(session)) == (rater, rater)
     for wrong in ("", session[:-1], session + "x", f"99{session}", "1.", "x.y", "-1.x", "9" * 40 + ".x"):
         with pytest.raises(Refused):
             study.rater_of(wrong)
