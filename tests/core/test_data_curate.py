@@ -332,8 +332,7 @@ def test_a_second_run_adds_only_what_is_new(good: Path, tmp_path: Path) -> None:
     tars = {name: data for name, data in before.items() if name.endswith(".tar")}
     assert tars.items() <= contents(out).items()
     assert (table(out)[:10], [row["caption"] for row in table(out)[10:]]) == (rows, ["a thing"] * 2)
-    assert {row["shard"] for row in table(out)[10:]} == {4}
-    assert len(np.load(out / INDEX)) == 12
+    assert ({row["shard"] for row in table(out)[10:]}, len(np.load(out / INDEX))) == ({4}, 12)
 
 
 def test_what_changed_since_is_left_out_and_said(good: Path, tmp_path: Path) -> None:

@@ -106,8 +106,7 @@ def test_known_shifts_are_measured_within_five_per_cent(shift: int, across: bool
     if shift == 0:
         assert 0 <= least <= score < 0.05
     else:
-        assert score == pytest.approx(shift, rel=0.05)
-        assert least == pytest.approx(shift, rel=0.05)
+        assert (score, least) == (pytest.approx(shift, rel=0.05), pytest.approx(shift, rel=0.05))
 
 
 def test_vectors_count_by_their_blocks_areas_and_too_few_are_none() -> None:
@@ -146,10 +145,8 @@ def test_the_least_window_finds_the_pause_that_the_mean_hides() -> None:
 def test_a_cut_is_found_and_is_no_motion() -> None:
     frames = sliding((1, 0), 12) + sliding((1, 0), 12, seed=5)
     seen = look(encoded(frames))
-    assert seen.cuts == [0.5]
-    assert [index for index, score in enumerate(seen.scores) if math.isnan(score)] == [11]
-    assert motion_summary(seen.scores)[0] == pytest.approx(1, rel=0.05)
-    assert look(encoded(sliding((1, 0), 12))).cuts == []
+    assert (seen.cuts, [index for index, score in enumerate(seen.scores) if math.isnan(score)]) == ([0.5], [11])
+    assert (motion_summary(seen.scores)[0], look(encoded(sliding((1, 0), 12))).cuts) == (pytest.approx(1, rel=0.05), [])
 
 
 @given(st.lists(st.one_of(st.just(math.nan), st.floats(0, 100)), max_size=30))
@@ -162,8 +159,7 @@ def test_the_summary_is_what_the_definition_says(scores: list[float]) -> None:
     if not known:
         assert (score, least) == (None, None)
     else:
-        assert score == pytest.approx(np.mean(known), abs=1e-9)
-        assert least == pytest.approx(min(means), abs=1e-9)
+        assert (score, least) == (pytest.approx(np.mean(known), abs=1e-9), pytest.approx(min(means), abs=1e-9))
 
 
 # -- what else one pass sees
@@ -173,8 +169,7 @@ def test_size_length_rate_and_first_frame() -> None:
     rate = Fraction(24000, 1001)
     seen = look(encoded(counting(30, 33, 47), rate), first=True)
     assert (seen.width, seen.height, seen.frames, seen.codec, seen.is_mp4) == (47, 33, 30, "h264", True)
-    assert seen.fps == pytest.approx(float(rate), rel=1e-3)
-    assert seen.duration == pytest.approx(30 / rate, abs=2e-3)
+    assert (seen.fps, seen.duration) == (pytest.approx(float(rate), rel=1e-3), pytest.approx(30 / rate, abs=2e-3))
     assert seen.first is not None
     assert seen.first.shape == (33, 47, 3)
     assert abs(int(seen.first.mean()) - 20) <= 3
@@ -200,11 +195,8 @@ def test_a_turned_video_is_measured_as_it_is_seen() -> None:
 
 
 def test_what_is_no_mp4_is_told_apart() -> None:
-    assert [look(data).is_mp4 for data in (webm(counting(4)), encoded(counting(4), form="mov"), encoded(counting(4)))] == [
-        False,
-        False,
-        True,
-    ]
+    files = webm(counting(4)), encoded(counting(4), form="mov"), encoded(counting(4))
+    assert [look(data).is_mp4 for data in files] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -249,9 +241,8 @@ def test_memory_does_not_grow_with_length_and_torch_is_not_needed(tmp_path: Path
         "def peak(name): look(name); return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "print(peak(sys.argv[1]), peak(sys.argv[2]), 'torch' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "short.mp4", tmp_path / "long.mp4"], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", code, tmp_path / "short.mp4", tmp_path / "long.mp4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     short, long, torch_there = done.stdout.split()
     assert torch_there == "False"
     assert int(long) - int(short) < 8 * 1024  # KiB; the frames alone would be 29 MiB

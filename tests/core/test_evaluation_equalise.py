@@ -38,8 +38,7 @@ def _parse(*arguments: str) -> argparse.Namespace:
 
 def test_each_dimension_is_the_smaller() -> None:
     a, b = Facts(512, 320, 65, 16.0), Facts(256, 400, 16, 8.0)
-    assert common_target([a, b]) == Target(256, 16, 8.0)
-    assert common_target([a]) == Target(320, 65, 16.0)
+    assert (common_target([a, b]), common_target([a])) == (Target(256, 16, 8.0), Target(320, 65, 16.0))
     assert common_target([Facts(33, 40, 9, 3.0)], even=True).side == 32
     assert common_target([Facts(64, 64, 1, 100.0), Facts(64, 64, 8, 8.0)]).frames == 1
     with pytest.raises(ValueError, match="found none"):

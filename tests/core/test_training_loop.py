@@ -189,10 +189,8 @@ def test_loss_that_is_no_number_stops_and_leaves_the_batch(tmp_path: Path) -> No
 def test_rate_factor_is_warm_up_constant_then_a_fall_to_zero() -> None:
     config = Optimisation(steps=100, batch=1, rate=1.0, warmup=10, decay=0.3)
     factors = [rate_factor(step, config) for step in range(100)]
-    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert factors[9:71] == pytest.approx([1.0] * 62)
-    assert factors[70:] == pytest.approx([(100 - step) / 30 for step in range(70, 100)])
-    assert rate_factor(100, config) == 0
+    assert (factors[:10], factors[9:71]) == (pytest.approx([(step + 1) / 10 for step in range(10)]), pytest.approx([1.0] * 62))
+    assert (factors[70:], rate_factor(100, config)) == (pytest.approx([(100 - step) / 30 for step in range(70, 100)]), 0)
     constant = Optimisation(steps=100, batch=1, rate=1.0, warmup=1, decay=0.0)  # the paper's: no fall
     assert [rate_factor(step, constant) for step in range(100)] == [1.0] * 100
 
@@ -352,8 +350,7 @@ def test_two_processes_equal_one_with_the_same_batch(mode: str, tmp_path: Path) 
 
 def test_overrides_keep_their_types() -> None:
     recipe = override(toy_recipe(), {"optimisation.steps": "12", "optimisation.rate": "1e-3", "widths": "32,64", "role": "I"})
-    assert (recipe.optimisation.steps, recipe.optimisation.rate, recipe.role) == (12, 1e-3, "I")
-    assert recipe.network.widths == (32, 64)
+    assert (recipe.optimisation.steps, recipe.optimisation.rate, recipe.role, recipe.network.widths) == (12, 1e-3, "I", (32, 64))
     recipe = override(recipe, {"clips.size": "32,32", "compute.cache": "true", "schedule.zero_snr": "false"})
     assert (recipe.clips.size, recipe.compute.cache, recipe.schedule.zero_snr) == ((32, 32), True, False)
 

@@ -130,7 +130,6 @@ def test_files_and_names_of_version_0_1_are_read() -> None:
         part, _, name = new.partition(".")
         flat[old] = flat[part].pop(name)
     flat = {name: value for name, value in flat.items() if value != {}}
-    assert flat["image_noise"] == 100
-    assert flat["image_noise_inference"] == 20
+    assert (flat["image_noise"], flat["image_noise_inference"]) == (100, 20)
     assert not {new.partition(".")[0] for new in FLAT.values()} - {"optimisation"} & flat.keys()
     assert from_dict(flat) == recipe
