@@ -80,6 +80,8 @@ def test_only_the_adapter_knows_comfy() -> None:
     found = {n for n in MODULES if any(f.split(".")[0] in comfy and f not in MODULES for f in imports(n))}
     assert found
     assert all(name.startswith("nodes.adapter.") for name in found), found
+    first = [n for n in ast.walk(ast.parse((ROOT / "__init__.py").read_text())) if isinstance(n, ast.Import | ast.ImportFrom)]
+    assert not {(getattr(n, "module", None) or n.names[0].name).split(".")[0] for n in first} & {*comfy} - {"nodes"}
     for name in found:
         said = ast.get_docstring(ast.parse(MODULES[name].read_text())) or ""
         assert "Checked on ComfyUI 0.3.64, 0.8.0 and 0.33.0" in said, name
