@@ -319,14 +319,8 @@ def test_two_processes_equal_one_with_the_same_batch(mode: str, tmp_path: Path) 
     new_trainer(tmp_path / "one", noise=0.0).run()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [*command, "-m", "tests.core.toy_task", str(tmp_path / "two"), mode],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    command += ["-m", "tests.core.toy_task", str(tmp_path / "two"), mode]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = state(tmp_path / "one"), state(tmp_path / "two")
     assert two.keys() == one.keys()
@@ -334,9 +328,8 @@ def test_two_processes_equal_one_with_the_same_batch(mode: str, tmp_path: Path) 
     for name, value in one.items():
         if name != "elapsed":
             torch.testing.assert_close(two[name], value)
-    first, second = (
-        [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in ("one", "two")
-    )
+    logs = [(tmp_path / run / "log.jsonl").read_text().splitlines() for run in ("one", "two")]
+    first, second = ([json.loads(line)["loss"] for line in log] for log in logs)
     assert second == pytest.approx(first)
     resumed = new_trainer(tmp_path / "two", toy_recipe(steps=8), seed=9, noise=0.0)  # what two wrote, one reads
     resumed.load()

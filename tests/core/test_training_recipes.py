@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from emu_core.cli.main import main
 from emu_core.toy import recipes as toy
 from emu_core.training import paper
 from emu_core.training.checks import check_recipe
@@ -77,8 +78,6 @@ def test_what_cannot_work_is_said_before_the_first_step(changes: dict[str, str],
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_launched(capsys: pytest.CaptureFixture[str]) -> None:
-    from emu_core.cli.main import main
-
     command = ["train", "stage1_256px", "--family", "tiny", "--set", "optimisation.batch=4", "--processes", "3"]
     assert main(command) == 2
     assert "batch 4 does not divide over 3 processes: choose another optimisation.batch" in capsys.readouterr().err
@@ -100,15 +99,11 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_launched(cap
     ],
 )
 def test_command_line_says_what_is_wrong(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from emu_core.cli.main import main
-
     assert main(arguments) == 2
     assert words in capsys.readouterr().err
 
 
 def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    from emu_core.cli.main import main
-
     assert main(["recipes"]) == 0
     listing = capsys.readouterr().out
     assert all(name in listing for name in (*paper.STAGES, *paper.ABLATIONS, *paper.CHAINS, *toy.CHAINS, *toy.RECIPES))
@@ -122,9 +117,8 @@ def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
 def test_files_and_names_of_version_0_1_are_read() -> None:
     """There every setting of `FLAT` stood in the recipe itself."""
     recipe = override(small("interpolation"), {"base": "a", "first_frame": "0.5", "widths": "8,16", "save_every": 7})
-    assert recipe == override(
-        small("interpolation"), {"start.base": "a", "given.first_frame": 0.5, "every.save": 7} | {"network.widths": (8, 16)}
-    )
+    new = {"start.base": "a", "given.first_frame": 0.5, "every.save": 7, "network.widths": (8, 16)}
+    assert recipe == override(small("interpolation"), new)
     flat = json.loads(json.dumps(dataclasses.asdict(recipe)))
     for old, new in FLAT.items():
         part, _, name = new.partition(".")

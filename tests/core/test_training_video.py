@@ -22,6 +22,8 @@ import torch
 from safetensors.torch import load_file
 
 from emu_core.checkpoint import load_stack, read_config
+from emu_core.cli.main import main
+from emu_core.model.schedule import add_noise, frame_noise, target
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings
 from emu_core.toy import demo
 from emu_core.toy import recipes as toy
@@ -32,7 +34,7 @@ from emu_core.training.loop import Trainer
 from emu_core.training.processes import fingerprint
 from emu_core.training.recipes import Recipe, override
 from emu_core.training.sources import Batch
-from emu_core.training.video import draw_positions
+from emu_core.training.video import draw_positions, sample_generator
 
 from .helpers import DOUBLE
 from .tiny_training import SD15, VideoTask, small, train
@@ -93,9 +95,6 @@ def test_first_loss_is_that_of_the_image_model_alone(tmp_path: Path) -> None:
     task = VideoTask(recipe, tmp_path)
     batch: Batch = next(task.stream([range(4)]))
     loss, _ = in_float64(task)(batch, None, 0.0)
-    from emu_core.model.schedule import add_noise, frame_noise, target
-    from emu_core.training.video import sample_generator
-
     errors = []
     for i, position in enumerate(batch.positions):
         generator = sample_generator(recipe.optimisation.seed, position)
@@ -192,8 +191,6 @@ def test_every_ablation_trains_and_its_stack_makes_a_video(name: str, tmp_path: 
 
 
 def test_correlated_noise_shares_half_of_its_power() -> None:
-    from emu_core.model.schedule import frame_noise
-
     noise = frame_noise((4, 50_000), torch.Generator().manual_seed(0), 1.0)
     covariance = noise @ noise.T / noise.shape[1]
     error = (2 / noise.shape[1]) ** 0.5  # the standard error of a variance of 1
@@ -317,8 +314,6 @@ def test_killed_runs_end_as_if_they_had_not_been(shards: str, tmp_path: Path) ->
 def test_a_chain_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from emu_core.cli.main import main
-
     little = {"optimisation.steps": "2", "optimisation.batch": "2", "clips.validation": "2", "clips.workers": "0"}
     little |= {"compute.cache": "false", "clips.starts": "0"}
     chain = replace(toy.CHAINS["tiny-demo"], changes={"": little}, demo=24)
