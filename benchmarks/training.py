@@ -11,6 +11,7 @@ Weights are random but in `loader` and `start`, which use the bundled image mode
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
@@ -114,10 +115,11 @@ def loader(options: argparse.Namespace) -> None:
         changes |= {"clips.starts": "1", "compute.cache": "true"}
         recipe = override(paper.stage2_512px(TINY), {**changes, "start.base": str(BUNDLED), "clips.shards": str(shards)})
         trainer = Trainer(recipe, VideoTask(recipe, folder / "run"), folder / "run")
-        trainer.one_step()
+        samples = trainer.task.stream(range(i, i + trainer.micro) for i in itertools.count(0, trainer.micro))
+        trainer.one_step(samples)
         started = time.perf_counter()
         for _ in range(options.repeats):
-            trainer.one_step()
+            trainer.one_step(samples)
         eats = 16 * options.repeats / (time.perf_counter() - started)
         rates = {}
         for workers in (0, 1):
