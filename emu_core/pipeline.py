@@ -17,10 +17,10 @@ from .base import Base, load_base
 from .base.checks import read_json
 from .checkpoint import load_stack
 from .media import fit
-from .model.attention import Backend, choose
 from .model.conditioning import AMOUNTS_OF_MOTION, FACTOR, MAX_FRAMES, Stitch, augment, condition, slot_count, slots, windows
 from .model.config import StackConfig
 from .model.guidance import Call, GuidedDenoiser, calls
+from .model.kernels import Backend, choose
 from .model.sampling import SAMPLERS, sample
 from .model.schedule import ScheduleConfig, frame_noise
 from .model.sites import find_sites

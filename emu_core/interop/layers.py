@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from ..model.attention import Attend
+from ..model.kernels import Attend
 from ..model.layers import GEGLU, TORCH_LAYERS, AttentionKind, Layers, LayerTypes, Run, TemporalAttention, TemporalModule, zero_
 from ..model.sites import Site
 

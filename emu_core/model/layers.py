@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from .attention import Attend, sdpa
+from .kernels import Attend, sdpa
 from .sites import Site
 
 AttentionKind = Literal["self", "text"]

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange, repeat
 from torch import nn
 
-from .attention import Attend, sdpa
+from .kernels import Attend, sdpa
 from .stack import Run, TemporalStack
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from emu_core.model import attention
-from emu_core.model.attention import BACKENDS, choose, sdpa
+from emu_core.model.kernels import BACKENDS, choose, sdpa
 
 from .helpers import DOUBLE
 

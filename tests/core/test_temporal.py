@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from emu_core.model.attention import sdpa
+from emu_core.model.kernels import sdpa
 from emu_core.model.layers import (
     GEGLU,
     ROTARY_BASE,
