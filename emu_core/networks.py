@@ -30,7 +30,8 @@ from .weights import SUFFIXES, read_header
 Array = NDArray[np.float64]
 Device: TypeAlias = "str | torch.device"
 _BLOCK = 1 << 20
-_USED = (*SUFFIXES, ".json", ".txt", ".model")
+_WEIGHTS = tuple(suffix for suffix in SUFFIXES if suffix not in (".ckpt", ".pkl"))  # of transformers and TorchScript
+_USED = (*_WEIGHTS, ".json", ".txt", ".model")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class _Transformers:
             found = "a file" if place.exists() else "nothing"
             raise ValueError(f"{folder}: expected a local folder with {self.what}, found {found}; check it")
         lacking = [name for name in ("config.json", *self.files) if not (place / name).is_file()]
-        lacking += [] if any(file.suffix in SUFFIXES for file in place.iterdir()) else ["model.safetensors"]
+        lacking += [] if any(file.suffix in _WEIGHTS for file in place.iterdir()) else ["model.safetensors"]
         if lacking:
             wanted = f"{folder}: expected {self.what} in a transformers folder"
             raise ValueError(f"{wanted}, found none of {', '.join(lacking)}; copy all its files")

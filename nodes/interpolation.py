@@ -45,7 +45,9 @@ class EmuVideoInterpolate(Node):
         guider, sigmas = sampling.video_guider(cls, model, config)
         lengths = [window.stop - window.start for window in plan]
         result = torch.empty(sum(lengths), height, width, 3)
-        for seed, window, place in zip(count(sampling.seed), plan, result.split(lengths), strict=False):
+        for seed, window, place in zip(
+            (seed % 2**64 for seed in count(sampling.seed)), plan, result.split(lengths), strict=False
+        ):
             stop_if_cancelled()
             # The keyframes in their slots, noise-augmented as the stack was trained for.
             keyframes = known[window.keyframes][None].cpu()

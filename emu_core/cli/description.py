@@ -11,12 +11,12 @@ import torch
 from ..base import inspect_base
 from ..base.architectures import STACK_SETTINGS, build_unet
 from ..checkpoint import read_config
-from ..interop import open_weights, recognise
+from ..interop import recognise
 from ..model.conditioning import AMOUNTS_OF_MOTION
 from ..model.sites import find_sites
 from ..model.stack import TemporalStack
 from ..pipeline import BUNDLED
-from ..weights import PICKLES
+from ..weights import PICKLES, open_weights
 
 
 def describe_architecture(name: str) -> dict[str, Any]:

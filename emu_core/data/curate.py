@@ -24,12 +24,10 @@ from tqdm import tqdm
 
 from ..media.files import whole_file, write_text
 from ..media.writing import transcode
-from ..networks import sha256
 from . import table
 from .engines import Engine, ProcessEngine
 from .files import TarWriter, locked
 from .motion_score import look, motion_summary
-from .scores import scorer
 from .sources import Item, check_sources, listing, read_caption
 
 MEASURED_BY, LEFT_OUT, LOCK = "curate.json", "left_out.jsonl", ".curate.lock"
@@ -113,6 +111,8 @@ def _examine(curation: Curation, item: Item, known: int | None) -> Outcome:
         facts["motion_score"], facts["motion_min"] = motion_summary(seen.scores)
         facts["clip_score"] = facts["aesthetic"] = None
         if curation.clip is not None and seen.first is not None:
+            from .scores import scorer  # here: torch need not be loaded where nobody asks for scores
+
             network = scorer(curation.clip, curation.aesthetic, curation.device)
             facts["clip_score"], facts["aesthetic"] = network.score(caption, seen.first)
         return Found(item, facts, state)
@@ -292,7 +292,9 @@ def _check(sources: Sequence[str], folder: Path, curation: Curation) -> None:
         found = f"{curation.shard_clips} and {curation.shard_bytes}"
         raise ValueError(f"shards: expected at least 1 clip and 1 byte each, found {found}.")
     if curation.clip:
-        scorer(curation.clip, curation.aesthetic, curation.device)
+        from .scores import Scorer
+
+        Scorer(curation.clip, curation.aesthetic, curation.device)  # not kept: the workers have their own
     for source in sources:
         if folder.resolve().is_relative_to(Path(source).resolve()):
             raise ValueError(f"{folder}: expected OUT outside of the sources, found it in {source}; choose another folder.")
@@ -307,7 +309,12 @@ def _check(sources: Sequence[str], folder: Path, curation: Curation) -> None:
 def _check_measures(folder: Path, curation: Curation) -> None:
     """Scores of one folder must be comparable: the first run's settings hold for all."""
     mine: dict[str, Any] = {"motion_fps": curation.motion_fps, "motion_height": curation.motion_height}
-    mine |= {name: file and sha256(file) for name, file in (("clip", curation.clip), ("aesthetic", curation.aesthetic))}
+    for name, file in (("clip", curation.clip), ("aesthetic", curation.aesthetic)):
+        mine[name] = file
+        if file:
+            from ..networks import sha256
+
+            mine[name] = sha256(file)
     path = folder / MEASURED_BY
     if not path.exists():
         write_text(path, json.dumps(mine, indent=2))

@@ -59,10 +59,13 @@ class TemporalModule(nn.Module):
 
     recomputed = False
 
-    def forward(self, x: torch.Tensor, run: Run, strength: float | torch.Tensor = 1.0) -> torch.Tensor:
-        """(b f) c h w -> x with `strength` times its change added, same shape."""
-        change = self.change(x, run)
-        return x + like(change if is_one(strength) else strength * change, x)
+    def forward(
+        self, x: torch.Tensor, run: Run, strength: float | torch.Tensor = 1.0, onto: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(b f) c h w -> the same with `strength` times its change added. `onto`: x before it was rounded to the layer's
+        precision, to which the change is added then."""
+        change, onto = self.change(x, run), x if onto is None else onto
+        return onto + like(change if is_one(strength) else strength * change, onto)
 
     def change(self, x: torch.Tensor, run: Run) -> torch.Tensor:
         """(b f) c h w -> what is to be added, same shape."""
@@ -250,8 +253,10 @@ class TemporalTransformer(TemporalModule):
         self.shape = shape
         self.layers = nn.ModuleList(TemporalLayer(channels, shape, c, types, **factory) for c in contexts)
 
-    def forward(self, x: torch.Tensor, run: Run, strength: float | torch.Tensor = 1.0) -> torch.Tensor:
-        """(b f) c h w -> the same; it has the sum at hand, which x + change would be but for rounding.
+    def forward(
+        self, x: torch.Tensor, run: Run, strength: float | torch.Tensor = 1.0, onto: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `TemporalModule`; it has the sum at hand, which x + change would be but for rounding.
 
         `run.text`: one (b, tokens, context) for all layers, or one for each; may be empty.
         """
@@ -263,6 +268,8 @@ class TemporalTransformer(TemporalModule):
         for i, layer in enumerate(self.layers):
             y = layer(y, angles, code, text[min(i, len(text) - 1)] if text else None, run.attend)
         y = rearrange(y, "b (h w) f c -> (b f) c h w", h=height)
+        if onto is not None:
+            x, y = onto, onto + like(y - x, onto)
         if is_one(strength):
             return y
         weight = strength.to(x.dtype) if isinstance(strength, torch.Tensor) else strength

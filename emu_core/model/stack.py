@@ -175,13 +175,11 @@ class Attachment:
         layer: Any = self.stack.layers[key]
         with nullcontext() if self.autocast is None else torch.autocast(x.device.type, self.autocast):
             inner = as_weights(x, next(layer.parameters()))
+            rounded = torch.promote_types(inner.dtype, x.dtype) != inner.dtype
+            arguments = (inner, run, strength, x if rounded else None)
             if layer.recomputed and self.recompute is not None and torch.is_grad_enabled():
-                y = self.recompute(layer, inner, run, strength)
-            else:
-                y = layer(inner, run, strength)
-            if torch.promote_types(inner.dtype, x.dtype) != inner.dtype:  # the cast rounded x: keep its own bits, add the change
-                return _add(x, y - inner)
-            return like(y, x)
+                return like(self.recompute(layer, *arguments), x)
+            return like(layer(*arguments), x)
 
     def _tell_values(self, x: torch.Tensor, run: Run) -> torch.Tensor:
         """The numbers that a stack is told, added to the time embedding (b f, width)."""

@@ -10,7 +10,8 @@ from einops import rearrange, repeat
 from torch import nn
 
 from .kernels import Attend, sdpa
-from .stack import Run, TemporalStack
+from .layers import Run
+from .stack import TemporalStack
 
 
 class VideoModel(nn.Module):

@@ -70,9 +70,9 @@ def create_study(
         raise ValueError(f"systems: expected at least two folders to compare, found {len(systems)}; give another.")
     if against is not None and against not in systems:
         raise ValueError(f"--against: expected one of {', '.join(systems)}, found {against!r}; name one of those.")
+    texts = read_prompts(prompts)
+    files = {name: one_video_each(open_set(name, folder), texts) for name, folder in systems.items()}
     with new_folder(out) as part:
-        texts = read_prompts(prompts)
-        files = {name: one_video_each(open_set(name, folder), texts) for name, folder in systems.items()}
         reencoded, ready = 0, {}
         with Study.create(part, **of_study) as study:
             for index, name in progress([(index, name) for index in range(len(texts)) for name in systems]):

@@ -46,7 +46,7 @@ def to_csv(results: Results) -> str:
 
 def write_results(results: Results, path: str | Path) -> None:
     """.json or .csv. ValueError: another extension, or it cannot be written."""
-    from ..media.files import whole_file  # its package takes seconds, which an import need not wait
+    from ..media.files import whole_file  # its package takes a third of a second, which an import need not wait
 
     kind = Path(path).suffix.lower()
     if kind not in (".json", ".csv"):
@@ -145,7 +145,7 @@ def import_new(results: Results, folder: str | Path) -> None:
 
     ValueError: something is there already, or one system has two videos of a prompt.
     """
-    from .create import new_folder  # loads what reads videos, which takes seconds; reports do not wait for it
+    from .create import new_folder  # loads what reads videos, which takes a third of a second; reports do not wait for it
 
     hashes: dict[tuple[str, str], str] = {}
     for pair in results.pairs:

@@ -163,7 +163,7 @@ def write_report(results: Results, folder: str | Path) -> list[Path]:
 
     ValueError: the folder is a file, or cannot be written into.
     """
-    from ..media.files import whole_file  # its package takes seconds, which a printed report need not wait
+    from ..media.files import whole_file  # its package takes a third of a second, which a printed report need not wait
 
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():

@@ -171,11 +171,12 @@ class Study(AbstractContextManager["Study"]):
         has the study open; raters get the new pairs at once. key: the prompt's name in reports, else a new one.
         ValueError: fewer than two systems, a file that is no video, a key that is taken.
         """
-        from .videos import prepare_video  # its libraries take seconds, which a server or a report need not wait
+        from .videos import prepare_video  # its libraries take a third of a second, for which a server or a report need not wait
 
         if len(videos) < 2:
             raise ValueError(f"add_pair: expected the videos of at least two systems, found {len(videos)}; give another.")
         prepared: dict[str, Prepared] = {}
+        (self.folder / VIDEOS).mkdir(exist_ok=True)  # a study may have been copied as its one file
         try:
             for system, path in videos.items():
                 prepared[system] = prepare_video(path, self.folder / VIDEOS / f"{secrets.token_hex(8)}.mp4")

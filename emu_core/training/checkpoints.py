@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,20 @@ from torch.distributed.checkpoint.api import CheckpointException
 from .processes import Processes
 
 KEPT = 2  # the newest, and one before
-warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is one process
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints of a run, oldest first."""
     found = [(p.name.removeprefix("checkpoint-"), p) for p in folder.glob("checkpoint-*") if (p / ".metadata").is_file()]
     return [p for _, p in sorted((int(step), p) for step, p in found if step.isdigit())]
+
+
+@contextmanager
+def _alone_on_purpose() -> Iterator[None]:
+    """torch warns where there is one process and no group."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def newest(folder: Path) -> Path:
@@ -45,7 +54,8 @@ def save(state: dict[str, Any], folder: Path, step: int, processes: Processes) -
         part.mkdir(parents=True)
     processes.barrier()
     try:
-        dcp.save(state, checkpoint_id=part, no_dist=processes.world == 1)
+        with _alone_on_purpose():
+            dcp.save(state, checkpoint_id=part, no_dist=processes.world == 1)
     except (CheckpointException, OSError, RuntimeError) as error:
         shutil.rmtree(part, ignore_errors=True)
         own = next(iter(getattr(error, "failures", {}).values()), error)  # a process's own, of the list that torch makes
@@ -71,4 +81,5 @@ def load(state: dict[str, Any], path: Path, processes: Processes) -> None:
         shape, own = tuple(getattr(saved[name], "size", ())), tuple(tensor.shape)
         if shape != own:
             raise ValueError(f"{path} holds {name} of shape {shape}, this recipe trains {own}: resume with the same recipe")
-    dcp.load(state, checkpoint_id=path, no_dist=processes.world == 1)
+    with _alone_on_purpose():
+        dcp.load(state, checkpoint_id=path, no_dist=processes.world == 1)

@@ -7,7 +7,6 @@ continues exactly as if it had never stopped, and no generator state has to be s
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import logging
 import math
@@ -213,8 +212,9 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         passes = self.share // self.micro
         together: dict[str, list[torch.Tensor]] = {}
-        samples = list(itertools.islice(stream, passes))
-        for i, sample in enumerate(samples):
+        samples: list[Any] = []
+        for i in range(passes):
+            samples.append(sample := next(stream))  # one at a time: further ones are decoded while this one is computed
             with self.parallel.accumulating(last=i == passes - 1):
                 with self.autocast():
                     loss, figures = self.parallel.module(sample, generator, self.step / config.steps)
@@ -232,7 +232,7 @@ class Trainer:
         live = [p.detach().to(self.average[name].device) for name, p in self.trained.items()]
         torch._foreach_lerp_(list(self.average.values()), live, 1 - min(config.ema, self.step / (self.step + 10)))
         means = {name: torch.stack(values).nanmean() for name, values in together.items()}
-        loss = self.processes.mean(means.pop("loss").to(self.processes.device))
+        loss = self.processes.mean(means.pop("loss"))
         return {"loss": float(loss), "grad_norm": norm, **{k: float(v) for k, v in means.items() if not v.isnan()}}
 
     def _stop_unless_finite(self, value: float, what: str, samples: list[Any]) -> None:

@@ -43,11 +43,11 @@ class Processes:
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the processes, in double precision, so that their number hardly shows."""
-        return values if self.world == 1 else self.gather(values.double()[None]).mean(0)
+        return values if self.world == 1 else self.gather(values.double()[None].to(self.device)).mean(0)
 
     def flags(self, flag: bool) -> list[bool]:
         """The flags of all processes, since one that stops alone leaves the others waiting."""
-        return [bool(value) for value in self.gather(torch.tensor([float(flag)], device=self.device))]
+        return [flag] if self.world == 1 else [bool(v) for v in self.gather(torch.tensor([float(flag)], device=self.device))]
 
 
 def processes_started() -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,12 +24,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..base import Base
-from ..data.clips import ClipDataset, eligible, loader
 from ..data.order import ClipOrder, mix
-from ..data.shards import Shards
 from .folder import check_folder
 from .processes import Processes, fingerprint
 from .recipes import Recipe
+
+if TYPE_CHECKING:
+    from ..data.clips import ClipDataset
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Source(ABC):
     def stream(self, positions: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """For each group of positions its samples."""
 
-    @cached_property
+    @property
     @abstractmethod
     def kept_out(self) -> Batch:
         """The clips that are kept out of training; none where the recipe asks for none."""
@@ -93,6 +94,9 @@ class ShardSource(Source):
     (about as many as asked, at most a tenth) is a function of their number in the shards, so all stages keep the same out."""
 
     def __init__(self, recipe: Recipe, base: Base, folder: Path, processes: Processes) -> None:
+        from ..data.clips import ClipDataset, eligible  # here: they need pyarrow, which other sources do not
+        from ..data.shards import Shards
+
         self.recipe, self.base, self.processes = recipe, base, processes
         clips, seed = recipe.clips, recipe.optimisation.seed
         self.shards = Shards.open(clips.shards, clips.selection or None)
@@ -107,6 +111,8 @@ class ShardSource(Source):
 
     def stream(self, positions: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """See `Source`."""
+        from ..data.clips import loader
+
         if self.kept is not None:
             return map(self.kept, positions)
         found = loader(self.dataset, positions, self.recipe.clips.workers)

@@ -223,7 +223,7 @@ class VideoTask(Task):
                 t = ((band + within) / BANDS * config.schedule.steps).long().to(x0.device)
                 errors.append(self.measure(x0, text, t, self.noise(x0, generators), given))
             sums += torch.stack(errors).double().cpu().sum(1)
-        means = self.processes.mean((sums / len(places)).to(self.processes.device)).tolist()
+        means = self.processes.mean(sums / len(places)).tolist()
         return {"val_loss": sum(means) / BANDS, **{f"val_loss_{i + 1}": mean for i, mean in enumerate(means)}}
 
     def sheet(self, path: Path | None, count: int = 32) -> dict[str, float]:

@@ -83,7 +83,9 @@ def clip_names() -> list[str]:
 
 def clip_path(name: str) -> Path | None:
     """The folder behind a name from `clip_names`, None for no CLIP; ValueError says where to put a missing one."""
-    clips = {NO_CLIP: None, **_clips()}
+    if name == NO_CLIP:
+        return None
+    clips = _clips()
     if name not in clips:
         places = ", ".join(folder_paths.get_folder_paths(METRICS))
         files = "config.json, weights, tokenizer, preprocessor_config.json"

@@ -18,9 +18,9 @@ from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrapperExecut
 
 from ...emu_core.checkpoint import load_stack, read_config
 from ...emu_core.model.config import Role, StackConfig
-from ...emu_core.model.layers import LayerTypes
+from ...emu_core.model.layers import LayerTypes, Run
 from ...emu_core.model.sites import find_sites
-from ...emu_core.model.stack import Attachment, Run, check_fit
+from ...emu_core.model.stack import Attachment, check_fit
 from ...emu_core.model.windows import check_frames
 from .given import CONDITION, Given, channels
 from .networks import manage

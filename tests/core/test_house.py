@@ -93,3 +93,11 @@ def test_the_paper_needs_torch_and_einops_alone() -> None:
     code += "print(sorted({m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names)))"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "['emu_core']"
+
+
+def test_only_curated_clips_need_pyarrow_and_only_scores_of_curation_need_torch() -> None:
+    code = "import sys; sys.modules['pyarrow'] = sys.modules['fsspec'] = None; import emu_core.training.run, emu_core.toy.tasks"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    code = "import sys, emu_core.data.curate; print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "False"

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 
 from emu_core.checkpoint import load_stack, read_config
 from emu_core.cli.main import main
-from emu_core.interop import animatediff, open_weights, recognise
+from emu_core.interop import animatediff, recognise
 from emu_core.interop.recognise import import_plan
 from emu_core.model.stack import TemporalStack
-from emu_core.weights import WeightFile
+from emu_core.weights import WeightFile, open_weights
 from tests.core import reference
 from tests.core.helpers import small_unet
 from tests.core.test_interop_originals import FAMILIES, checkpoint, fixture
