@@ -45,9 +45,8 @@ class EmuVideoInterpolate(Node):
         guider, sigmas = sampling.video_guider(cls, model, config)
         lengths = [window.stop - window.start for window in plan]
         result = torch.empty(sum(lengths), height, width, 3)
-        for seed, window, place in zip(
-            (seed % 2**64 for seed in count(sampling.seed)), plan, result.split(lengths), strict=False
-        ):
+        seeds = (seed % 2**64 for seed in count(sampling.seed))
+        for seed, window, place in zip(seeds, plan, result.split(lengths), strict=False):
             stop_if_cancelled()
             # The keyframes in their slots, noise-augmented as the stack was trained for.
             keyframes = known[window.keyframes][None].cpu()

@@ -97,14 +97,12 @@ def test_new_layers_change_nothing(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_layer_of_lower_precision_rounds_what_it_adds_and_not_what_it_gets(dtype: torch.dtype) -> None:
     """A small change of a large input: rounded with it, most of the change would be lost."""
-    for layer in (TemporalConv(16), TemporalTransformer(16, LayerShape(("self",), head_dim=8), (12,))):
-        x, run = 5 * normal(6, 16, 2, 3, dtype=torch.float32), Run(3)
-        for parameter in layer.parameters():
-            torch.nn.init.normal_(parameter, std=0.002, generator=torch.Generator().manual_seed(1))
-        wanted = layer(x, run) - x
-        found = layer.to(dtype)(x.to(dtype), run, onto=x) - x
-        allowed = 0.05 if isinstance(layer, TemporalConv) else 100.0  # a transformer's sum is made in its own precision
-        assert (found - wanted).abs().mean() < allowed * wanted.abs().mean()
+    layer, x, run = TemporalConv(16), 5 * normal(6, 16, 2, 3, dtype=torch.float32), Run(3)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.002, generator=torch.Generator().manual_seed(1))
+    wanted = layer(x, run) - x
+    found = layer.to(dtype)(x.to(dtype), run, onto=x) - x
+    assert (found - wanted).abs().mean() < 0.05 * wanted.abs().mean()
 
 
 # -- rotary positions
