@@ -40,6 +40,7 @@ from emu_core.pipeline import EmuVideoPipeline, Settings
 from tests.core import reference
 from tests.core.saved import PROMPT, ROOT, SAVED, TINY, emu, narrow_model, surroundings
 
+pytestmark = pytest.mark.slow  # a minute of work, in one process
 RECORD = Path(__file__).parent / "fixtures" / "same_bits.json"
 FIRST_LOSS = 1e-3  # relative; of other machines
 SHADE = 2e-2  # of a picture's mean and deviation, 0..1, on other machines
