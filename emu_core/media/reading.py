@@ -92,14 +92,17 @@ class VideoReader:
 
     def pictures(self) -> Iterator[Pictures]:
         """As iterating, but as exact as the file. Each stored picture comes as often as it is shown, in their order."""
-        count, last = 0, None
-        for times, last in zip(self._times, self._pictures(), strict=False):
-            yield from repeat(last, times)
-            count += times
-        lost = self.facts.frames - count
-        if last is None or lost > max(1, MAX_LOST * self.facts.frames):
+        times, end, count, last = self._times, 0, 0, None
+        for place, picture in self._pictures():
+            # A picture that was lost, or that a decoder merged into the one before it: the others keep their time.
+            yield from repeat(picture if last is None else last, times[end:place].sum())
+            yield from repeat(picture, times[place : place + 1].sum())
+            end, count, last = place + 1, count + times[place : place + 1].sum(), picture
+            if end >= len(times):
+                break
+        if last is None or self.facts.frames - count > max(1, MAX_LOST * self.facts.frames):
             raise Unreadable(f"{self.path}: expected {self.facts.frames} frames, found {count}; copy or make it again.")
-        yield from repeat(last, lost)  # a picture that a decoder merged into the one before it
+        yield from repeat(last, times[end:].sum())
 
 
 def read_video(path: PathLike, fps: float | None = None, max_frames: int | None = None) -> Video:
@@ -131,10 +134,10 @@ def read_video(path: PathLike, fps: float | None = None, max_frames: int | None 
 
 @dataclass(frozen=True)
 class _Stored:
-    """What a file has: a way to its pictures, their height and width, how long each stays in seconds, tags, the comment among
-    them, frames a second, and how many seconds it claims to last."""
+    """What a file has: a way to its pictures, each with its place, their height and width, how long each place stays in seconds,
+    tags, the comment among them, frames a second, and how many seconds it claims to last."""
 
-    pictures: Callable[[], Iterator[Pictures]]
+    pictures: Callable[[], Iterator[tuple[int, Pictures]]]
     shape: tuple[int, ...]
     durations: list[float]
     tags: dict[str, str]
@@ -186,34 +189,40 @@ def is_animation(path: PathLike) -> bool:
 
 def _film(path: Path) -> _Stored:
     """By the times of all packets; only the first picture is decoded."""
-    starts: list[float | None] = []
-    end, shape = 0.0, None
+    starts: list[int | None] = []  # in ticks, as `end`
+    end, shape, first = 0, None, None
     with opened(path, threads="SLICE") as video:
         for packet in video.container.demux(video.stream):
             if packet.size and not packet.is_discard:
-                pts, base = packet.pts, packet.time_base
-                starts.append(None if pts is None or not base else float(pts * base))
-                if pts is not None and base and packet.duration:
-                    end = max(end, float((pts + packet.duration) * base))
+                starts.append(packet.pts)
+                if packet.pts is not None and packet.duration:
+                    end = max(end, packet.pts + packet.duration)
             if shape is None:
-                shape = next((video.shape(frame) for frame in packet.decode()), None)
+                shape, first = next(((video.shape(frame), frame.pts) for frame in packet.decode()), (None, None))
         tags, rate, length = dict(video.container.metadata), float(video.rate) if video.rate else None, video.length
+        base = video.base
     if shape is None:
         raise Unreadable(f"{path}: expected a video with at least one frame, found none in it; check the file.")
-    times = sorted(start for start in starts if start is not None)  # packets come in the order of decoding
+    if first is not None and first in starts:  # a file whose head was cut off begins with packets that nothing can be made of
+        starts = [start for start in starts if start is None or start >= first]
+    ticks = sorted(start for start in starts if start is not None)  # packets come in the order of decoding
+    times = [float(tick * base) for tick in ticks]
     steps = [after - before for before, after in pairwise(times)]
     step = 1 / rate if rate else BROWSER_DELAY
     if len(times) < len(starts) or not all(step > 0 for step in steps):
-        durations = [step] * len(starts)  # no usable times
+        durations, ticks = [step] * len(starts), []  # no usable times
     else:
         usual = sorted(steps)[len(steps) // 2] if steps else step
-        durations = [*steps, end - times[-1] if end > times[-1] else usual]
+        durations = [*steps, float(end * base) - times[-1] if end > ticks[-1] else usual]
+    places: dict[int | None, int] = {tick: place for place, tick in enumerate(ticks)}
 
-    def pictures() -> Iterator[Pixels]:
+    def pictures() -> Iterator[tuple[int, Pixels]]:
+        place = -1
         # Frame threads hold many pictures, and short videos start faster without.
         with opened(path, threads="SLICE") as video:
             for frame in video.frames():
-                yield video.pixels(frame)
+                place = max(place + 1, places.get(frame.pts, 0))
+                yield place, video.pixels(frame)
 
     comment = next((value for key, value in tags.items() if key.lower() == COMMENT_KEY), "")
     return _Stored(pictures, shape, durations, tags, comment, rate, length)
@@ -230,11 +239,11 @@ def _animation(path: Path) -> _Stored:
             milliseconds = file.info.get("duration", 0)
             durations.append(BROWSER_DELAY if milliseconds == 0 and count > 1 else milliseconds / 1000)
 
-    def pictures() -> Iterator[Pixels]:
+    def pictures() -> Iterator[tuple[int, Pixels]]:
         with _pillow(path) as file:
             for index in range(count):
                 file.seek(index)
-                yield np.asarray(on_white(file))
+                yield index, np.asarray(on_white(file))
 
     text = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
     return _Stored(pictures, shape, durations, {COMMENT_KEY: text} if text else {}, text)
@@ -269,13 +278,13 @@ def _folder(path: Path, fps: float | None) -> _Stored:
         raise Unreadable(f"{path}: expected the frame rate in {FOLDER_SETTINGS}, found none; give it (fps).")
     shape = read_pixels(path / names[0]).shape[:2]
 
-    def pictures() -> Iterator[Pictures]:
-        for name in names:
+    def pictures() -> Iterator[tuple[int, Pictures]]:
+        for index, name in enumerate(names):
             picture = read_pixels(path / name)
             if picture.shape[:2] != shape:
                 expected, found = (f"{width} x {height}" for height, width in (shape, picture.shape[:2]))
                 raise Unreadable(f"{path / name}: expected {expected} as in {names[0]}, found {found}; make all frames alike.")
-            yield picture
+            yield index, picture
 
     return _Stored(pictures, shape, [1 / fps] * len(names), metadata, rate=fps)
 

@@ -66,7 +66,7 @@ def encode(path: Path, pictures: list[np.ndarray], pts: list[int], base: Fractio
     """A film as another program writes it: untagged, times as given."""
     with av.open(str(path), "w") as container:
         container.metadata.update(more.get("metadata", {}))
-        stream = container.add_stream(more.get("codec", "libx264"), rate=rate)
+        stream = container.add_stream(more.get("codec", "libx264"), rate=rate, options=more.get("options", {}))
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt, stream.codec_context.time_base = more.get("pixels", "yuv420p"), base
         if "aspect" in more:
@@ -227,6 +227,33 @@ def test_stray_time_does_not_multiply_the_frames(tmp_path):
     video = read_video(tmp_path / "film.mkv")
     assert 29 <= len(video.frames) <= 31
     assert video.fps == pytest.approx(25, rel=0.05)
+
+
+def test_recording_that_begins_between_key_frames(tmp_path):
+    """What cannot be decoded is not there, and what follows is not shown too early."""
+    options = {"g": "8", "keyint_min": "8", "sc_threshold": "0", "bf": "3"}
+    encode(tmp_path / "whole.ts", greys(*range(0, 200, 2)), [*range(100)], Fraction(1, 25), rate=25, options=options)
+    with av.open(str(tmp_path / "whole.ts")) as whole:
+        second = [packet.pos for packet in whole.demux(video=0) if packet.is_keyframe][1]
+    (tmp_path / "cut.ts").write_bytes((tmp_path / "whole.ts").read_bytes()[second // 2 // 188 * 188 :])
+    whole, cut = read_video(tmp_path / "whole.ts"), read_video(tmp_path / "cut.ts")
+    assert torch.equal(cut.frames, whole.frames[8:])
+    assert (len(cut.frames), whole.fps, cut.fps) == (92, 25, 25)
+    assert torch.equal(read_video(tmp_path / "cut.ts", max_frames=3).frames, whole.frames[8:11])
+
+
+def test_picture_lost_on_the_way_does_not_shift_the_others(tmp_path):
+    encode(tmp_path / "whole.mkv", greys(*range(0, 240, 10)), [*range(24)], codec="mpeg2video", options={"g": "1"})
+    with av.open(str(tmp_path / "whole.mkv")) as whole, av.open(str(tmp_path / "lossy.mkv"), "w") as lossy:
+        stream = lossy.add_stream_from_template(whole.streams.video[0])
+        for index, packet in enumerate(packet for packet in whole.demux(video=0) if packet.size):
+            kept = av.Packet(b"\0\0\1\xb2lost") if index in (10, 23) else packet  # user data without a picture
+            kept.pts, kept.dts, kept.duration, kept.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
+            kept.stream = stream
+            lossy.mux(kept)
+    video, expected = read_video(tmp_path / "lossy.mkv"), [*range(24)]
+    expected[10], expected[23] = 9, 22
+    assert (levels_of(video.frames), video.fps) == ([10 * level for level in expected], 8)
 
 
 @pytest.mark.parametrize(("matrix", "turns"), [((1, 0, 0, 1), 0), ((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
