@@ -134,7 +134,7 @@ class _Names:
         told = VideoReader(path).facts.metadata.get("prompt", "")
         try:
             texts = [value for node in json.loads(told).values() for value in node["inputs"].values() if isinstance(value, str)]
-        except (ValueError, AttributeError, KeyError, TypeError):
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
             texts = [told]
         return next((self.texts[key] for key in map(_plain, texts) if key in self.texts), None)
 

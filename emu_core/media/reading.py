@@ -71,19 +71,22 @@ class VideoReader:
 
     def __init__(self, path: PathLike, fps: float | None = None, most: int | None = None) -> None:
         self.path = Path(path)
-        if self.path.is_dir():
-            stored = _folder(self.path, fps)
-        else:
-            check_input(path, "a video")
-            stored = _animation(self.path) if is_animation(path) else _film(self.path)
-        metadata, timing = unpack(stored.comment) or (stored.tags, None)
-        if stored.length is not None and (most is None or len(stored.durations) <= most):
-            least = stored.length - 0.5 / timing.fps if timing and _is_length_of(timing, stored.length) else WHOLE * stored.length
-            check_whole(path, sum(stored.durations), stored.length, least)
-        shown, rate = _even_out(stored, timing)
-        shown = shown[:most]
-        self.facts = Facts(stored.shape[1], stored.shape[0], len(shown), fps or rate, metadata)
-        self._times, self._pictures = np.bincount(shown).astype(np.int32), stored.pictures
+        with _nothing_but_unreadable(self.path):
+            if self.path.is_dir():
+                stored = _folder(self.path, fps)
+            else:
+                check_input(path, "a video")
+                stored = _animation(self.path) if is_animation(path) else _film(self.path)
+            metadata, timing = unpack(stored.comment) or (stored.tags, None)
+            if stored.length is not None and (most is None or len(stored.durations) <= most):
+                least = WHOLE * stored.length
+                if timing is not None and _is_length_of(timing, stored.length):
+                    least = stored.length - 0.5 / timing.fps
+                check_whole(path, sum(stored.durations), stored.length, least)
+            shown, rate = _even_out(stored, timing)
+            shown = shown[:most]
+            self.facts = Facts(stored.shape[1], stored.shape[0], len(shown), fps or rate, metadata)
+            self._times, self._pictures = np.bincount(shown).astype(np.int32), stored.pictures
 
     def __iter__(self) -> Iterator[Pixels]:
         """Frames (H, W, 3) uint8. Raises Unreadable where the file breaks off or cannot be decoded."""
@@ -93,16 +96,28 @@ class VideoReader:
     def pictures(self) -> Iterator[Pictures]:
         """As iterating, but as exact as the file. Each stored picture comes as often as it is shown, in their order."""
         times, end, count, last = self._times, 0, 0, None
-        for place, picture in self._pictures():
-            # A picture that was lost, or that a decoder merged into the one before it: the others keep their time.
-            yield from repeat(picture if last is None else last, times[end:place].sum())
-            yield from repeat(picture, times[place : place + 1].sum())
-            end, count, last = place + 1, count + times[place : place + 1].sum(), picture
-            if end >= len(times):
-                break
-        if last is None or self.facts.frames - count > max(1, MAX_LOST * self.facts.frames):
-            raise Unreadable(f"{self.path}: expected {self.facts.frames} frames, found {count}; copy or make it again.")
-        yield from repeat(last, times[end:].sum())
+        with _nothing_but_unreadable(self.path):
+            for place, picture in self._pictures():
+                # A picture that was lost, or that a decoder merged into the one before it: the others keep their time.
+                yield from repeat(picture if last is None else last, times[end:place].sum())
+                yield from repeat(picture, times[place : place + 1].sum())
+                end, count, last = place + 1, count + times[place : place + 1].sum(), picture
+                if end >= len(times):
+                    break
+            if last is None or self.facts.frames - count > max(1, MAX_LOST * self.facts.frames):
+                raise Unreadable(f"{self.path}: expected {self.facts.frames} frames, found {count}; copy or make it again.")
+            yield from repeat(last, times[end:].sum())
+
+
+@contextmanager
+def _nothing_but_unreadable(path: Path) -> Iterator[None]:
+    """Decoders of broken files raise nearly anything, from SyntaxError to IndexError; one odd file must not end work on many."""
+    try:
+        yield
+    except Unreadable:
+        raise
+    except Exception as problem:
+        raise undecodable(path, problem) from problem
 
 
 def read_video(path: PathLike, fps: float | None = None, max_frames: int | None = None) -> Video:
@@ -182,8 +197,11 @@ def _shown_at(durations: list[float], count: int, step: float) -> Sequence[int]:
 
 def is_animation(path: PathLike) -> bool:
     """Whether a file is GIF or WebP. Pillow reads these: not every FFmpeg decodes animated WebP, or gives a GIF's comment."""
-    with open(path, "rb") as file:
-        head = file.read(12)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(12)
+    except OSError as problem:
+        raise undecodable(path, problem) from problem
     return head[:4] == b"GIF8" or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
 
 
@@ -230,7 +248,7 @@ def _film(path: Path) -> _Stored:
 
 def _animation(path: Path) -> _Stored:
     durations: list[float] = []
-    with _pillow(path) as file:
+    with Image.open(path) as file:
         comment = file.info.get("comment") or file.getexif().get(EXIF_DESCRIPTION, "")
         count, shape = getattr(file, "n_frames", 1), (file.height, file.width)
         for index in range(count):
@@ -240,22 +258,13 @@ def _animation(path: Path) -> _Stored:
             durations.append(BROWSER_DELAY if milliseconds == 0 and count > 1 else milliseconds / 1000)
 
     def pictures() -> Iterator[tuple[int, Pixels]]:
-        with _pillow(path) as file:
+        with Image.open(path) as file:
             for index in range(count):
                 file.seek(index)
                 yield index, np.asarray(on_white(file))
 
     text = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
     return _Stored(pictures, shape, durations, {COMMENT_KEY: text} if text else {}, text)
-
-
-@contextmanager
-def _pillow(path: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as file:
-            yield file
-    except Exception as problem:  # decoders of broken files raise nearly anything, from SyntaxError to IndexError
-        raise undecodable(path, problem) from problem
 
 
 def _folder(path: Path, fps: float | None) -> _Stored:
@@ -270,7 +279,7 @@ def _folder(path: Path, fps: float | None) -> _Stored:
             metadata = {str(key): str(value) for key, value in settings.get("metadata", {}).items()}
             if not (math.isfinite(stated) and stated > 0):
                 raise ValueError(f"an fps of {stated}")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as problem:
             expected = 'JSON as {"fps": 8.0, "metadata": {}}'
             raise Unreadable(f"{told}: expected {expected}, found others ({reason(problem)}); mend or delete it.") from problem
         fps = fps or stated

@@ -43,7 +43,7 @@ def unpack(comment: str) -> tuple[dict[str, str], Timing] | None:
     try:
         content = json.loads(comment)
         timing = Timing(int(content[TIMING_KEY]["frames"]), float(content[TIMING_KEY]["fps"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     if not 1 <= timing.frames <= MOST_FRAMES or not 0 < timing.fps < float("inf"):
         return None

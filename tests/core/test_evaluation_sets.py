@@ -128,9 +128,13 @@ def test_videos_find_their_prompts_by_name(names: tuple[str, ...], tmp_path: Pat
 def test_several_videos_of_a_prompt_are_its_samples_and_the_rest_is_named(tmp_path: Path) -> None:
     folder = _touch(tmp_path / "s", "Rain-0.mp4", "Rain-1.mp4", "Rain-2.mp4", "other.mp4", "notes.txt", ".hidden.mp4")
     media.write_video(folder / "told.mp4", torch.rand(3, 16, 16, 3), 8.0, {"prompt": "a red  FOX runs"})
+    media.write_video(folder / "nested.mp4", torch.rand(3, 16, 16, 3), 8.0, {"prompt": "[" * 100_000})
     found = match(open_sets([f"mine={folder}"])[0], PROMPTS)
     assert [(prompt.id, len(files)) for prompt, files in found.found] == [("000", 1), ("002", 3)]
-    assert ([prompt.id for prompt in found.missing], [file.name for file, _ in found.extra]) == (["001"], ["other.mp4"])
+    assert ([prompt.id for prompt in found.missing], [file.name for file, _ in found.extra]) == (
+        ["001"],
+        ["nested.mp4", "other.mp4"],
+    )
 
 
 def test_sets_that_cannot_be_used_are_refused(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from emu_core.media import VIDEO_EXTENSIONS, read_image, read_video, write_video, writing
+from emu_core.media import VIDEO_EXTENSIONS, Unreadable, read_image, read_video, write_video, writing
 from emu_core.media.decoding import filter_chain
+from emu_core.media.reading import is_animation
 from emu_core.media.writing import ENCODINGS
 
 from .test_data_motion import sound_only
@@ -292,9 +293,10 @@ def test_clip_too_long_for_memory_is_refused(tmp_path):
     assert levels_of(read_video(tmp_path / "a.gif", max_frames=3).frames) == [0, 260, 260]
 
 
-def test_comment_that_claims_too_much_is_not_believed(tmp_path):
+@pytest.mark.parametrize("frames", [str(10**12), "Infinity", "[" * 100_000])
+def test_comment_that_claims_too_much_is_not_believed(tmp_path, frames):
     exif = Image.Exif()
-    exif[0x010E] = json.dumps({"_clip": {"frames": 10**12, "fps": 8.0}})
+    exif[0x010E] = f'{{"_clip": {{"frames": {frames}, "fps": 8.0}}}}'
     Image.new("RGB", (16, 16)).save(tmp_path / "a.webp", exif=exif)
     assert len(read_video(tmp_path / "a.webp").frames) == 1
 
@@ -336,7 +338,7 @@ def test_folder_of_frames_in_natural_order(tmp_path):
 def test_folder_without_frames_or_with_broken_settings(tmp_path):
     refused(read_video, tmp_path, fps=8, words=("none",))
     Image.new("RGB", (16, 16)).save(tmp_path / "1.png")
-    for text in ("{", "[]", '{"fps": "fast"}', '{"fps": 0}', '{"fps": 8, "metadata": 3}'):
+    for text in ("{", "[" * 100_000, "[]", '{"fps": "fast"}', '{"fps": 0}', '{"fps": 8, "metadata": 3}'):
         (tmp_path / "metadata.json").write_text(text)
         refused(read_video, tmp_path, words=("metadata.json",))
 
@@ -363,6 +365,8 @@ def test_what_is_no_video_is_refused(tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.gif").write_bytes(b"GIF89a nothing more")
     (tmp_path / "text.webp").write_bytes(b"RIFF\0\0\0\0WEBP nothing more")
+    with pytest.raises(Unreadable):
+        is_animation(tmp_path)
     for name in ("text.mp4", "empty.mp4", "text.gif", "text.webp", "missing.mp4"):
         refused(read_video, tmp_path / name, words=(name,))
     for fps in (0, -1, float("nan")):
