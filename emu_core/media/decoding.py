@@ -7,6 +7,7 @@ older PyAV mixes up BT.601 and BT.709. Nothing here imports torch, so that the p
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ Pixels: TypeAlias = NDArray[np.uint8]
 Source: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"
 Threads: TypeAlias = Literal["AUTO", "SLICE", "NONE"]
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What is said where no more can be written: the fault of a target, never of a source."""
 NOT_VIDEO = ("image2", "tty", "hls", "concat", "dash", "ffmetadata")
 USUAL_RATE = Fraction(25)
 WHOLE = 0.9
@@ -150,7 +153,8 @@ class Decoder:
 def opened(source: Source, name: str = "", threads: Threads = "AUTO") -> Iterator[Decoder]:
     """Open a video for decoding. name: for messages, if not the path. threads: SLICE holds few pictures, NONE is one thread.
 
-    Raises Unreadable where there is no video in it; every error of FFmpeg inside the `with` becomes one too.
+    Raises Unreadable where there is no video in it; every error of FFmpeg inside the `with` becomes one too, but for an
+    OSError of FULL.
     """
     path = source if isinstance(source, str | os.PathLike) else None
     name = name or ("the video" if path is None else os.fspath(path))
@@ -164,6 +168,9 @@ def opened(source: Source, name: str = "", threads: Threads = "AUTO") -> Iterato
             container = closed.enter_context(av.open(file, options={"protocol_whitelist": "none"}, metadata_errors="replace"))
             yield Decoder(name, container, _picture_stream(container, name, threads))
     except wrong as problem:
+        code = getattr(problem, "errno", None)
+        if code in FULL:
+            raise OSError(code, os.strerror(code)) from problem
         raise undecodable(name, problem) from problem
 
 

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from ..media import Unreadable, VideoReader
 from ..media.decoding import USUAL_RATE, opened, turns
 from ..media.files import PathLike, check_input, whole_file
+from ..media.images import check_sides
 from ..media.reading import is_animation
 from ..media.writing import BARE, copy_pictures, encode_playable, write_frames
 
@@ -45,6 +46,7 @@ def prepare_video(source: PathLike, target: Path) -> Prepared:
         playable = Path(folder, "encoded.mp4")
         if source.is_dir() or is_animation(source):
             video = VideoReader(source)
+            check_sides(source, video.facts.height, video.facts.width)
             write_frames(playable, enumerate(video), video.facts.fps, BARE)
         elif _plays_everywhere(source):
             playable = source

@@ -17,7 +17,7 @@ from PIL import Image
 from emu_core.cli.main import main
 from emu_core.evaluation.prompts import Prompt
 from emu_core.evaluation.videos import open_set
-from emu_core.media import read_video, write_video
+from emu_core.media import Unreadable, read_video, write_video
 from emu_core.study.create import create_study, one_video_each
 from emu_core.study.store import Study
 from emu_core.study.videos import FIXED_TIME, prepare_video
@@ -25,6 +25,7 @@ from emu_core.study.videos import FIXED_TIME, prepare_video
 from ..study import worlds
 from ..study.serving import Serving
 from .test_media import encode as encode_pictures
+from .test_media import full_disk
 
 
 def clip(frames: int = 6, height: int = 48, width: int = 64) -> torch.Tensor:
@@ -120,6 +121,23 @@ def test_what_is_no_video_is_refused_and_leaves_nothing(tmp_path: Path, kind: st
     with pytest.raises(ValueError, match=r"a\.mp4: expected a video"):
         prepare_video(file, tmp_path / "out" / "made.mp4")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_picture_of_one_pixel_is_refused_with_its_size(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1)).save(tmp_path / "a.gif")
+    with pytest.raises(Unreadable, match=r"a\.gif: expected sides of at least 8 px, found 1 x 1"):
+        prepare_video(tmp_path / "a.gif", tmp_path / "made.mp4")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.gif"])
+def test_a_full_disk_is_not_the_videos_fault(tmp_path: Path, name: str) -> None:
+    write_video(tmp_path / name, torch.rand(6, 48, 64, 3, generator=torch.Generator().manual_seed(0)), 8)
+    (tmp_path / "out").mkdir()
+    for limit in (0, 9000):
+        with full_disk(limit), pytest.raises(ValueError, match=r"made\.mp4: expected to write .* free some space") as error:
+            prepare_video(tmp_path / name, tmp_path / "out" / "made.mp4")
+        assert not isinstance(error.value, Unreadable)
+        assert list((tmp_path / "out").iterdir()) == []
 
 
 # -- one video of each prompt
