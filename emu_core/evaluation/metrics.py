@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from ..data.motion_score import frame_scores, look
-from ..media import Facts, VideoReader, fit, read_image
+from ..media import Facts, Unreadable, VideoReader, fit, read_image
 from ..media.decoding import Pixels
 from ..media.images import to_bytes
 from ..networks import AestheticHead, Array, ImageText, Inception, Networks, VideoFeatures
@@ -222,9 +222,13 @@ def _class_sums(network: Inception, measured: Measured) -> _Batched:
 
 
 def measure_video(path: Path, prompt: Prompt, networks: Networks = Networks()) -> Measured:
-    """All figures of a video's file or folder. Raises Unreadable for one that cannot be read to its end."""
+    """All figures of a video's file or folder. Raises Unreadable for one that cannot be read to its end, and ValueError, which is
+    not the video's fault, for a conditioning image that cannot be read."""
     video = VideoReader(path)
-    image = None if prompt.image is None else read_image(prompt.image)
+    try:
+        image = None if prompt.image is None else read_image(prompt.image)
+    except Unreadable as problem:
+        raise ValueError(str(problem)) from problem
     return _measure(video, video.facts, prompt.text, image, networks, lambda: [] if path.is_dir() else look(path).scores)
 
 

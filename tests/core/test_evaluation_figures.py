@@ -139,6 +139,14 @@ def test_first_frame_is_compared_after_the_same_crop_and_resize(tmp_path: Path) 
     assert expected == pytest.approx(28.13, abs=0.1)
 
 
+def test_an_unreadable_conditioning_image_does_not_make_the_video_broken(tmp_path: Path) -> None:
+    media.write_video(tmp_path / "fine", torch.rand(3, 16, 16, 3), 8.0)
+    (tmp_path / "image.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"image\.png: expected a picture") as error:
+        measure_video(tmp_path / "fine", Prompt("0", "p", tmp_path / "image.png"))
+    assert not isinstance(error.value, media.Unreadable)
+
+
 def test_motion_is_the_shift_in_pixels(tmp_path: Path) -> None:
     texture = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0))
     texture = torch.nn.functional.interpolate(texture, (160, 240), mode="bicubic").clamp(0, 1)[0].permute(1, 2, 0)
