@@ -86,7 +86,9 @@ def check_output(path: PathLike, kind: Literal["video", "image"] = "video") -> N
     text = os.fspath(path)
     wrong = _wrong_name(text, kind) or _wrong_place(real_target(path), kind == "video" and _means_folder(path))
     if wrong:
-        raise ValueError(f"{text.strip() or 'path'}: {wrong}.")
+        # A space at an end is seen in quotes only, and a line break would make two lines of the sentence.
+        named = text if text == text.strip() and text.isprintable() else repr(text)
+        raise ValueError(f"{named if text.strip() else 'path'}: {wrong}.")
 
 
 def _means_folder(path: PathLike) -> bool:

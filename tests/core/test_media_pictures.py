@@ -223,7 +223,9 @@ def test_bad_outputs_are_refused(tmp_path):
     wrong |= {"x" * 300 + ".mp4": ("choose another path",), "nul\0.mp4": ()}
     for name, words in wrong.items():
         refused(check_output, f"{tmp_path}/{name}", words=words)
-    refused(check_output, "", words=("empty",))
+    refused(check_output, "", words=("path: ", "empty"))
+    refused(check_output, f"{tmp_path}/clip.avi ", words=(f"'{tmp_path}/clip.avi '",))
+    refused(check_output, f"{tmp_path}/two\nlines.avi", words=(f"'{tmp_path}/two\\nlines.avi'",))
     refused(check_output, tmp_path / "clip.mp4", "image", words=(".png", ".jpg"))
     refused(check_output, tmp_path / "folder/", "image", words=("no extension",))
     assert sorted(os.listdir(tmp_path)) == before
