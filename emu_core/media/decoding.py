@@ -1,8 +1,9 @@
 """A video being decoded: which stream, from where, in which colours, when each frame begins, how long it claims to be.
 
 A local file, an open file or bytes, and nothing else: a playlist that is called .mp4 must not send the reader anywhere. Colour
-matrices, ranges, turns and oblong pixels are decided here and nowhere else, through libavfilter, since VideoFrame.reformat of
-older PyAV mixes up BT.601 and BT.709. Nothing here imports torch, so that the processes of `curate` start fast.
+matrices, ranges, turns and oblong pixels are decided here and, but for the motion score's own measurement, nowhere else, through
+libavfilter, since VideoFrame.reformat of older PyAV mixes up BT.601 and BT.709. Nothing here imports torch, so that the processes
+of `curate` start fast.
 """
 
 from __future__ import annotations
