@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .media.files import whole_file
+from .media.files import reason, whole_file
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 SUFFIXES = (".safetensors", *PICKLES)
@@ -73,15 +73,19 @@ def open_weights(path: str | Path) -> WeightFile:
 
 def read_header(path: Path) -> WeightFile:
     """What a safetensors file says of itself. ValueError for a file that is none or that was cut short."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if start.startswith(b"version "):
-            raise ValueError(f"{path}: expected a safetensors file, found a Git LFS pointer to it: fetch it with `git lfs pull`")
-        if not 0 < length <= MOST_HEADER_BYTES:
-            raise ValueError(f"{path}: expected a safetensors file, found {size} bytes of something else: copy it again")
-        text = file.read(length)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            text = file.read(length) if length <= MOST_HEADER_BYTES else b""
+    except OSError as error:
+        found = f"one that cannot be read ({reason(error)})"
+        raise ValueError(f"{path}: expected a safetensors file, found {found}: check the path and its permissions") from error
+    if start.startswith(b"version "):
+        raise ValueError(f"{path}: expected a safetensors file, found a Git LFS pointer to it: fetch it with `git lfs pull`")
+    if not 0 < length <= MOST_HEADER_BYTES:
+        raise ValueError(f"{path}: expected a safetensors file, found {size} bytes of something else: copy it again")
     if len(text) < length:
         raise ValueError(f"{path}: expected a header of {length} bytes, found a file of {size}, cut short: copy it again")
     try:
@@ -117,8 +121,8 @@ def _open_pickle(path: Path, modified: int, size: int) -> WeightFile:
             "take the model's .safetensors; or, if you trust it, load it with torch and write it with safetensors.torch.save_file"
         ) from error
     except _DAMAGE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise ValueError(f"{path} cannot be read ({reason}): it may be cut short; download or copy it again") from error
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise ValueError(f"{path} cannot be read ({said}): it may be cut short; download or copy it again") from error
     tensors = _unwrapped(content)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     kinds = {name: _FLOATS.get(value.dtype, str(value.dtype).removeprefix("torch.")) for name, value in tensors.items()}
@@ -128,9 +132,12 @@ def _open_pickle(path: Path, modified: int, size: int) -> WeightFile:
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors, first under a temporary name. Equal contents make equal files."""
+    """Write safetensors, first under a temporary name. Equal contents make equal files. ValueError on a full disk."""
     with whole_file(path) as part:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata)
+        try:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata)
+        except SafetensorError as error:  # a full disk; whole_file puts errors of the file system into words
+            raise OSError(str(error)) from error
         if not metadata:
             return
         # safetensors writes its metadata in an order that changes from call to call, and with it the file's hash, by which

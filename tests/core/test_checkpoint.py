@@ -13,12 +13,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from emu_core import weights as files
 from emu_core.checkpoint import FORMAT, load_stack, read_config, save_stack
 from emu_core.model.schedule import ScheduleConfig
 from emu_core.model.stack import TemporalStack
+from emu_core.weights import read_header
 
 from .helpers import DOUBLE, attached, inputs, new_stack, random_stack, randomise, small_unet, video
+from .test_media import full_disk
 
 Weights = dict[str, torch.Tensor]
 
@@ -98,15 +99,10 @@ def test_file_is_safetensors_with_plain_metadata(original: Path) -> None:
 # -- writing
 
 
-def test_nothing_half_written_when_saving_fails(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", [0, 5000])
+def test_nothing_half_written_when_saving_fails(original: Path, tmp_path: Path, limit: int) -> None:
     path = Path(shutil.copy(original, tmp_path / "stack.safetensors"))
-
-    def breaks(weights: Weights, target: Path, metadata: dict[str, str]) -> None:
-        Path(target).write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(files, "save_file", breaks)
-    with pytest.raises(ValueError, match="No space left"):
+    with full_disk(limit), pytest.raises(ValueError, match=r"stack\.safetensors: expected to write .*free some space"):
         save_stack(random_stack(small_unet(), seed=9), path)
     assert (path.read_bytes(), [p.name for p in tmp_path.iterdir()]) == (original.read_bytes(), ["stack.safetensors"])
 
@@ -204,6 +200,13 @@ def test_damaged_files_are_refused_by_name(file: Path, damage: Callable[[Path], 
         with pytest.raises(ValueError, match=words) as error:
             read(file)
         assert str(file) in str(error.value)
+
+
+def test_a_file_that_cannot_be_opened_is_refused_by_name(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing.safetensors"):
+        with pytest.raises(ValueError, match="expected a safetensors file, found one that cannot be read") as error:
+            read_header(path)
+        assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize(("damage", "words"), NOT_LOADABLE)
