@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from emu_core.model import attention
+from emu_core.model import kernels
 from emu_core.model.kernels import BACKENDS, choose, sdpa
 
 from .helpers import DOUBLE
@@ -29,7 +29,7 @@ def test_parts_equal_the_whole(limit: int, rows: int, monkeypatch: pytest.Monkey
         return whole_attention(q, k, v)
 
     whole_attention = F.scaled_dot_product_attention
-    monkeypatch.setattr(attention, "_MAX_GRID", limit)
+    monkeypatch.setattr(kernels, "_MAX_GRID", limit)
     monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
     torch.testing.assert_close(sdpa(*qkv(rows)), whole)
     assert sum(sizes) == rows
@@ -45,9 +45,9 @@ def test_more_rows_than_a_kernel_takes() -> None:
 @pytest.fixture
 def no_memory() -> Any:
     """What was found out of a device is remembered; here it is found out anew."""
-    attention._xformers_trouble.cache_clear()
+    kernels._xformers_trouble.cache_clear()
     yield
-    attention._xformers_trouble.cache_clear()
+    kernels._xformers_trouble.cache_clear()
 
 
 TROUBLES = (ImportError("No module named 'xformers'"), NotImplementedError("no operator\nfor this"), OSError())
@@ -59,7 +59,7 @@ def test_xformers_is_refused_where_it_does_not_run(trouble: Exception, monkeypat
     def broken(*_: torch.Tensor) -> torch.Tensor:
         raise trouble
 
-    monkeypatch.setattr(attention, "xformers", broken)
+    monkeypatch.setattr(kernels, "xformers", broken)
     words = rf"does not run on cpu in torch.float32 \({type(trouble).__name__}: .+\): use --attention auto$"
     with pytest.raises(ValueError, match=words):
         choose("xformers", "cpu", torch.float32)
@@ -67,7 +67,7 @@ def test_xformers_is_refused_where_it_does_not_run(trouble: Exception, monkeypat
 
 @pytest.mark.usefixtures("no_memory")
 def test_xformers_that_runs_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "xformers", sdpa)
+    monkeypatch.setattr(kernels, "xformers", sdpa)
     assert choose("xformers", torch.device("cpu"), torch.float32) is sdpa
 
 
