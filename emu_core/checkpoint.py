@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from .interop import import_plan
+from .interop import animatediff, bare, hotshot_xl, import_plan
 from .interop.layers import MotionModules
-from .model.config import StackConfig, UNetShape
+from .model.config import SamplingConfig, StackConfig, UNetShape
 from .model.layers import TORCH_LAYERS, Layers, LayerShape, LayerTypes
 from .model.schedule import ScheduleConfig
 from .model.sites import Site
@@ -23,9 +23,13 @@ FORMAT, VERSION = "emu-video-stack", 1
 SETTINGS = (
     *("base", "latent_channels", "input_width", "sites", "role", "frames", "fps", "size", "schedule", "channel_order"),
     *("attentions", "positions", "head_dim", "mlp_ratio", "kernel", "mixing", "shared_noise", "image_noise", "text_guidance"),
-    *("image_guidance", "steps", "stage", "source", "family", "motion", "values", "text_width"),
+    *("image_guidance", "steps", "stage", "source", "family", "motion", "values", "text_width", "sampler"),
 )
-"""The entries of a file's `config`, flat and in this order; `motion` is the shape of public motion modules, or null."""
+"""The entries of a file's `config`, flat and in this order; `motion` is the shape of public motion modules, or null. The usual
+`sampler` is left out, for older versions refuse what they do not know."""
+
+_CORRECTED = {("hotshot-xl", ""): hotshot_xl.SCHEDULE, ("animatediff", "SDXL"): animatediff.SDXL_BETA}
+"""Schedules of families that earlier versions converted with AnimateDiff's of SD 1.5, which is wrong."""
 
 
 def save_stack(stack: TemporalStack, path: str | Path, dtype: torch.dtype = torch.float16) -> None:
@@ -48,7 +52,7 @@ def settings_of(config: StackConfig) -> dict[str, Any]:
     flat |= {"sites": [asdict(site) for site in config.sites], "schedule": asdict(config.schedule)}
     flat["mixing"] = config.layers.mixing
     flat["motion"] = {k: v for k, v in asdict(config.layers).items() if k != "mixing"} if public else None
-    return {name: flat[name] for name in SETTINGS}
+    return {name: flat[name] for name in SETTINGS if (name, flat[name]) != ("sampler", SamplingConfig.sampler)}
 
 
 def config_of(settings: dict[str, Any]) -> StackConfig:
@@ -69,34 +73,41 @@ def config_of(settings: dict[str, Any]) -> StackConfig:
         raise ValueError(f"missing or misshapen entry: {error}") from error
 
 
-def read_config(path: str | Path) -> StackConfig:
-    """What a stack is, from its file's metadata, or of a public checkpoint from its names and shapes. ValueError for what is
-    no stack, is damaged, or is of another version."""
+def read_config(path: str | Path, variant: str | None = None) -> StackConfig:
+    """What a stack is, from its file's metadata, or of a public checkpoint from its names and shapes. `variant`: of those that
+    keys cannot tell apart, the one that it is (see `interop.VARIANTS`). ValueError for what is no stack, is damaged, or is of
+    another version."""
     file = open_weights(path)
-    return _own_config(file) or import_plan(file).config
+    return _own_config(file, variant) or import_plan(file, variant).config
 
 
-def _own_config(file: WeightFile) -> StackConfig | None:
+def _own_config(file: WeightFile, variant: str | None = None) -> StackConfig | None:
     """None for a file of another program."""
     path, metadata, version = file.path, file.metadata, file.metadata.get("version")
     if metadata.get("format") != FORMAT:
         return None
+    if variant is not None:
+        raise ValueError(f"{path} says itself what it is, found the variant {variant!r}: leave that out")
+    file.check_precision("a temporal stack")
     if version != str(VERSION):
         raise ValueError(f"{path} has format version {version!r}, and this program reads {VERSION}: update the program")
     try:
-        return config_of(json.loads(metadata["config"]))
+        config = config_of(json.loads(metadata["config"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has damaged metadata ({error}): download or copy it again") from error
+    known = _CORRECTED.get((config.origin.family, config.origin.stage))
+    return config if known is None or config.schedule != animatediff.LINEAR else config.changed(schedule=known)
 
 
-def load_stack(path: str | Path, types: LayerTypes = TORCH_LAYERS, **factory: Any) -> TemporalStack:
-    """Read a stack. Its weights keep the file's precision unless `factory` names a dtype; NaN or infinity is refused."""
+def load_stack(path: str | Path, types: LayerTypes = TORCH_LAYERS, variant: str | None = None, **factory: Any) -> TemporalStack:
+    """Read a stack. Its weights keep the file's precision unless `factory` names a dtype; NaN or infinity is refused. `variant`:
+    see `read_config`."""
     file = open_weights(path)
-    if config := _own_config(file):
+    if config := _own_config(file, variant):
         weights = file.read()
     else:
-        plan = import_plan(file)
-        config, weights = plan.config, plan.weights(file.read())
+        plan = import_plan(file, variant)
+        config, weights = plan.config, plan.weights(bare(file).read())
     if not all(value.is_floating_point() for value in weights.values()) or not weights:
         raise ValueError(f"{path} should hold weights in floating point, found none or others: copy it again")
     factory.setdefault("dtype", next(iter(weights.values())).dtype)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Settings:
     frames: int | None = None
     fps: float | None = None
     steps: int | None = None
-    sampler: str = "ddim"
+    sampler: str | None = None
     text_guidance: float | None = None
     image_guidance: float | None = None
     t2i_guidance: float | None = None
@@ -79,7 +79,7 @@ class Settings:
             raise ValueError(f"fps must be above 0 and at most 240, found {self.fps}")
         if self.steps is not None and not 1 <= self.steps <= max_steps:
             raise ValueError(f"steps must be 1 to {max_steps}, found {self.steps}")
-        if self.sampler not in SAMPLERS:
+        if self.sampler not in (None, *SAMPLERS):
             raise ValueError(f"unknown sampler {self.sampler!r}: expected one of {', '.join(SAMPLERS)}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be 0 to {2**64 - 1}, found {self.seed}")
@@ -175,13 +175,15 @@ class EmuVideoPipeline:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         attention: Backend = "auto",
+        variant: str | None = None,
     ) -> EmuVideoPipeline:
         """Load a base (default: the bundled tiny model) and its stacks; a model folder may hold `stack_F.safetensors` and
-        `stack_I.safetensors` itself."""
+        `stack_I.safetensors` itself. `variant`: what `stack` is, where its keys cannot tell (see `interop.VARIANTS`)."""
         folder = Path(model) if model is not None else BUNDLED
         own = [file if (file := folder / f"stack_{role}.safetensors").is_file() else None for role in "FI"]
         paths = (stack or own[0], interpolation_stack or own[1])
-        stacks = [None if path is None else load_stack(path, dtype=dtype) for path in paths]
+        variants = (variant if stack else None, None)
+        stacks = [None if p is None else load_stack(p, variant=v, dtype=dtype) for p, v in zip(paths, variants, strict=True)]
         base = load_base(folder, tokenizer=tokenizer, dtype=dtype, device=device)
         found = find_sites(base.unet)
         for path, loaded in zip(paths, stacks, strict=True):
@@ -287,6 +289,7 @@ class EmuVideoPipeline:
     def _sample_video(self, stage: _Stage, model: VideoModel, given: torch.Tensor, has_image: bool) -> torch.Tensor:
         """A video's latents (f, C, h, w) with the given frames `given` (1, f, C+1, h, w)."""
         settings, config, frames = stage.settings, model.stack.config, given.shape[1]
+        stage = replace(stage, settings=replace(settings, sampler=settings.sampler or config.sampling.sampler))
         w_i = config.sampling.image_guidance if settings.image_guidance is None else settings.image_guidance
         w_p = config.sampling.text_guidance if settings.text_guidance is None else settings.text_guidance
         given = given.to(self.base.device, self.base.dtype)
@@ -326,7 +329,7 @@ class EmuVideoPipeline:
 
         report, generator = stage.progress, _generator(stage.seed + 1)
         tell = None if report is None else lambda step, latents: report(stage.name, step + 1, steps)
-        return sample(denoise, noise.to(base.device), schedule, steps, stage.settings.sampler, generator, tell)
+        return sample(denoise, noise.to(base.device), schedule, steps, stage.settings.sampler or "ddim", generator, tell)
 
     def _model(self, role: str) -> VideoModel:
         if role not in self.models:

@@ -6,7 +6,7 @@ import json
 import pickle
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +24,8 @@ MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 _FLOATS = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
 _DAMAGE = (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError)
 _WRAPPERS = ("state_dict", "module", "model", "ema", "model_state_dict")  # under which trainers keep the weights
+_COVERS = re.compile(r"^(module\.)+|\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What DataParallel, torch.compile, FSDP and activation checkpointing put into names."""
 
 
 @dataclass(frozen=True)
@@ -50,25 +52,37 @@ class WeightFile:
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{self.path} cannot be read to its end ({error}): download or copy it again") from error
 
+    def renamed(self, name_of: Callable[[str], str]) -> WeightFile:
+        """The same file with each tensor under another name; this one where two would get the same."""
+        new = {name: name_of(name) for name in self.shapes}
+        if len(set(new.values())) < len(new) or all(old == name for old, name in new.items()):
+            return self
+        parts: tuple[Any, ...] = (self.shapes, self.kinds, self.sizes, self.tensors)
+        shapes, kinds, sizes, tensors = ({new[name]: value for name, value in part.items()} for part in parts)
+        names = {name: self.names.get(old, old) for old, name in new.items()}
+        return replace(self, shapes=shapes, kinds=kinds, sizes=sizes, tensors=tensors, names=names)
+
+    def check_precision(self, what: str = "") -> None:
+        """ValueError where weights are in 8 bits or integers; `what` the file is."""
+        for name, kind in self.kinds.items():
+            if kind not in _FLOATS.values() and self.shapes[name]:
+                wanted = f"{what or 'a file'} with weights in float16, bfloat16 or float32"
+                raise ValueError(f"{self.path}: expected {wanted}, found {kind} in {name}: take the file in one of these")
+
 
 def open_weights(path: str | Path) -> WeightFile:
-    """Names and shapes of a temporal stack's tensors, "module." in front of them taken off. ValueError for what is no such file,
-    is damaged, could run code, or holds weights of 8 bits."""
+    """Names and shapes of the tensors in a file, without what wrappers of a training program put into names, such as "module.".
+    ValueError for what is no such file, is damaged, or could run code."""
     path = Path(path)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
         raise ValueError(f"{path} should be a temporal stack's file, found {found}: check the path")
     if path.suffix.lower() in PICKLES:
         status = path.stat()
-        return _open_pickle(path, status.st_mtime_ns, status.st_size)
-    file = read_header(path)
-    _refuse_precision(file)
-    names = {name.removeprefix("module."): name for name in file.shapes}
-    if len(names) < len(file.shapes):
-        return file
-    parts: tuple[Any, ...] = (file.shapes, file.kinds, file.sizes)
-    shapes, kinds, sizes = ({bare: part[name] for bare, name in names.items()} for part in parts)
-    return replace(file, shapes=shapes, kinds=kinds, sizes=sizes, names=names)
+        file = _open_pickle(path, status.st_mtime_ns, status.st_size)
+    else:
+        file = read_header(path)
+    return file.renamed(lambda name: _COVERS.sub("", name))
 
 
 def read_header(path: Path) -> WeightFile:
@@ -126,9 +140,7 @@ def _open_pickle(path: Path, modified: int, size: int) -> WeightFile:
     tensors = _unwrapped(content)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     kinds = {name: _FLOATS.get(value.dtype, str(value.dtype).removeprefix("torch.")) for name, value in tensors.items()}
-    file = WeightFile(path, shapes, kinds, {name: value.nbytes for name, value in tensors.items()}, tensors=tensors)
-    _refuse_precision(file)
-    return file
+    return WeightFile(path, shapes, kinds, {name: value.nbytes for name, value in tensors.items()}, tensors=tensors)
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -153,7 +165,7 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict
 
 
 def _unwrapped(content: Any) -> dict[str, torch.Tensor]:
-    """The mapping of names to tensors, wherever a trainer put it; "module." in front of names is taken off."""
+    """The mapping of names to tensors, wherever a trainer put it; those of several parts under the parts' names."""
     for _ in range(3):
         if not isinstance(content, Mapping) or any(isinstance(value, torch.Tensor) for value in content.values()):
             break
@@ -161,13 +173,13 @@ def _unwrapped(content: Any) -> dict[str, torch.Tensor]:
         if inner is None:
             break
         content = inner
-    if not isinstance(content, Mapping):
-        return {}
-    return {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    return dict(_tensors(content))
 
 
-def _refuse_precision(file: WeightFile) -> None:
-    for name, kind in file.kinds.items():
-        if kind not in _FLOATS.values() and file.shapes[name]:
-            what = "weights in float16, bfloat16 or float32"
-            raise ValueError(f"{file.path} should hold {what}, found {kind} in {name}: take the file in one of these")
+def _tensors(content: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+    entries = content.items() if isinstance(content, Mapping) else ()
+    if any(isinstance(value, torch.Tensor) for _, value in entries):
+        yield from ((f"{prefix}{name}", value) for name, value in entries if isinstance(value, torch.Tensor))
+    elif depth < 4:
+        for name, value in entries:
+            yield from _tensors(value, f"{prefix}{name}.", depth + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .options import PRECISIONS, add_command
+from .options import PRECISIONS, VARIANT_HELP, add_command
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -17,6 +17,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("file", help=file)
     parser.add_argument("--out", required=True, metavar="STACK.safetensors", help="where to write the stack")
     parser.add_argument("--image-model", metavar="UNET.safetensors", help=unet)
+    parser.add_argument("--variant", metavar="NAME", help=VARIANT_HELP)
     parser.add_argument("--dtype", default="auto", choices=PRECISIONS, help="precision of the weights; auto: as in the file")
 
 
@@ -25,7 +26,7 @@ def convert(options: argparse.Namespace) -> None:
     import torch  # here: it takes seconds, and help does not wait for it
 
     from ..checkpoint import load_stack, save_stack
-    from ..interop import modelscope
+    from ..interop import bare, modelscope
     from ..weights import open_weights, save_tensors
 
     for target in filter(None, (options.out, options.image_model)):
@@ -34,9 +35,9 @@ def convert(options: argparse.Namespace) -> None:
         if not Path(target).absolute().parent.is_dir():
             raise ValueError(f"{target} cannot be written, since its folder does not exist: make the folder first")
     precision = {} if options.dtype == "auto" else {"dtype": getattr(torch, options.dtype)}
-    stack = load_stack(options.file, **precision)
+    stack = load_stack(options.file, variant=options.variant, **precision)
     weights = next(iter(stack.parameters())).dtype
-    spatial = modelscope.spatial_weights(open_weights(options.file).read()) if options.image_model else {}
+    spatial = modelscope.spatial_weights(bare(open_weights(options.file)).read()) if options.image_model else {}
     if options.image_model and "conv_out.weight" not in spatial:
         raise ValueError(f"{options.file} holds no image model beside the temporal layers: leave --image-model out")
     save_stack(stack, options.out, weights)

@@ -11,12 +11,12 @@ import torch
 from ..base import inspect_base
 from ..base.architectures import STACK_SETTINGS, build_unet
 from ..checkpoint import read_config
-from ..interop import recognise
 from ..model.conditioning import AMOUNTS_OF_MOTION
 from ..model.sites import find_sites
 from ..model.stack import TemporalStack
 from ..pipeline import BUNDLED
-from ..weights import PICKLES, open_weights
+
+RECOMMENDED = ("text_guidance", "image_guidance", "steps", "sampler")
 
 
 def describe_architecture(name: str) -> dict[str, Any]:
@@ -55,9 +55,19 @@ def _parameters(module: torch.nn.Module | None) -> int:
 def describe_file(path: str | None) -> dict[str, Any]:
     """What a stack's file, an image model's file or folder is, read without its weights. None: the bundled model."""
     place = Path(path) if path is not None else BUNDLED
-    if place.is_file() and _is_stack(place):
-        return _describe_stack(place)
-    base = inspect_base(place)
+    why = None
+    if place.is_file():
+        try:
+            return _describe_stack(place)
+        except ValueError as error:
+            why = error
+    try:
+        base = inspect_base(place)
+    except ValueError:
+        # why it is no stack says what it is, but of a broken image model its own reader says more
+        if why is None or "is a whole image or video model" in str(why):
+            raise
+        raise why from None
     facts: dict[str, Any] = {
         "file": str(place),
         "kind": f"image model ({'folder' if base.kind == 'folder' else 'single file'})",
@@ -68,17 +78,6 @@ def describe_file(path: str | None) -> dict[str, Any]:
     }
     stacks = sorted(place.glob("stack_*.safetensors")) if place.is_dir() else []
     return facts | {"stacks": [_describe_stack(s) for s in stacks]} if stacks else facts
-
-
-def _is_stack(path: Path) -> bool:
-    """Whether a file is to be described as a stack: one of ours, a public one, or a pickle, which no image model is here."""
-    if path.suffix.lower() in PICKLES:
-        return True
-    try:
-        file = open_weights(path)
-    except ValueError:
-        return False
-    return "emu-video" in file.metadata.get("format", "") or recognise(file.shapes) is not None
 
 
 def _describe_stack(path: Path) -> dict[str, Any]:
@@ -106,7 +105,7 @@ def _describe_stack(path: Path) -> dict[str, Any]:
         "channel_order": list(config.channel_order),
         "attentions": list(config.layers.kinds),
         "image_noise": config.sampling.image_noise,
-        "recommended": {name: getattr(config.sampling, name) for name in ("text_guidance", "image_guidance", "steps")},
+        "recommended": {name: getattr(config.sampling, name) for name in RECOMMENDED},
         "stage": config.origin.stage,
         "source": config.origin.source,
     }

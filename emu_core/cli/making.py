@@ -44,7 +44,9 @@ def read_request(options: Namespace) -> tuple[str, Settings]:
     for stack, role in ((options.stack, "F"), (options.interpolation_stack, "I")):
         if not stack:
             continue
-        config = read_config(stack)
+        config = read_config(stack, options.variant if role == "F" else None)
+        if "by its name" in config.origin.source and not options.variant:
+            logger.warning("%s: %s; --variant says otherwise", stack, config.origin.source)
         if config.unet.base not in (family, "custom"):
             wrong = f"{stack} is a temporal stack for {config.unet.base!r}, the model is {family!r}"
             raise ValueError(f"{wrong}: choose two that fit")
@@ -71,7 +73,8 @@ def load_pipeline(options: Namespace) -> EmuVideoPipeline:
     usual = "float32" if device.type == "cpu" else "float16"
     dtype = getattr(torch, usual if options.dtype == "auto" else options.dtype)
     stacks = options.stack, options.interpolation_stack
-    return EmuVideoPipeline.from_files(options.model, *stacks, options.tokenizer, device, dtype, options.attention)
+    how = {"dtype": dtype, "attention": options.attention, "variant": options.variant}
+    return EmuVideoPipeline.from_files(options.model, *stacks, options.tokenizer, device, **how)
 
 
 def interpolates(options: Namespace, settings: Settings, pipeline: EmuVideoPipeline) -> bool:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 PROMPTS_HELP = "prompts: a .txt (one a line), .csv, .json or .jsonl (id, prompt, image), or a bundled set: general, toy, ucf101"
 
+VARIANT_HELP = (
+    "what an original file with the keys of AnimateDiff v2 is, where its name does not say: animatediff, lightning-1step, "
+    "lightning-2step, lightning-4step, lightning-8step or animatelcm"
+)
+
 
 def add_command(commands: argparse._SubParsersAction, name: str, summary: str, run: str) -> argparse.ArgumentParser:
     """A parser for one command; `run` is the function that takes its options, as "module:function"."""
@@ -51,7 +56,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, keyframes: bool = Fals
     add("--fps", type=float, help="frames a second before interpolation, which multiplies them by 4")
     add("--size", metavar="WxH", help=size)
     add("--steps", type=int, help="sampling steps of each part")
-    add("--sampler", default="ddim", help="ddim, dpmpp_2m, dpmpp_2m_sde, euler, euler_ancestral or unipc")
+    add("--sampler", help="ddim, dpmpp_2m, dpmpp_2m_sde, euler, euler_ancestral, lcm or unipc")
     add("--text-guidance", type=float, help="w_p of the paper: how much the text counts; more motion")
     add("--image-guidance", type=float, help="w_i of the paper: how much the starting frame counts; less motion")
     add("--seed", type=int, default=0, help="same seed, same video")
@@ -67,6 +72,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--model", help=model)
     add("--stack", help=stack)
+    add("--variant", metavar="NAME", help=VARIANT_HELP)
     add("--interpolation-stack", help="temporal stack I; default: stack_I.safetensors in the model's folder")
     add("--tokenizer", help="folder with the tokenizer that a single-file model lacks, or a ComfyUI installation")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps ...; auto takes an accelerator if there is one")

@@ -1,5 +1,7 @@
-"""Public checkpoints -> temporal stacks. One module a family; which it is says the file's keys, never its name."""
+"""Public checkpoints -> temporal stacks. One module a family; which it is says the file's keys, and its name only where keys
+cannot."""
 
-from .recognise import import_plan, recognise
+from .recognise import bare, import_plan, recognise
+from .variants import VARIANTS
 
-__all__ = ["import_plan", "recognise"]
+__all__ = ["VARIANTS", "bare", "import_plan", "recognise"]

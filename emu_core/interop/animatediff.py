@@ -8,6 +8,9 @@ from .layers import MotionModules, NormOver
 from .layout import DIFFUSERS, ORIGINAL, Modules, Naming, Plan, Shapes, read_modules
 
 LINEAR = ScheduleConfig(beta_schedule="linear", zero_snr=False, prediction="epsilon")
+"""guoyww/AnimateDiff, configs/inference/inference-v1.yaml, -v2, -v3; diffusers' names of the two (LDM calls it sqrt_linear)."""
+SDXL_BETA = ScheduleConfig(beta_end=2.0e-2, zero_snr=False, prediction="epsilon")
+"""guoyww/AnimateDiff, branch sdxl, configs/inference/inference.yaml: scaled_linear (LDM's linear), to another end than SDXL's."""
 
 
 def naming_of(shapes: Shapes) -> Naming | None:
@@ -36,13 +39,12 @@ def plan(shapes: Shapes) -> Plan:
     first = original and not modules.has_mid and modules.positions <= 24
     # version 1's own program lets the image model's group norms run over all frames; later ones, and diffusers, do not
     config = text_to_video(modules, norm="frame" if original else "video", image_norms="video" if first else "frame")
-    sdxl = config.unet.base == "sdxl"
-    config = config.changed(
-        frames=16,
-        size=(1024, 1024) if sdxl else (512, 512),
-        stage="v1" if first else "v2" if modules.has_mid else "SDXL" if sdxl else "v3",
-        source="original layout" if original else "diffusers' layout",
-    )
+    config = config.changed(frames=16, source="original layout" if original else "diffusers' layout")
+    if len(modules.widths) == 3:
+        sdxl = {"schedule": SDXL_BETA, "size": (1024, 1024), "steps": 100, "text_guidance": 8.5, "sampler": "euler"}
+        config = config.changed(stage="SDXL", **sdxl)
+    else:
+        config = config.changed(stage="v1" if first else "v2" if modules.has_mid else "v3")
     if has_image_channels(shapes):  # of (width, 4 + extra, 3, 3) the first four are the image model's own
         modules.sources["conv_in.weight"] = "conv_in.weight"
         modules.changes["conv_in.weight"] = lambda kernel: kernel[:, 4:]
@@ -60,6 +62,6 @@ def text_to_video(modules: Modules, norm: NormOver, image_norms: NormOver) -> St
         channel_order=(),
         clip=ClipShape(fps=8.0),
         schedule=LINEAR,
-        sampling=SamplingConfig(steps=25, text_guidance=7.5, image_guidance=1.0),
+        sampling=SamplingConfig(steps=25, text_guidance=8.0, image_guidance=1.0),
         origin=Origin("animatediff"),
     )

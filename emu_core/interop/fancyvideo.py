@@ -40,6 +40,7 @@ def plan(shapes: Shapes) -> Plan:
         size=(768, 768),
         schedule=SCHEDULE,
         steps=50,
+        text_guidance=7.5,
         stage="",
     )
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -137,6 +137,29 @@ def read_modules(shapes: Shapes, naming: Naming, length: int = 32) -> Modules:
     widths = {site.name.split(".")[1]: site.channels for site in reversed(sites) if site.name.startswith("down.")}
     length = tables[0][1] if tables else length
     return Modules(tuple(sites), sources, changes, blocks, length, tuple(reversed(widths.values())))
+
+
+def missing_modules(sites: Iterable[Site]) -> list[str]:
+    """Sites that a whole set of modules has besides. Public ones have a module behind each layer of each level, on the way up one
+    more than on the way down, and mirrored widths; those behind attentions only in levels that have attentions."""
+    found: dict[tuple[str, str, int, int], int] = {}
+    for site in sites:
+        if site.name.startswith(("down.", "up.")):
+            side, number, _, j = site.name.split(".")
+            found[site.kind, side, int(number), int(j)] = site.channels
+    depth = 1 + max((level for _, _, level, _ in found), default=-1)
+    wanted = set()
+    for kind in {key[0] for key in found}:
+        own = [key for key in found if key[0] == kind]
+        some = {level if side == "down" else depth - 1 - level for _, side, level, _ in own}
+        count = max(j + (side == "down") for _, side, _, j in own)
+        for level in some if kind == "attention" else range(depth):
+            down, up = (kind, "down", level), (kind, "up", depth - 1 - level)
+            wanted |= {(*down, j) for j in range(count)} | {(*up, j) for j in range(count + 1)}
+        first, last = found.get((kind, "down", 0, 0)), found.get((kind, "up", depth - 1, 0))
+        if first != last and last in [found.get((kind, "down", level, 0)) for level in range(1, depth)]:
+            wanted.add((kind, "down", depth, 0))  # the way up ends before it is as wide as the way down begins: both were cut
+    return [f"{side}.{level}.{kind}.{j}" for kind, side, level, j in sorted(wanted - found.keys())]
 
 
 def is_spatial(name: str) -> bool:

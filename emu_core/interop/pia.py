@@ -17,5 +17,7 @@ def plan(shapes: Shapes) -> Plan:
     result = animatediff.plan(shapes)
     # PIA's own program lets the image model's group norms run over all frames, diffusers does not
     norms = "video" if animatediff.naming_of(shapes) is ORIGINAL else "frame"
-    result.config = result.config.changed(family="pia", channel_order=("affinity", "image"), image_norms=norms, stage="")
+    order, guidance = ("affinity", "image"), 7.5  # open-mmlab/PIA, animatediff/pipelines/i2v_pipeline.py
+    changes = {"family": "pia", "channel_order": order, "image_norms": norms, "text_guidance": guidance, "stage": ""}
+    result.config = result.config.changed(**changes)
     return result

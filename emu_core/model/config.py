@@ -12,7 +12,7 @@ from .sites import Site
 
 Role = Literal["F", "I"]
 Channel = Literal["image", "mask", "affinity"]
-Family = Literal["emu", "animatediff", "hotshot-xl", "pia", "fancyvideo", "modelscope"]
+Family = Literal["emu", "animatediff", "animatediff-lightning", "animatelcm", "hotshot-xl", "pia", "fancyvideo", "modelscope"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 ORDERS: tuple[tuple[Channel, ...], ...] = (("image", "mask"), ("mask", "image"), ("affinity", "image"), ("image", "affinity"), ())
 
@@ -44,13 +44,14 @@ class ClipShape:
 @dataclass(frozen=True)
 class SamplingConfig:
     """How a stack's maker recommends to sample. `image_noise` is the timestep of the noise on given latents; `shared_noise` is
-    PYoCo's alpha, for the noise to start from."""
+    PYoCo's alpha, for the noise to start from; `sampler` a name of `sampling.SAMPLERS`."""
 
     steps: int = 250
     text_guidance: float = 7.5
     image_guidance: float = 2.0
     image_noise: int = 0
     shared_noise: float = 0.0
+    sampler: str = "ddim"
 
     def __post_init__(self) -> None:
         if not self.shared_noise >= 0:

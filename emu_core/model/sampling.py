@@ -14,7 +14,7 @@ Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Callback = Callable[[int, torch.Tensor], None]
 """(step, latents) after each step; may raise to stop."""
 
-SAMPLERS = ("ddim", "dpmpp_2m", "dpmpp_2m_sde", "euler", "euler_ancestral", "unipc")
+SAMPLERS = ("ddim", "dpmpp_2m", "dpmpp_2m_sde", "euler", "euler_ancestral", "lcm", "unipc")
 
 
 def build_scheduler(name: str, config: ScheduleConfig) -> Any:
@@ -38,6 +38,8 @@ def build_scheduler(name: str, config: ScheduleConfig) -> Any:
         return diffusers.EulerDiscreteScheduler(**common)
     if name == "euler_ancestral":
         return diffusers.EulerAncestralDiscreteScheduler(**common)
+    if name == "lcm":
+        return diffusers.LCMScheduler(**common, original_inference_steps=config.steps)
     common["final_sigmas_type"] = "zero"
     if name == "unipc":
         return diffusers.UniPCMultistepScheduler(**common)
@@ -59,7 +61,10 @@ def sample(
     if sampler == "ddim":
         return _ddim(denoise, noise, config, timesteps, callback)
     scheduler = build_scheduler(sampler, config)
-    scheduler.set_timesteps(steps, device=noise.device)
+    if sampler == "lcm":  # its own spacing rounds otherwise
+        scheduler.set_timesteps(timesteps=timesteps.tolist(), device=noise.device)
+    else:
+        scheduler.set_timesteps(steps, device=noise.device)
     if len(scheduler.timesteps) > steps:  # rounding in its arange adds a timestep -1 for some numbers of steps, such as 217
         scheduler.timesteps = scheduler.timesteps[:steps]
         scheduler.sigmas = torch.cat([scheduler.sigmas[:steps], scheduler.sigmas[-1:]])

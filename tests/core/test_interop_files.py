@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from emu_core.checkpoint import load_stack, read_config
 from emu_core.cli.main import main
 from emu_core.interop import animatediff, recognise
+from emu_core.interop.layout import is_spatial
 from emu_core.interop.recognise import import_plan
 from emu_core.model.stack import TemporalStack
 from emu_core.weights import WeightFile, open_weights
@@ -86,7 +87,7 @@ def test_an_image_model_in_the_same_file_is_left_out(original: State, tmp_path: 
 
 def test_positions_that_a_file_leaves_out_are_computed(original: State, tmp_path: Path) -> None:
     without = {k: v for k, v in original.items() if not k.endswith(".pe")}
-    found = load_stack(write(without, tmp_path / "without.safetensors")).state_dict()
+    found = load_stack(write(without, tmp_path / "without.safetensors"), variant="animatediff").state_dict()
     wanted = load_stack(write(original, tmp_path / "with.safetensors")).state_dict()
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
@@ -180,26 +181,129 @@ def test_cross_frame_text_modules_are_refused(tmp_path: Path) -> None:
 
 
 OTHERS = {
-    "lora": ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight", "is a LoRA, not a temporal stack: load it"),
+    "lora": (
+        "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight",
+        r"is a LoRA \(a spatial adapter\), not a temporal stack",
+    ),
     "peft lora": ("unet.down_blocks.0.attentions.0.to_q.lora_A.weight", "is a LoRA"),
-    "motion lora": ("down_blocks.0.motion_modules.0.x.processor.to_q_lora.down.lora_down", "is a LoRA for a motion module"),
-    "checkpoint": ("model.diffusion_model.input_blocks.0.0.weight", "is a whole image or video model"),
+    "peft lora with a name": ("base_model.model.down_blocks.0.attentions.0.to_q.lora_A.default.weight", "is a LoRA"),
+    "sd-scripts, text": ("lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha", "is a LoRA"),
+    "old diffusers lora": ("unet.up_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora.up.weight", "is a LoRA"),
+    "LyCORIS": ("lycoris_down_blocks_0_attentions_0_proj_in.hada_w1_a", "is a LoRA"),
+    "LoKr": ("lycoris_down_blocks_0_attentions_0_proj_in.lokr_w1", "is a LoRA"),
+    "spatial adapter": ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight", "is a LoRA"),
+    "motion lora": (FIRST + "transformer_blocks.0.attention_blocks.0.processor.to_q_lora.down.weight", "is a motion LoRA"),
+    "motion lora, diffusers": ("unet.mid_block.motion_modules.0.x.attn1.processor.to_q_lora.up.weight", "is a motion LoRA"),
+    "motion lora, PEFT": ("unet.mid_block.motion_modules.0.x.attn1.to_q.lora_B.weight", "is a motion LoRA"),
+    "checkpoint": ("cond_stage_model.transformer.text_model.embeddings.position_ids", "is a whole image or video model"),
+    "SDXL checkpoint": (
+        "conditioner.embedders.0.transformer.text_model.embeddings.position_ids",
+        "is a whole image or video model",
+    ),
     "controlnet": ("control_model.input_blocks.0.0.weight", "is a ControlNet"),
+    "controlnet, diffusers": ("controlnet_down_blocks.0.weight", "is a ControlNet"),
+    "CameraCtrl": (FIRST + "transformer_blocks.0.attention_blocks.0.processor.qkv_merge.weight", "is CameraCtrl"),
+    "MotionCtrl": (FIRST + "transformer_blocks.0.cc_projection.weight", "is MotionCtrl"),
+    "AnimateLCM-I2V": ("img_encoder.body.0.block1.weight", "is AnimateLCM-I2V"),
+    "HelloMeme, reference": ("reference_modules_down.0.attn1.to_q.weight", "is a part of HelloMeme"),
+    "HelloMeme, control": ("exp_pre_proj.linear_1.weight", "is a part of HelloMeme"),
+    "HelloMeme, motion": ("motion_up.0.norm.weight", "is a part of HelloMeme"),
+    "IP-Adapter": ("image_proj.norm.weight", "is an IP-Adapter"),
+    "SVD": ("down_blocks.0.attentions.0.temporal_transformer_blocks.0.norm1.weight", "is Stable Video Diffusion"),
+    "SVD, original": ("model.diffusion_model.input_blocks.1.1.time_stack.0.norm1.weight", "is Stable Video Diffusion"),
+    "I2VGen-XL": ("image_latents_proj_in.0.weight", "is I2VGen-XL"),
+    "VideoCrafter": ("model.diffusion_model.input_blocks.1.0.temopral_conv.conv1.0.weight", "is VideoCrafter"),
+    "Flux": ("model.diffusion_model.double_blocks.0.img_attn.norm.query_norm.scale", "is a diffusion transformer"),
+    "Wan": ("blocks.0.self_attn.q.weight", "is a diffusion transformer"),
+    "VAE": ("decoder.conv_in.weight", "is a VAE"),
+    "CLIP": ("text_model.embeddings.token_embedding.weight", "is a text encoder"),
+    "embedding": ("emb_params", "is a textual inversion"),
     "unet": ("down_blocks.0.resnets.0.conv1.weight", "is the U-Net of an image model"),
+    "prefixed unet": ("model.diffusion_model.input_blocks.0.0.weight", "is the U-Net of an image model"),
     "modelscope": ("input_blocks.1.0.temopral_conv.conv1.0.weight", "ModelScope's model in its original layout"),
     "something": ("weight", "is no temporal stack: expected .* found keys such as weight"),
 }
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_other_files_are_refused_with_what_they_are(tmp_path: Path, other: str) -> None:
+def test_other_files_are_refused_with_what_they_are(tmp_path: Path, other: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrapped by a trainer too, and in 8 bits; `info` gives the same reason, but for whole image models."""
     key, words = OTHERS[other]
-    path = write({key: torch.zeros(2, 2)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=words):
-        read_config(path)
+    write({key: torch.zeros(2, 2)}, tmp_path / "other.safetensors")
+    write({key: torch.zeros(2, 2).to(torch.float8_e4m3fn)}, tmp_path / "8bit.safetensors")
     torch.save({key: torch.zeros(2, 2)}, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match=words):
-        read_config(tmp_path / "other.ckpt")
+    torch.save({"epoch": 1, "state_dict": {f"module.{key}": torch.zeros(2, 2)}}, tmp_path / "wrapped.pt")
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(ValueError, match=words) as error:
+            read_config(path)
+        if "is a whole" not in words and path.name == "other.safetensors":
+            assert main(["info", str(path)]) == 2
+            assert capsys.readouterr().err == f"emu-video: {error.value}\n"
+
+
+def test_parts_of_a_pickle_are_looked_into(tmp_path: Path) -> None:
+    """As CameraCtrl's and SparseCtrl's authors publish them."""
+    attention = FIRST + "transformer_blocks.0.attention_blocks.0.processor.qkv_merge.weight"
+    parts = {
+        "camera_encoder_state_dict": {"unshuffle_conv.weight": torch.zeros(2)},
+        "attention_processor_state_dict": {attention: torch.zeros(2)},
+    }
+    torch.save({"epoch": 1, "global_step": 2, **parts}, tmp_path / "CameraCtrl.ckpt")
+    with pytest.raises(ValueError, match="CameraCtrl.ckpt is CameraCtrl, a control of the camera"):
+        read_config(tmp_path / "CameraCtrl.ckpt")
+    sparse = {"controlnet_cond_embedding.conv_in.weight": torch.zeros(2), FIRST + "norm.weight": torch.zeros(2)}
+    torch.save({"controlnet": sparse}, tmp_path / "sparse.ckpt")
+    with pytest.raises(ValueError, match="is SparseCtrl, a ControlNet for AnimateDiff"):
+        read_config(tmp_path / "sparse.ckpt")
+    torch.save({"epoch": 1}, tmp_path / "empty.ckpt")
+    with pytest.raises(ValueError, match="it holds no weights with names"):
+        read_config(tmp_path / "empty.ckpt")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["unet.", "_orig_mod.", "module._orig_mod.", "model.diffusion_model.", "model.unet.", "motion_adapter."]
+)
+def test_what_stands_in_front_of_names_is_taken_off(original: State, adapter_state: State, prefix: str, tmp_path: Path) -> None:
+    for state in (original, adapter_state):
+        found = load_stack(write({prefix + k: v for k, v in state.items()}, tmp_path / "with.safetensors")).state_dict()
+        wanted = load_stack(write(state, tmp_path / "without.safetensors")).state_dict()
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[k], wanted[k]) for k in wanted)
+        torch.save({"state_dict": {prefix + k: v for k, v in state.items()}}, tmp_path / "with.ckpt")
+        assert load_stack(tmp_path / "with.ckpt").state_dict().keys() == wanted.keys()
+
+
+def test_what_compilers_put_inside_names_is_taken_out(original: State, tmp_path: Path) -> None:
+    state = {k.replace("motion_modules.0.", "motion_modules.0._orig_mod."): v for k, v in original.items()}
+    wanted = load_stack(write(original, tmp_path / "plain.safetensors")).state_dict()
+    assert load_stack(write(state, tmp_path / "compiled.safetensors")).state_dict().keys() == wanted.keys()
+
+
+HALVES = {
+    "no way up": ("up_blocks.",),
+    "no way down": ("down_blocks.",),
+    "a level": ("down_blocks.1.",),
+    "the last number of both ways": ("down_blocks.3.", "up_blocks.3."),
+    "the deepest level of both ways": ("down_blocks.3.", "up_blocks.0."),
+    "one module": ("up_blocks.2.motion_modules.2.",),
+}
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("layout", ["original", "diffusers", "hotshot-xl", "modelscope"])
+def test_half_a_file_is_refused(original: State, adapter_state: State, layout: str, half: str, tmp_path: Path) -> None:
+    folder, state = "motion_modules", original if layout == "original" else adapter_state
+    if layout == "hotshot-xl":
+        folder, state = "temporal_attentions", reference.hotshot_state(reference.image_unet(**SMALL))
+    elif layout == "modelscope":
+        whole = reference.modelscope_unet(**reference.SMALL_MODELSCOPE).state_dict()
+        folder, state = "temp_convs", {k: v for k, v in whole.items() if not is_spatial(k)}
+    drops = tuple(name.replace("motion_modules", folder) for name in HALVES[half])
+    state = {k: v for k, v in state.items() if not k.startswith(drops)}
+    path = write(state, tmp_path / "half.safetensors")
+    for action in (read_config, load_stack):
+        with pytest.raises(ValueError, match="is half a checkpoint of family .*, without its modules at .*: copy it again"):
+            action(path)
 
 
 class Bomb:

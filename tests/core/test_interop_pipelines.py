@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AnimateDiffPipeline, PIAPipeline
+from diffusers import AnimateDiffPipeline, EulerDiscreteScheduler, PIAPipeline
 from einops import rearrange
 
 from emu_core.base import Base, load_base
@@ -60,10 +60,9 @@ def called(pipe: Any, base: Base, noise: torch.Tensor, **changes: Any) -> torch.
         prompt_embeds=texts[True],
         negative_prompt_embeds=texts[False],
         num_frames=FRAMES,
-        num_inference_steps=10,
         latents=rearrange(noise, "f c h w -> 1 c f h w").to(DOUBLE),
         output_type="latent",
-        **changes,
+        **{"num_inference_steps": 10, **changes},
     )
     return rearrange(result.frames, "1 c f h w -> f c h w")
 
@@ -82,6 +81,21 @@ def test_animatediff_samples_as_diffusers_does(base: Base, tmp_path: Path) -> No
     pipe = AnimateDiffPipeline(**components(base, adapter))
     expected = called(pipe, base, NOISE, guidance_scale=4.0, height=64, width=64)
     close(latents[0], expected)
+
+
+def test_animatediff_lightning_samples_as_its_model_card_says(base: Base, tmp_path: Path) -> None:
+    """Told by its name alone: Euler, trailing, four steps, no guidance."""
+    adapter = reference.motion_adapter(base.unet, mid=True)
+    path = reference.save(adapter, tmp_path / "animatediff_lightning_4step_diffusers.safetensors")
+    mine = copy.copy(base)
+    pipeline, latents = EmuVideoPipeline(mine, load_stack(path)), decoded_latents(mine)
+    pipeline.video(None, PROMPT, Settings(frames=FRAMES, seed=3, size=(64, 64)))
+    parts = components(base, adapter)
+    parts["scheduler"] = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="linear", timestep_spacing="trailing"
+    )
+    how = {"guidance_scale": 1.0, "num_inference_steps": 4, "height": 64, "width": 64}
+    close(latents[0], called(AnimateDiffPipeline(**parts), base, NOISE, **how))
 
 
 @pytest.mark.parametrize(("motion", "scale"), [("small", 0), ("large", 2), ("moderate, loop", 4), ("large, style", 8)])
