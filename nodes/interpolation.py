@@ -42,7 +42,7 @@ class EmuVideoInterpolate(Node):
         empty = torch.zeros(slot_count(size), *latent_size(vae, height, width))
         known = model.model.latent_format.process_in(vae.encode(prepare(images, height, width, "center crop")).float())
         none = with_given(negative, Given(empty[:0], (), len(empty)))
-        guider, sigmas = sampling.video_guider(cls, model, config)
+        guider, sigmas, sampler = sampling.video_guider(cls, model, config)
         lengths = [window.stop - window.start for window in plan]
         result = torch.empty(sum(lengths), height, width, 3)
         seeds = (seed % 2**64 for seed in count(sampling.seed))
@@ -54,6 +54,6 @@ class EmuVideoInterpolate(Node):
             noisy = augment(keyframes, config.sampling.image_noise, config.schedule, noise)[0]
             given = Given(noisy, tuple(slots(size)), len(empty), scaled=True)
             guider.set_conditionings(with_given(positive, given), with_given(negative, given), none)
-            latents = run_guider(guider, {"samples": empty}, sigmas, sampling.sampler_name, seed, config.sampling.shared_noise)
+            latents = run_guider(guider, {"samples": empty}, sigmas, sampler, seed, config.sampling.shared_noise)
             place[:] = decode(vae, latents[window.start : window.stop])
         return io.NodeOutput(result, FACTOR * fps or config.clip.fps)  # a stack I is trained at the rate of what it makes

@@ -23,14 +23,17 @@ SIZE = [io.Int.Input(name, default=512, min=8, max=8192, step=8) for name in ("w
 """In pixels."""
 LEAST = {"steps": 1, "text_guidance": 0, "image_guidance": 0}
 """What is below is left open."""
+RECOMMENDED = "recommended"
+"""Of sampler_name: left open."""
 
 
 def sampling_inputs(*guidances: str) -> list[io.Input]:
-    """Seed, steps, sampler, and guidances by name, for each node that samples; 0 steps and guidance -1 are left open."""
+    """Seed, steps, sampler, and guidances by name, for each node that samples; 0 steps, guidance -1 and the sampler that is
+    recommended are left open."""
     return [
         io.Int.Input("seed", default=0, min=0, max=SEED_MAX, control_after_generate=True),
         io.Int.Input("steps", default=0, min=0, max=1000),
-        io.Combo.Input("sampler_name", options=SAMPLER_NAMES, default="ddim"),
+        io.Combo.Input("sampler_name", options=[RECOMMENDED, *SAMPLER_NAMES], default=RECOMMENDED),
         *(io.Float.Input(name, default=-1.0, min=-1.0, max=100.0, step=0.1) for name in guidances),
     ]
 
@@ -57,14 +60,18 @@ class Sampling:
             text = f"{', '.join(words.values())} ({whose})"
         else:
             text = ", ".join(f"{text} ({whose})" if name in left else text for name, text in words.items())
-        return replace(self, **values), text
+        sampler = by.sampler if self.sampler_name == RECOMMENDED else self.sampler_name
+        if sampler not in (self.sampler_name, SamplingConfig.sampler):
+            text += f"; sampler {sampler}"
+        return replace(self, sampler_name=sampler, **values), text
 
-    def video_guider(self, node: type[Node], model: Any, config: StackConfig) -> tuple[VideoGuider, torch.Tensor]:
-        """The guider of a video MODEL and its sigmas (steps + 1,), with the stack's own values for what is left open, which
-        `node` shows."""
+    def video_guider(self, node: type[Node], model: Any, config: StackConfig) -> tuple[VideoGuider, torch.Tensor, str]:
+        """The guider of a video MODEL, its sigmas (steps + 1,) and the sampler's name, with the stack's own values for what is
+        left open, which `node` shows."""
         settled, text = self.settled(config.sampling, "the stack's own")
         say(node, text)
-        return VideoGuider(model, settled.image_guidance, settled.text_guidance), trailing_sigmas(model, settled.steps)
+        guider = VideoGuider(model, settled.image_guidance, settled.text_guidance)
+        return guider, trailing_sigmas(model, settled.steps), settled.sampler_name
 
 
 class EmuVideoStartingFrame(Node):
@@ -138,8 +145,8 @@ class EmuVideoSampler(Node):
             if find_given(conditioning) is None:
                 raise ValueError(f"{name} comes from no Emu Video Conditioning node: connect that node's {name} here")
         find_given(positive).channels(config)  # refuses what the stack does not take before anything is sampled
-        guider, sigmas = sampling.video_guider(cls, model, config)
+        guider, sigmas, sampler = sampling.video_guider(cls, model, config)
         guider.set_conditionings(positive, image_only, negative)
-        samples = run_guider(guider, latent, sigmas, sampling.sampler_name, sampling.seed, config.sampling.shared_noise)
+        samples = run_guider(guider, latent, sigmas, sampler, sampling.seed, config.sampling.shared_noise)
         video = {**{k: v for k, v in latent.items() if k != "noise_mask"}, "samples": samples}
         return io.NodeOutput(video, config.clip.fps)

@@ -48,6 +48,7 @@ class Recommended:
 
     steps: int = 50
     text_guidance: float = 7.5
+    sampler: str = "ddim"
 
 
 def recommended(patcher: ModelPatcher) -> Recommended:
