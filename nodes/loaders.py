@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from ..emu_core.checkpoint import read_config
+from ..emu_core.interop import VARIANTS
 from .adapter import paths, tiny
-from .adapter.schema import Node, answer, io
+from .adapter.schema import RARE, Node, answer, io
+from .adapter.shown import say
 from .adapter.video_model import applied, apply_stack
+
+AUTO = "auto"
 
 
 class EmuVideoTinyModel(Node):
@@ -24,20 +28,24 @@ class EmuVideoApplyStack(Node):
     """A temporal stack from a file on a MODEL: that and the name of a stack in; a video MODEL out."""
 
     sought = (
-        "animatediff, motion module, motion model, motion adapter, temporal layers, hotshot xl, pia, "
+        "animatediff, motion module, motion model, motion adapter, temporal layers, lightning, animatelcm, hotshot xl, pia, "
         "fancyvideo, modelscope, zeroscope, text to video, t2v, image to video, i2v"
     )
     inputs = [
         io.Model.Input("model"),
         lambda: io.Combo.Input("stack", options=paths.stack_names()),
         io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.01),
+        io.Combo.Input("variant", options=[AUTO, *VARIANTS], default=AUTO, optional=True, **RARE),
     ]
     outputs = {"MODEL": io.Model, "fps": io.Float}
+    speaks = True
 
     @classmethod
-    def validate_inputs(cls, stack: str | None = None) -> bool | str:
-        """A file that is there and is a stack. None: linked, known when the node runs."""
-        return True if stack is None else answer(lambda: read_config(paths.stack_path(stack)))
+    def validate_inputs(cls, stack: str | None = None, variant: str | None = AUTO) -> bool | str:
+        """A file that is there and is a stack, of that variant. None: linked, known when the node runs."""
+        if stack is None or variant is None:
+            return True
+        return answer(lambda: read_config(paths.stack_path(stack), _said(variant)))
 
     @classmethod
     def fingerprint_inputs(cls, stack: str | None = None, **_: object) -> str | None:
@@ -51,7 +59,14 @@ class EmuVideoApplyStack(Node):
         return f"{stack} {status.st_mtime_ns} {status.st_size}"
 
     @classmethod
-    def execute(cls, model, stack, strength) -> io.NodeOutput:
-        """ValueError when there is no such stack, or it does not fit the MODEL."""
-        result = apply_stack(model, paths.stack_path(stack), strength)
-        return io.NodeOutput(result, applied(result).clip.fps)
+    def execute(cls, model, stack, strength, variant=AUTO) -> io.NodeOutput:
+        """ValueError when there is no such stack, it is of another variant, or it does not fit the MODEL."""
+        result = apply_stack(model, paths.stack_path(stack), strength, _said(variant))
+        config = applied(result)
+        if config.origin.family != "emu":
+            say(cls, f"{config.origin.family} {config.origin.stage} ({config.origin.source})")
+        return io.NodeOutput(result, config.clip.fps)
+
+
+def _said(variant: str) -> str | None:
+    return None if variant == AUTO else variant

@@ -72,9 +72,10 @@ def require_stack(patcher: ModelPatcher, role: Role) -> StackConfig:
     return config
 
 
-def apply_stack(patcher: ModelPatcher, path: str | Path, strength: float = 1.0) -> ModelPatcher:
+def apply_stack(patcher: ModelPatcher, path: str | Path, strength: float = 1.0, variant: str | None = None) -> ModelPatcher:
     """A clone of `patcher` with the stack of `path` on its U-Net, sampling as that stack wants it. `strength` 0..1 and beyond
-    scales the temporal layers. ValueError when the stack does not fit, before its weights are read."""
+    scales the temporal layers. `variant`: what the file is, where that cannot be told. ValueError when the stack does not fit,
+    before its weights are read."""
     unet = getattr(patcher.model, "diffusion_model", None)
     if not (hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks")):
         found = f"found {type(patcher.model).__name__} ({type(unet).__name__})"
@@ -82,14 +83,15 @@ def apply_stack(patcher: ModelPatcher, path: str | Path, strength: float = 1.0) 
             f"a temporal stack needs the U-Net of an SD 1.5, SD 2.1 or SDXL MODEL, {found}: load a checkpoint of the family that "
             "the stack was made for"
         )
-    config = read_config(path)
+    config = read_config(path, variant)
     try:
         check_fit(config, find_sites(unet))
     except ValueError as error:
         raise ValueError(f"{Path(path).name} does not fit this MODEL: {error}") from error
     result = without_stack(patcher)
     dtype = patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()
-    own = _stack_patcher(str(path), dtype, patcher.load_device, patcher.offload_device, disable_dynamic=not _is_dynamic(patcher))
+    places = patcher.load_device, patcher.offload_device
+    own = _stack_patcher(str(path), variant, dtype, *places, disable_dynamic=not _is_dynamic(patcher))
     attachments = Attachments()
     result.set_attachments(KEY, config)
     result.set_attachments(_BEFORE, result.object_patches.get(SAMPLING))
@@ -103,11 +105,16 @@ def apply_stack(patcher: ModelPatcher, path: str | Path, strength: float = 1.0) 
 
 
 def _stack_patcher(
-    path: str, dtype: torch.dtype, load_device: torch.device, offload_device: torch.device, disable_dynamic: bool = False
+    path: str,
+    variant: str | None,
+    dtype: torch.dtype,
+    load_device: torch.device,
+    offload_device: torch.device,
+    disable_dynamic: bool = False,
 ) -> ModelPatcher:
     """The stack's own patcher: ComfyUI loads it together with the MODEL that it is on."""
-    stack = load_stack(path, COMFY_LAYERS, dtype=dtype, device=offload_device)
-    reload = (_stack_patcher, (path, dtype, load_device, offload_device))
+    stack = load_stack(path, COMFY_LAYERS, variant, dtype=dtype, device=offload_device)
+    reload = (_stack_patcher, (path, variant, dtype, load_device, offload_device))
     return manage(stack, load_device, offload_device, reload, disable_dynamic)
 
 

@@ -49,6 +49,8 @@ def write_files(unet: Any, folder: Path, name: str) -> None:
     }
     for family, weights in made.items():
         reference.save(weights, folder / f"{family}_{name}.safetensors")
+    if name == "tiny":
+        reference.save(made["animatediff"], folder / "animatediff_lightning_2step.safetensors")
 
 
 @cache
@@ -100,7 +102,8 @@ def of_the_pipeline(ran: dict[str, Any], name: str, image: torch.Tensor | None, 
     base = load_base(BUNDLED)
     pipeline = EmuVideoPipeline(base, load_stack(ran["out"] / "models" / "emu_video" / f"{name}_tiny.safetensors"))
     made = helpers.decoded_latents(base)
-    settings = {"frames": 6, "steps": 4, "seed": 11, "size": (64, 64), "text_guidance": 4.0, "image_guidance": 1.0, **changes}
+    settings = {"frames": 6, "steps": 4, "sampler": "ddim", "seed": 11, "size": (64, 64)}
+    settings |= {"text_guidance": 4.0, "image_guidance": 1.0, **changes}
     pipeline.video(image, PROMPT, Settings(**settings), () if image is None else (position,))
     return made[0]
 

@@ -61,6 +61,7 @@ def test_every_input_has_a_tooltip_and_every_node_a_page(server: Server) -> None
 
 
 HIDDEN = {
+    "EmuVideoApplyStack": {"variant"},
     "EmuVideoConditioning": {"videos", "resize", "motion", "cond_fps", "motion_score"},
     "EmuVideoStartingFrame": {"candidates"},
     "EmuVideoInterpolate": {"stitch"},

@@ -96,6 +96,34 @@ def check_whole_loops(pack: Any) -> dict[str, Any]:
     return result
 
 
+def check_what_is_left_open_is_as_the_makers_have_it(pack: Any) -> None:
+    """AnimateDiff-Lightning by its name, and the same file said to be another; against the same settings by hand."""
+    model, clip, vae = pack.run("EmuVideoTinyModel")
+    conditionings = parts.conditioning(pack, clip, vae, length=6, image=None)
+    file, left = "animatediff_lightning_2step.safetensors", {"sampler_name": "recommended", "steps": 0, "text_guidance": -1.0}
+    video = parts.apply(pack, model, file)
+    found = sample(pack, video, conditionings, image_guidance=-1.0, **left)
+    euler = sample(pack, video, conditionings, sampler_name="euler", steps=2, text_guidance=1.0)
+    assert torch.equal(found, euler)
+    said = pack.run("EmuVideoApplyStack", model=model, stack=file, strength=1.0, variant="animatelcm")[0]
+    found = sample(pack, said, conditionings, image_guidance=-1.0, **left)
+    assert torch.equal(found, sample(pack, said, conditionings, sampler_name="lcm", steps=6, text_guidance=1.5))
+    assert not torch.equal(found, euler)
+
+
+def check_sigmas_of_the_sdxl_families_are_comfyuis(pack: Any) -> None:
+    """ComfyUI calls linear what is scaled_linear in diffusers: its own sigmas of SDXL are Hotshot-XL's, and with an end of 0.02
+    those of AnimateDiff's beta."""
+    from comfy.model_sampling import ModelSamplingDiscrete
+
+    families, sampling = pack.module("emu_core.interop"), pack.module("nodes.adapter.sampling").VideoModelSampling
+    for schedule, end, last in ((families.hotshot_xl.SCHEDULE, 0.012, 14.61), (families.animatediff.SDXL_BETA, 0.02, 65.93)):
+        theirs = ModelSamplingDiscrete()
+        theirs._register_schedule(beta_schedule="linear", linear_start=0.00085, linear_end=end)
+        torch.testing.assert_close(sampling(schedule).sigmas, theirs.sigmas.cpu(), rtol=1e-5, atol=1e-6)
+        assert abs(float(theirs.sigmas[-1]) - last) < 0.005
+
+
 def check_three_guidances(pack: Any) -> dict[str, Any]:
     model, clip, vae = pack.run("EmuVideoTinyModel")
     video = parts.apply(pack, model, "pia_tiny.safetensors")
