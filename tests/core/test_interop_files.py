@@ -241,6 +241,14 @@ def test_other_files_are_refused_with_what_they_are(tmp_path: Path, other: str, 
             assert capsys.readouterr().err == f"emu-video: {error.value}\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "words"), [("v3_sd15_adapter.ckpt", r"is a LoRA \(a spatial adapter\)"), ("CameraCtrl.ckpt", "is CameraCtrl")]
+)
+def test_small_ones_with_the_very_keys_that_were_published(name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        read_config(Path(__file__).parent / "fixtures" / "cases" / name)
+
+
 def test_parts_of_a_pickle_are_looked_into(tmp_path: Path) -> None:
     """As CameraCtrl's and SparseCtrl's authors publish them."""
     attention = FIRST + "transformer_blocks.0.attention_blocks.0.processor.qkv_merge.weight"
