@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from ..media import Unreadable, fit
 from ..media.decoding import Decoder, Pixels, Source, opened
 from .order import ClipOrder, fraction
-from .shards import Shards
+from .shards import Shards, captions_of
 
 SLACK = 1e-6
 """Seconds by which a duration may fall short through rounding."""
-_START, _CHOICE = 0x53544152, 0x43484F49
+_START, _CHOICE, _CAPTION = 0x53544152, 0x43484F49, 0x43415054
 logger = logging.getLogger(__name__)
 
 
@@ -35,7 +35,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     Frames lie 1 / fps apart in time, whatever the video's rate. The start is uniform over what the video's length allows and a
     function of (seed, position). fixed_starts: at most so many different starts for each clip, so that what is computed from
-    them can be kept, by (row, start). order: videos that are too short are taken out of it, with a warning; None makes one with
+    them can be kept, by (row, start). Of several captions each epoch has the next one (`said`). order: videos that are too short are taken out of it, with a warning; None makes one with
     `seed`. len() is the number of clips in an epoch; positions go on beyond it.
 
     Raises ValueError where nothing is left, or the numbers make no clip.
@@ -79,6 +79,11 @@ class ClipDataset(Dataset[dict[str, Any]]):
         """Which of the fixed starts the clip of this position has."""
         return int(fraction(position, self.seed, _CHOICE) * (self.fixed_starts or 1))
 
+    def said(self, position: int, row: int, count: int) -> int:
+        """Which of a row's `count` captions its clip at this position has: one after the other in the epochs that follow each
+        other, so that each comes equally often, from a beginning that is a function of (seed, row)."""
+        return (int(fraction(row, self.seed, _CAPTION) * count) + int(position) // len(self)) % count
+
     def start(self, position: int, row: int, duration: float) -> float:
         """Where the clip of this position begins, in seconds from the video's first frame."""
         if self.fixed_starts is None:
@@ -92,7 +97,9 @@ class ClipDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, position: int) -> dict[str, Any]:
         row = self.order[position]
         facts = self.shards.facts(row)
-        return {"position": int(position), **self._clip(row, facts, self.start(position, row, facts["duration"]))}
+        clip = self._clip(row, facts, self.start(position, row, facts["duration"]))
+        captions = captions_of(facts)
+        return {"position": int(position), **clip, "caption": captions[self.said(position, row, len(captions))]}
 
     def clip(self, row: int, choice: int) -> dict[str, Any]:
         """A row's clip at one of its fixed starts, whatever the order: as dataset[position], without the position."""

@@ -28,12 +28,12 @@ from . import table
 from .engines import Engine, ProcessEngine
 from .files import TarWriter, locked
 from .motion_score import look, motion_summary
-from .sources import Item, check_sources, listing, read_caption
+from .sources import Item, check_sources, listing, read_captions
 
 MEASURED_BY, LEFT_OUT, LOCK = "curate.json", "left_out.jsonl", ".curate.lock"
 KNOWN_BATCH = 64
 MAX_MEMBER = 2**32 - 1
-DUPLICATE = "duplicate key: another item has the same source name and path; rename the folder or list of one"
+DUPLICATE = "duplicate key: another item has the same source name and path; rename one, or its folder or list"
 CHANGED = "changed since it was put in a shard, which stays as it is; curate into a new folder to have it"
 KILLED = "the process that decoded it was killed, by the decoder or for want of memory"
 
@@ -91,8 +91,9 @@ def _examine(curation: Curation, item: Item, known: int | None) -> Outcome:
     try:
         if item.problem:
             raise ValueError(item.problem)
-        caption, state = read_caption(item), item.video.state()
-        identity = table.hashed(f"{state[0]}\0{caption}")  # a change of caption or video is noticed without reading the video
+        captions, state = read_captions(item), item.video.state()
+        # a change of caption or video is noticed without reading the video
+        identity = table.hashed("\0".join([str(state[0]), *captions]))
         if known == identity:
             return None
         if known is not None:
@@ -103,7 +104,8 @@ def _examine(curation: Curation, item: Item, known: int | None) -> Outcome:
             raise ValueError("more than 4 GiB; cut it into clips first")
         with item.video.open() as file:
             seen = look(file, curation.motion_fps, curation.motion_height, item.source, first=curation.clip is not None)
-        facts: dict[str, Any] = {"key": item.key, "caption": caption, "source": item.source, "identity": identity}
+        facts: dict[str, Any] = {"key": item.key, "caption": captions[0], "source": item.source, "identity": identity}
+        facts |= {table.CAPTIONS: captions} if len(captions) > 1 else {}
         facts |= {name: getattr(seen, name) for name in ("duration", "fps", "frames", "codec")}
         grid = 1 if seen.is_mp4 else 2  # sides of what is transcoded are even
         facts |= {"width": seen.width // grid * grid, "height": seen.height // grid * grid, "transcoded": not seen.is_mp4}
@@ -114,7 +116,7 @@ def _examine(curation: Curation, item: Item, known: int | None) -> Outcome:
             from .scores import scorer  # here: torch need not be loaded where nobody asks for scores
 
             network = scorer(curation.clip, curation.aesthetic, curation.device)
-            facts["clip_score"], facts["aesthetic"] = network.score(caption, seen.first)
+            facts["clip_score"], facts["aesthetic"] = network.score(captions[0], seen.first)
         return Found(item, facts, state)
     except OSError as problem:
         return _left_out(item, f"cannot be read ({problem.strerror or problem})")
@@ -127,7 +129,7 @@ def _crashed(batch: Sequence[Candidate]) -> list[Outcome]:
 
 
 def _left_out(item: Item, reason: str | ValueError) -> LeftOut:
-    text = str(reason).removeprefix(f"{item.source}: ").rstrip(".")
+    text = str(reason).removeprefix(f"{item.source}: ").rstrip(".") + (f" ({item.row})" if item.row else "")
     return {"key": item.key, "source": item.source, "root": item.root, "reason": " ".join(text.split())}
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from ..media.files import whole_file, write_text
 from .arrow import pa, parquet, pc
 from .shards import SELECTIONS
-from .table import COLUMNS, TABLE
+from .table import CAPTIONS, COLUMNS, TABLE, with_captions
 
 HQ = "clip_score > 0.25 and aesthetic > 5.7 and motion_min > 0.5"
 """The paper's rule for its high-quality subset (1.6 K of 34 M clips)."""
@@ -32,6 +32,7 @@ FILLED_BY = {
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 EXAMPLE = 'for example: width >= 512 and motion_min > 0.5 and not contains(caption, "logo")'
 WHOLE_NUMBERS = [name for name, kind in COLUMNS.items() if kind in ("int32", "int64", "uint32", "uint64")]
+KNOWN = [*COLUMNS, CAPTIONS]
 NUMBERS = [name for name, kind in COLUMNS.items() if kind == "float64" or name in WHOLE_NUMBERS]
 OPERATORS: dict[type, Callable[..., Any]] = {
     **{ast.Not: operator.invert, ast.USub: pc.negate},
@@ -54,7 +55,7 @@ def parse(text: str) -> tuple[Any, set[str]]:
         return _expression(tree.body), names
     except _Refused as refused:
         (node,) = refused.args
-        why = f"expected one of the columns {', '.join(COLUMNS)}, found {getattr(node, 'id', '')!r}; put text in quotes."
+        why = f"expected one of the columns {', '.join(KNOWN)}, found {getattr(node, 'id', '')!r}; put text in quotes."
         if not isinstance(node, ast.Name):
             part = ast.get_source_segment(text.strip(), node) if hasattr(node, "lineno") else None
             known = 'comparisons, and, or, not, + - * /, in, is None and contains(column, "text")'
@@ -71,7 +72,7 @@ def _expression(node: ast.AST) -> Any:
         case ast.Name(id=name) if name in WHOLE_NUMBERS:
             # they would be compared and multiplied in as few bits as hold the smaller side, and overflow
             return pc.field(name).cast("float64", safe=False)
-        case ast.Name(id=name) if name in COLUMNS:
+        case ast.Name(id=name) if name in KNOWN:
             return pc.field(name)
         case ast.Constant(value=bool() | int() | float() | str() as value):
             return pc.scalar(float(value) if type(value) is int else value)  # as columns are
@@ -150,6 +151,16 @@ def select(folder: str | Path, name: str, where: str, top: int | None = None, by
     return Selection(path, len(rows), total, empty)
 
 
+def _read_columns(file: Any, group: int, used: set[str]) -> Any:
+    """Columns of a row group; `captions` as text, one a line, also of clips that have one."""
+    names = [*used] or ["key"]
+    if CAPTIONS not in used:
+        return file.read_row_group(group, columns=names)
+    table = with_captions(file.read_row_group(group, columns=[*names, "caption"]))
+    joined = pc.coalesce(pc.binary_join(table.column(CAPTIONS), "\n"), table.column("caption"))
+    return table.drop_columns([CAPTIONS]).append_column(CAPTIONS, joined)
+
+
 def _scan(folder: Path, condition: Any, used: set[str], by: str | None) -> tuple[np.ndarray, np.ndarray, int, int]:
     """Matching rows, their values of `by`, all rows, and those without a value in a used column; one row group at a time."""
     if by:
@@ -157,7 +168,7 @@ def _scan(folder: Path, condition: Any, used: set[str], by: str | None) -> tuple
     nulls, rows, values, total, empty = dict.fromkeys(used, 0), [np.empty(0, np.int64)], [np.empty(0)], 0, 0
     with parquet.ParquetFile(folder / TABLE) as file:
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=[*used] or ["key"])
+            table = _read_columns(file, group, used)
             for name in used:
                 nulls[name] += table.column(name).null_count
             empty += len(table) - len(table.drop_null())

@@ -18,13 +18,18 @@ import numpy as np
 from fsspec.core import url_to_fs
 
 from ..media.files import whole_file
-from .arrow import parquet
+from .arrow import parquet, pc
 from .files import Segment, locked, read_at
-from .table import COLUMNS, INDEX, INDEX_TYPE, TABLE, shard_name
+from .table import CAPTIONS, COLUMNS, INDEX, INDEX_TYPE, TABLE, shard_name
 
 SELECTIONS = "selections"
 KEPT_OPEN = 32
 """Shards that stay open."""
+
+
+def captions_of(facts: dict[str, Any]) -> list[str]:
+    """The captions of a clip whose .json this is, the one in `caption` first."""
+    return facts.get(CAPTIONS) or [facts["caption"]]
 
 
 class Shards:
@@ -98,7 +103,7 @@ class Shards:
         return self._table.read(columns=[name]).column(0).to_numpy()
 
     def captions(self) -> Iterator[list[str]]:
-        """The captions of all rows, in their order, a few thousand at a time."""
+        """The captions of all rows, the first where there are several, in their order, a few thousand at a time."""
         for batch in self._table.iter_batches(4096, columns=["caption"]):
             yield [caption or "" for caption in batch.column(0).to_pylist()]
 
@@ -123,8 +128,19 @@ class Shards:
         return json.loads(self._member(row, "json"))
 
     def caption(self, row: int) -> str:
-        """The clip's caption."""
+        """The clip's caption, the first where it has several."""
         return self.facts(row)["caption"]
+
+    def all_captions(self, row: int) -> list[str]:
+        """The clip's captions, one or more."""
+        return captions_of(self.facts(row))
+
+    def caption_counts(self) -> np.ndarray:
+        """How many captions each clip has, (rows,) int64."""
+        if CAPTIONS not in self._table.schema_arrow.names:
+            return np.ones(len(self.index), np.int64)
+        counts = pc.list_value_length(self._table.read(columns=[CAPTIONS]).column(0))
+        return pc.fill_null(counts, 1).to_numpy().astype(np.int64)
 
     def open_video(self, row: int) -> BinaryIO:
         """The mp4 as a file, so that a short clip of a long video need not be read whole."""

@@ -5,20 +5,25 @@ Listing opens no video. What cannot be a clip is listed too, with the reason in 
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from .arrow import pa, parquet
 from .files import Place
+from .rows import Row, decoded, not_text, read_json_lines, read_table, unique_names
+from .table import hashed
 
 VIDEO_NAMES = (
     *(".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv"),
@@ -26,8 +31,8 @@ VIDEO_NAMES = (
 )
 CAPTION_NAMES = (".txt", ".json")
 """In the order in which they are looked for."""
-PATH_COLUMNS, TEXT_COLUMNS = ("path", "video"), ("caption", "text")
-LISTS = (".csv", ".tsv", ".parquet")
+PATH_COLUMNS, TEXT_COLUMNS = ("path", "video"), ("caption", "captions", "text")
+LISTS = (".csv", ".tsv", ".jsonl", ".parquet")
 SLUG_LENGTH = 60
 MAX_CAPTION_BYTES = 1 << 20
 
@@ -35,15 +40,17 @@ MAX_CAPTION_BYTES = 1 << 20
 @dataclass(frozen=True)
 class Item:
     """One clip to be, or what could not be one (`problem`). `root` is the source as the user gave it, `source` the place to name
-    in messages. The caption is given (in a list), or lies in a file of text or, with `caption_is_json`, of an object."""
+    in messages. The captions are given (in a list), or lie in a file of text or, with `caption_is_json`, of an object.
+    row: where in a list it stands, for messages."""
 
     key: str
     source: str
     root: str
     video: Place = Place("")
-    caption: str | Place | None = None
+    caption: tuple[str, ...] | Place | None = None
     caption_is_json: bool = False
     problem: str = ""
+    row: str = ""
 
 
 def _item(root: str, inner: str, **parts: Any) -> Item:
@@ -96,7 +103,8 @@ def _folder(root: str, folder: Path, inside: str) -> Iterator[Item]:
         yield _item(root, inside, problem=f"the folder cannot be listed ({problem.strerror})")
         return
     files = {entry.name for entry in entries if entry.is_file()}
-    stems = {os.path.splitext(name)[0] for name in files if _extension(name) in VIDEO_NAMES}
+    stems = {_stem(name) for name in files if _extension(name) in VIDEO_NAMES}
+    captions = _captions_by_stem(files)
     for entry in entries:
         inner, stem, suffix = inside + entry.name, os.path.splitext(entry.name)[0], _extension(entry.name)
         if entry.is_dir(follow_symlinks=False):
@@ -104,11 +112,12 @@ def _folder(root: str, folder: Path, inside: str) -> Iterator[Item]:
         elif entry.name not in files:
             yield _item(root, inner, problem="a link to a folder, which is not followed, or to nothing")
         elif suffix in VIDEO_NAMES:
-            captions = {kind: Place(os.path.join(folder, stem + kind)) for kind in CAPTION_NAMES if stem + kind in files}
-            yield _item(root, inner, video=Place(entry.path), **_caption(captions))
+            beside = captions.get(stem) or captions.get(f"\0{_stem(entry.name)}", [])
+            mine = _caption([(name, Place(os.path.join(folder, name))) for name in beside])
+            yield _item(root, inner, video=Place(entry.path), **mine)
         elif suffix == ".tar":
             yield from _tar(root, Path(entry.path), inner)
-        elif suffix not in CAPTION_NAMES or stem not in stems:
+        elif suffix not in CAPTION_NAMES or _stem(entry.name) not in stems:
             what = "a caption without a video beside it" if suffix in CAPTION_NAMES else "not a video by its name"
             yield _item(root, inner, problem=what)
 
@@ -117,48 +126,145 @@ def _extension(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _caption(places: dict[str, Place]) -> dict[str, Any]:
-    """The parts of an item that say where its caption is, of what lies beside it, by extension."""
-    kind = next((kind for kind in CAPTION_NAMES if kind in places), "")
-    return {"caption": places.get(kind), "caption_is_json": kind == ".json"}
+def _stem(path: str) -> str:
+    """A file's name up to its last dot, the letters in one form (NFC), whichever the disk or a tar has."""
+    return unicodedata.normalize("NFC", os.path.splitext(PurePosixPath(path).name)[0])
+
+
+def _captions_by_stem(names: Iterable[str]) -> dict[str, list[str]]:
+    """Caption files by their stems as they are, and, behind a NUL, in one form."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in CAPTION_NAMES:
+            for form in (stem, f"\0{_stem(name)}"):
+                found.setdefault(form, []).append(name)
+    return found
+
+
+def _caption(places: Sequence[tuple[str, Place]]) -> dict[str, Any]:
+    """The parts of an item that say where its caption is, of the names and places of those that are its."""
+    for kind in CAPTION_NAMES:
+        mine = [(name, place) for name, place in places if _extension(name) == kind]
+        if len(mine) > 1:
+            names = " and ".join(PurePosixPath(name).name for name, _ in mine)
+            return {"problem": f"two captions of one kind ({names}); keep one"}
+        if mine:
+            return {"caption": mine[0][1], "caption_is_json": kind == ".json"}
+    return {}
+
+
+# -- lists
 
 
 def _list(root: str, path: Path) -> Iterator[Item]:
-    for number, (where, words) in enumerate(_rows(path), 1):
-        inner = str(where or "").strip()
-        if inner:
-            yield _item(root, inner, video=Place(os.path.join(path.parent, inner)), caption=str(words or ""))
-        else:
-            yield _item(root, f"row {number}", problem="no path in this row of the list")
+    """The videos of a list, each where it first stands, with all captions that it has there, and the rows that cannot be used."""
+    several, told = _captions_of_repeated(path), set()
+    for row, inner, captions, same in _clips(path):
+        if row.problem:
+            yield _item(root, inner or row.place, problem=row.problem, row=row.place)
+        elif same not in told:
+            found = several.get(same, captions)
+            told |= {same} & several.keys()
+            yield _item(root, inner, video=Place(_on_disk(path.parent, inner)), caption=tuple(found), row=row.place)
 
 
-def _rows(path: Path) -> Iterator[tuple[str | None, str | None]]:
-    """(path, caption) of each row of a list."""
+def _captions_of_repeated(path: Path) -> dict[int, list[str]]:
+    """The captions of each video that a list names more than once; the videos as `_clips` tells them apart."""
+    hashes = np.fromiter((same for row, _, _, same in _clips(path) if not row.problem), np.uint64)
+    known, counts = np.unique(hashes, return_counts=True)
+    found: dict[int, list[str]] = {each: [] for each in known[counts > 1].tolist()}
+    for row, _, captions, same in _clips(path) if found else ():
+        if not row.problem and same in found:
+            found[same] += captions
+    return found
 
-    def columns(names: Sequence[str]) -> list[str]:
-        found = [next((name for name in known if name in names), "") for known in (PATH_COLUMNS, TEXT_COLUMNS)]
-        if not all(found):
-            wanted = "expected the columns path (or video) and caption (or text)"
-            raise ValueError(f"{path}: {wanted}, found {', '.join(names) or 'none'}; rename them.")
-        return found
 
+def _clips(path: Path) -> Iterator[tuple[Row, str, list[str], int]]:
+    """Each row of a list, the path in it, its captions, and 64 bits that are the same for the same file."""
+    base = os.path.realpath(path.parent)
+    for row in _rows(path):
+        inner = ""
+        try:
+            if row.problem:
+                raise ValueError(row.problem)
+            inner = _path_in(row.cells)
+            captions = _captions_in(row.cells)
+        except ValueError as problem:
+            yield Row(row.place, problem=str(problem)), inner, [], 0
+            continue
+        place = _on_disk(Path(base), inner)
+        place = os.path.realpath(place) if ".." in place.split("/") else os.path.normpath(place)
+        yield row, inner, captions, hashed(place)
+
+
+def _path_in(cells: Mapping[str, Any]) -> str:
+    given = next((cells[name] for name in PATH_COLUMNS if cells.get(name) is not None), "")
+    if not isinstance(given, str) or not given.strip():
+        raise ValueError("no path in this row of the list")
+    if wrong := not_text(given):
+        raise ValueError(wrong)
+    return given.strip()
+
+
+def _on_disk(folder: Path, inner: str) -> str:
+    """The file that a row means: of that name or, where there is none, with its letters composed or taken apart as on the disk,
+    or with / for the \\ of Windows."""
+    place = os.path.join(folder, inner)
+    if (inner.isascii() and "\\" not in inner) or os.path.lexists(place):
+        return place
+    plain = inner.replace("\\", "/")
+    forms = (os.path.join(folder, form) for form in (plain, *(unicodedata.normalize(how, plain) for how in ("NFC", "NFD"))))
+    return next(filter(os.path.lexists, forms), place)
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    """Rows of a list with their cells by name, and those that cannot be read."""
+    kind = path.suffix.lower()
+    if kind == ".jsonl":
+        yield from read_json_lines(path)
+        return
+    known = (*PATH_COLUMNS, *TEXT_COLUMNS)
+    rows = _parquet_rows(path) if kind == ".parquet" else read_table(path, known, lambda cell: _extension(cell) in VIDEO_NAMES)
+    names = next(rows).cells
+    if not all(any(name in names for name in wanted) for wanted in (PATH_COLUMNS, TEXT_COLUMNS)):
+        wanted = "expected the columns path (or video) and caption (or text)"
+        raise ValueError(f"{path}: {wanted}, found {', '.join(names) or 'none'}; rename them.")
+    yield from rows
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    """As `read_table`: the heading first, then each row, in which what is no list is text."""
     try:
-        if path.suffix.lower() == ".parquet":
-            with parquet.ParquetFile(path) as file:
-                names = columns(file.schema_arrow.names)
-                for batch in file.iter_batches(4096, columns=names):
-                    yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
-            return
-        with open(path, encoding="utf-8-sig", newline="") as text:
-            lines = (line.replace("\0", "\ufffd") for line in text)  # for one, csv before Python 3.11 refuses all of the list
-            rows = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-            where, words = columns(list(rows.fieldnames or []))
-            for row in rows:
-                yield row[where], row[words]
+        with parquet.ParquetFile(path) as file:
+            columns = {name: name.strip().lower() for name in file.schema_arrow.names}
+            yield Row("", dict.fromkeys(columns.values(), ""))
+            wanted = {name: plain for name, plain in columns.items() if plain in (*PATH_COLUMNS, *TEXT_COLUMNS)}
+            if len({*wanted.values()}) < len(wanted):
+                raise ValueError(f"{path}: expected every column once, found {', '.join(wanted)}; rename one.")
+            rows = count(1)
+            for batch in file.iter_batches(4096, columns=list(wanted)):
+                for cells in zip(*(_cells(batch.column(name)) for name in wanted), strict=True):
+                    yield Row(f"row {next(rows)}", dict(zip(wanted.values(), cells, strict=True)))
     except pa.ArrowException as problem:
         raise ValueError(f"{path}: expected a parquet file, found one that cannot be read ({problem}).") from problem
-    except (UnicodeDecodeError, csv.Error) as problem:
-        raise ValueError(f"{path}: expected a list in UTF-8, found one that cannot be read ({problem}); convert it.") from problem
+
+
+def _cells(column: Any) -> list[Any]:
+    """Values of a column; what is no list is text."""
+
+    def text(value: Any) -> Any:
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "emu_video.marked")
+        return value if value is None or isinstance(value, list | str) else str(value)
+
+    try:
+        return [text(value) for value in column.to_pylist()]
+    except UnicodeDecodeError:  # pyarrow does not say in which row
+        return [text(value.as_buffer().to_pybytes()) if hasattr(value, "as_buffer") else value.as_py() for value in column]
+
+
+# -- tars
 
 
 def _tar(root: str, path: Path, inside: str) -> Iterator[Item]:
@@ -166,43 +272,88 @@ def _tar(root: str, path: Path, inside: str) -> Iterator[Item]:
     prefix, whole = inside + "/" if inside else "", path.stat().st_size
     try:
         with tarfile.open(path, "r:") as tar:
-            members = filter(tarfile.TarInfo.isfile, iter(tar.next, None))
-            for _, sample in groupby(members, lambda m: (m.name.rpartition("/")[0], m.name.rpartition("/")[2].partition(".")[0])):
-                parts = [(m.name, _extension(m.name), Place(str(path), m.offset_data, m.size)) for m in sample]
+            shown = (m for m in iter(tar.next, None) if m.isfile() and not PurePosixPath(m.name).name.startswith("."))
+            for _, sample in groupby(shown, lambda member: _sample(member.name)):
+                parts = [(m.name, Place(str(path), m.offset_data, m.size)) for m in sample]
                 tar.members = []  # type: ignore[attr-defined]  # or a tar of a million members would stay in memory
-                caption = _caption({kind: place for _, kind, place in parts})
-                videos = [(name, place) for name, kind, place in parts if kind in VIDEO_NAMES]
-                for name, place in videos:
-                    broken = place.offset + (place.size or 0) > whole
-                    given = {"problem": "the tar breaks off inside it"} if broken else {"video": place, **caption}
+                for name, given in _paired(parts):
+                    video = given.get("video")
+                    if video is not None and video.offset + (video.size or 0) > whole:
+                        given = {"problem": "the tar breaks off inside it"}
                     yield _item(root, prefix + name, **given)
-                if not videos:
-                    yield _item(root, prefix + parts[0][0], problem="no video in this sample of the tar")
     except (tarfile.TarError, OSError) as problem:
         yield _item(root, inside, problem=f"the tar cannot be read to its end ({problem})")
 
 
-def read_caption(item: Item) -> str:
-    """The item's caption, white space made single. ValueError, a short reason, where there is none."""
-    text = item.caption
-    if text is None:
+def _sample(name: str) -> tuple[str, str]:
+    """The folder and the key of a member, which WebDataset ends at the first dot."""
+    folder, _, file = unicodedata.normalize("NFC", name).rpartition("/")
+    return folder, file.partition(".")[0]
+
+
+def _paired(parts: Sequence[tuple[str, Place]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and parts of the items in a sample of a tar.
+
+    Keys may hold dots, which WebDataset takes for extensions. So a caption is first that of the video with the same name up to
+    the last dot, and only one that has none of these is that of videos whose name goes on, or ends, where it does.
+    """
+    names = Counter(name for name, _ in parts)
+    videos = [part for part in parts if _extension(part[0]) in VIDEO_NAMES]
+    captions = [part for part in parts if _extension(part[0]) in CAPTION_NAMES]
+    stems = {_stem(name) for name, _ in videos}
+    free = [part for part in captions if _stem(part[0]) not in stems]
+    for name, place in videos:
+        mine = [part for part in captions if _stem(part[0]) == _stem(name)]
+        mine = mine or [part for part in free if _continues(_stem(part[0]), _stem(name))]
+        yield name, {"problem": "two members of this name in the tar"} if names[name] > 1 else {"video": place, **_caption(mine)}
+    alone = [name for name, _ in free if not any(_continues(_stem(name), stem) for stem in stems)]
+    for name in alone:
+        yield name, {"problem": "a caption without a video beside it in the tar"}
+    if not videos and not alone:
+        yield parts[0][0], {"problem": "no video in this sample of the tar"}
+
+
+def _continues(one: str, other: str) -> bool:
+    """Whether two stems differ by an extension, as `a` and `a.seg1` do; `clip_1` and `clip_1.5` are two keys."""
+    short, long = sorted((one, other), key=len)
+    return long.startswith(f"{short}.") and long[len(short) + 1 :][:1].isalpha()
+
+
+# -- captions
+
+
+def _captions_in(cells: Mapping[str, Any]) -> list[str]:
+    """The captions of a row or an object, each once, white space made single. ValueError, a short reason, where there is none."""
+    given = [cells[name] for name in ("caption", "captions") if cells.get(name) is not None] or [cells.get("text")]
+    texts = [text for each in given for text in (each if isinstance(each, list) else [each])]
+    if not texts or texts == [None]:
         raise ValueError("no caption")
-    if isinstance(text, Place):
-        with text.open() as file:
-            data = file.read(MAX_CAPTION_BYTES + 1)
-        if len(data) > MAX_CAPTION_BYTES:
-            raise ValueError(f"caption of more than {MAX_CAPTION_BYTES >> 20} MB")
-        try:
-            text = data.decode("utf-8-sig")
-            content = json.loads(text) if item.caption_is_json else {"text": text}
-        except UnicodeDecodeError as problem:
-            raise ValueError("caption is not UTF-8 text") from problem
-        except ValueError as problem:
-            raise ValueError("caption file is not JSON") from problem
-        text = next((content[name] for name in TEXT_COLUMNS if isinstance(content, dict) and name in content), None)
-        if not isinstance(text, str):
-            raise ValueError('no "caption" or "text" in the JSON file')
-    text = " ".join(text.replace("\0", " ").split())
-    if not text:
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a caption that is no text")
+    if wrong := next(filter(None, (not_text(text.replace("\0", " ")) for text in texts)), ""):
+        raise ValueError(wrong)
+    found = dict.fromkeys(" ".join(text.replace("\0", " ").split()) for text in texts)
+    found.pop("", None)
+    if not found:
         raise ValueError("caption empty")
-    return text
+    return list(found)
+
+
+def read_captions(item: Item) -> list[str]:
+    """The item's captions, one or more, white space made single. ValueError, a short reason, where there is none."""
+    if not isinstance(item.caption, Place):
+        return _captions_in({"captions": [*(item.caption or [None])]})
+    with item.caption.open() as file:
+        data = file.read(MAX_CAPTION_BYTES + 1)
+    if len(data) > MAX_CAPTION_BYTES:
+        raise ValueError(f"caption of more than {MAX_CAPTION_BYTES >> 20} MB")
+    try:
+        text = decoded(data)
+        content = json.loads(text, object_pairs_hook=unique_names) if item.caption_is_json else {"text": text}
+    except UnicodeDecodeError as problem:
+        raise ValueError("caption is not UTF-8 text") from problem
+    except (ValueError, RecursionError) as problem:
+        raise ValueError(f"caption file is not JSON ({problem})") from problem
+    if not isinstance(content, dict) or not content.keys() & {*TEXT_COLUMNS}:
+        raise ValueError('no "caption" or "text" in the JSON file')
+    return _captions_in(content)

@@ -27,7 +27,10 @@ COLUMNS = {
     **{"source": "string", "source_size": "uint64", "identity": "uint64"},
     **{"video_offset": "uint64", "video_size": "uint32", "json_offset": "uint64", "json_size": "uint32"},
 }
+CAPTIONS = "captions"
+"""A column that a table has where a clip has several captions: all of them, the one in `caption` first; null for the others."""
 SCHEMA = pa.schema([(n, pa.list_(pa.float64()) if k == "list" else pa.type_for_alias(k)) for n, k in COLUMNS.items()])
+SEVERAL = SCHEMA.append(pa.field(CAPTIONS, pa.list_(pa.string())))
 
 
 def shard_name(number: int) -> str:
@@ -47,8 +50,9 @@ def part_numbers(folder: Path) -> list[int]:
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """A parquet file of these rows, whole or not there."""
+    schema = SEVERAL if any(CAPTIONS in row for row in rows) else SCHEMA
     with whole_file(path) as part:
-        parquet.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), part, compression="zstd")
+        parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), part, compression="zstd")
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -63,12 +67,14 @@ def merge(folder: Path) -> int:
     """
     table, index, numbers = folder / TABLE, folder / INDEX, part_numbers(folder)
     if numbers or not table.exists():
-        waiting = SCHEMA.empty_table()
-        with whole_file(table) as part, parquet.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
+        several = any(CAPTIONS in parquet.read_schema(source).names for source in _tables(folder))
+        schema = SEVERAL if several else SCHEMA
+        waiting = schema.empty_table()
+        with whole_file(table) as part, parquet.ParquetWriter(part, schema, compression="zstd") as writer:
             for source in _tables(folder):
                 with parquet.ParquetFile(source) as file:
                     for group in range(file.num_row_groups):
-                        waiting = pa.concat_tables([waiting, file.read_row_group(group)])
+                        waiting = pa.concat_tables([waiting, with_captions(file.read_row_group(group), several)])
                         while len(waiting) >= GROUP_ROWS:
                             writer.write_table(waiting.slice(0, GROUP_ROWS))
                             waiting = waiting.slice(GROUP_ROWS)
@@ -85,9 +91,16 @@ def merge(folder: Path) -> int:
     return rows_in(folder)
 
 
+def with_captions(rows: Any, several: bool = True) -> Any:
+    """Rows of a table with the column of captions, where they lack it; `several` False: as they are."""
+    if not several or CAPTIONS in rows.column_names:
+        return rows
+    return rows.append_column(SEVERAL.field(CAPTIONS), pa.nulls(len(rows), pa.list_(pa.string())))
+
+
 def hashed(text: str) -> int:
     """64 bits of a text."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
 
 
 class KeyTable:

@@ -150,6 +150,8 @@ class KeptClips:
         self.dataset, self.base, self.processes = dataset, base, processes
         self.rows = np.sort(dataset.order.rows(0, len(dataset)))
         self.starts = dataset.fixed_starts or 1
+        self.counts = dataset.shards.caption_counts()[self.rows]
+        self.first_texts = np.concatenate([[0], np.cumsum(self.counts)])
         self.folder = folder / f"cache-{self._key()}"
         shapes = self._shapes()
         if processes.main:
@@ -175,12 +177,13 @@ class KeptClips:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
     def _shapes(self) -> Shapes:
-        base, dataset, n, half = self.base, self.dataset, len(self.rows), np.float16
+        base, dataset, half = self.base, self.dataset, np.float16
+        n, texts = len(self.rows), int(self.counts.sum())
         height, width = (side // base.pixels_per_latent for side in dataset.size)
         states, slots = base.encode_text([""]), n * self.starts
         clip, text = (dataset.frames, base.latent_channels, height, width), states.hidden.shape[1:]
-        shapes: Shapes = {"latents": ((slots, *clip), half), "text": ((n, *text), half), "done": ((slots,), np.bool_)}
-        return shapes if states.pooled is None else {**shapes, "pooled": ((n, *states.pooled.shape[1:]), half)}
+        shapes: Shapes = {"latents": ((slots, *clip), half), "text": ((texts, *text), half), "done": ((slots,), np.bool_)}
+        return shapes if states.pooled is None else {**shapes, "pooled": ((texts, *states.pooled.shape[1:]), half)}
 
     def _open(self, names: Iterable[str]) -> dict[str, np.ndarray]:
         return {name: np.load(self.folder / f"{name}.npy", mmap_mode="r+") for name in names}
@@ -208,22 +211,29 @@ class KeptClips:
                 raise ValueError(clip)
             self.arrays["latents"][slot] = encode_clips(self.base, clip["frames"][None])[0].cpu().numpy()
             if slot % self.starts == 0:
-                states = self.base.encode_text([clip["caption"]])
-                self.arrays["text"][slot // self.starts] = states.hidden[0].float().cpu().numpy()
-                if states.pooled is not None:
-                    self.arrays["pooled"][slot // self.starts] = states.pooled[0].float().cpu().numpy()
+                self._encode_captions(slot // self.starts)
             self.arrays["done"][slot] = True
             if number % 256 == 255 or number == len(slots) - 1:
                 for name in sorted(self.arrays, key="done".__eq__):  # the marks last
                     self.arrays[name].flush()  # type: ignore[attr-defined]
 
+    def _encode_captions(self, place: int) -> None:
+        captions = self.dataset.shards.all_captions(int(self.rows[place]))
+        for index, caption in enumerate(captions, int(self.first_texts[place])):
+            states = self.base.encode_text([caption])
+            self.arrays["text"][index] = states.hidden[0].float().cpu().numpy()
+            if states.pooled is not None:
+                self.arrays["pooled"][index] = states.pooled[0].float().cpu().numpy()
+
     def __call__(self, positions: Sequence[int]) -> Batch:
         rows = [self.dataset.order[p] for p in positions]
         places = np.searchsorted(self.rows, rows)
         slots = [int(place) * self.starts + self.dataset.choice(p) for place, p in zip(places, positions, strict=True)]
-        captions = [self.dataset.shards.caption(row) for row in rows]
-        pooled = self._read("pooled", places) if "pooled" in self.arrays else None
-        return Batch(list(positions), captions, self._read("latents", slots), self._read("text", places), pooled)
+        which = [self.dataset.said(p, r, int(self.counts[place])) for p, r, place in zip(positions, rows, places, strict=True)]
+        captions = [self.dataset.shards.all_captions(row)[index] for row, index in zip(rows, which, strict=True)]
+        texts = self.first_texts[places] + which
+        pooled = self._read("pooled", texts) if "pooled" in self.arrays else None
+        return Batch(list(positions), captions, self._read("latents", slots), self._read("text", texts), pooled)
 
     def _read(self, name: str, places: Any) -> Tensor:
         return torch.from_numpy(self.arrays[name][places].astype(np.float32)).to(self.processes.device)

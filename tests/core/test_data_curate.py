@@ -404,12 +404,20 @@ def test_rows_that_cannot_be_used_and_duplicates_are_listed(good: Path, tmp_path
         "/,a folder\na\0b.mp4,no name\n"
     )
     summary = curate([str(tmp_path / "list.csv")], tmp_path / "out", SMALL)
-    assert summary == Summary(added=1, known=0, left_out=7, total=1)
+    assert summary == Summary(added=1, known=0, left_out=6, total=1)
     said = [entry["reason"] for entry in left_out(tmp_path / "out")]
-    for words in ("duplicate key", "no path", "No such file", "caption empty"):
-        assert any(words in reason for reason in said), (words, said)
-    assert sum("duplicate key" in reason for reason in said) == 2
-    assert table(tmp_path / "out")[0]["caption"] == "one"
+    words = (
+        "no path in this row of the list (line 4)",
+        "No such file or directory) (line 5)",
+        "caption empty (line 6)",
+        "(line 7)",
+    )
+    assert all(any(part in reason for reason in said) for part in (*words, "(line 8)", "NUL character in it (line 9)")), said
+    assert table(tmp_path / "out")[0]["captions"] == ["one", "two"]
+    (tmp_path / "more").mkdir()
+    shutil.copy(tmp_path / "list.csv", tmp_path / "more")
+    curate([str(tmp_path / "list.csv"), str(tmp_path / "more/list.csv")], tmp_path / "both", SMALL)
+    assert sum("duplicate key" in entry["reason"] for entry in left_out(tmp_path / "both")) == 3
 
 
 def test_a_tar_that_breaks_off_gives_what_is_before(good: Path, tmp_path: Path) -> None:

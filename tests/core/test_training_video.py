@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from safetensors.torch import load_file
 
 from emu_core.checkpoint import load_stack, read_config
 from emu_core.cli.main import main
+from emu_core.data.curate import Curation, curate
 from emu_core.model.schedule import add_noise, frame_noise, target
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings
 from emu_core.toy import demo
@@ -228,6 +230,28 @@ def test_shards_train_with_and_without_kept_latents(shards: str, tmp_path: Path)
         assert np.isfinite(losses(tmp_path / name)).all()
         assert losses(tmp_path / name)[0] == pytest.approx(task(batch, None, 0.0)[0].item())
     assert len(list((tmp_path / "kept").glob("cache-*"))) == 1
+
+
+def test_of_several_captions_each_epoch_has_the_next(shards: str, tmp_path: Path) -> None:
+    """Words and kept states of words are those of the same caption."""
+    counts = [3, 1, 2]
+    (tmp_path / "in").mkdir()
+    for number, count in enumerate(counts):
+        os.link(Path(shards, "../videos", f"clip-{number:05d}.mp4").resolve(), tmp_path / f"in/{number}.mp4")
+        said = {"captions": [f"clip {number} in words {index}" for index in range(count)]}
+        (tmp_path / f"in/{number}.json").write_text(json.dumps(said))
+    curate([str(tmp_path / "in")], tmp_path / "shards", Curation(8.0, 64))
+    recipe = small(clips__shards=str(tmp_path / "shards"), clips__starts="1", clips__validation="0")
+    tasks = [VideoTask(override(recipe, {"compute.cache": kept}), tmp_path / kept) for kept in ("false", "true")]
+    positions = [range(3 * epoch, 3 * epoch + 3) for epoch in range(6)]
+    heard: list[str] = []
+    for live, kept in zip(*(task.stream(positions) for task in tasks), strict=True):
+        assert live.captions == kept.captions
+        heard += live.captions
+        text = tasks[0].base.encode_text([str(said) for said in live.captions]).hidden
+        torch.testing.assert_close(kept.text, text, rtol=2**-10, atol=1e-5)
+    wanted = {f"clip {n} in words {index}": 6 // count for n, count in enumerate(counts) for index in range(count)}
+    assert Counter(heard) == wanted
 
 
 def test_stale_latents_cannot_be_used(shards: str, tmp_path: Path) -> None:
