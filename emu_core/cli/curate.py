@@ -20,8 +20,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     """The command and its options."""
     summary = "videos with captions -> shards for training; run again, it adds what is new"
     source = (
-        "a folder of videos with a .txt or .json caption beside each; a .csv, .tsv, .jsonl or .parquet list with the columns path and "
-        "caption; or an uncompressed WebDataset .tar"
+        "a folder of videos with a .txt or .json caption beside each; a .csv, .tsv, .jsonl or .parquet list with the columns "
+        "path and caption; or an uncompressed WebDataset .tar"
     )
     height = "height in pixels, even, at which motion is measured and cuts are found, or native"
     head = "linear layers on CLIP's unit image embedding to one number: fills aesthetic"

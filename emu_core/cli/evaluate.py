@@ -88,7 +88,7 @@ def evaluate_toy(options: argparse.Namespace) -> None:
 
 def evaluate_folders(options: argparse.Namespace) -> None:
     """options: sets (FOLDER or NAME=FOLDER, one or more), prompts, out, json, device, and those of add_folder_options."""
-    from ..evaluation.export import export_evalcrafter, export_vbench  # here: they bring torch, and help does not wait for it
+    from ..evaluation import export  # here: it brings torch, and help does not wait for it
     from ..evaluation.prompts import check_images, read_prompts, with_images
     from ..evaluation.report import TABLE_FILE, as_json, as_markdown, write_report
     from ..evaluation.sets import Evaluation, Reference, measure_reference, measure_set
@@ -103,9 +103,15 @@ def evaluate_folders(options: argparse.Namespace) -> None:
     prompts = with_images(prompts, options.images) if options.images else prompts
     sets = open_sets(options.sets)
     check_images(prompts)
-    exports = {export_vbench: options.export_vbench, export_evalcrafter: options.export_evalcrafter}
-    for place in (options.out, *exports.values()):
+    exports = [
+        (export.export_vbench, export.vbench_layout, options.export_vbench),
+        (export.export_evalcrafter, export.evalcrafter_layout, options.export_evalcrafter),
+    ]
+    exports = [each for each in exports if each[2]]
+    for place in (options.out, *(folder for *_, folder in exports)):
         check_folder(place)
+    for _, layout, folder in exports:
+        export.check_export(layout, sets, prompts, Path(folder))
     networks = load_networks(choose_device(options.device), **{name: getattr(options, name) for name in NETWORKS})
     reference = Reference()
     if options.reference and (networks.i3d or networks.videomae):
@@ -118,9 +124,8 @@ def evaluate_folders(options: argparse.Namespace) -> None:
     evaluation = Evaluation(results, prompts, Path(options.prompts).name, networks, reference, options.samples)
     if options.out:
         logger.info("wrote %s", ", ".join(map(str, write_report(evaluation, Path(options.out)))))
-    for export, folder in exports.items():
-        if folder:
-            logger.info("%s: %d videos", folder, export(results, Path(folder)))
+    for write, _, folder in exports:
+        logger.info("%s: %d videos", folder, write(results, Path(folder)))
     print(json.dumps(as_json(evaluation), indent=1, ensure_ascii=False) if options.json else as_markdown(evaluation))
     if options.out and not options.json:
         print(f"{Path(options.out) / TABLE_FILE}: this table; beside it the figures as JSON and the plots")

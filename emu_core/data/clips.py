@@ -35,8 +35,9 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     Frames lie 1 / fps apart in time, whatever the video's rate. The start is uniform over what the video's length allows and a
     function of (seed, position). fixed_starts: at most so many different starts for each clip, so that what is computed from
-    them can be kept, by (row, start). Of several captions each epoch has the next one (`said`). order: videos that are too short are taken out of it, with a warning; None makes one with
-    `seed`. len() is the number of clips in an epoch; positions go on beyond it.
+    them can be kept, by (row, start). Of several captions each epoch has the next one (`said`). order: videos that are too short
+    are taken out of it, with a warning; None makes one with `seed`. len() is the number of clips in an epoch; positions go on
+    beyond it.
 
     Raises ValueError where nothing is left, or the numbers make no clip.
     """

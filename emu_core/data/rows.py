@@ -110,28 +110,35 @@ def unique_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_json_lines(path: str | os.PathLike[str]) -> Iterator[Row]:
-    """One JSON object a line; empty lines are passed over."""
+def lowered(cells: dict[str, Any]) -> dict[str, Any]:
+    """An object by names in small letters, without space around."""
+    return {name.strip().lower(): cell for name, cell in cells.items()}
+
+
+def _only_objects(value: Any) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) else None
+
+
+def read_json_lines(path: str | os.PathLike[str], taken: Callable[[Any], dict[str, Any] | None] = _only_objects) -> Iterator[Row]:
+    """One JSON object a line; empty lines are passed over. taken: what stands for an object, None for what is none."""
     with open_text(path) as text:
         lines = Lines(text)
         while (line := lines.next()) is not None:
             number, content = line
             if content.strip():
-                yield _json_row(f"line {number}", content)
+                yield _json_row(f"line {number}", content, taken)
 
 
-def _json_row(place: str, line: str) -> Row:
+def _json_row(place: str, line: str, taken: Callable[[Any], dict[str, Any] | None]) -> Row:
     if len(line) >= MAX_ROW:
         return Row(place, problem=f"more than {MAX_ROW} characters in a row")
     if wrong := not_text(line):
         return Row(place, problem=wrong)
     try:
-        value = json.loads(line, object_pairs_hook=unique_names)
+        cells = taken(json.loads(line, object_pairs_hook=unique_names))
     except (ValueError, RecursionError) as problem:
         return Row(place, problem=f"no JSON ({problem})")
-    if not isinstance(value, dict):
-        return Row(place, problem="no JSON object")
-    return Row(place, {name.strip().lower(): cell for name, cell in value.items()})
+    return Row(place, problem="no JSON object") if cells is None else Row(place, lowered(cells))
 
 
 # -- CSV and TSV

@@ -103,9 +103,10 @@ class Shards:
         return self._table.read(columns=[name]).column(0).to_numpy()
 
     def captions(self) -> Iterator[list[str]]:
-        """The captions of all rows, the first where there are several, in their order, a few thousand at a time."""
-        for batch in self._table.iter_batches(4096, columns=["caption"]):
-            yield [caption or "" for caption in batch.column(0).to_pylist()]
+        """All captions of all rows, in their order, those of a few thousand rows at a time."""
+        names = [name for name in ("caption", CAPTIONS) if name in self._table.schema_arrow.names]
+        for batch in self._table.iter_batches(4096, columns=names):
+            yield [caption for row in batch.to_pylist() for caption in row.get(CAPTIONS) or [row["caption"] or ""]]
 
     @cached_property
     def _table(self) -> Any:

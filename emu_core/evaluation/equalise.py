@@ -26,7 +26,8 @@ from ..media.decoding import Pixels
 from ..media.files import whole_file, write_text
 from ..media.tags import Timing, video_tags
 from ..media.writing import LOSSLESS, PLAYABLE, write_frames
-from .prompts import Prompt, file_stem
+from .names import LONGEST, check_free, check_written, claim, distinct, listed, same
+from .prompts import Prompt, file_stems
 from .videos import VideoSet, match
 
 LeftOut = list[dict[str, str]]
@@ -150,13 +151,17 @@ def equalise_sets(
         raise ValueError(f"expected prompts of which all sets have a readable video, found none ({len(left_out)} left out)")
     smallest = common_target([video.facts for group in groups.values() for video in group], playable) if across == "all" else None
     written: list[dict[str, Any]] = []
+    files = [f"{each.name}/{stem}.mp4" for each in sets for stem in groups]
+    check_free(out, files, listed(out / REPORT))
     for each in sets:
         (out / each.name).mkdir(parents=True, exist_ok=True)
+    claim(out / REPORT, files)
     for stem, group in groups.items():
         target = smallest or common_target([video.facts for video in group], playable)
         written += _write_group([out / each.name / f"{stem}.mp4" for each in sets], group, target, playable, left_out)
         for _ in group:
             progress()
+    check_written(out, [each["file"] for each in written])
     result = {
         "format": 1,
         "rule": "centre crop to 1:1, bilinear resize, temporal centre crop, frame rate; each to the smaller",
@@ -176,12 +181,15 @@ def _groups(sets: Sequence[VideoSet], prompts: Sequence[Prompt] | None, left_out
         if len(set(counts.values())) > 1:
             raise ValueError(f"expected as many videos in each set, found {counts}; give --prompts, so that they can be matched")
         rows = list(zip(*(each.files for each in sets), strict=True))
-        twice = len({files[0].stem for files in rows}) < len(rows)  # a.mp4 and a.webm
-        named = [(f"{n:03d}-{files[0].stem}" if twice else files[0].stem, "", files) for n, files in enumerate(rows)]
+        stems = [files[0].name if files[0].is_dir() else files[0].stem for files in rows]
+        if len({*map(same, stems)}) < len(stems):  # a.mp4 and a.webm, or A.mp4
+            stems = [f"{n:03d}-{stem}" for n, stem in enumerate(stems)]
+        stems = distinct(stems, stems, LONGEST - len(".mp4"))
+        named = [(stem, "", files) for stem, files in zip(stems, rows, strict=True)]
     else:
         by_id = [{prompt.id: files[0] for prompt, files in match(each, prompts).found} for each in sets]
         found = [tuple(table[prompt.id] for table in by_id if prompt.id in table) for prompt in prompts]
-        named = [(file_stem(n, prompt.text), prompt.id, found[n]) for n, prompt in enumerate(prompts)]
+        named = [(stem, prompt.id, files) for stem, prompt, files in zip(file_stems(prompts), prompts, found, strict=True)]
     groups: dict[str, list[VideoReader]] = {}
     for stem, prompt_id, files in named:
         if len(files) < len(sets):

@@ -3,44 +3,110 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..media.files import write_text
 from .equalise import copy_video
+from .names import LONGEST, check_free, check_written, distinct, listed, plain
 from .prompts import Prompt
 from .sets import SetResult
+from .videos import Matching, VideoSet, match
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A video to be copied: to which name, of which prompt, and whether the name says the whole prompt."""
+
+    source: Path
+    name: str
+    prompt: str
+    whole: bool = True
+
+
+Layout = Callable[[Matching, Collection[Path]], list[Copy]]
+"""What becomes of the videos of a set, but for those that are broken."""
+
+
+def vbench_layout(matching: Matching, broken: Collection[Path] = ()) -> list[Copy]:
+    """PROMPT-K.mp4 with K from 0, as VBench looks for them; prompts of equal text are one prompt with more samples.
+
+    What no name can be is another: characters that some file system refuses become spaces, and a prompt that is too long, or
+    whose name is another's on some file system, ends in 8 hexadecimal digits of its hash.
+    """
+    samples: dict[str, list[Path]] = {}
+    for prompt, files in matching.found:
+        samples.setdefault(prompt.text, []).extend(file for file in files if file not in broken)
+    ends = [f"-{number}{_suffix(file)}" for files in samples.values() for number, file in enumerate(files)]
+    room = LONGEST - max(map(len, ends), default=0)
+    names = dict(zip(samples, distinct([*map(plain, samples)], [*samples], room), strict=True))
+    return [
+        Copy(file, f"{names[text]}-{number}{_suffix(file)}", text, names[text] == text)
+        for text, files in samples.items()
+        for number, file in enumerate(files)
+    ]
+
+
+def evalcrafter_layout(matching: Matching, broken: Collection[Path] = ()) -> list[Copy]:
+    """NNNN.mp4, the prompt's number from 0 among all prompts, as EvalCrafter names them. Only the first sample of each."""
+    numbers = {prompt.id: number for number, prompt in enumerate(matching.prompts)}
+    firsts = [(prompt, next((file for file in files if file not in broken), None)) for prompt, files in matching.found]
+    return [Copy(file, f"{numbers[prompt.id]:04d}{_suffix(file)}", prompt.text) for prompt, file in firsts if file is not None]
 
 
 def export_vbench(results: Sequence[SetResult], out: Path) -> int:
-    """OUT/SYSTEM/PROMPT-K.mp4 with K from 0, as VBench names them, and OUT/SYSTEM.json: path -> prompt. Returns the videos."""
-    return _export(results, out, lambda number, prompt, sample: f"{_file_name(prompt.text)}-{sample}")
+    """OUT/SYSTEM/PROMPT-K.mp4 (`vbench_layout`), OUT/SYSTEM.json: path -> prompt, and OUT/SYSTEM.vbench.json: name -> prompt,
+    which VBench takes as --prompt_file. Returns the videos. Raises ValueError as `check_export`, or where one is missing in the
+    end."""
+    return _export(results, out, vbench_layout, ".vbench.json")
 
 
 def export_evalcrafter(results: Sequence[SetResult], out: Path) -> int:
-    """OUT/SYSTEM/NNNN.mp4, the prompt's number from 0, as EvalCrafter names them; OUT/SYSTEM.json. Only the first sample."""
-    return _export(results, out, lambda number, prompt, sample: "" if sample else f"{number:04d}")
+    """OUT/SYSTEM/NNNN.mp4 (`evalcrafter_layout`); OUT/SYSTEM.json. Returns the videos. Raises ValueError as `export_vbench`."""
+    return _export(results, out, evalcrafter_layout)
 
 
-def _file_name(text: str) -> str:
-    """A prompt as VBench reads it back from a name, as far as file systems allow."""
-    plain = "".join(" " if character in '/\\\0:*?"<>|' or ord(character) < 32 else character for character in text)
-    return plain.encode()[:180].decode(errors="ignore").strip()
+def check_export(layout: Layout, sets: Sequence[VideoSet], prompts: Sequence[Prompt], out: Path) -> None:
+    """Before long work: ValueError for a file in OUT that would be overwritten and that no earlier export wrote, and for names of
+    systems that some file system takes for one."""
+    _check({each.name: layout(match(each, prompts), ()) for each in sets}, out)
 
 
-def _export(results: Sequence[SetResult], out: Path, named: Callable[[int, Prompt, int], str]) -> int:
-    count = 0
-    for result in results:
-        folder = out / result.videos.name
-        folder.mkdir(parents=True, exist_ok=True)
-        broken = {file for file, _ in result.broken}
-        told: dict[str, str] = {}
-        for number, (prompt, files) in enumerate(result.matching.found):
-            for sample, file in enumerate(file for file in files if file not in broken):
-                if name := named(number, prompt, sample):
-                    target = folder / f"{name}{'.mp4' if file.is_dir() else file.suffix.lower()}"
-                    copy_video(file, target)
-                    told[str(target.relative_to(out))] = prompt.text
-                    count += 1
-        write_text(out / f"{result.videos.name}.json", json.dumps(told, indent=1, ensure_ascii=False))
-    return count
+def _suffix(file: Path) -> str:
+    return ".mp4" if file.is_dir() else file.suffix.lower()
+
+
+def _check(plans: dict[str, list[Copy]], out: Path) -> None:
+    files = [f"{name}/{copy.name}" for name, copies in plans.items() for copy in copies]
+    indices = [f"{name}.json" for name in plans]
+    own = {file for index in indices for file in listed(out / index)}
+    check_free(out, [*files, *indices], own | {index for index in indices if listed(out / index) or not (out / index).exists()})
+
+
+def _export(results: Sequence[SetResult], out: Path, layout: Layout, bare: str = "") -> int:
+    plans = {each.videos.name: layout(each.matching, {file for file, _ in each.broken}) for each in results}
+    _check(plans, out)
+    for name, copies in plans.items():
+        index, files = out / f"{name}.json", [f"{name}/{copy.name}" for copy in copies]
+        (out / name).mkdir(parents=True, exist_ok=True)
+        if old := listed(index) - {*files}:
+            logger.warning("%s: %d files of an earlier export stay beside the new ones, such as %s", out, len(old), min(old))
+        _write_json(index, {file: copy.prompt for file, copy in zip(files, copies, strict=True)})  # first: it says what is ours
+        if bare:
+            _write_json(out / f"{name}{bare}", {copy.name: copy.prompt for copy in copies})
+        for copy in copies:
+            copy_video(copy.source, out / name / copy.name)
+        check_written(out, files)
+        if altered := len({copy.prompt for copy in copies if not copy.whole}):
+            logger.warning(
+                "%s: %d prompts cannot be names as they are, so theirs are altered; %s has them whole", out, altered, index
+            )
+    return sum(map(len, plans.values()))
+
+
+def _write_json(path: Path, content: dict[str, str]) -> None:
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False))

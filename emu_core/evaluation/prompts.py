@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from ..data.rows import Row, lowered, not_text, open_text, read_json_lines, read_table, unique_names
 from ..media import IMAGE_EXTENSIONS, read_image
 from ..media.files import PathLike
 
 BUNDLED = Path(__file__).with_name("prompt_sets")
 SLUG_LENGTH = 60
 ID_KEYS, TEXT_KEYS, IMAGE_KEYS = ("id", "index"), ("prompt", "text", "caption"), ("image", "conditioning_image")
+KEYS = {"id": ID_KEYS, "prompt": TEXT_KEYS, "image": IMAGE_KEYS}
 
 
 @dataclass(frozen=True)
@@ -45,23 +47,35 @@ def file_stem(number: int, text: str) -> str:
     return f"{number:03d}-{slug(text)}".rstrip("-")
 
 
+def file_stems(prompts: Sequence[Prompt]) -> list[str]:
+    """`file_stem` of each prompt, none of which is another's id: `-prompt` is put behind one that would be."""
+    found = []
+    ids = Counter(prompt.id.casefold() for prompt in prompts)
+    for number, prompt in enumerate(prompts):
+        stem = file_stem(number, prompt.text)
+        while ids[stem] - (prompt.id.casefold() == stem):
+            stem += "-prompt"
+        found.append(stem)
+    return found
+
+
 def read_prompts(name: PathLike) -> list[Prompt]:
     """Read a prompt set: a file, or the name of a bundled one.
 
-    .txt: one prompt a line; empty lines and lines that begin with # are left out. .csv: a heading with `prompt` and, if wanted,
-    `id` and `image`. .json: a list of prompts (text, or objects with those names), or an object id -> prompt. .jsonl: one
+    .txt: one prompt a line; empty lines and lines that begin with # are left out. .csv, .tsv: a heading with `prompt` and, if
+    wanted, `id` and `image`. .json: a list of prompts (text, or objects with those names), or an object id -> prompt. .jsonl: one
     object a line. Images are relative to the file. Without ids they are 000, 001, ...
     Raises ValueError for a file that is none of these, without prompts, with an empty prompt, an id twice, or a missing image.
     """
     path, sets = Path(name), bundled_sets()
     if not path.is_file():
         if os.fspath(name) not in sets:
-            kinds = f"a file of prompts (.txt, .csv, .json, .jsonl) or a bundled set ({', '.join(sets)})"
+            kinds = f"a file of prompts (.txt, .csv, .tsv, .json, .jsonl) or a bundled set ({', '.join(sets)})"
             raise ValueError(f"{name}: expected {kinds}, found neither; check the path")
         path = sets[os.fspath(name)]
     try:
-        rows = list(_rows(path, path.read_text(encoding="utf-8-sig")))
-    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as problem:
+        rows = list(_rows(path))
+    except (OSError, json.JSONDecodeError, RecursionError) as problem:
         kind = f"{path.suffix or 'text'} in UTF-8"
         raise ValueError(f"{path}: expected prompts as {kind}, found something else ({problem}); mend the file") from problem
     if not rows:
@@ -69,52 +83,80 @@ def read_prompts(name: PathLike) -> list[Prompt]:
     prompts: dict[str, Prompt] = {}
     width = max(3, len(str(len(rows) - 1)))
     for number, row in enumerate(rows):
-        text = " ".join(_first(row, TEXT_KEYS).split())
+        place = f"entry {number + 1}" + (f" ({row.place})" if row.place else "")
+        if row.problem:
+            raise ValueError(f"{path}: expected a prompt in {place}, found {row.problem}; mend it")
+        given = {name: _first(row.cells, keys) for name, keys in KEYS.items()}
+        for name, value in given.items():
+            if not isinstance(value, str | int | float) or not_text(str(value)):
+                raise ValueError(f"{path}: expected text as {name} in {place}, found {str(value)[:60]!r}; mend it")
+        text, key, image_name = (" ".join(str(given["prompt"]).split()), *(str(given[n]).strip() for n in ("id", "image")))
         if not text:
             keys = " or ".join(TEXT_KEYS)
-            raise ValueError(f"{path}: expected a prompt in entry {number + 1} ({keys}), found none; write or drop it")
-        key = _first(row, ID_KEYS).strip() or f"{number:0{width}d}"
+            raise ValueError(f"{path}: expected a prompt in {place} ({keys}), found none; write or drop it")
+        key = key or f"{number:0{width}d}"
         if key in prompts:
-            raise ValueError(f"{path}: expected every id once, found {key!r} again in entry {number + 1}; rename one")
-        given = _first(row, IMAGE_KEYS).strip()
-        image = path.parent / Path(given).expanduser() if given else None
+            raise ValueError(f"{path}: expected every id once, found {key!r} again in {place}; rename one")
+        image = path.parent / Path(image_name).expanduser() if image_name else None
         if image is not None and not image.is_file():
             raise ValueError(f"{path}: expected the conditioning image {image}, found no such file; check its path")
         prompts[key] = Prompt(key, text, image)
     return list(prompts.values())
 
 
-def _rows(path: Path, text: str) -> Iterator[Mapping[str, object]]:
+def _rows(path: Path) -> Iterator[Row]:
+    """Every entry of a file of prompts, with its names in small letters."""
     suffix = path.suffix.lower()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if suffix == ".txt":
-        yield from ({"prompt": line} for line in lines if not line.startswith("#"))
-    elif suffix == ".csv":
-        yield from csv.DictReader(io.StringIO(text))
+    if suffix in (".csv", ".tsv"):
+        rows = read_table(path, [key for keys in KEYS.values() for key in keys])
+        next(rows)  # the heading
+        yield from rows
     elif suffix == ".jsonl":
-        yield from (_object(path, json.loads(line)) for line in lines)
+        yield from read_json_lines(path, _object)
+    elif suffix == ".txt":
+        with open_text(path) as text:
+            lines = [(number, line.strip()) for number, line in enumerate(text, 1)]
+        shown = [(number, line) for number, line in lines if line and not line.startswith("#")]
+        yield from (Row(f"line {number}", {"prompt": line}, not_text(line)) for number, line in shown)
     elif suffix == ".json":
-        content = json.loads(text)
+        with open_text(path) as text:
+            content = _json(path, text.read())
         if isinstance(content, dict) and isinstance(content.get("prompts"), list):
             content = content["prompts"]
-        if isinstance(content, dict):
-            yield from ({**_object(path, value), "id": name} for name, value in content.items())
-        elif isinstance(content, list):
-            yield from (_object(path, value) for value in content)
+        if not isinstance(content, dict | list):
+            raise ValueError(f"{path}: expected a list or an object of prompts, found {str(content)[:60]!r}; mend it")
+        pairs = content.items() if isinstance(content, dict) else (("", value) for value in content)
+        for name, value in pairs:
+            cells = _object(value)
+            if cells is None:
+                raise ValueError(
+                    f"{path}: expected each prompt as text or as an object, found {str(value)[:60]!r}; mend that entry"
+                )
+            yield Row("", {**lowered(cells), "id": name} if name else lowered(cells))
     else:
-        raise ValueError(f"{path}: expected prompts in .txt, .csv, .json or .jsonl, found {suffix or 'no extension'}; rename it")
+        raise ValueError(
+            f"{path}: expected prompts in .txt, .csv, .tsv, .json or .jsonl, found {suffix or 'no extension'}; rename it"
+        )
 
 
-def _object(path: Path, value: object) -> dict[str, object]:
-    if isinstance(value, str):
-        return {"prompt": value}
-    if isinstance(value, dict):
-        return value
-    raise ValueError(f"{path}: expected each prompt as text or as an object, found {str(value)[:60]!r}; mend that entry")
+def _json(path: Path, text: str) -> Any:
+    if wrong := not_text(text):
+        raise ValueError(f"{path}: expected prompts as .json in UTF-8, found {wrong}")
+    try:
+        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=unique_names)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as problem:
+        raise ValueError(f"{path}: expected every name once, found {problem}; rename one") from problem
 
 
-def _first(row: Mapping[str, object], keys: Sequence[str]) -> str:
-    return next((str(row[key]) for key in keys if row.get(key) not in (None, "")), "")
+def _object(value: object) -> dict[str, Any] | None:
+    """A prompt in JSON as an object, None where it is none."""
+    return {"prompt": value} if isinstance(value, str) else value if isinstance(value, dict) else None
+
+
+def _first(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    return next((row[key] for key in keys if row.get(key) not in (None, "")), "")
 
 
 def with_images(prompts: Sequence[Prompt], folder: PathLike) -> list[Prompt]:
@@ -123,7 +165,8 @@ def with_images(prompts: Sequence[Prompt], folder: PathLike) -> list[Prompt]:
     Raises ValueError for a folder in which no prompt has an image. A prompt without one keeps what it had.
     """
     found = {path.stem: path for path in sorted(Path(folder).glob("*")) if path.suffix.lower() in IMAGE_EXTENSIONS}
-    names = [(prompt.id, f"{number:03d}", file_stem(number, prompt.text)) for number, prompt in enumerate(prompts)]
+    stems = file_stems(prompts)
+    names = [(prompt.id, f"{number:03d}", stem) for number, (prompt, stem) in enumerate(zip(prompts, stems, strict=True))]
     images = [next((found[name] for name in choices if name in found), None) for choices in names]
     if not any(images):
         wanted = f"conditioning images named after prompts (such as {names[0][2]}.png)"

@@ -25,7 +25,8 @@ from scipy.sparse import csr_matrix
 from ..data.shards import Shards
 from ..media.files import whole_file, write_text
 from ..networks import TextVectors
-from .prompts import Prompt, file_stem
+from .names import check_free, check_written, claim, listed
+from .prompts import Prompt, file_stems
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +37,14 @@ REPORT = "retrieval.json"
 LEXICAL = "lexical: cosine of TF-IDF words, since no text network was given"
 
 Captions = Callable[[], Iterable[Sequence[str]]]
-"""Gives all captions in the order of their rows, in batches, each time it is called."""
+"""Gives all captions, those of a clip behind each other, in the order of their rows, in batches, each time it is called."""
 Progress = Callable[[int], object]
 """Told how many captions were done."""
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """The row whose caption is nearest to a prompt, and the cosine of the two."""
+    """The row whose caption is nearest to a prompt (in a search, the place of the caption), and the cosine of the two."""
 
     row: int
     score: float
@@ -198,10 +199,13 @@ def retrieve(
     """Write OUT/NNN-slug.mp4, the nearest clip of each prompt, and OUT/retrieval.json; returns what that says.
 
     network: None for the lexical way, which is named as such. vectors: .npy in which the captions' vectors are kept for the next
-    time. Raises ValueError for an OUT that is a file, vectors of other data, or no captions at all.
+    time. Raises ValueError for an OUT that is a file, a file in it that an earlier run did not write, vectors of other data, or
+    no captions at all.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: expected a folder for the videos, found a file; choose another name")
+    names = [f"{stem}.mp4" for stem in file_stems(prompts)]
+    check_free(out, names, listed(out / REPORT))
     out.mkdir(parents=True, exist_ok=True)
     texts = [prompt.text for prompt in prompts]
     if network is None:
@@ -217,13 +221,16 @@ def retrieve(
         method = {"name": f"cosine of text vectors of {network.source.name}", "search": how, **network.source.facts()}
     if any(each.row < 0 for each in found):
         raise ValueError("expected clips with captions, found none; caption the clips first")
+    ends = np.cumsum(clips.caption_counts())  # a clip may have several, each of which is compared
     entries = []
-    for number, (prompt, each) in enumerate(zip(prompts, found, strict=True)):
-        name = f"{file_stem(number, prompt.text)}.mp4"
+    claim(out / REPORT, names)
+    for name, prompt, each in zip(names, prompts, found, strict=True):
         with whole_file(out / name) as part:
-            part.write_bytes(clips.read(each.row))
-        about = {"id": prompt.id, "prompt": prompt.text, "file": name, "caption": clips.caption(each.row)}
-        entries.append({**about, **asdict(each)})
+            row = int(np.searchsorted(ends, each.row, side="right"))
+            part.write_bytes(clips.read(row))
+        about = {"id": prompt.id, "prompt": prompt.text, "file": name, "caption": clips.all_captions(row)[each.row - ends[row]]}
+        entries.append({**about, **asdict(Nearest(row, each.score))})
+    check_written(out, names)
     result: dict[str, Any] = {"format": 1, "method": method, "videos": entries}
     write_text(out / REPORT, json.dumps(result, indent=1, ensure_ascii=False))
     return result

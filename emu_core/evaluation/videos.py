@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from ..media import VIDEO_EXTENSIONS, Unreadable, VideoReader
 from ..media.files import natural
 from ..media.reading import frame_names
-from .prompts import Prompt, file_stem, slug
+from .prompts import Prompt, file_stems, slug
 
 EXTENSIONS = (*VIDEO_EXTENSIONS, ".mov", ".m4v", ".avi", ".mpg", ".mpeg", ".ts")
 _SHORTEST_SLUG = 4  # characters; anything shorter says too little about a prompt
@@ -60,12 +61,13 @@ def open_set(name: str, place: str | os.PathLike[str]) -> VideoSet:
 @dataclass(frozen=True)
 class Matching:
     """found: (prompt, its videos) in the order of the prompts; missing: prompts without one; extra: (video, why) without a
-    prompt; notes: what had to be assumed."""
+    prompt; notes: what had to be assumed; prompts: all of them."""
 
     found: list[tuple[Prompt, list[Path]]]
     missing: list[Prompt]
     extra: list[tuple[Path, str]]
     notes: list[str]
+    prompts: Sequence[Prompt] = ()
 
 
 def match(videos: VideoSet, prompts: Sequence[Prompt]) -> Matching:
@@ -102,15 +104,15 @@ def match(videos: VideoSet, prompts: Sequence[Prompt]) -> Matching:
     note = f"{len(numbered)} videos were matched by number, the first prompt being {int(from_one)}"
     pairs = [(prompt, found[prompt.id]) for prompt in prompts if found[prompt.id]]
     missing = [prompt for prompt in prompts if not found[prompt.id]]
-    return Matching(pairs, missing, extra, [note] if numbers and names.counted else [])
+    return Matching(pairs, missing, extra, [note] if numbers and names.counted else [], prompts)
 
 
 class _Names:
     """Ways from a name to a prompt; what two prompts share leads to neither."""
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
-        written = {file_stem(number, prompt.text): prompt for number, prompt in enumerate(prompts)}
-        self.ids = {prompt.id: prompt for prompt in prompts} | written
+        self.ids = dict(zip(file_stems(prompts), prompts, strict=True)) | {prompt.id: prompt for prompt in prompts}
+        self.exact = _unique([(_spaced(prompt.text), prompt) for prompt in prompts])
         self.slugs = _unique([(slug(prompt.text), prompt) for prompt in prompts])
         self.texts = _unique([(_plain(prompt.text), prompt) for prompt in prompts])
         numeric = all(prompt.id.isdigit() for prompt in prompts)
@@ -122,7 +124,7 @@ class _Names:
             return self.ids[stem]
         shorter = re.sub(r"^\d+[-_. ]+", "", stem), re.sub(r"[-_. ]+\d+$", "", stem)
         for name in (stem, *shorter, re.sub(r"[-_. ]+\d+$", "", shorter[0])):
-            prompt = self.ids.get(name) or self.texts.get(_plain(name))
+            prompt = self.ids.get(name) or self.exact.get(_spaced(name)) or self.texts.get(_plain(name))
             if prompt is None and len(slug(name)) >= _SHORTEST_SLUG:
                 prompt = self.slugs.get(slug(name))
             if prompt is not None and not name.isdigit():
@@ -136,7 +138,8 @@ class _Names:
             texts = [value for node in json.loads(told).values() for value in node["inputs"].values() if isinstance(value, str)]
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
             texts = [told]
-        return next((self.texts[key] for key in map(_plain, texts) if key in self.texts), None)
+        found = (self.exact.get(_spaced(text)) or self.texts.get(_plain(text)) for text in texts)
+        return next(filter(None, found), None)
 
 
 def _unique(pairs: Sequence[tuple[str, Prompt]]) -> dict[str, Prompt]:
@@ -144,5 +147,10 @@ def _unique(pairs: Sequence[tuple[str, Prompt]]) -> dict[str, Prompt]:
     return {name: prompt for name, prompt in pairs if name and counts[name] == 1}
 
 
+def _spaced(text: str) -> str:
+    """White space made single, the letters composed, whichever the disk has."""
+    return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
 def _plain(text: str) -> str:
-    return " ".join(text.lower().split())
+    return _spaced(text).lower()

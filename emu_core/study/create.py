@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.prompts import Prompt, file_stem, read_prompts
+from ..evaluation.prompts import Prompt, file_stems, read_prompts
 from ..evaluation.videos import VideoSet, match, open_set
 from ..media.files import real_target, whole_folder
 from .store import VIDEOS, Study
@@ -22,10 +22,10 @@ def one_video_each(videos: VideoSet, prompts: Sequence[Prompt]) -> list[Path]:
     """The video of each prompt, found as `evaluate` finds it. ValueError, naming prompt and folder: none, or more than one."""
     found = match(videos, prompts)
     files = {prompt.id: matches for prompt, matches in found.found}
-    for number, prompt in enumerate(prompts):
+    for stem, prompt in zip(file_stems(prompts), prompts, strict=True):
         seen = [file.name for file in files.get(prompt.id, [])]
         if len(seen) != 1:
-            names = f"such as {prompt.id}.mp4 or {file_stem(number, prompt.text)}.mp4"
+            names = f"such as {prompt.id}.mp4 or {stem}.mp4"
             expected = f"{videos.folder}: expected exactly one video of the prompt {prompt.text!r} ({names})"
             raise ValueError(f"{expected}, found {' and '.join(seen) or 'none'}; add or remove one.")
     if found.extra:

@@ -15,6 +15,7 @@ from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from ..data.rows import decoded, read_table, unique_names
 from .questions import KEYS, ordered_reasons
 from .results import Pair, Results, Vote
 from .rules import NAME_LENGTH
@@ -59,27 +60,29 @@ def read_results(path: str | Path) -> Results:
     """What write_results wrote. ValueError: it is not that, or something in it cannot be."""
     file = Path(path)
     try:
-        text = file.read_bytes().decode("utf-8-sig")
         if file.suffix.lower() == ".json":
-            found = json.loads(text)
+            found = json.loads(decoded(file.read_bytes()).removeprefix("\ufeff"), object_pairs_hook=unique_names)
             for key, value in MARK.items():
                 _expect(found[key] == value, f"{key} {found[key]}, not {value}")
             found = {field.name: found[field.name] for field in fields(Results)}
         else:
-            found = asdict(_from_csv(text))
+            found = asdict(_from_csv(file))
         results = _typed(Results, found)
         _check(results)
     except OSError as problem:
         raise ValueError(f"{path}: expected an exported study, found {problem.strerror}; check the path.") from problem
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, csv.Error) as problem:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as problem:
         mistake = f"no {problem}" if isinstance(problem, KeyError) else problem
         found = f"found a mistake in it ({mistake})"
         raise ValueError(f"{path}: expected an exported study (JSON or CSV), {found}; export it anew.") from problem
     return results
 
 
-def _from_csv(text: str) -> Results:
-    rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+def _from_csv(file: Path) -> Results:
+    lines = [*read_table(file, PAIR_COLUMNS + VOTE_COLUMNS)][1:]
+    for line in lines:
+        _expect(not line.problem, f"{line.place}: {line.problem}")
+    rows = [line.cells for line in lines]
     _expect(rows, "no lines")
     head = rows[0]
     prompts: dict[str, str] = {}

@@ -51,8 +51,11 @@ class Numbered:
     def captions(self) -> Iterator[Sequence[str]]:
         return iter(batches(self.told)())
 
-    def caption(self, row: int) -> str:
-        return self.told[row]
+    def caption_counts(self) -> np.ndarray:
+        return np.ones(len(self.told), int)
+
+    def all_captions(self, row: int) -> list[str]:
+        return [self.told[row]]
 
     def read(self, row: int) -> bytes:
         return b"clip %d" % row
