@@ -10,6 +10,7 @@ import codecs
 import csv
 import json
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ BOMS = {
 }
 """UTF-32 first: its mark begins with UTF-16's."""
 TAB = "\t"
+WRONG = re.compile("[\0\ud800-\udfff]")
 OPEN_QUOTE = "a quote that is not closed, or text behind a closing one"
 Line = tuple[int, str]
 
@@ -68,11 +70,13 @@ def decoded(data: bytes) -> str:
 
 def not_text(text: str) -> str:
     """Why a text is none, or "": bytes of another encoding, half characters, NUL."""
-    wrong = next((ord(letter) for letter in text if "\ud800" <= letter <= "\udfff"), None)
-    if wrong is not None:
-        known = f" (byte 0x{wrong - 0xDC00:02x})" if 0xDC00 <= wrong < 0xDD00 else ""
-        return f"not text in UTF-8{known}; save it as UTF-8"
-    return "a NUL character in it" if "\0" in text else ""
+    if (found := WRONG.search(text)) is None:
+        return ""
+    wrong = ord(found[0])
+    if not wrong:
+        return "a NUL character in it"
+    known = f" (byte 0x{wrong - 0xDC00:02x})" if 0xDC00 <= wrong < 0xDD00 else ""
+    return f"not text in UTF-8{known}; save it as UTF-8"
 
 
 class Lines:

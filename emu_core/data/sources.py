@@ -159,14 +159,14 @@ def _caption(places: Sequence[tuple[str, Place]]) -> dict[str, Any]:
 
 def _list(root: str, path: Path) -> Iterator[Item]:
     """The videos of a list, each where it first stands, with all captions that it has there, and the rows that cannot be used."""
-    several, told = _captions_of_repeated(path), set()
+    several, told, folder = _captions_of_repeated(path), set(), str(path.parent)
     for row, inner, captions, same in _clips(path):
         if row.problem:
             yield _item(root, inner or row.place, problem=row.problem, row=row.place)
         elif same not in told:
             found = several.get(same, captions)
             told |= {same} & several.keys()
-            yield _item(root, inner, video=Place(_on_disk(path.parent, inner)), caption=tuple(found), row=row.place)
+            yield _item(root, inner, video=Place(_on_disk(folder, inner)), caption=tuple(found), row=row.place)
 
 
 def _captions_of_repeated(path: Path) -> dict[int, list[str]]:
@@ -193,7 +193,7 @@ def _clips(path: Path) -> Iterator[tuple[Row, str, list[str], int]]:
         except ValueError as problem:
             yield Row(row.place, problem=str(problem)), inner, [], 0
             continue
-        place = _on_disk(Path(base), inner)
+        place = _on_disk(base, inner)
         place = os.path.realpath(place) if ".." in place.split("/") else os.path.normpath(place)
         yield row, inner, captions, hashed(place)
 
@@ -207,7 +207,7 @@ def _path_in(cells: Mapping[str, Any]) -> str:
     return given.strip()
 
 
-def _on_disk(folder: Path, inner: str) -> str:
+def _on_disk(folder: str, inner: str) -> str:
     """The file that a row means: of that name or, where there is none, with its letters composed or taken apart as on the disk,
     or with / for the \\ of Windows."""
     place = os.path.join(folder, inner)
@@ -330,9 +330,9 @@ def _captions_in(cells: Mapping[str, Any]) -> list[str]:
         raise ValueError("no caption")
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("a caption that is no text")
-    if wrong := next(filter(None, (not_text(text.replace("\0", " ")) for text in texts)), ""):
-        raise ValueError(wrong)
     found = dict.fromkeys(" ".join(text.replace("\0", " ").split()) for text in texts)
+    if wrong := not_text(" ".join(found)):
+        raise ValueError(wrong)
     found.pop("", None)
     if not found:
         raise ValueError("caption empty")
