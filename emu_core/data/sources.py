@@ -225,7 +225,7 @@ def _rows(path: Path) -> Iterator[Row]:
         yield from read_json_lines(path)
         return
     known = (*PATH_COLUMNS, *TEXT_COLUMNS)
-    rows = _parquet_rows(path) if kind == ".parquet" else read_table(path, known, lambda cell: _extension(cell) in VIDEO_NAMES)
+    rows = _parquet_rows(path) if kind == ".parquet" else read_table(path, known, lambda cell: cell.lower().endswith(VIDEO_NAMES))
     names = next(rows).cells
     if not all(any(name in names for name in wanted) for wanted in (PATH_COLUMNS, TEXT_COLUMNS)):
         wanted = "expected the columns path (or video) and caption (or text)"
