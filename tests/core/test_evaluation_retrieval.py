@@ -172,23 +172,25 @@ def test_retrieve_from_curated_shards(tmp_path: Path, capsys: pytest.CaptureFixt
         tar = TarWriter(file)
         for number, (clip, video) in enumerate(zip(clips, videos, strict=True)):
             media.write_video(tmp_path / "v.mp4", video, 4.0)
-            data, told = (tmp_path / "v.mp4").read_bytes(), json.dumps({"caption": clip.caption}).encode()
+            about = {"caption": clip.caption} | ({"captions": [clip.caption, "zebras"]} if number == 2 else {})
+            data, told = (tmp_path / "v.mp4").read_bytes(), json.dumps(about).encode()
             places = {}
             for kind, suffix, content in (("video", "mp4", data), ("json", "json", told)):
                 places[f"{kind}_offset"] = tar.add(f"{number:06d}.{suffix}", io.BytesIO(content), len(content))
                 places[f"{kind}_size"] = len(content)
-            rows.append({"key": f"{number:06d}", "shard": 0, "caption": clip.caption, **places})
+            rows.append({"key": f"{number:06d}", "shard": 0, **about, **places})
         tar.close()
     table.write_table(table.part_path(folder, 0), rows)
     table.merge(folder)
-    (tmp_path / "p.txt").write_text("\n".join(clip.caption for clip in reversed(clips)))
+    (tmp_path / "p.txt").write_text("\n".join([*(clip.caption for clip in reversed(clips)), "zebras"]))
     parser = argparse.ArgumentParser()
     command.add(parser.add_subparsers())
     given = ["--prompts", str(tmp_path / "p.txt"), "--out", str(tmp_path / "out"), "--device", "cpu"]
     command.retrieve(parser.parse_args(["retrieve", str(folder), *given]))
     assert "by lexical" in capsys.readouterr().out
     said = json.loads((tmp_path / "out" / "retrieval.json").read_text())
-    assert [entry["row"] for entry in said["videos"]] == [5, 4, 3, 2, 1, 0]
+    assert [entry["row"] for entry in said["videos"]] == [5, 4, 3, 2, 1, 0, 2]
+    assert [entry["caption"] for entry in said["videos"]] == [clip.caption for clip in reversed(clips)] + ["zebras"]
     assert len(media.read_video(tmp_path / "out" / said["videos"][0]["file"]).frames) == 4
     network = ["--text-network", str(tiny_clip(tmp_path / "clip")), "--vectors", str(tmp_path / "v.npy")]
     command.retrieve(parser.parse_args(["retrieve", str(folder), *given, *network]))

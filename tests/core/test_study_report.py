@@ -194,6 +194,25 @@ def test_round_trip_to_the_byte(voted: Study, tmp_path: Path, kind: str) -> None
     assert (tmp_path / f"again{kind}").read_bytes() == (tmp_path / f"export{kind}").read_bytes()
 
 
+def test_an_export_that_another_program_saved_is_read_and_a_damaged_one_named(voted: Study, tmp_path: Path) -> None:
+    with voted:
+        results = voted.results()
+    text, file = to_csv(results), tmp_path / "export.csv"
+    rows = io.StringIO(newline="")
+    csv.writer(rows, delimiter=";").writerows(csv.reader(io.StringIO(text, newline="")))
+    for content in (text.encode("utf-16"), text.encode("utf-8-sig"), rows.getvalue().encode()):
+        file.write_bytes(content)
+        assert read_results(file) == results
+    lines = text.splitlines(keepends=True)
+    for damaged in (lines[-1][:-1] + ",more\n", lines[-1].replace(",", "", 1), lines[-1].replace(",", ',"', 1)):
+        file.write_text("".join([*lines[:-1], damaged]))
+        with pytest.raises(ValueError, match=f"line {len(lines)}: "):
+            read_results(file)
+    (tmp_path / "export.json").write_text(to_json(results).replace('"title"', '"uid": "x", "title"', 1))
+    with pytest.raises(ValueError, match="'uid' twice"):
+        read_results(tmp_path / "export.json")
+
+
 def test_an_export_holds_no_secret(voted: Study) -> None:
     text = to_json(voted.results()) + to_csv(voted.results())
     row = voted._all("SELECT secret FROM study")[0]
