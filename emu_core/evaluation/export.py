@@ -17,6 +17,9 @@ from .videos import Matching, VideoSet, match
 
 logger = logging.getLogger(__name__)
 
+BARE = ".vbench.json"
+"""End of the index by bare names, which VBench joins with its --videos_path."""
+
 
 @dataclass(frozen=True)
 class Copy:
@@ -62,7 +65,7 @@ def export_vbench(results: Sequence[SetResult], out: Path) -> int:
     """OUT/SYSTEM/PROMPT-K.mp4 (`vbench_layout`), OUT/SYSTEM.json: path -> prompt, and OUT/SYSTEM.vbench.json: name -> prompt,
     which VBench takes as --prompt_file. Returns the videos. Raises ValueError as `check_export`, or where one is missing in the
     end."""
-    return _export(results, out, vbench_layout, ".vbench.json")
+    return _export(results, out, vbench_layout)
 
 
 def export_evalcrafter(results: Sequence[SetResult], out: Path) -> int:
@@ -73,31 +76,31 @@ def export_evalcrafter(results: Sequence[SetResult], out: Path) -> int:
 def check_export(layout: Layout, sets: Sequence[VideoSet], prompts: Sequence[Prompt], out: Path) -> None:
     """Before long work: ValueError for a file in OUT that would be overwritten and that no earlier export wrote, and for names of
     systems that some file system takes for one."""
-    _check({each.name: layout(match(each, prompts), ()) for each in sets}, out)
+    _check({each.name: layout(match(each, prompts), ()) for each in sets}, out, layout)
 
 
 def _suffix(file: Path) -> str:
     return ".mp4" if file.is_dir() else file.suffix.lower()
 
 
-def _check(plans: dict[str, list[Copy]], out: Path) -> None:
+def _check(plans: dict[str, list[Copy]], out: Path, layout: Layout) -> None:
     files = [f"{name}/{copy.name}" for name, copies in plans.items() for copy in copies]
-    indices = [f"{name}.json" for name in plans]
-    own = {file for index in indices for file in listed(out / index)}
+    indices = [f"{name}{end}" for name in plans for end in (".json", *([BARE] if layout is vbench_layout else []))]
+    own = {file for name in plans for file in listed(out / f"{name}.json")}
     check_free(out, [*files, *indices], own | {index for index in indices if listed(out / index) or not (out / index).exists()})
 
 
-def _export(results: Sequence[SetResult], out: Path, layout: Layout, bare: str = "") -> int:
+def _export(results: Sequence[SetResult], out: Path, layout: Layout) -> int:
     plans = {each.videos.name: layout(each.matching, {file for file, _ in each.broken}) for each in results}
-    _check(plans, out)
+    _check(plans, out, layout)
     for name, copies in plans.items():
         index, files = out / f"{name}.json", [f"{name}/{copy.name}" for copy in copies]
         (out / name).mkdir(parents=True, exist_ok=True)
         if old := listed(index) - {*files}:
             logger.warning("%s: %d files of an earlier export stay beside the new ones, such as %s", out, len(old), min(old))
         _write_json(index, {file: copy.prompt for file, copy in zip(files, copies, strict=True)})  # first: it says what is ours
-        if bare:
-            _write_json(out / f"{name}{bare}", {copy.name: copy.prompt for copy in copies})
+        if layout is vbench_layout:
+            _write_json(out / f"{name}{BARE}", {copy.name: copy.prompt for copy in copies})
         for copy in copies:
             copy_video(copy.source, out / name / copy.name)
         check_written(out, files)

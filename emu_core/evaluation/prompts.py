@@ -162,16 +162,24 @@ def _first(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
 def with_images(prompts: Sequence[Prompt], folder: PathLike) -> list[Prompt]:
     """The prompts with conditioning images from a folder: ID.png, NNN.png, or NNN-slug.png (also .jpg, .jpeg, .webp).
 
-    Raises ValueError for a folder in which no prompt has an image. A prompt without one keeps what it had.
+    Raises ValueError for a folder in which no prompt has an image, or one has two. A prompt without one keeps what it had.
     """
-    found = {path.stem: path for path in sorted(Path(folder).glob("*")) if path.suffix.lower() in IMAGE_EXTENSIONS}
+    found: dict[str, list[Path]] = {}
+    for path in sorted(Path(folder).glob("*")):
+        if path.suffix.lower() in IMAGE_EXTENSIONS:
+            found.setdefault(unicodedata.normalize("NFC", path.stem), []).append(path)
     stems = file_stems(prompts)
-    names = [(prompt.id, f"{number:03d}", stem) for number, (prompt, stem) in enumerate(zip(prompts, stems, strict=True))]
-    images = [next((found[name] for name in choices if name in found), None) for choices in names]
+    names = [
+        (unicodedata.normalize("NFC", prompt.id), f"{number:03d}", stem)
+        for number, (prompt, stem) in enumerate(zip(prompts, stems, strict=True))
+    ]
+    images = [next((found[name] for name in choices if name in found), []) for choices in names]
+    if twice := next((paths for paths in images if len(paths) > 1), None):
+        raise ValueError(f"{folder}: expected one image of a prompt, found {' and '.join(p.name for p in twice)}; keep one")
     if not any(images):
         wanted = f"conditioning images named after prompts (such as {names[0][2]}.png)"
         raise ValueError(f"{folder}: expected {wanted}, found none; check it")
-    return [replace(prompt, image=image or prompt.image) for prompt, image in zip(prompts, images, strict=True)]
+    return [replace(prompt, image=[*paths, prompt.image][0]) for prompt, paths in zip(prompts, images, strict=True)]
 
 
 def check_images(prompts: Sequence[Prompt]) -> None:

@@ -21,6 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from emu_core.data import table
 from emu_core.data.clips import ClipDataset
 from emu_core.data.curate import Curation, curate
 from emu_core.data.select import select
@@ -329,12 +330,53 @@ def test_several_captions_go_all_the_way(tmp_path: Path, clip: bytes) -> None:
     assert clips[0]["caption"] == ClipDataset(shards, None, fps=8, frames=1, size=(16, 24), seed=3)[5]["caption"]
 
 
+def test_a_run_that_was_cut_short_goes_on_with_several_captions(
+    tmp_path: Path, clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, how = msr_vtt(tmp_path, clip, [1, 3, 2, 1, 4]), Curation(None, None, shard_clips=2)
+    curate([str(source)], tmp_path / "whole", how)
+    write_table, written = table.write_table, []
+
+    def once(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(write_table(path, rows))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "write_table", once)
+        with pytest.raises(ValueError, match="goes on from here"):
+            curate([str(source)], tmp_path / "out", how)
+    assert curate([str(source)], tmp_path / "out", how).total == 5
+    for name in ("clips.parquet", "index.npy", "clips-000000.tar", "clips-000001.tar", "clips-000002.tar"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_lists_of_captions_and_bad_bytes_in_parquet(tmp_path: Path) -> None:
+    columns = {"Path": ["a.mp4", "b.mp4", None, "a.mp4"], "captions": [["x", "y"], [], ["z"], ["y", "w"]], "n": [1, 2, 3, 4]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    clips, problems = found(tmp_path / "a.parquet")
+    assert clips == [("a.mp4", ["x", "y", "w"])]
+    assert [problem.partition(": ")[2] for problem in problems] == [
+        "no caption (row 2)",
+        "no path in this row of the list (row 3)",
+    ]
+    for kind in (pyarrow.string(), pyarrow.binary()):
+        bad = pyarrow.array([b"gr\xc3\xbcn", b"gr\xfcn"], pyarrow.binary()).view(kind)
+        parquet.write_table(pyarrow.table({"path": ["a.mp4", "b.mp4"], "text": bad}), tmp_path / "b.parquet")
+        clips, problems = found(tmp_path / "b.parquet")
+        assert clips == [("a.mp4", ["grün"])]
+        assert ["not text in UTF-8 (byte 0xfc)" in problem and "(row 2)" in problem for problem in problems] == [True]
+    parquet.write_table(pyarrow.table({"path": ["a.mp4"], "Path": ["b.mp4"], "text": ["x"]}), tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match="every column once"):
+        found(tmp_path / "c.parquet")
+
+
 def test_a_long_list_is_read_in_one_go(tmp_path: Path) -> None:
-    lines = [f"videos/{number}.mp4,caption {number}\n" for number in range(20_000)]
+    lines = [f"videos/{number}.mp4,caption {number}\n" for number in range(5_000)]
     source = write(tmp_path / "a.csv", "path,caption\n" + "".join(lines) + "videos/7.mp4,another\n")
     clips, problems = found(source)
     assert not problems
-    assert (len(clips), clips[7], clips[-1]) == (20_000, ("7.mp4", ["caption 7", "another"]), ("19999.mp4", ["caption 19999"]))
+    assert (len(clips), clips[7], clips[-1]) == (5_000, ("7.mp4", ["caption 7", "another"]), ("4999.mp4", ["caption 4999"]))
 
 
 def test_a_name_in_a_list_is_found_however_its_letters_are_composed(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from emu_core.cli import evaluate as command
 from emu_core.evaluation import equalise, export, retrieval
 from emu_core.evaluation.export import evalcrafter_layout, export_evalcrafter, export_vbench, vbench_layout
 from emu_core.evaluation.names import check_written, distinct
-from emu_core.evaluation.prompts import Prompt, file_stems, read_prompts
+from emu_core.evaluation.prompts import Prompt, file_stems, read_prompts, with_images
 from emu_core.evaluation.sets import SetResult
 from emu_core.evaluation.videos import Matching, VideoSet, match, open_sets
 
@@ -217,6 +217,15 @@ def test_distinct_names_fit_and_differ(texts: list[str], room: int) -> None:
     found = distinct(texts, [f"{text}{number}" for number, text in enumerate(texts)], room)
     assert len(set(map(one_place, found))) == len(found)
     assert all(0 < len(name.encode()) <= room for name in found)
+
+
+def test_two_images_of_a_prompt_are_not_chosen_between(tmp_path: Path) -> None:
+    prompts = [Prompt("é", "x"), Prompt("b", "y", tmp_path / "own.png")]
+    (tmp_path / "e\u0301.png").touch()
+    assert [prompt.image for prompt in with_images(prompts, tmp_path)] == [tmp_path / "e\u0301.png", tmp_path / "own.png"]
+    (tmp_path / "é.jpg").touch()
+    with pytest.raises(ValueError, match=r"found .*\.png and .*\.jpg|found .*\.jpg and .*\.png"):
+        with_images(prompts, tmp_path)
 
 
 # -- reading prompts
