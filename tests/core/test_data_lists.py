@@ -228,7 +228,9 @@ def test_whatever_is_deleted_or_inserted_no_caption_is_another_rows(
         number = place % len(rows)
         place = place // len(rows) % max(len(rows[number]) - 2, 1)  # line ends stay: without one, two rows are one line
         at = rows[number].find(".mp4")  # stays too: by it rows that an open quote swallowed are known
-        place = at + 5 if at <= place < at + 5 else place
+        place = min(at + 5 if at <= place < at + 5 else place, len(rows[number]) - 2)
+        if not letter and place == len(rows[number]) - 2:
+            continue
         rows[number] = rows[number][:place] + letter + rows[number][place + (not letter) :]
         touched.add(number)
     folder = tmp_path_factory.mktemp("list", numbered=True)
