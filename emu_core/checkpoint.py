@@ -4,20 +4,26 @@ other programs are read as they are (see `interop`)."""
 from __future__ import annotations
 
 import json
+import logging
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .interop import animatediff, bare, hotshot_xl, import_plan
+from .interop import animatediff, bare, hotshot_xl, import_plan, motion_lora, recognise
 from .interop.layers import MotionModules
+from .interop.motion_lora import LowRank
 from .model.config import SamplingConfig, StackConfig, UNetShape
 from .model.layers import TORCH_LAYERS, Layers, LayerShape, LayerTypes
 from .model.schedule import ScheduleConfig
 from .model.sites import Site
 from .model.stack import TemporalStack
-from .weights import WeightFile, open_weights, save_tensors
+from .weights import PICKLES, WeightFile, open_weights, save_tensors
+
+logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "emu-video-stack", 1
 SETTINGS = (
@@ -129,3 +135,68 @@ def load_stack(path: str | Path, types: LayerTypes = TORCH_LAYERS, variant: str 
     device = factory.get("device", "cpu")
     stack.load_state_dict({k: v.to(device, factory["dtype"]) for k, v in weights.items()}, assign=True)
     return stack.requires_grad_(False).eval()
+
+
+# -- motion LoRAs
+
+
+def check_motion_lora(path: str | Path, config: StackConfig | None = None) -> None:
+    """Refuse, by names and shapes alone, what is no motion LoRA, or does not fit the stack where that is known. ValueError."""
+    file = _open_motion_lora(path)
+    if config is not None:
+        motion_lora.plan(file, config)
+
+
+def load_motion_lora(path: str | Path, config: StackConfig) -> dict[str, LowRank]:
+    """By the names of a stack's weights, what a motion LoRA adds to them. ValueError for one that does not fit the stack, and for
+    NaN or infinity."""
+    file = _open_motion_lora(path)
+    plan, weights = motion_lora.plan(file, config), file.read()
+    for name, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{path}: {name} holds NaN or infinite values: its training failed, or the file is damaged")
+    for note in plan.notes:
+        logger.warning(note)
+    found = {}
+    for name, pair in plan.pairs.items():
+        alpha = float(weights[pair.alpha]) if isinstance(pair.alpha, str) else pair.alpha
+        found[name] = LowRank(weights[pair.up], weights[pair.down], alpha)
+    return found
+
+
+def merge_motion_loras(stack: TemporalStack, loras: Sequence[tuple[str | Path, float]]) -> None:
+    """Add motion LoRAs, (file, strength) each, to a stack's weights: summed in float32 and rounded once. ValueError for one that
+    does not fit, before anything is changed."""
+    weights = dict(stack.named_parameters())
+    sums: dict[str, torch.Tensor] = {}
+    for path, strength in loras:
+        if not math.isfinite(strength):
+            raise ValueError(f"the strength of {path} must be a finite number, found {strength}")
+        for name, change in load_motion_lora(path, stack.config).items() if strength else ():
+            sums[name] = sums.get(name, 0) + strength * change.of(weights[name])
+    for name, added in sums.items():
+        # not in place: the file's own tensors may be kept for the next who opens it
+        weights[name].data = (weights[name].to(added.dtype) + added).to(weights[name].dtype)
+
+
+def _open_motion_lora(path: str | Path) -> WeightFile:
+    """ValueError for a file that is none, with what it is."""
+    file = open_weights(path)
+    if not file.shapes and file.path.suffix.lower() in PICKLES and (found := motion_lora.read_list(file.path)):
+        return found
+    if motion_lora.matches(file.shapes):
+        return file
+    if motion_lora.is_spatial_lora(file.shapes):
+        what = "is a spatial LoRA, which changes the image model, not a motion LoRA"
+        raise ValueError(f"{path} {what}: load it with ComfyUI's LoRA loader, in front of the stack")
+    family = "emu" if _own_config(file) else recognise(file.shapes)
+    if family is not None:
+        what = f"is a temporal stack of family {family}, not a motion LoRA"
+        raise ValueError(f"{path} {what}: choose it in Apply Temporal Stack, or name it with --stack")
+    try:
+        import_plan(file)
+    except ValueError as error:
+        if ", not a temporal stack" in str(error):
+            raise ValueError(str(error).replace(", not a temporal stack", ", not a motion LoRA")) from error
+    some = ", ".join(sorted(file.shapes)[:3]) or "none"
+    raise ValueError(f"{path} is no motion LoRA: expected keys {motion_lora.EXPECTED}, found keys such as {some}")
