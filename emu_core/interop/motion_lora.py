@@ -21,7 +21,7 @@ from ..model.sites import Site
 from ..model.stack import TemporalStack
 from ..weights import WeightFile
 from .layers import MotionModules
-from .layout import DIFFUSERS, HOTSHOT, ORIGINAL, Naming, Shapes
+from .layout import DIFFUSERS, HOTSHOT, ORIGINAL, Shapes
 
 METADATA = "lora_adapter_metadata"  # in which diffusers keeps peft's settings
 EXPECTED = "such as down_blocks.0.motion_modules.0 ... to_q_lora.down.weight"
@@ -198,17 +198,16 @@ def _targets(config: StackConfig) -> dict[str, str]:
 def _modules(site: Site, config: StackConfig) -> Iterator[tuple[str, str]]:
     """(a module in a file's layout, its weight behind the site's own name)."""
     side, *inner = site.name.split(".")
-    place = "mid_block" if side == "mid" else f"{side}_blocks.{inner[0]}"
+    place, last = "mid_block" if side == "mid" else f"{side}_blocks.{inner[0] if inner else ''}", inner[-1] if inner else ""
     if site.kind == "resnet":
         for i in range(4):
-            yield f"{place}.temp_convs.{inner[-1]}.conv{i + 1}.{3 if i else 2}", f"convs.{i}.weight"
+            yield f"{place}.temp_convs.{last}.conv{i + 1}.{3 if i else 2}", f"convs.{i}.weight"
         return
-    folders: list[tuple[str, Naming]] = [(f"{place}.temp_attentions.{inner[-1]}." if inner else "transformer_in.", DIFFUSERS)]
+    folders = {"transformer_in." if site.name == "conv_in" else f"{place}.temp_attentions.{last}.": DIFFUSERS}
     if site.kind == "layer":
-        namings = (ORIGINAL, DIFFUSERS, HOTSHOT)
-        folders = [(f"{place}.{naming.folder}.{inner[-1]}{naming.inside}.", naming) for naming in namings]
+        folders = {f"{place}.{naming.folder}.{last}{naming.inside}.": naming for naming in (ORIGINAL, DIFFUSERS, HOTSHOT)}
     assert isinstance(config.layers, MotionModules)
-    for prefix, naming in folders:
+    for prefix, naming in folders.items():
         for theirs, name in naming.names(config.layers.blocks, False):
             if theirs.endswith(".weight") and "norm" not in theirs:
                 yield prefix + theirs.removesuffix(".weight"), name
