@@ -181,9 +181,12 @@ def merge_motion_loras(stack: TemporalStack, loras: Sequence[tuple[str | Path, f
 
 def _open_motion_lora(path: str | Path) -> WeightFile:
     """ValueError for a file that is none, with what it is."""
+    if not Path(path).is_file():
+        there = "a folder" if Path(path).is_dir() else "nothing"
+        raise ValueError(f"{path} should be a motion LoRA's file, found {there}: check the path")
     file = open_weights(path)
-    if not file.shapes and file.path.suffix.lower() in PICKLES and (found := motion_lora.read_list(file.path)):
-        return found
+    if not file.shapes and file.path.suffix.lower() in PICKLES and (listed := motion_lora.read_list(file.path)):
+        return listed
     if motion_lora.matches(file.shapes):
         return file
     if motion_lora.is_spatial_lora(file.shapes):

@@ -15,7 +15,7 @@ import torch
 
 from .base import Base, load_base
 from .base.checks import read_json
-from .checkpoint import load_stack
+from .checkpoint import load_stack, merge_motion_loras
 from .media import fit
 from .model.conditioning import AMOUNTS_OF_MOTION, FACTOR, MAX_FRAMES, Stitch, augment, condition, slot_count, slots, windows
 from .model.config import StackConfig
@@ -176,14 +176,20 @@ class EmuVideoPipeline:
         dtype: torch.dtype = torch.float32,
         attention: Backend = "auto",
         variant: str | None = None,
+        motion_loras: Sequence[tuple[str | Path, float]] = (),
     ) -> EmuVideoPipeline:
         """Load a base (default: the bundled tiny model) and its stacks; a model folder may hold `stack_F.safetensors` and
-        `stack_I.safetensors` itself. `variant`: what `stack` is, where its keys cannot tell (see `interop.VARIANTS`)."""
+        `stack_I.safetensors` itself. `variant`: what `stack` is, where its keys cannot tell (see `interop.VARIANTS`).
+        `motion_loras`, (file, strength) each, are added to the weights of stack F."""
         folder = Path(model) if model is not None else BUNDLED
         own = [file if (file := folder / f"stack_{role}.safetensors").is_file() else None for role in "FI"]
         paths = (stack or own[0], interpolation_stack or own[1])
         variants = (variant if stack else None, None)
         stacks = [None if p is None else load_stack(p, variant=v, dtype=dtype) for p, v in zip(paths, variants, strict=True)]
+        if motion_loras:
+            if stacks[0] is None:
+                raise ValueError(f"{motion_loras[0][0]} is for a video stack, and {folder} has none: name one with --stack")
+            merge_motion_loras(stacks[0], motion_loras)
         base = load_base(folder, tokenizer=tokenizer, dtype=dtype, device=device)
         found = find_sites(base.unet)
         for path, loaded in zip(paths, stacks, strict=True):

@@ -18,7 +18,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     add_output_options(parser)
     parser.add_argument("--no-interpolate", action="store_true", help="leave out the last step")
     add_sampling_options(parser)
-    add_model_options(parser)
+    add_model_options(parser, motion_loras=True)
 
 
 def animate(options: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--no-interpolate", action="store_true", help="leave out the third step")
     parser.add_argument("--t2i-guidance", type=float, help="text guidance of the starting frame")
     add_sampling_options(parser)
-    add_model_options(parser)
+    add_model_options(parser, motion_loras=True)
 
 
 def generate(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from argparse import Namespace
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import torch
 
 from .. import __version__, media
 from ..base import inspect_base
-from ..checkpoint import read_config
+from ..checkpoint import check_motion_lora, read_config
 from ..pipeline import BUNDLED, EmuVideoPipeline, Settings, check_prompt
 from .options import choose_device
 
@@ -27,6 +28,28 @@ def parse_size(text: str) -> tuple[int, int]:
     if found is None:
         raise ValueError(f"--size should be WIDTHxHEIGHT in pixels, such as 512x512, found {text!r}")
     return int(found[2] or found[1]), int(found[1])
+
+
+def parse_motion_lora(text: str) -> tuple[Path, float]:
+    """FILE or FILE:STRENGTH -> (file, strength). What is a file as it stands is one, colons and all, and a drive's colon is part of
+    its name. ValueError for a strength that is no finite number."""
+    file, colon, strength = text.rpartition(":")
+    if not colon or Path(text).is_file():
+        return Path(text), 1.0
+    try:
+        number = float(strength)
+    except ValueError:
+        if not Path(file).is_file():  # the colon is a drive's, or of a name that is not there
+            return Path(text), 1.0
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"--motion-lora {text}: expected a number as the strength of {file}, found {strength!r}")
+    return Path(file), number
+
+
+def read_motion_loras(options: Namespace) -> list[tuple[Path, float]]:
+    """Those of a command's --motion-lora, in their order; none for a command without it."""
+    return [parse_motion_lora(text) for text in getattr(options, "motion_lora", None) or ()]
 
 
 def read_request(options: Namespace) -> tuple[str, Settings]:
@@ -56,6 +79,9 @@ def read_request(options: Namespace) -> tuple[str, Settings]:
             settings.check_stack(config)
             if options.command == "animate" and not config.takes_image:
                 raise ValueError(f"{stack} is of family {config.origin.family}, which knows no image: use it with `generate`")
+    stack = Path(options.stack or Path(options.model or BUNDLED) / "stack_F.safetensors")
+    for lora, _ in read_motion_loras(options) if stack.is_file() else ():  # where there is none, the pipeline says so
+        check_motion_lora(lora, read_config(stack, options.variant if options.stack else None))
     return prompt, settings
 
 
@@ -73,7 +99,7 @@ def load_pipeline(options: Namespace) -> EmuVideoPipeline:
     usual = "float32" if device.type == "cpu" else "float16"
     dtype = getattr(torch, usual if options.dtype == "auto" else options.dtype)
     stacks = options.stack, options.interpolation_stack
-    how = {"dtype": dtype, "attention": options.attention, "variant": options.variant}
+    how = {"dtype": dtype, "attention": options.attention, "variant": options.variant, "motion_loras": read_motion_loras(options)}
     return EmuVideoPipeline.from_files(options.model, *stacks, options.tokenizer, device, **how)
 
 
@@ -99,6 +125,7 @@ def write(
     what a person needs to make them again; then say what was made. `scores`: those of the starting frames that `first` was
     chosen from."""
     stages = {f"stack_{role}": model.stack.config.origin.stage for role, model in pipeline.models.items()}
+    loras = [f"{lora.name}:{strength:g}" for lora, strength in read_motion_loras(options)]
     values = {
         "software": f"ComfyUI-EmuVideo {__version__}",
         "command": options.command,
@@ -106,6 +133,7 @@ def write(
         "model": Path(options.model).name if options.model else "bundled tiny model",
         "dtype": str(pipeline.base.dtype).removeprefix("torch."),
         **{role: stage for role, stage in stages.items() if stage},
+        **({"motion_loras": ", ".join(loras)} if loras else {}),
         **{name: value for name, value in vars(settings).items() if value is not None},
     }
     told = {name: json.dumps(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}

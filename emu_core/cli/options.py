@@ -62,8 +62,8 @@ def add_sampling_options(parser: argparse.ArgumentParser, keyframes: bool = Fals
     add("--seed", type=int, default=0, help="same seed, same video")
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The files of the models, and what they run on."""
+def add_model_options(parser: argparse.ArgumentParser, motion_loras: bool = False) -> None:
+    """The files of the models, and what they run on; `motion_loras`: for a command that loads them."""
     add = parser.add_argument_group("model").add_argument
     model = "image model: a diffusers folder, or one .safetensors file of SD 1.5, SD 2.1 or SDXL (default: bundled)"
     stack = (
@@ -73,6 +73,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--model", help=model)
     add("--stack", help=stack)
     add("--variant", metavar="NAME", help=VARIANT_HELP)
+    if motion_loras:
+        lora = "motion LoRA on stack F, with a strength (1 if left out; negative ones turn the motion round); may be repeated"
+        add("--motion-lora", action="append", metavar="FILE[:STRENGTH]", help=lora)
     add("--interpolation-stack", help="temporal stack I; default: stack_I.safetensors in the model's folder")
     add("--tokenizer", help="folder with the tokenizer that a single-file model lacks, or a ComfyUI installation")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps ...; auto takes an accelerator if there is one")

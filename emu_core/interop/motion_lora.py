@@ -89,7 +89,7 @@ def plan(file: WeightFile, config: StackConfig) -> LoraPlan:
     listed = all(name.isdigit() for name in file.shapes)
     parts, rest = _listed(file, config) if listed else _named(file)
     middle = [module for module in parts if module.startswith("mid_block") and module not in targets]
-    lost = sorted(module for module in parts if module not in targets and module not in middle)
+    lost = sorted(min(names.values()) for module, names in parts.items() if module not in targets and module not in middle)
     if lost:
         raise ValueError(f"{what} with {len(lost)} changes that this stack has no weight for: {_few(lost)}; {_choose(config)}")
     _refuse_without_middle(what, config, {targets[module] for module in parts if module in targets})
