@@ -9,7 +9,7 @@ from .comparison import EmuVideoAddToStudy, EmuVideoCompare
 from .conditioning import EmuVideoConditioning
 from .evaluation import EmuVideoBestStartingFrame, EmuVideoEvaluate
 from .interpolation import EmuVideoInterpolate
-from .loaders import EmuVideoApplyStack, EmuVideoTinyModel
+from .loaders import EmuVideoApplyStack, EmuVideoMotionLora, EmuVideoTinyModel
 from .pictures import EmuVideoContactSheet
 from .sampling import EmuVideoSampler, EmuVideoScheduler, EmuVideoStartingFrame
 
@@ -19,7 +19,7 @@ class EmuVideoExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[Node]]:
         """In the order in which they stand in a workflow."""
-        before = [EmuVideoTinyModel, EmuVideoStartingFrame, EmuVideoApplyStack]
+        before = [EmuVideoTinyModel, EmuVideoStartingFrame, EmuVideoApplyStack, EmuVideoMotionLora]
         video = [EmuVideoConditioning, EmuVideoScheduler, EmuVideoSampler, EmuVideoInterpolate, EmuVideoContactSheet]
         return [*before, *video, EmuVideoBestStartingFrame, EmuVideoEvaluate, EmuVideoCompare, EmuVideoAddToStudy]
 

@@ -1,13 +1,16 @@
-"""Nodes that load models: the bundled tiny one, and a temporal stack onto a MODEL."""
+"""Nodes that load models: the bundled tiny one, a temporal stack onto a MODEL, and a motion LoRA onto that."""
 
 from __future__ import annotations
 
-from ..emu_core.checkpoint import read_config
+from collections.abc import Callable
+from pathlib import Path
+
+from ..emu_core.checkpoint import check_motion_lora, read_config
 from ..emu_core.interop import VARIANTS
 from .adapter import paths, tiny
 from .adapter.schema import RARE, Node, answer, io
 from .adapter.shown import say
-from .adapter.video_model import applied, apply_stack
+from .adapter.video_model import applied, apply_motion_lora, apply_stack
 
 AUTO = "auto"
 
@@ -49,14 +52,8 @@ class EmuVideoApplyStack(Node):
 
     @classmethod
     def fingerprint_inputs(cls, stack: str | None = None, **_: object) -> str | None:
-        """The file's name, time and size: it is read again when one of them is another."""
-        if stack is None:
-            return None
-        try:
-            status = paths.stack_path(stack).stat()
-        except (OSError, ValueError):
-            return stack
-        return f"{stack} {status.st_mtime_ns} {status.st_size}"
+        """See `_stamp`."""
+        return _stamp(paths.stack_path, stack)
 
     @classmethod
     def execute(cls, model, stack, strength, variant=AUTO) -> io.NodeOutput:
@@ -70,3 +67,41 @@ class EmuVideoApplyStack(Node):
 
 def _said(variant: str) -> str | None:
     return None if variant == AUTO else variant
+
+
+class EmuVideoMotionLora(Node):
+    """A motion LoRA on a MODEL's temporal stack: a video MODEL, a file and a strength in; a video MODEL out."""
+
+    sought = "motion lora, animatediff lora, motiondirector, camera motion, camera movement, zoom, pan, tilt, roll"
+    inputs = [
+        io.Model.Input("model"),
+        lambda: io.Combo.Input("lora", options=paths.motion_lora_names()),
+        io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.01),
+    ]
+    outputs = {"MODEL": io.Model}
+
+    @classmethod
+    def validate_inputs(cls, lora: str | None = None) -> bool | str:
+        """A file that is there and is a motion LoRA. None: linked, known when the node runs."""
+        return True if lora is None else answer(lambda: check_motion_lora(paths.motion_lora_path(lora)))
+
+    @classmethod
+    def fingerprint_inputs(cls, lora: str | None = None, **_: object) -> str | None:
+        """See `_stamp`."""
+        return _stamp(paths.motion_lora_path, lora)
+
+    @classmethod
+    def execute(cls, model, lora, strength) -> io.NodeOutput:
+        """ValueError when there is no such file, or it does not fit the stack on the MODEL."""
+        return io.NodeOutput(apply_motion_lora(model, paths.motion_lora_path(lora), strength))
+
+
+def _stamp(find: Callable[[str], Path], name: str | None) -> str | None:
+    """A file's name, time and size: it is read again when one of them is another. None for a linked name."""
+    if name is None:
+        return None
+    try:
+        status = find(name).stat()
+    except (OSError, ValueError):
+        return name
+    return f"{name} {status.st_mtime_ns} {status.st_size}"

@@ -31,8 +31,8 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_motion_lora(text: str) -> tuple[Path, float]:
-    """FILE or FILE:STRENGTH -> (file, strength). What is a file as it stands is one, colons and all, and a drive's colon is part of
-    its name. ValueError for a strength that is no finite number."""
+    """FILE or FILE:STRENGTH -> (file, strength). What is a file as it stands is one, colons and all, and a drive's colon belongs
+    to its name. ValueError for a strength that is no finite number."""
     file, colon, strength = text.rpartition(":")
     if not colon or Path(text).is_file():
         return Path(text), 1.0

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,8 @@ def plan(file: WeightFile, config: StackConfig) -> LoraPlan:
     pairs = {targets[module]: _pair(what, file, module, found) for module, found in parts.items() if module in targets}
     if not pairs:
         raise ValueError(f"{what} whose changes are all in the middle, where this stack has no module; {_choose(config)}")
-    with torch.device("meta"):
-        wanted = TemporalStack(config).state_dict()
     for name, pair in pairs.items():
-        _check_shape(what, file, pair, tuple(wanted[name].shape), config)
+        _check_shape(what, file, pair, _shapes(config)[name], config)
     notes = []
     if middle:
         told = f"{len(middle)} of its changes are left out: it was made for AnimateDiff v2, and this stack has no module there"
@@ -181,6 +180,13 @@ def _few(names: list[str]) -> str:
 
 
 # -- the stack's names
+
+
+@lru_cache(maxsize=4)
+def _shapes(config: StackConfig) -> Shapes:
+    """Of the stack's weights."""
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in TemporalStack(config).state_dict().items()}
 
 
 def _targets(config: StackConfig) -> dict[str, str]:

@@ -18,6 +18,8 @@ from ...emu_core.weights import SUFFIXES
 logger = logging.getLogger(__name__)
 
 FOLDER = "emu_video"
+STACKS, LORAS = "animatediff_models", "animatediff_motion_lora"
+"""AnimateDiff-Evolved's folders, by the names under which it registers them: what lies there need not be moved."""
 METRICS = "emu_video_metrics"
 NO_CLIP = "none"
 PACK = Path(__file__).parents[2]
@@ -28,12 +30,15 @@ BUNDLED = {f"tiny {role} (bundled)": TINY / f"stack_{role}.safetensors" for role
 
 
 def register_folders() -> None:
-    """Tell ComfyUI of models/emu_video and models/emu_video_metrics, made if they are missing, and of the bundled LoRA; put the
-    example workflows' pictures where LoadImage finds them, unless files of their names are there."""
-    own, metrics = (Path(folder_paths.models_dir, name) for name in (FOLDER, METRICS))
-    for name, folder in ((FOLDER, own), (METRICS, metrics), ("loras", ASSETS / "loras")):
+    """Tell ComfyUI of models/emu_video and models/emu_video_metrics, made if they are missing, of AnimateDiff-Evolved's folders,
+    and of the bundled LoRA; put the example workflows' pictures where LoadImage finds them, unless files of their names are
+    there."""
+    own, metrics, *others = (Path(folder_paths.models_dir, name) for name in (FOLDER, METRICS, STACKS, LORAS))
+    folders = [(FOLDER, own), (METRICS, metrics), *zip((STACKS, LORAS), others, strict=True), ("loras", ASSETS / "loras")]
+    for name, folder in folders:
         folder_paths.add_model_folder_path(name, str(folder))
-    folder_paths.folder_names_and_paths[FOLDER][1].update(SUFFIXES)
+    for name in (FOLDER, STACKS, LORAS):
+        folder_paths.folder_names_and_paths[name][1].update(SUFFIXES)
     inputs = Path(folder_paths.get_input_directory())
     try:
         own.mkdir(parents=True, exist_ok=True)
@@ -46,19 +51,36 @@ def register_folders() -> None:
 
 
 def stack_names() -> list[str]:
-    """What the node offers: the bundled stacks, then the files of models/emu_video."""
-    return [*BUNDLED, *folder_paths.get_filename_list(FOLDER)]
+    """What the node offers: the bundled stacks, then the files of models/emu_video, then AnimateDiff-Evolved's."""
+    return [*BUNDLED, *_names(FOLDER, STACKS)]
 
 
 def stack_path(name: str) -> Path:
     """The file behind a name from `stack_names`; ValueError says where to put a missing one."""
-    if name in BUNDLED:
-        return BUNDLED[name]
-    found = folder_paths.get_full_path(FOLDER, name)
-    if found is None:
-        places = ", ".join(folder_paths.get_folder_paths(FOLDER))
-        raise ValueError(f"temporal stack {name!r} was not found: put its file into {places}, then press R to refresh")
-    return Path(found)
+    return BUNDLED[name] if name in BUNDLED else _path("temporal stack", name, FOLDER, STACKS)
+
+
+def motion_lora_names() -> list[str]:
+    """What the node offers: the files of AnimateDiff-Evolved's folder of motion LoRAs, then those of models/emu_video."""
+    return _names(LORAS, FOLDER)
+
+
+def motion_lora_path(name: str) -> Path:
+    """The file behind a name from `motion_lora_names`; ValueError says where to put a missing one."""
+    return _path("motion LoRA", name, LORAS, FOLDER)
+
+
+def _names(*folders: str) -> list[str]:
+    """The files of these folders; a name that several have stands once, for the first."""
+    return list(dict.fromkeys(name for folder in folders for name in folder_paths.get_filename_list(folder)))
+
+
+def _path(what: str, name: str, *folders: str) -> Path:
+    for folder in folders:
+        if found := folder_paths.get_full_path(folder, name):
+            return Path(found)
+    places = ", ".join(place for folder in folders for place in folder_paths.get_folder_paths(folder))
+    raise ValueError(f"{what} {name!r} was not found: put its file into {places}, then press R to refresh")
 
 
 def _clips() -> dict[str, Path]:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import comfy.lora
 import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrapperExecutor, WrappersMP
 
-from ...emu_core.checkpoint import load_stack, read_config
+from ...emu_core.checkpoint import load_motion_lora, load_stack, read_config
 from ...emu_core.model.config import Role, StackConfig
 from ...emu_core.model.layers import LayerTypes, Run
 from ...emu_core.model.sites import find_sites
@@ -101,6 +102,28 @@ def apply_stack(patcher: ModelPatcher, path: str | Path, strength: float = 1.0, 
     result.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _follow_device)
     result.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, VideoCall(attachments, patcher.model.latent_format, strength))
     result.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, _follow_kind)
+    return result
+
+
+def apply_motion_lora(patcher: ModelPatcher, path: str | Path, strength: float) -> ModelPatcher:
+    """A clone of `patcher` whose stack has a motion LoRA on its weights, as patches that ComfyUI carries. ValueError for a MODEL
+    without a stack and for a LoRA that does not fit it. At `strength` 0 it is checked, and changes nothing."""
+    config = applied(patcher)
+    if config is None:
+        raise ValueError(
+            "this MODEL has no temporal stack on it, which a motion LoRA changes: connect Apply Temporal Stack before it"
+        )
+    changes = load_motion_lora(path, config)
+    result = patcher.clone()
+    if strength:
+        weights: dict[str, torch.Tensor] = {}
+        for name, change in changes.items():
+            weights |= {f"{name}.lora_up.weight": change.up, f"{name}.lora_down.weight": change.down}
+            if change.alpha is not None:
+                weights[f"{name}.alpha"] = torch.tensor(change.alpha)
+        patches = comfy.lora.load_lora(weights, {name: name for name in changes})
+        for own in result.get_additional_models_with_key(KEY):
+            own.add_patches(patches, strength)
     return result
 
 

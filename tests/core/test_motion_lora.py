@@ -244,26 +244,27 @@ def test_equals_guoywws_own_loader(case: str, tmp_path: Path) -> None:
 # -- every form is the same LoRA
 
 
-def by_hand(state: State, rank: int = RANK) -> dict[str, torch.Tensor]:
-    """up @ down by module in diffusers' layout."""
-    return {name: (lambda up, down: up @ down)(*filled_pair(name, weight, rank)) for name, weight in attentions(state).items()}
+@pytest.fixture(scope="module")
+def by_hand(adapter: Any, tmp_path_factory: pytest.TempPathFactory) -> State:
+    """The stack of v2 with up @ down added to the LoRA's 168 weights, and all others as they were."""
+    state = dict(adapter.state_dict())
+    changed = attentions(state)
+    assert len(changed) == 21 * 8
+    for name, weight in changed.items():
+        up, down = filled_pair(name, weight)
+        state[f"{name}.weight"] = weight + up @ down
+    path = tmp_path_factory.mktemp("merged") / "merged.safetensors"
+    return dict(load_stack(reference.save(reference.original_layout(state), path)).state_dict())
 
 
 @pytest.mark.parametrize(
     ("form", "prefix"), [*((form, "") for form in FORMS), (guoyww, "_orig_mod."), (peft, "base_model.model.")]
 )
-def test_every_form_is_the_same_lora(form: Any, prefix: str, adapter: Any, v2: Path, tmp_path: Path) -> None:
-    """All weights against the products: those of the LoRA's modules changed by just these, all others as they were."""
-    state = adapter.state_dict()
-    lora = {prefix + name: value for name, value in lora_state(state, form).items()}
-    file = reference.save(lora, tmp_path / "lora.safetensors")
-    changed = {f"{name}.weight": value for name, value in by_hand(state).items()}
-    assert len(changed) == 21 * 8
-    expected = {name: value + changed.get(name, 0) for name, value in state.items()}
-    wanted = load_stack(reference.save(reference.original_layout(expected), tmp_path / "merged.safetensors")).state_dict()
-    found = merged(v2, (file, 1.0))
-    assert found.keys() == wanted.keys()
-    for name, value in wanted.items():
+def test_every_form_is_the_same_lora(form: Any, prefix: str, adapter: Any, by_hand: State, v2: Path, tmp_path: Path) -> None:
+    lora = {prefix + name: value for name, value in lora_state(adapter.state_dict(), form).items()}
+    found = merged(v2, (reference.save(lora, tmp_path / "lora.safetensors"), 1.0))
+    assert found.keys() == by_hand.keys()
+    for name, value in by_hand.items():
         torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-6)
 
 

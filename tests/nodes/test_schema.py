@@ -75,6 +75,7 @@ SOUGHT = {
     "text to video": {"EmuVideoConditioning", "EmuVideoApplyStack", "EmuVideoSampler", "EmuVideoTinyModel"},
     "animatediff": {"EmuVideoApplyStack", "EmuVideoConditioning"},
     "motion module": {"EmuVideoApplyStack"},
+    "motion lora": {"EmuVideoMotionLora"},
     "extend video": {"EmuVideoConditioning"},
     "frame interpolation": {"EmuVideoInterpolate"},
     "starting frame": {"EmuVideoStartingFrame", "EmuVideoBestStartingFrame"},
