@@ -187,7 +187,9 @@ def _open_motion_lora(path: str | Path) -> WeightFile:
     file = open_weights(path)
     if not file.shapes and file.path.suffix.lower() in PICKLES and (listed := motion_lora.read_list(file.path)):
         return listed
-    if motion_lora.matches(file.shapes):
+    other = _named_otherwise(file)
+    if motion_lora.matches(file.shapes) and (other or "is a LoRA").startswith("is a LoRA"):
+        file.check_precision("a motion LoRA")
         return file
     if motion_lora.is_spatial_lora(file.shapes):
         what = "is a spatial LoRA, which changes the image model, not a motion LoRA"
@@ -196,10 +198,17 @@ def _open_motion_lora(path: str | Path) -> WeightFile:
     if family is not None:
         what = f"is a temporal stack of family {family}, not a motion LoRA"
         raise ValueError(f"{path} {what}: choose it in Apply Temporal Stack, or name it with --stack")
+    some = ", ".join(sorted(file.shapes)[:3]) or "none"
+    what = other or f"is no motion LoRA: expected keys {motion_lora.EXPECTED}, found keys such as {some}"
+    raise ValueError(f"{path} {what}")
+
+
+def _named_otherwise(file: WeightFile) -> str | None:
+    """What a file is that is neither a stack nor a motion LoRA, where its keys tell: "is a ControlNet, not a motion LoRA ..." """
     try:
         import_plan(file)
     except ValueError as error:
-        if ", not a temporal stack" in str(error):
-            raise ValueError(str(error).replace(", not a temporal stack", ", not a motion LoRA")) from error
-    some = ", ".join(sorted(file.shapes)[:3]) or "none"
-    raise ValueError(f"{path} is no motion LoRA: expected keys {motion_lora.EXPECTED}, found keys such as {some}")
+        words = str(error).removeprefix(f"{file.path} ")
+        if words.startswith("is ") and not words.startswith(("is no temporal stack", "is a motion LoRA", "is a checkpoint of")):
+            return words.replace("not a temporal stack", "not a motion LoRA")
+    return None
