@@ -123,7 +123,8 @@ def apply_motion_lora(patcher: ModelPatcher, path: str | Path, strength: float) 
                 weights[f"{name}.alpha"] = torch.tensor(change.alpha)
         patches = comfy.lora.load_lora(weights, {name: name for name in changes})
         for own in result.get_additional_models_with_key(KEY):
-            own.add_patches(patches, strength)
+            put = own.add_patches(patches, strength)
+            assert len(put) == len(changes), f"{len(put)} of {len(changes)} patches found their weights"
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ def check_clones(pack: Any) -> None:
     wanted = [sampled(one, *rest) for one in (zoom, pan)]
     for one, expected in ((zoom, wanted[0]), (video, plain), (pan, wanted[1]), (zoom.clone(), wanted[0]), (video, plain)):
         assert torch.equal(sampled(one, *rest), expected)
+    if "disable_dynamic" in inspect.signature(zoom.clone).parameters:
+        assert torch.equal(sampled(zoom.clone(disable_dynamic=True), *rest), wanted[0])
     del zoom, pan
     parts.forget()
     assert torch.equal(sampled(video, *rest), plain)
