@@ -146,7 +146,8 @@ def check_half_precision(pack: Any) -> None:
     paths = pack.module("nodes.adapter.paths")
     stack, lora = paths.stack_path(STACK), paths.motion_lora_path(LORA)
     cpu = torch.device("cpu")
-    own = video_model._stack_patcher(str(stack), torch.float16, cpu, cpu, disable_dynamic=True)
+    half = core.load_stack(stack, video_model.COMFY_LAYERS, dtype=torch.float16)
+    own = comfy.model_patcher.ModelPatcher(half, cpu, cpu)
     video, *_ = video_parts(pack)
     patched = with_lora(pack, video, 0.7).get_additional_models()[0]
     own.patches = {name: list(value) for name, value in patched.patches.items()}
