@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import logging
 import math
 import zlib
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -108,13 +110,24 @@ def v2(adapter: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def in_diffusers(adapter: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """v2 in diffusers' layout, whose group norms see the whole video."""
+    return reference.save(adapter, tmp_path_factory.mktemp("diffusers") / "adapter.safetensors")
+
+
+@pytest.fixture(scope="module")
 def v3(unet: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = reference.motion_adapter(unet, mid=False).state_dict()
     return reference.save(reference.original_layout(state), tmp_path_factory.mktemp("v3") / "mm_v3.safetensors")
 
 
-def merged(stack: Path, *loras: tuple[Path, float], **factory: Any) -> State:
-    result = load_stack(stack, **factory)
+@cache
+def loaded(path: Path, dtype: torch.dtype = torch.float32) -> TemporalStack:
+    return load_stack(path, dtype=dtype)
+
+
+def merged(stack: Path, *loras: tuple[Path, float], dtype: torch.dtype = torch.float32) -> State:
+    result = copy.deepcopy(loaded(stack, dtype))
     merge_motion_loras(result, loras)
     return dict(result.state_dict())
 
@@ -195,9 +208,9 @@ def written(kind: str, adapter: Any, file: Path) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "strength"), MEASURED)
-def test_equals_diffusers(kind: str, strength: float, unet: Any, adapter: Any, tmp_path: Path) -> None:
+def test_equals_diffusers(kind: str, strength: float, unet: Any, adapter: Any, in_diffusers: Path, tmp_path: Path) -> None:
     """Against what diffusers gave of the same file and strength (see fixtures)."""
-    stack = load_stack(reference.save(adapter, tmp_path / "adapter.safetensors"))
+    stack = copy.deepcopy(loaded(in_diffusers))
     without = call(unet, stack)
     merge_motion_loras(stack, [(written(kind, adapter, tmp_path / "lora.safetensors"), strength)])
     found, wanted = call(unet, stack), load_file(FIXTURES / "diffusers_motion_lora.safetensors")[f"{kind} {strength}"]
@@ -435,7 +448,7 @@ def renamed(lora: State, old: str, new: str) -> State:
 def test_what_does_not_fit_is_refused(kind: str, adapter: Any, v2: Path, tmp_path: Path) -> None:
     state, expected = broken(lora_state(adapter.state_dict(), guoyww))[kind]
     file = reference.save(state, tmp_path / "zoom.safetensors")
-    stack = load_stack(v2)
+    stack = copy.deepcopy(loaded(v2))
     before = {name: value.clone() for name, value in stack.state_dict().items()}
     said = words(lambda: merge_motion_loras(stack, [(file, 1.0)]))
     assert "zoom.safetensors" in said
@@ -460,7 +473,7 @@ def test_a_lora_for_another_family(unet: Any, adapter: Any, v2: Path, tmp_path: 
 
 def test_an_infinite_strength(adapter: Any, v2: Path, tmp_path: Path) -> None:
     file = reference.save(lora_state(adapter.state_dict(), guoyww), tmp_path / "lora.safetensors")
-    assert "finite number, found nan" in words(lambda: merge_motion_loras(load_stack(v2), [(file, math.nan)]))
+    assert "finite number, found nan" in words(lambda: merge_motion_loras(copy.deepcopy(loaded(v2)), [(file, math.nan)]))
 
 
 AT = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0"
