@@ -83,11 +83,11 @@ def plan(file: WeightFile, config: StackConfig) -> LoraPlan:
     """Which weights of a stack the file changes, by names and shapes. ValueError for one that does not fit."""
     targets = _targets(config)
     what = f"{file.path} is a motion LoRA"
-    if not targets:
-        raise ValueError(
-            f"{what}, and this stack of family {config.origin.family} has no motion modules: put it on AnimateDiff v2"
-        )
     listed = all(name.isdigit() for name in file.shapes)
+    if not targets:
+        wanted = "ModelScope or ZeroScope" if listed else "AnimateDiff v2"
+        has = f"this stack of family {config.origin.family} has no motion modules"
+        raise ValueError(f"{what}, and {has}: choose a stack of {wanted} for it")
     parts, rest = _listed(file, config) if listed else _named(file)
     middle = [module for module in parts if module.startswith("mid_block") and module not in targets]
     lost = sorted(min(names.values()) for module, names in parts.items() if module not in targets and module not in middle)
