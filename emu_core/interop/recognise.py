@@ -10,7 +10,7 @@ import torch
 from ..model.config import Family
 from ..model.stack import TemporalStack
 from ..weights import WeightFile
-from . import animatediff, fancyvideo, hotshot_xl, modelscope, pia
+from . import animatediff, fancyvideo, hotshot_xl, modelscope, motion_lora, pia
 from .layout import Plan, Shapes, is_spatial, missing_modules
 from .variants import as_variant
 
@@ -175,7 +175,7 @@ def _few(names: list[str]) -> str:
 def _other(shapes: Shapes) -> str | None:
     """What a file of another kind is; None where nothing tells."""
     names = {other for name in shapes for other in (name, _bare(name))}
-    moving = any("motion_modules" in name or "temporal" in name for name in names)
+    moving = motion_lora.matches(shapes) or any("motion_modules." in name for name in names)
     for pattern, what, with_motion in _OTHERS:
         if any(map(pattern.search, names)):
             return with_motion if moving and with_motion else what

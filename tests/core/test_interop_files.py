@@ -194,6 +194,7 @@ OTHERS = {
     "spatial adapter": ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight", "is a LoRA"),
     "motion lora": (FIRST + "transformer_blocks.0.attention_blocks.0.processor.to_q_lora.down.weight", "is a motion LoRA"),
     "motion lora, diffusers": ("unet.mid_block.motion_modules.0.x.attn1.processor.to_q_lora.up.weight", "is a motion LoRA"),
+    "motion lora, ModelScope": ("down_blocks.0.temp_attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight", "is a motion"),
     "motion lora, PEFT": ("unet.mid_block.motion_modules.0.x.attn1.to_q.lora_B.weight", "is a motion LoRA"),
     "checkpoint": ("cond_stage_model.transformer.text_model.embeddings.position_ids", "is a whole image or video model"),
     "SDXL checkpoint": (
