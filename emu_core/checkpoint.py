@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .interop import animatediff, bare, hotshot_xl, import_plan, motion_lora, recognise
+from .interop import AUTO, animatediff, bare, hotshot_xl, import_plan, motion_lora, recognise
 from .interop.layers import MotionModules
 from .interop.motion_lora import LowRank
 from .model.config import SamplingConfig, StackConfig, UNetShape
@@ -92,7 +92,7 @@ def _own_config(file: WeightFile, variant: str | None = None) -> StackConfig | N
     path, metadata, version = file.path, file.metadata, file.metadata.get("version")
     if metadata.get("format") != FORMAT:
         return None
-    if variant is not None:
+    if variant not in (None, AUTO):
         raise ValueError(f"{path} says itself what it is, found the variant {variant!r}: leave that out")
     file.check_precision("a temporal stack")
     if version != str(VERSION):

@@ -6,7 +6,7 @@ import json
 import pickle
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,9 +23,13 @@ SUFFIXES = (".safetensors", *PICKLES)
 MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 _FLOATS = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
 _DAMAGE = (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError)
-_WRAPPERS = ("state_dict", "module", "model", "ema", "model_state_dict")  # under which trainers keep the weights
-_COVERS = re.compile(r"^(module\.)+|\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""What DataParallel, torch.compile, FSDP and activation checkpointing put into names."""
+_WRAPPERS = (
+    *("state_dict", "module", "model", "ema", "model_state_dict", "params_ema", "params", "unet", "unet_state_dict", "generator"),
+    *("motion_module_state_dict", "ema_state_dict", "model_ema", "model_state", "net", "weights", "trainable"),
+)
+"""Under which trainers keep the weights."""
+_COVERS = re.compile(r"(?:^|(?<=\.))(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
+"""What DataParallel, torch.compile, FSDP, activation checkpointing and DeepSpeed put into names."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,12 @@ class WeightFile:
         names = {name: self.names.get(old, old) for old, name in new.items()}
         return replace(self, shapes=shapes, kinds=kinds, sizes=sizes, tensors=tensors, names=names)
 
-    def check_precision(self, what: str = "") -> None:
-        """ValueError where weights are in 8 bits or integers; `what` the file is."""
-        for name, kind in self.kinds.items():
+    def check_precision(self, what: str, names: Iterable[str] | None = None) -> None:
+        """ValueError where weights are in 8 bits or integers; `what` the file is, `names` those that count (None: all)."""
+        for name in self.kinds if names is None else names:
+            kind = self.kinds.get(name, "F32")
             if kind not in _FLOATS.values() and self.shapes[name]:
-                wanted = f"{what or 'a file'} with weights in float16, bfloat16 or float32"
+                wanted = f"{what} with weights in float16, bfloat16 or float32"
                 raise ValueError(f"{self.path}: expected {wanted}, found {kind} in {name}: take the file in one of these")
 
 
@@ -167,9 +172,10 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict
 def _unwrapped(content: Any) -> dict[str, torch.Tensor]:
     """The mapping of names to tensors, wherever a trainer put it; those of several parts under the parts' names."""
     for _ in range(3):
-        if not isinstance(content, Mapping) or any(isinstance(value, torch.Tensor) for value in content.values()):
+        entries = content.values() if isinstance(content, Mapping) else ()
+        if any(isinstance(value, torch.Tensor) and value.numel() > 1 for value in entries):  # one number counts steps
             break
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        inner = next((content[key] for key in _WRAPPERS if entries and isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
         content = inner

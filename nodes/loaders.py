@@ -6,13 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..emu_core.checkpoint import check_motion_lora, read_config
-from ..emu_core.interop import VARIANTS
+from ..emu_core.interop import AUTO, VARIANTS
 from .adapter import paths, tiny
 from .adapter.schema import RARE, Node, answer, io
 from .adapter.shown import say
 from .adapter.video_model import applied, apply_motion_lora, apply_stack
-
-AUTO = "auto"
 
 
 class EmuVideoTinyModel(Node):
@@ -48,7 +46,7 @@ class EmuVideoApplyStack(Node):
         """A file that is there and is a stack, of that variant. None: linked, known when the node runs."""
         if stack is None or variant is None:
             return True
-        return answer(lambda: read_config(paths.stack_path(stack), _said(variant)))
+        return answer(lambda: read_config(paths.stack_path(stack), variant))
 
     @classmethod
     def fingerprint_inputs(cls, stack: str | None = None, **_: object) -> str | None:
@@ -58,15 +56,11 @@ class EmuVideoApplyStack(Node):
     @classmethod
     def execute(cls, model, stack, strength, variant=AUTO) -> io.NodeOutput:
         """ValueError when there is no such stack, it is of another variant, or it does not fit the MODEL."""
-        result = apply_stack(model, paths.stack_path(stack), strength, _said(variant))
+        result = apply_stack(model, paths.stack_path(stack), strength, variant)
         config = applied(result)
         if config.origin.family != "emu":
             say(cls, f"{config.origin.family} {config.origin.stage} ({config.origin.source})")
         return io.NodeOutput(result, config.clip.fps)
-
-
-def _said(variant: str) -> str | None:
-    return None if variant == AUTO else variant
 
 
 class EmuVideoMotionLora(Node):

@@ -15,6 +15,7 @@ from ..model.conditioning import AMOUNTS_OF_MOTION
 from ..model.sites import find_sites
 from ..model.stack import TemporalStack
 from ..pipeline import BUNDLED
+from ..weights import open_weights
 
 RECOMMENDED = ("text_guidance", "image_guidance", "steps", "sampler")
 
@@ -52,20 +53,22 @@ def _parameters(module: torch.nn.Module | None) -> int:
     return sum(p.numel() for p in module.parameters()) if module is not None else 0
 
 
-def describe_file(path: str | None) -> dict[str, Any]:
-    """What a stack's file, an image model's file or folder is, read without its weights. None: the bundled model."""
+def describe_file(path: str | None, variant: str | None = None) -> dict[str, Any]:
+    """What a stack's file, an image model's file or folder is, read without its weights. None: the bundled model. `variant`: see
+    `read_config`."""
     place = Path(path) if path is not None else BUNDLED
     why = None
     if place.is_file():
         try:
-            return _describe_stack(place)
+            return _describe_stack(place, variant)
         except ValueError as error:
             why = error
     try:
         base = inspect_base(place)
     except ValueError:
-        # why it is no stack says what it is, but of a broken image model its own reader says more
-        if why is None or "is a whole image or video model" in str(why):
+        # why it is no stack says what it is, but of a broken checkpoint with a U-Net its own reader says more
+        broken = place.suffix == ".safetensors" and "is a whole image or video model" in str(why)
+        if why is None or (broken and "model.diffusion_model.input_blocks.0.0.weight" in open_weights(place).shapes):
             raise
         raise why from None
     facts: dict[str, Any] = {
@@ -80,8 +83,8 @@ def describe_file(path: str | None) -> dict[str, Any]:
     return facts | {"stacks": [_describe_stack(s) for s in stacks]} if stacks else facts
 
 
-def _describe_stack(path: Path) -> dict[str, Any]:
-    config = read_config(path)
+def _describe_stack(path: Path, variant: str | None = None) -> dict[str, Any]:
+    config = read_config(path, variant)
     with torch.device("meta"):
         parameters = _parameters(TemporalStack(config))
     takes = ["text"] if "text" in config.layers.kinds else ["text (through the image model)"]

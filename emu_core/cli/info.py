@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from .options import add_command
+from .options import VARIANT_HELP, add_command
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -15,6 +15,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     config = "tiny, sd15, sd21, sdxl or emu (the paper's own U-Net): parameters and sites, nothing is loaded"
     parser.add_argument("file", nargs="?", help="a temporal stack or an image model (default: the bundled model)")
     parser.add_argument("--config", help=config)
+    parser.add_argument("--variant", metavar="NAME", help=VARIANT_HELP)
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
@@ -24,5 +25,5 @@ def info(options: argparse.Namespace) -> None:
 
     if options.config and options.file:
         raise ValueError("info takes a file or --config, found both: leave one out")
-    facts = describe_architecture(options.config) if options.config else describe_file(options.file)
+    facts = describe_architecture(options.config) if options.config else describe_file(options.file, options.variant)
     print(json.dumps(facts, indent=2) if options.json else as_text(facts))

@@ -63,12 +63,14 @@ def read_request(options: Namespace) -> tuple[str, Settings]:
     for picture in (options.sheet, getattr(options, "starting_frame", None)):
         if picture:
             media.check_output(picture, "image")
+    if options.variant and not options.stack:
+        raise ValueError(f"--variant {options.variant} says what the file of --stack is, found no --stack: name it")
     family = inspect_base(options.model or BUNDLED).family
     for stack, role in ((options.stack, "F"), (options.interpolation_stack, "I")):
         if not stack:
             continue
         config = read_config(stack, options.variant if role == "F" else None)
-        if "by its name" in config.origin.source and not options.variant:
+        if "taken for" in config.origin.source and not options.variant and config.origin.family != "animatediff":
             logger.warning("%s: %s; --variant says otherwise", stack, config.origin.source)
         if config.unet.base not in (family, "custom"):
             wrong = f"{stack} is a temporal stack for {config.unet.base!r}, the model is {family!r}"

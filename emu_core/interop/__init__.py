@@ -2,6 +2,6 @@
 cannot."""
 
 from .recognise import bare, import_plan, recognise
-from .variants import VARIANTS
+from .variants import AUTO, VARIANTS
 
-__all__ = ["VARIANTS", "bare", "import_plan", "recognise"]
+__all__ = ["AUTO", "VARIANTS", "bare", "import_plan", "recognise"]

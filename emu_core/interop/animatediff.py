@@ -35,12 +35,15 @@ def plan(shapes: Shapes) -> Plan:
     naming = naming_of(shapes)
     assert naming is not None
     modules = read_modules(shapes, naming)
+    kernel = shapes.get("conv_in.weight", ())
+    if any(name.startswith("conv_in.") for name in shapes) and (len(kernel) != 4 or kernel[1] not in (4, 9)):
+        raise ValueError(f"is damaged, for its conv_in.weight should have 4 or 9 channels, found shape {kernel}: copy it again")
     original = naming is ORIGINAL
     first = original and not modules.has_mid and modules.positions <= 24
     # version 1's own program lets the image model's group norms run over all frames; later ones, and diffusers, do not
     config = text_to_video(modules, norm="frame" if original else "video", image_norms="video" if first else "frame")
     config = config.changed(frames=16, source="original layout" if original else "diffusers' layout")
-    if len(modules.widths) == 3:
+    if config.unet.base == "sdxl":
         sdxl = {"schedule": SDXL_BETA, "size": (1024, 1024), "steps": 100, "text_guidance": 8.5, "sampler": "euler"}
         config = config.changed(stage="SDXL", **sdxl)
     else:

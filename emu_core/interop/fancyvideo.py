@@ -16,11 +16,12 @@ MARKER = "FancyVideo"
 
 
 def matches(shapes: Shapes) -> bool:
-    """AnimateDiff's modules in the original layout with a conv_in, and either the embeddings, the marker or a middle module."""
-    if not ORIGINAL.find(shapes) or not animatediff.has_image_channels(shapes):
+    """AnimateDiff's modules in the original layout with the embeddings or the marker, or with a conv_in and a middle module."""
+    if not ORIGINAL.find(shapes):
         return False
     told = MARKER in shapes or any(f"{name}.linear.weight" in shapes for _, _, name in VALUES)
-    return told or any(name.startswith("mid_block.motion_modules.") for name in shapes)
+    mid = any(name.startswith("mid_block.motion_modules.") for name in shapes)
+    return told or (mid and animatediff.has_image_channels(shapes))
 
 
 def plan(shapes: Shapes) -> Plan:
@@ -28,7 +29,11 @@ def plan(shapes: Shapes) -> Plan:
     if any(".ctm_" in name or "_text_modules." in name for name in shapes):
         raise ValueError("is a FancyVideo checkpoint with cross-frame text modules, not known here: take a released checkpoint")
     result = animatediff.plan(shapes)
+    if not animatediff.has_image_channels(shapes):
+        raise ValueError("is half a checkpoint of family fancyvideo, without its conv_in.weight of 9 channels: copy it again")
     told = [value for value in VALUES if f"{value[2]}.linear.weight" in shapes]
+    if len(told) == 1:
+        raise ValueError(f"is half a checkpoint of family fancyvideo, with {told[0][2]} and not the other: copy it again")
     for name, _, theirs in told:
         result.sources |= {f"embeddings.{name}.linear.{kind}": f"{theirs}.linear.{kind}" for kind in ("weight", "bias")}
     result.config = result.config.changed(

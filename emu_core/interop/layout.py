@@ -136,30 +136,56 @@ def read_modules(shapes: Shapes, naming: Naming, length: int = 32) -> Modules:
     # of each level on the way down the first; sites come in their order
     widths = {site.name.split(".")[1]: site.channels for site in reversed(sites) if site.name.startswith("down.")}
     length = tables[0][1] if tables else length
+    if length < 1:
+        raise ValueError("a table of positions without a row")
     return Modules(tuple(sites), sources, changes, blocks, length, tuple(reversed(widths.values())))
 
 
+Place = tuple[str, int, int]
+"""A side, a level of it, and which module in there."""
+
+
 def missing_modules(sites: Iterable[Site]) -> list[str]:
-    """Sites that a whole set of modules has besides. Public ones have a module behind each layer of each level, on the way up one
-    more than on the way down, and mirrored widths; those behind attentions only in levels that have attentions."""
-    found: dict[tuple[str, str, int, int], int] = {}
+    """Sites that a whole set of modules has besides. Public ones have two modules in each level of the way down and three on the
+    way up, for SD 1.5's levels or SDXL's. In sets of other widths each level on the way up has one more than its twin, and those
+    behind attentions are only in levels that have attentions."""
+    found: dict[str, dict[Place, int]] = {}
     for site in sites:
-        if site.name.startswith(("down.", "up.")):
-            side, number, _, j = site.name.split(".")
-            found[site.kind, side, int(number), int(j)] = site.channels
-    depth = 1 + max((level for _, _, level, _ in found), default=-1)
-    wanted = set()
-    for kind in {key[0] for key in found}:
-        own = [key for key in found if key[0] == kind]
-        some = {level if side == "down" else depth - 1 - level for _, side, level, _ in own}
-        count = max(j + (side == "down") for _, side, _, j in own)
-        for level in some if kind == "attention" else range(depth):
-            down, up = (kind, "down", level), (kind, "up", depth - 1 - level)
-            wanted |= {(*down, j) for j in range(count)} | {(*up, j) for j in range(count + 1)}
-        first, last = found.get((kind, "down", 0, 0)), found.get((kind, "up", depth - 1, 0))
-        if first != last and last in [found.get((kind, "down", level, 0)) for level in range(1, depth)]:
-            wanted.add((kind, "down", depth, 0))  # the way up ends before it is as wide as the way down begins: both were cut
-    return [f"{side}.{level}.{kind}.{j}" for kind, side, level, j in sorted(wanted - found.keys())]
+        side, *inner = site.name.split(".")
+        found.setdefault(site.kind, {}).update(
+            {(side, int(inner[0]), int(inner[2])): site.channels} if side in ("down", "up") else {}
+        )
+    depth = 1 + max((level for own in found.values() for _, level, _ in own), default=0)
+    missing = []
+    for kind, own in found.items():
+        if kind != "conv":
+            missing += [f"{side}.{level}.{kind}.{j}" for side, level, j in sorted(_whole(kind, own, depth) - own.keys())]
+    return missing
+
+
+def _whole(kind: str, own: Mapping[Place, int], depth: int) -> set[Place]:
+    """Where a whole set has modules of this kind, of which `own` are there with their widths."""
+    known = []
+    for widths in ((320, 640, 1280), (320, 640, 1280, 1280)):
+        last = len(widths) - 1
+        levels = list(enumerate(widths))[: last if kind == "attention" else None]
+        places = {("down", level, j): width for level, width in levels for j in range(2)}
+        places |= {("up", last - level, j): width for level, width in levels for j in range(3)}
+        if own.items() <= places.items():
+            known.append({*places})
+    if known:
+        return min(known, key=lambda places: len(places - own.keys()))
+    some = {level if side == "down" else depth - 1 - level for side, level, _ in own}
+    wanted: set[Place] = set()
+    for level in some if kind == "attention" else range(depth):
+        sides = (("down", level), ("up", depth - 1 - level))
+        counts = [max((j + 1 for *place, j in own if tuple(place) == side), default=0) for side in sides]
+        count = max(counts[0], counts[1] - 1, 1)
+        wanted |= {(*sides[0], j) for j in range(count)} | {(*sides[1], j) for j in range(count + 1)}
+    first, end = own.get(("down", 0, 0)), own.get(("up", depth - 1, 0))
+    if first != end and end in [own.get(("down", level, 0)) for level in range(1, depth)]:
+        wanted.add(("down", depth, 0))  # the way up ends before it is as wide as the way down begins: both were cut
+    return wanted
 
 
 def is_spatial(name: str) -> bool:

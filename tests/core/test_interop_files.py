@@ -218,6 +218,15 @@ OTHERS = {
     "Wan": ("blocks.0.self_attn.q.weight", "is a diffusion transformer"),
     "VAE": ("decoder.conv_in.weight", "is a VAE"),
     "CLIP": ("text_model.embeddings.token_embedding.weight", "is a text encoder"),
+    "IP-Adapter FaceID": ("ip_adapter.0.to_q_lora.down.weight", "is an IP-Adapter"),
+    "CameraCtrl, pose encoder": ("encoder_down_attention_blocks.0.0.norm.weight", "is CameraCtrl"),
+    "T2I-Adapter": ("body.0.in_conv.weight", "is a T2I-Adapter"),
+    "ControlNet, LDM alone": ("zero_convs.0.0.weight", "is a ControlNet"),
+    "LaVie": ("down_blocks.0.attentions.0.transformer_blocks.0.attn_temp.to_q.weight", "is LaVie"),
+    "SVD LoRA": ("unet.down_blocks.0.attentions.0.temporal_transformer_blocks.0.attn1.to_q.lora_A.weight", "is Stable Video"),
+    "T5": ("encoder.block.0.layer.0.SelfAttention.q.weight", "is a text encoder"),
+    "CLIP vision": ("vision_model.embeddings.class_embedding", "is an image encoder"),
+    "a ViT": ("blocks.0.attn.qkv.weight", "is no temporal stack: expected"),
     "embedding": ("emb_params", "is a textual inversion"),
     "unet": ("down_blocks.0.resnets.0.conv1.weight", "is the U-Net of an image model"),
     "prefixed unet": ("model.diffusion_model.input_blocks.0.0.weight", "is the U-Net of an image model"),
@@ -250,6 +259,28 @@ def test_small_ones_with_the_very_keys_that_were_published(name: str, words: str
         read_config(Path(__file__).parent / "fixtures" / "cases" / name)
 
 
+OWN_AND_FOREIGN = [
+    "text_encoder.text_model.final_layer_norm.weight",
+    "image_proj.norm.weight",
+    "body.0.weight",
+    "a.processor.to_q_lora.up.weight",
+]
+
+
+@pytest.mark.parametrize("foreign", OWN_AND_FOREIGN)
+def test_one_foreign_weight_does_not_make_a_motion_module_another_thing(original: State, foreign: str, tmp_path: Path) -> None:
+    path = write({**original, foreign: torch.zeros(2)}, tmp_path / "file.safetensors")
+    with pytest.raises(ValueError, match="is a checkpoint of family animatediff with 1 weights that this family does not have"):
+        read_config(path)
+
+
+@pytest.mark.parametrize("wrapper", ["params_ema", "generator", "unet", "motion_module_state_dict"])
+def test_what_stands_beside_the_weights_of_a_run_is_passed_over(original: State, wrapper: str, tmp_path: Path) -> None:
+    state = {f"module.{name}": value for name, value in original.items()}
+    torch.save({wrapper: state, "global_step": torch.tensor(3), "optimizer": {"state": {0: torch.zeros(5)}}}, tmp_path / "run.pt")
+    assert read_config(tmp_path / "run.pt").origin.stage == "v2"
+
+
 def test_parts_of_a_pickle_are_looked_into(tmp_path: Path) -> None:
     """As CameraCtrl's and SparseCtrl's authors publish them."""
     attention = FIRST + "transformer_blocks.0.attention_blocks.0.processor.qkv_merge.weight"
@@ -270,7 +301,8 @@ def test_parts_of_a_pickle_are_looked_into(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["unet.", "_orig_mod.", "module._orig_mod.", "model.diffusion_model.", "model.unet.", "motion_adapter."]
+    "prefix",
+    ["unet.", "_orig_mod.module.", "module._orig_mod.", "model.diffusion_model.", "model.unet.module.", "motion_adapter."],
 )
 def test_what_stands_in_front_of_names_is_taken_off(original: State, adapter_state: State, prefix: str, tmp_path: Path) -> None:
     for state in (original, adapter_state):
