@@ -3,7 +3,8 @@
 Motion [Emu Video, HQ subset]: the mean length of the codec's motion vectors. The streams of the wild cannot be compared (B-frames
 and several references count a motion twice or more, VP9 has no vectors), so every video is encoded anew, in memory: H.264
 without B-frames, one reference, no key frames but the first, at a fixed rate and height. Intra blocks have no vector and count
-as missing. Nothing here imports torch, so that the processes of `curate` start fast.
+as missing. What can be seen through is measured on white, high dynamic range as it is coded. Nothing here imports torch, so that
+the processes of `curate` start fast.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import av
 import numpy as np
 
 from ..media import Unreadable
-from ..media.decoding import USUAL_RATE, WHOLE, Pixels, Source, check_whole, opened, turns
+from ..media.decoding import USUAL_RATE, WHOLE, Pixels, Source, check_whole, orientation
 from ..media.images import check_sides
+from ..media.reading import moving
+from ..media.spacing import ending, even_rate
 
 HQ_WINDOW = 6
 """Frames of the window whose motion must not be too small [Emu Video]."""
@@ -85,7 +88,7 @@ class _Measure:
         sides = frame.width * float(aspect), float(frame.height)
         if height is None:
             name, size = "crop", f"{frame.width // 2 * 2}:{frame.height // 2 * 2}:0:0"
-        elif turns(frame) % 2:  # lies on its side in the file
+        elif orientation(frame).transposed:  # lies on its side in the file
             name, size = "scale", f"{height}:{max(16, 2 * round(height * sides[1] / sides[0] / 2))}:flags=area"
         else:
             name, size = "scale", f"{max(16, 2 * round(height * sides[0] / sides[1] / 2))}:{height}:flags=area"
@@ -143,28 +146,34 @@ def look(source: Source, fps: float | None = None, height: int | None = None, na
     """
     if (fps is not None and not 0 < fps <= 1000) or (height is not None and (height < 16 or height % 2)):
         raise ValueError(f"motion: expected a rate of 0 to 1000 and an even height of 16 or more, found {fps} and {height}.")
-    seen, measure, moment, length = Seen(), None, 0, 0
-    with opened(source, name, threads="NONE") as video:
+    seen, measure, moments, length = Seen(), None, list[int](), 0
+    with moving(source, name, threads="NONE") as video:
         seen.codec, seen.is_mp4 = video.codec, video.is_mp4
         rate = video.rate or USUAL_RATE
         for moment, frame in video.timed():
             if measure is None:
                 seen.height, seen.width = video.shape(frame)
                 check_sides(video.name, seen.height, seen.width)
-                measure = _Measure(frame, video.base, video.aspect, fps, height)
                 seen.first = video.pixels(frame) if first else None
-            length = getattr(frame, "duration", 0) or video.step(video.base)  # older PyAV lacks it
+            length = getattr(frame, "duration", 0)  # older PyAV lacks it
+            frame, aspect = video.measurable(frame)
+            measure = measure or _Measure(frame, video.base, aspect, fps, height)
             frame.pts, frame.time_base = moment, video.base
             measure.add(frame)
-            seen.frames += 1
+            moments.append(moment)
+        seen.frames = len(moments)
         if measure is None or seen.frames < 2:
             raise Unreadable(f"{video.name}: expected a video of at least 2 frames, found {seen.frames}.")
         measure.add(None)
         seen.scores, seen.cuts = measure.scores, measure.cuts
-        seen.duration = float((moment + length) * video.base)
+        tick, last = float(video.base), moments[-1] - moments[-2]
+        begins = [moment * tick for moment in moments]
+        seen.duration = ending(begins[-1], (length or last) * tick, video.exact_length)
         if video.length:
             check_whole(video.name, seen.duration, video.length, WHOLE * video.length)
-    seen.fps = float(rate) if abs(seen.frames / seen.duration / rate - 1) < 0.02 else seen.frames / seen.duration
+    durations = [after - before for before, after in pairwise([*begins, seen.duration])]
+    counted = seen.frames / seen.duration
+    seen.fps = even_rate(durations, float(rate), tick) or (float(rate) if abs(counted / rate - 1) < 0.02 else counted)
     return seen
 
 

@@ -278,8 +278,8 @@ def _measure(
 
 
 def _add_motion(measured: Measured, motion: Motion) -> None:
-    """Mean length of the codec's motion vectors at the video's own size and rate. None can be had of a folder of frames, animated
-    WebP, or where nothing moves measurably."""
+    """Mean length of the codec's motion vectors at the video's own size and rate. None can be had of a folder of frames, or where
+    nothing moves measurably."""
     try:
         scores = np.asarray(motion(), dtype=np.float64)
     except ValueError as problem:

@@ -1,18 +1,23 @@
 """A video being decoded: which stream, from where, in which colours, when each frame begins, how long it claims to be.
 
 A local file, an open file or bytes, and nothing else: a playlist that is called .mp4 must not send the reader anywhere. Colour
-matrices, ranges, turns and oblong pixels are decided here and, but for the motion score's own measurement, nowhere else, through
-libavfilter, since VideoFrame.reformat of older PyAV mixes up BT.601 and BT.709. Nothing here imports torch, so that the processes
-of `curate` start fast.
+matrices, ranges, transparency, turns, mirrors and oblong pixels are decided here and, but for the motion score's own measurement,
+nowhere else, through libavfilter, since VideoFrame.reformat of older PyAV mixes up BT.601 and BT.709. Nothing here imports torch,
+so that the processes of `curate` start fast.
 """
 
 from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
+import re
+import struct
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, BinaryIO, Literal, TypeAlias, cast
 
@@ -20,15 +25,21 @@ import av
 import numpy as np
 from av.stream import Disposition
 from numpy.typing import NDArray
+from PIL import Image
 
+from .colours import BT2020, to_bt709
 from .files import Unreadable, check_input, reason
+from .images import on_white
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Source: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"
 Threads: TypeAlias = Literal["AUTO", "SLICE", "NONE"]
+Filter = Callable[[av.VideoFrame], av.VideoFrame]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What is said where no more can be written: the fault of a target, never of a source."""
+NOTHING_ELSE = {"protocol_whitelist": "none"}
+"""Of the container, not of its streams: PyAV before 15 crashes where streams are found late (FLV, MPEG-PS) and have options."""
 NOT_VIDEO = ("image2", "tty", "hls", "concat", "dash", "ffmetadata")
 USUAL_RATE = Fraction(25)
 WHOLE = 0.9
@@ -36,10 +47,23 @@ WHOLE = 0.9
 SCALE_QUALITY = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 TO_BT709 = f"out_color_matrix=bt709:out_range=tv:{SCALE_QUALITY}"
 MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
+STRANGE_MATRICES = {8: "YCgCo", 14: "ICtCp", 15: "Dolby Vision's IPT", 16: "YCgCo-R", 17: "YCgCo-R"}
+"""That swscale has not."""
 RANGES = {1: "tv", 2: "pc"}
+TRANSPOSES = {(False, False): "cclock_flip", (True, False): "clock", (False, True): "cclock", (True, True): "clock_flip"}
+"""FFmpeg's names of a transposition that is mirrored left to right, upside down, or both, afterwards."""
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""FFmpeg's own decoders of these leave out the transparency."""
+FROM_ZERO = ("matroska", "asf", "flv", "nut")
+"""Containers whose length counts from time 0, not from where the pictures begin."""
+DELAY = 0.25
+"""Seconds for which pictures with B-frames at most are held back before the first is shown."""
+SAME_SHAPE = 0.02
+"""By how much a shape may differ from the first and still be scaled to it."""
+log = logging.getLogger(__name__)
 
 
-def filter_chain(frame: av.VideoFrame, *steps: tuple[str, str]) -> Callable[[av.VideoFrame], av.VideoFrame]:
+def filter_chain(frame: av.VideoFrame, *steps: tuple[str, str]) -> Filter:
     """A way through FFmpeg's filters for frames like this one; each step is a filter's name and its options."""
     graph = av.filter.Graph()
     base = frame.time_base or Fraction(1, 1000)
@@ -57,23 +81,59 @@ def filter_chain(frame: av.VideoFrame, *steps: tuple[str, str]) -> Callable[[av.
     return through
 
 
-def turns(frame: av.VideoFrame) -> int:
-    """Counter-clockwise quarter turns, 0 to 3, by which the file says how the camera was held."""
-    return round(frame.rotation / 90) % 4
+@dataclass(frozen=True)
+class Orientation:
+    """How a stored frame becomes upright: rows and columns change places (over the first diagonal), then left and right, then
+    above and below. Of all eight ways."""
+
+    transposed: bool = False
+    mirrored: bool = False
+    flipped: bool = False
+
+    def steps(self) -> list[tuple[str, str]]:
+        """As FFmpeg's filters."""
+        if self.transposed:
+            return [("transpose", TRANSPOSES[self.mirrored, self.flipped])]
+        return [("hflip", "")] * self.mirrored + [("vflip", "")] * self.flipped
+
+
+def orientation(frame: av.VideoFrame) -> Orientation:
+    """How the file says that the frame is to be shown: its display matrix, the nearest of the eight."""
+    try:
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # side data newer than PyAV stands in the way
+        matrix = None
+    if matrix is None:
+        quarter = round(frame.rotation / 90) % 4  # counter-clockwise
+        return Orientation(quarter % 2 == 1, quarter in (2, 3), quarter in (1, 2))
+    # Of 16.16 fixed point numbers: x' = a x + c y, y' = b x + d y
+    a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Orientation(False, a < 0, d < 0)
+    return Orientation(True, c < 0, b < 0)
 
 
 class Decoder:
-    """The pictures of an open video. name: for messages; codec: FFmpeg's name; base: seconds a tick of the frames' times; aspect:
-    of its pixels; start: where it says it begins, in ticks."""
+    """The pictures of an open video. name: for messages; codec: its usual name; base: seconds a tick of the frames' times;
+    aspect: of its pixels; start: where it says it begins, in ticks; sound: whether the file has any."""
 
-    def __init__(self, name: str, container: av.container.InputContainer, stream: av.VideoStream) -> None:
+    def __init__(self, name: str, container: av.container.InputContainer, stream: av.VideoStream, threads: Threads) -> None:
         self.name, self.container, self.stream = name, container, stream
-        self.codec: str = stream.codec_context.name
+        self.codec: str = stream.codec_context.codec.canonical_name
         self.base: Fraction = stream.time_base or Fraction(1, 90_000)
         self.aspect: Fraction = stream.sample_aspect_ratio or Fraction(1)
         self.start: int = stream.start_time or 0
-        self._size = ""
-        self._filters: dict[tuple[object, ...], Callable[[av.VideoFrame], av.VideoFrame]] = {}
+        self.sound = bool(container.streams.audio)
+        # AVI knows only when a picture is decoded: the first that is shown has the time of the first that is decoded, and so on.
+        self._by_order, self._times = container.format.name == "avi", deque[int | None]()
+        self._count = 0
+        self._first: tuple[int, int] | None = None  # upright height and width
+        self._told: set[tuple[int, int]] = set()
+        self._plain: tuple[tuple[object, ...], Filter] | None = None
+        self._shown: tuple[tuple[object, ...], Filter] | None = None
+        self._alpha: dict[str, bool] = {}
+        self._own = _alpha_decoder(name, stream, self.codec, threads)
+        self._own_orientation: Orientation | None = None
 
     @property
     def is_mp4(self) -> bool:
@@ -82,34 +142,63 @@ class Decoder:
 
     @property
     def rate(self) -> Fraction | None:
-        """Frames a second, as far as the file says."""
+        """Frames a second, as far as the file says. Where it has no times, the coded pictures may."""
+        if self.stream.start_time is None and self.stream.codec_context.framerate:
+            return Fraction(self.stream.codec_context.framerate)
         return self.stream.average_rate or self.stream.guessed_rate
 
     @property
     def length(self) -> float | None:
-        """Seconds of video that the file claims, None if it claims nothing about its pictures."""
-        lengths = []
-        if self.stream.duration and self.stream.time_base:
+        """Seconds from the first picture to the end of the last that the file claims, None if it claims nothing about them."""
+        form, lengths = self.container.format.name.split(","), list[float]()
+        from_zero = any(part in FROM_ZERO for part in form)
+        if self.stream.duration and self.stream.time_base and "asf" not in form:  # of which it is the whole file's
             lengths.append(float(self.stream.duration * self.stream.time_base))
+        told = [value for key, value in self.stream.metadata.items() if key.upper().startswith("DURATION")]
+        lengths += [seconds for seconds in map(_seconds, told) if seconds]
         if self.container.duration and (lengths or len(self.container.streams) == 1):
             lengths.append(self.container.duration / av.time_base)
-        return min(lengths, default=None)
+        if not from_zero or self.start <= 0:
+            return min(lengths, default=None)
+        begin = float(self.start * self.base)
+        # One that ends before it begins counts from there after all, or, in FLV, from when the first picture is decoded.
+        return min((length - begin if length > begin else max(0.0, length - DELAY) for length in lengths), default=None)
+
+    @property
+    def exact_length(self) -> float | None:
+        """As `length`, where it also holds the last picture's time: an mp4 or mov has it, by the picture that is decoded last."""
+        return self.length if "mov" in self.container.format.name.split(",") else None
+
+    def decode(self, packet: av.Packet) -> list[av.VideoFrame]:
+        """The frames that come out when a packet of the stream goes in."""
+        if self._own is None:
+            return cast("list[av.VideoFrame]", packet.decode())
+        if self._own_orientation is None:  # which comes from the container, by way of the stream's own decoder
+            self._own_orientation = next((orientation(frame) for frame in packet.decode()), None)
+        return cast("list[av.VideoFrame]", self._own.decode(packet))
 
     def frames(self) -> Iterator[av.VideoFrame]:
         """The frames as they are decoded, in the order in which they are seen."""
-        return self.container.decode(self.stream)
+        for packet in self.container.demux(self.stream):
+            if self._by_order and packet.size:
+                self._times.append(packet.pts)
+            for frame in self.decode(packet):
+                if self._times:
+                    frame.pts = self._times.popleft()
+                self._count += 1
+                yield frame
 
-    def timed(self, base: Fraction | None = None, from_zero: bool = True) -> Iterator[tuple[int, av.VideoFrame]]:
-        """When each frame begins, and the frame. In ticks of `base` seconds (None: the video's), the first at 0 with `from_zero`.
+    def timed(self, base: Fraction | None = None) -> Iterator[tuple[int, av.VideoFrame]]:
+        """When each frame begins, in ticks of `base` seconds (None: the video's), the first at 0, and the frame.
 
         Stray times do not stop anything: they come a tick after the one before.
         """
         base, start, last = base or self.base, None, -1
         for frame in self.frames():
-            start = (frame.pts or 0) * from_zero if start is None else start
             if frame.pts is None:
-                moment = last + self.step(base)
+                moment = 0 if last < 0 else last + self.step(base)
             else:
+                start = frame.pts if start is None else start
                 moment = round(float((frame.pts - start) * self.base) * (1 / base)) if base != self.base else frame.pts - start
             last = max(moment, last + 1)
             yield last, frame
@@ -121,33 +210,142 @@ class Decoder:
     def seek(self, moment: int) -> None:
         """To the key frame at or before a time in ticks."""
         self.container.seek(moment, stream=self.stream, backward=True)
+        self._times.clear()
+        if self._own is not None:
+            self._own.flush_buffers()
+
+    # -- as they are shown
+
+    def orientation(self, frame: av.VideoFrame) -> Orientation:
+        """How a frame becomes upright."""
+        return orientation(frame) if self._own_orientation is None else self._own_orientation
+
+    def transparent(self, frame: av.VideoFrame) -> bool:
+        """Whether a frame can have transparent parts."""
+        form = frame.format
+        if form.name not in self._alpha:
+            self._alpha[form.name] = form.has_palette or any(component.is_alpha for component in form.components)
+        return self._alpha[form.name]
+
+    def ordinary(self, frame: av.VideoFrame) -> bool:
+        """Whether a frame is opaque, and of BT.709's (or the older television's) colours."""
+        return not self.transparent(frame) and to_bt709(*self._colours(frame)) is None
+
+    def _colours(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """Transfer and primaries, by their numbers."""
+        teller: Any = frame if hasattr(frame, "color_trc") else self.stream.codec_context  # frames of older PyAV do not tell
+        return int(teller.color_trc), int(teller.color_primaries)
+
+    def _given(self, frame: av.VideoFrame) -> str:
+        """How a frame codes its colours, as options of the filter `scale`."""
+        number, primaries = int(frame.colorspace), self._colours(frame)[1]
+        if number in STRANGE_MATRICES and not frame.format.is_rgb:
+            found = f"{STRANGE_MATRICES[number]}; convert it to BT.709"
+            raise Unreadable(f"{self.name}: expected colours in Y'CbCr of BT.601, BT.709 or BT.2020, or in RGB, found {found}.")
+        # Untagged films: what players assume, HD or not.
+        untagged = "bt2020" if primaries == BT2020 else "bt709" if frame.height >= 720 else "bt601"
+        return f"in_color_matrix={MATRICES.get(number, untagged)}:in_range={RANGES.get(int(frame.color_range), 'auto')}"
+
+    def _opaque(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """A frame that is not ordinary as one that is: tone-mapped, its transparent parts on white, in 8 bits of RGB."""
+        convert = to_bt709(*self._colours(frame))
+        alpha = self.transparent(frame)
+        form = ("rgba64le" if alpha else "rgb48le") if convert else "rgba"
+        key = frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, form
+        if self._plain is None or self._plain[0] != key:
+            steps = ("scale", f"{self._given(frame)}:out_range=pc:{SCALE_QUALITY}"), ("format", f"pix_fmts={form}")
+            self._plain = key, filter_chain(frame, *steps)
+        pixels: NDArray[Any] = self._plain[1](frame).to_ndarray()
+        if convert:
+            opacity = (pixels[..., 3:] / np.float32(257) + np.float32(0.5)).astype(np.uint8)
+            pixels = np.concatenate([convert(pixels[..., :3]), opacity], axis=-1)
+        if alpha:
+            pixels = np.asarray(on_white(Image.fromarray(pixels)))
+        made = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        made.pts, made.time_base = frame.pts, frame.time_base
+        return made
 
     def converted(self, frame: av.VideoFrame, playable: bool = False) -> av.VideoFrame:
-        """A frame as RGB, 8 bits a colour, upright, with square pixels, as large as the first, its time kept. playable: as 4:2:0
-        in BT.709 instead, an odd last row or column cut off."""
-        key = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, turns(frame), playable)
-        if key not in self._filters:
-            self._size = self._size or f"{max(1, round(frame.width * self.aspect))}:{frame.height}"
-            # Untagged films: what players assume, HD or not.
-            matrix = MATRICES.get(int(frame.colorspace), "bt709" if frame.height >= 720 else "bt601")
-            given = f"{self._size}:in_color_matrix={matrix}:in_range={RANGES.get(int(frame.color_range), 'auto')}"
-            turned = [("transpose", "cclock")] * turns(frame)
+        """A frame as RGB of BT.709, 8 bits a colour, upright, with square pixels, opaque, as large as the first, its time kept.
+
+        playable: as 4:2:0 in BT.709 instead, an odd last row or column cut off. Raises Unreadable for a frame of another shape
+        than the first.
+        """
+        upright = self.orientation(frame)
+        self._check_shape(frame)
+        assert self._first is not None
+        if not self.ordinary(frame):
+            frame = self._opaque(frame)
+        key = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, upright, playable)
+        if self._shown is None or self._shown[0] != key:
+            height, width = self._first[::-1] if upright.transposed else self._first
+            given = f"{width}:{height}:{self._given(frame)}"
             if playable:
                 cut = ("crop", "trunc(iw/2)*2:trunc(ih/2)*2:0:0")
-                steps = [("scale", f"{given}:{TO_BT709}"), *turned, cut, ("format", "pix_fmts=yuv420p")]
+                steps = [("scale", f"{given}:{TO_BT709}"), *upright.steps(), cut, ("format", "pix_fmts=yuv420p")]
             else:
-                steps = [("scale", f"{given}:out_range=pc:{SCALE_QUALITY}"), ("format", "pix_fmts=rgb24"), *turned]
-            self._filters = {key: filter_chain(frame, *steps)}
-        return self._filters[key](frame)
+                scale = ("scale", f"{given}:out_range=pc:{SCALE_QUALITY}")
+                steps = [scale, ("format", "pix_fmts=rgb24"), *upright.steps()]
+            self._shown = key, filter_chain(frame, *steps)
+        return self._shown[1](frame)
 
     def pixels(self, frame: av.VideoFrame) -> Pixels:
-        """(H, W, 3) uint8 RGB of a frame, upright and with square pixels."""
+        """(H, W, 3) uint8 RGB of a frame, upright, opaque and with square pixels."""
         return cast(Pixels, self.converted(frame).to_ndarray())
 
     def shape(self, frame: av.VideoFrame) -> tuple[int, int]:
-        """Height and width of what `pixels` makes of a frame."""
+        """Height and width of a frame, upright and with square pixels."""
         shape = frame.height, max(1, round(frame.width * self.aspect))
-        return shape[::-1] if turns(frame) % 2 else shape
+        return shape[::-1] if self.orientation(frame).transposed else shape
+
+    def measurable(self, frame: av.VideoFrame) -> tuple[av.VideoFrame, Fraction]:
+        """A frame whose motion can be measured, and the aspect of its pixels: as it is coded, but for transparent parts. Raises
+        Unreadable where it is not as large as the first."""
+        if change := self.changed(frame):
+            raise Unreadable(f"{change}; cut it there or convert it to one size.")
+        return (self.converted(frame), Fraction(1)) if self.transparent(frame) else (frame, self.aspect)
+
+    def changed(self, frame: av.VideoFrame) -> str:
+        """A sentence if a frame is not as large as the first that was asked about, else nothing."""
+        shape = self.shape(frame)
+        self._first = self._first or shape
+        if shape == self._first:
+            return ""
+        (height, width), (new_height, new_width) = self._first, shape
+        found = f"{width} x {height} at first and {new_width} x {new_height} from frame {self._count} on"
+        return f"{self.name}: expected pictures of one size, found {found}"
+
+    def _check_shape(self, frame: av.VideoFrame) -> None:
+        change = self.changed(frame)
+        if change and self._first:
+            (height, width), (new_height, new_width) = self._first, self.shape(frame)
+            if abs(new_width * height / (new_height * width) - 1) > SAME_SHAPE:
+                raise Unreadable(f"{change}; cut it there.")
+            if (new_height, new_width) not in self._told:
+                log.warning("%s; all are shown in the first one.", change)
+                self._told.add((new_height, new_width))
+
+
+def _alpha_decoder(name: str, stream: av.VideoStream, codec: str, threads: Threads) -> Any:
+    """A decoder that keeps the transparency of which the container tells; None where the stream's own does, or there is none."""
+    told = {key.lower(): value for key, value in stream.metadata.items()}
+    if codec not in WITH_ALPHA or told.get("alpha_mode", "0") == "0":
+        return None
+    if WITH_ALPHA[codec] not in av.codecs_available:
+        expected = f"expected an FFmpeg with {WITH_ALPHA[codec]}, for the transparent parts of {codec}"
+        raise Unreadable(f"{name}: {expected}, found one without; install PyPI's av.")
+    own: Any = av.CodecContext.create(WITH_ALPHA[codec], "r")
+    for part in ("colorspace", "color_range", "color_primaries", "color_trc"):
+        setattr(own, part, getattr(stream.codec_context, part))
+    own.thread_count = 1 if threads == "NONE" else 0
+    stream.thread_type = "SLICE"  # it decodes the first picture, for its orientation, and must not wait for others
+    return own
+
+
+def _seconds(text: str) -> float | None:
+    """Of a time as 00:00:01.150000000, as Matroska's tags have it."""
+    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d*)?)\s*", text)
+    return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) if found else None
 
 
 @contextmanager
@@ -166,8 +364,8 @@ def opened(source: Source, name: str = "", threads: Threads = "AUTO") -> Iterato
             if path is not None:
                 check_input(path, "a video")
                 file = closed.enter_context(open(path, "rb"))
-            container = closed.enter_context(av.open(file, options={"protocol_whitelist": "none"}, metadata_errors="replace"))
-            yield Decoder(name, container, _picture_stream(container, name, threads))
+            container = closed.enter_context(av.open(file, container_options=NOTHING_ELSE, metadata_errors="replace"))
+            yield Decoder(name, container, picture_stream(container, name, threads), threads)
     except wrong as problem:
         code = getattr(problem, "errno", None)
         if code in FULL:
@@ -188,16 +386,26 @@ def check_whole(name: str | os.PathLike[str], seconds: float, claimed: float, le
         raise Unreadable(f"{name}: expected {claimed:.2f} s of video, found {found}; copy or download it again.")
 
 
-def _picture_stream(container: av.container.InputContainer, name: str, threads: Threads) -> av.VideoStream:
+def picture_stream(container: av.container.InputContainer, name: str, threads: Threads) -> av.VideoStream:
+    """The stream of moving pictures. Raises Unreadable where there is none, and says what there is."""
     form = container.format.name
     if any(part in NOT_VIDEO for part in form.split(",")) or form.endswith("_pipe"):
         raise Unreadable(f"{name}: expected a video, found another kind of file ({form}); read pictures as pictures.")
+    found: list[av.VideoStream] = []
+    kinds: set[str] = {stream.type for stream in container.streams if stream.type != "video"}
     for stream in container.streams.video:
-        # The cover picture of a song is a video stream too.
-        if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
-            stream.thread_type = threads
-            if threads == "NONE":
-                stream.codec_context.thread_count = 1
-            return stream
-    kinds = " and ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-    raise Unreadable(f"{name}: expected a video stream, found only {kinds}; give a file with pictures.")
+        if stream.disposition & Disposition.attached_pic:  # the cover of a song, or a film's poster
+            kinds.add("a cover picture")
+        elif stream.codec_context is None:
+            kinds.add("video that this FFmpeg cannot decode")
+        else:
+            found.append(stream)
+    if not found:
+        there = " and ".join(sorted(kinds)) or "nothing"
+        raise Unreadable(f"{name}: expected a video stream, found only {there}; give a file with moving pictures.")
+    # As FFmpeg chooses: what is marked as the main one, then the largest; a preview may come first.
+    stream = max(found, key=lambda each: (bool(each.disposition & Disposition.default), each.width * each.height))
+    stream.thread_type = threads
+    if threads == "NONE":
+        stream.codec_context.thread_count = 1
+    return stream

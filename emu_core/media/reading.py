@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial
 from itertools import pairwise, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
-from .decoding import WHOLE, Pixels, check_whole, opened, undecodable
+from .decoding import WHOLE, Decoder, Pixels, Source, Threads, check_whole, opened, undecodable
 from .files import PathLike, Unreadable, check_input, natural, reason
 from .images import check_sides, on_white, read_pixels
-from .tags import COMMENT_KEY, EXIF_DESCRIPTION, FOLDER_SETTINGS, MOST_FRAMES, Timing, unpack
+from .spacing import BROWSER_DELAY, ending, even_out, is_length_of
+from .tags import COMMENT_KEY, EXIF_DESCRIPTION, FOLDER_SETTINGS, unpack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,30 +33,36 @@ if TYPE_CHECKING:
 Pictures = NDArray[Any]
 """(H, W, 3) uint8, or float32 in 0..1 where the file has more than 8 bits."""
 FRAME_EXTENSIONS = (".png", ".jpg", ".jpeg")
+EXIF_ORIENTATION = 0x0112
+NUMBERED = re.compile(r"\d{5,}\.png")
+"""The names of the frames that `write_video` writes."""
 MAX_PIXELS = 2**30
-BROWSER_DELAY = 0.1
 MAX_LOST = 0.1
 """The part of the pictures that a decoder may leave out before a video counts as broken."""
 
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """frames (f, H, W, 3) float32 0..1; fps, frames per second; metadata, what write_video was given or the file's tags."""
+    """frames (f, H, W, 3) float32 0..1; fps, frames per second; metadata, what write_video was given or the file's tags; sound,
+    whether the file has any."""
 
     frames: Tensor
     fps: float
     metadata: dict[str, str]
+    sound: bool = False
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a video is: sides in pixels, evenly spaced frames, frames a second, and what its file says of it."""
+    """What a video is: sides in pixels, evenly spaced frames, frames a second, what its file says of it, and whether it has
+    sound, which nothing here listens to."""
 
     width: int
     height: int
     frames: int
     fps: float
     metadata: dict[str, str] = field(default_factory=dict)
+    sound: bool = False
 
     @property
     def seconds(self) -> float:
@@ -69,23 +81,25 @@ class VideoReader:
     Raises Unreadable for what is missing, broken, or without pictures.
     """
 
-    def __init__(self, path: PathLike, fps: float | None = None, most: int | None = None) -> None:
-        self.path = Path(path)
+    def __init__(self, source: Source, fps: float | None = None, most: int | None = None, name: str = "") -> None:
+        on_disk = isinstance(source, str | os.PathLike)
+        self.path = Path(os.fspath(source) if isinstance(source, str | os.PathLike) else name or "the video")
         with _nothing_but_unreadable(self.path):
-            if self.path.is_dir():
+            if on_disk and self.path.is_dir():
                 stored = _folder(self.path, fps)
             else:
-                check_input(path, "a video")
-                stored = _animation(self.path) if is_animation(path) else _film(self.path)
+                if on_disk:
+                    check_input(self.path, "a video")
+                stored = _animation(source) if is_animation(source) else _film(source, str(self.path))
             metadata, timing = unpack(stored.comment) or (stored.tags, None)
             if stored.length is not None and (most is None or len(stored.durations) <= most):
                 least = WHOLE * stored.length
-                if timing is not None and _is_length_of(timing, stored.length):
+                if timing is not None and is_length_of(timing, stored.length):
                     least = stored.length - 0.5 / timing.fps
-                check_whole(path, sum(stored.durations), stored.length, least)
-            shown, rate = _even_out(stored, timing)
+                check_whole(self.path, sum(stored.durations), stored.length, least)
+            shown, rate = even_out(stored.durations, stored.rate, timing, stored.tick)
             shown = shown[:most]
-            self.facts = Facts(stored.shape[1], stored.shape[0], len(shown), fps or rate, metadata)
+            self.facts = Facts(stored.shape[1], stored.shape[0], len(shown), fps or rate, metadata, stored.sound)
             self._times, self._pictures = np.bincount(shown).astype(np.int32), stored.pictures
 
     def __iter__(self) -> Iterator[Pixels]:
@@ -120,6 +134,44 @@ def _nothing_but_unreadable(path: Path) -> Iterator[None]:
         raise undecodable(path, problem) from problem
 
 
+class Stills:
+    """The frames of a folder, GIF or WebP as a Decoder gives those of a film."""
+
+    is_mp4, aspect, length, exact_length = False, Fraction(1), None, None
+
+    def __init__(self, reader: VideoReader, codec: str) -> None:
+        self.name, self.codec, self._reader = str(reader.path), codec, reader
+        self.rate = Fraction(reader.facts.fps).limit_denominator(1001)
+        self.base = 1 / self.rate
+
+    def timed(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """The number of each frame, and the frame."""
+        return enumerate(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24") for pixels in self._reader)
+
+    def measurable(self, frame: av.VideoFrame) -> tuple[av.VideoFrame, Fraction]:
+        """A frame as it is, and the aspect of its pixels."""
+        return frame, self.aspect
+
+    def shape(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """Height and width of a frame."""
+        return frame.height, frame.width
+
+    def pixels(self, frame: av.VideoFrame) -> Pixels:
+        """(H, W, 3) uint8 RGB of a frame."""
+        return cast(Pixels, frame.to_ndarray())
+
+
+@contextmanager
+def moving(source: Source, name: str = "", threads: Threads = "AUTO") -> Iterator[Decoder | Stills]:
+    """Whatever can be read as a video, frame by frame: as `opened`, but also a folder of frames, GIF and WebP."""
+    folder = isinstance(source, str | os.PathLike) and os.path.isdir(source)
+    if codec := "png" if folder else _animation_codec(source):
+        yield Stills(VideoReader(source, name=name), codec)
+        return
+    with opened(source, name, threads) as video:
+        yield video
+
+
 def read_video(path: PathLike, fps: float | None = None, max_frames: int | None = None) -> Video:
     """Read a whole video (mp4, mov, mkv, webm, ...), an animated GIF or WebP, or a folder of PNG or JPEG frames.
 
@@ -141,16 +193,14 @@ def read_video(path: PathLike, fps: float | None = None, max_frames: int | None 
         raise Unreadable(f"{path}: expected at most {most}, found more; cut it or read fewer frames (max_frames).")
     frames = torch.from_numpy(np.stack(list(reader.pictures())))
     frames = frames.float().div_(255) if frames.dtype == torch.uint8 else frames
-    return Video(frames, reader.facts.fps, reader.facts.metadata)
-
-
-# -- even spacing
+    return Video(frames, reader.facts.fps, reader.facts.metadata, reader.facts.sound)
 
 
 @dataclass(frozen=True)
 class _Stored:
     """What a file has: a way to its pictures, each with its place, their height and width, how long each place stays in seconds,
-    tags, the comment among them, frames a second, and how many seconds it claims to last."""
+    tags, the comment among them, frames a second, how many seconds it claims to last, what its times are rounded to, whether it
+    has sound."""
 
     pictures: Callable[[], Iterator[tuple[int, Pictures]]]
     shape: tuple[int, ...]
@@ -159,68 +209,51 @@ class _Stored:
     comment: str = ""
     rate: float | None = None
     length: float | None = None
-
-
-def _is_length_of(timing: Timing, seconds: float) -> bool:
-    """Whether a file of this length still is the video as it was written, and nobody has cut or retimed it since."""
-    return abs(seconds - timing.frames / timing.fps) <= 0.5 / timing.fps + 0.02
-
-
-def _even_out(stored: _Stored, timing: Timing | None) -> tuple[Sequence[int], float]:
-    """Which stored picture each evenly spaced frame shows, and the frame rate."""
-    durations, count = stored.durations, len(stored.durations)
-    total = sum(durations)
-    # A video of equal frames is one still WebP picture without any duration.
-    if timing is not None and (total == 0 or _is_length_of(timing, total)):
-        return range(count) if count == timing.frames else _shown_at(durations, timing.frames, 1 / timing.fps), timing.fps
-    if total == 0:
-        return range(count), 1 / BROWSER_DELAY
-    if max(durations) <= 1.5 * min(durations):
-        measured = count / total
-        return range(count), stored.rate if stored.rate and abs(stored.rate / measured - 1) < 0.02 else measured
-    # Not the very shortest: one stray timestamp must not multiply the frames.
-    shortest = sorted(durations)[count // 10]
-    # The last duration is a guess in many files.
-    usual = [duration for duration in durations[:-1] if 0.5 * shortest < duration < 1.5 * shortest] or [shortest]
-    step = sum(usual) / len(usual)
-    return _shown_at(durations, min(max(1, round(total / step)), MOST_FRAMES), step), 1 / step
-
-
-def _shown_at(durations: list[float], count: int, step: float) -> Sequence[int]:
-    """The picture in view in the middle of each of count steps."""
-    shown = np.searchsorted(np.cumsum(durations), (np.arange(count) + 0.5) * step, side="right")
-    return np.minimum(shown, len(durations) - 1).tolist()
+    tick: float = 0.0
+    sound: bool = False
 
 
 # -- kinds of files
 
 
-def is_animation(path: PathLike) -> bool:
+def is_animation(source: Source) -> bool:
     """Whether a file is GIF or WebP. Pillow reads these: not every FFmpeg decodes animated WebP, or gives a GIF's comment."""
+    return _animation_codec(source) != ""
+
+
+def _animation_codec(source: Source) -> str:
+    """gif, webp, or nothing for any other file."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(12)
+        if isinstance(source, str | os.PathLike):
+            with open(source, "rb") as file:
+                head = file.read(12)
+        elif isinstance(source, bytes):
+            head = source[:12]
+        else:
+            source.seek(0)
+            head = source.read(12)
+            source.seek(0)
     except OSError as problem:
-        raise undecodable(path, problem) from problem
-    return head[:4] == b"GIF8" or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
+        raise undecodable("the video" if isinstance(source, bytes) else str(source), problem) from problem
+    return "gif" if head[:4] == b"GIF8" else "webp" if head[:4] == b"RIFF" and head[8:] == b"WEBP" else ""
 
 
-def _film(path: Path) -> _Stored:
+def _film(source: Source, name: str) -> _Stored:
     """By the times of all packets; only the first picture is decoded."""
     starts: list[int | None] = []  # in ticks, as `end`
     end, shape, first = 0, None, None
-    with opened(path, threads="SLICE") as video:
+    with opened(source, name, threads="SLICE") as video:
         for packet in video.container.demux(video.stream):
             if packet.size and not packet.is_discard:
                 starts.append(packet.pts)
                 if packet.pts is not None and packet.duration:
                     end = max(end, packet.pts + packet.duration)
             if shape is None:
-                shape, first = next(((video.shape(frame), frame.pts) for frame in packet.decode()), (None, None))
+                shape, first = next(((video.shape(frame), frame.pts) for frame in video.decode(packet)), (None, None))
         tags, rate, length = dict(video.container.metadata), float(video.rate) if video.rate else None, video.length
-        base = video.base
+        base, sound, exact = video.base, video.sound, video.exact_length
     if shape is None:
-        raise Unreadable(f"{path}: expected a video with at least one frame, found none in it; check the file.")
+        raise Unreadable(f"{name}: expected a video with at least one frame, found none in it; check the file.")
     if first is not None and first in starts:  # a file whose head was cut off begins with packets that nothing can be made of
         starts = [start for start in starts if start is None or start >= first]
     ticks = sorted(start for start in starts if start is not None)  # packets come in the order of decoding
@@ -231,25 +264,28 @@ def _film(path: Path) -> _Stored:
         durations, ticks = [step] * len(starts), []  # no usable times
     else:
         usual = sorted(steps)[len(steps) // 2] if steps else step
-        durations = [*steps, float(end * base) - times[-1] if end > ticks[-1] else usual]
+        last = times[-1] - times[0]
+        durations = [*steps, ending(last, float(end * base) - times[-1] if end > ticks[-1] else usual, exact) - last]
     places: dict[int | None, int] = {tick: place for place, tick in enumerate(ticks)}
 
     def pictures() -> Iterator[tuple[int, Pixels]]:
         place = -1
         # Frame threads hold many pictures, and short videos start faster without.
-        with opened(path, threads="SLICE") as video:
+        with opened(source, name, threads="SLICE") as video:
             for frame in video.frames():
                 place = max(place + 1, places.get(frame.pts, 0))
                 yield place, video.pixels(frame)
 
     comment = next((value for key, value in tags.items() if key.lower() == COMMENT_KEY), "")
-    return _Stored(pictures, shape, durations, tags, comment, rate, length)
+    return _Stored(pictures, shape, durations, tags, comment, rate, length, float(base), sound)
 
 
-def _animation(path: Path) -> _Stored:
+def _animation(source: Source) -> _Stored:
     durations: list[float] = []
-    with Image.open(path) as file:
-        comment = file.info.get("comment") or file.getexif().get(EXIF_DESCRIPTION, "")
+    file_of = partial(io.BytesIO, source) if isinstance(source, bytes) else lambda: source
+    with Image.open(file_of()) as file:
+        exif = file.getexif()
+        comment, turned = file.info.get("comment") or exif.get(EXIF_DESCRIPTION, ""), exif.get(EXIF_ORIENTATION, 1)
         count, shape = getattr(file, "n_frames", 1), (file.height, file.width)
         for index in range(count):
             file.seek(index)
@@ -258,13 +294,13 @@ def _animation(path: Path) -> _Stored:
             durations.append(BROWSER_DELAY if milliseconds == 0 and count > 1 else milliseconds / 1000)
 
     def pictures() -> Iterator[tuple[int, Pixels]]:
-        with Image.open(path) as file:
+        with Image.open(file_of()) as file:
             for index in range(count):
                 file.seek(index)
-                yield index, np.asarray(on_white(file))
+                yield index, np.asarray(on_white(file if turned == 1 else ImageOps.exif_transpose(file)))
 
     text = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
-    return _Stored(pictures, shape, durations, {COMMENT_KEY: text} if text else {}, text)
+    return _Stored(pictures, shape[::-1] if turned >= 5 else shape, durations, {COMMENT_KEY: text} if text else {}, text)
 
 
 def _folder(path: Path, fps: float | None) -> _Stored:
@@ -296,6 +332,16 @@ def _folder(path: Path, fps: float | None) -> _Stored:
             yield index, picture
 
     return _Stored(pictures, shape, [1 / fps] * len(names), metadata, rate=fps)
+
+
+def is_frame_folder(folder: PathLike) -> bool:
+    """Whether a folder is a video as `write_video` writes one: numbered PNG frames, metadata.json, nothing else to be seen."""
+    try:
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    except OSError:
+        return False
+    numbered = [name for name in names if NUMBERED.fullmatch(name)]
+    return FOLDER_SETTINGS in names and 1 <= len(numbered) == len(names) - 1
 
 
 def frame_names(folder: Path) -> list[str]:

@@ -6,7 +6,6 @@ import itertools
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -24,6 +23,8 @@ from PIL import Image, PngImagePlugin
 from .decoding import TO_BT709, USUAL_RATE, Decoder, Pixels, Source, filter_chain, opened
 from .files import PathLike, Unreadable, real_target, whole_file, whole_folder
 from .images import check_frames, to_bytes
+from .reading import NUMBERED, moving
+from .sound import Sound, sound_of
 from .tags import COMMENT_KEY, EXIF_DESCRIPTION, FOLDER_SETTINGS, Timing, check_metadata, pack, plain_tags, video_tags
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _wrong_place(target: Path, folder: bool) -> str | None:
     if target.exists() and not target.is_dir():
         return "expected a folder for the frames (no extension), found a file; choose another name or add an extension"
     for name in sorted(os.listdir(target)) if target.is_dir() else ():
-        if name != FOLDER_SETTINGS and not re.fullmatch(r"\d{5,}\.png", name):
+        if name != FOLDER_SETTINGS and not NUMBERED.fullmatch(name):
             return f"expected a new folder, an empty one or one of earlier frames, found {name} in it; choose another"
     return None
 
@@ -195,12 +196,13 @@ def write_frames(
     encoding: Encoding = PLAYABLE,
     tags: Mapping[str, str] | None = None,
     base: Fraction | None = None,
+    sound: Sound | None = None,
 ) -> int:
     """Write a video of one stream, picture by picture, all as large as the first; returns how many there were.
 
     target: a path or an open file. pictures: each with its time in ticks of `base` seconds (None: 1 / rate), as (H, W, 3) uint8
     RGB, of which H.264 in 4:2:0 loses an odd last row or column, or as a frame in the encoding's pixel format. rate: frames a
-    second (None: 25). YUV is written as BT.709 in limited range.
+    second (None: 25). YUV is written as BT.709 in limited range. sound: put beside the pictures.
     """
     # 1001 is the denominator of the television rates (24000/1001, 30000/1001).
     exact = rate if isinstance(rate, Fraction) else Fraction(rate or USUAL_RATE).limit_denominator(1001)
@@ -224,24 +226,46 @@ def write_frames(
                     context.time_base = base
                 if encoding.threads:
                     context.thread_count = encoding.threads
+                if sound:
+                    sound.join(container, encoding.container)
                 if frame.format.name != encoding.pixels:
                     through = filter_chain(frame, ("scale", TO_BT709), ("format", f"pix_fmts={encoding.pixels}"))
             frame = frame if through is None else through(frame)
             frame.pts, frame.time_base = moment, base or 1 / exact
-            container.mux(stream.encode(frame))
+            container.mux(_lasting(stream.encode(frame), exact))
             count += 1
+            if sound:
+                sound.write(moment * frame.time_base)
         if stream is not None:
-            container.mux(stream.encode(None))
+            container.mux(_lasting(stream.encode(None), exact))
+        if sound:
+            sound.write(None)
     return count
 
 
-def write_video(path: PathLike, frames: Tensor, fps: float, metadata: Mapping[str, str] | None = None) -> None:
+def _lasting(packets: list[Any], rate: Fraction) -> list[Any]:
+    """Packets that all have a duration: an mp4 whose last has none ends before it, and PyAV before 16 gives it none."""
+    for packet in packets:
+        packet.duration = packet.duration or round(1 / rate / packet.time_base)
+    return packets
+
+
+def write_video(
+    path: PathLike,
+    frames: Tensor,
+    fps: float,
+    metadata: Mapping[str, str] | None = None,
+    sound: PathLike | None = None,
+    late: float = 0.0,
+) -> None:
     """Write frames (f, H, W, 3), float 0..1, at fps frames per second; the path is whole or untouched afterwards.
 
     By extension: .mp4 and .mkv (H.264, crf 12), .webm (VP9), .gif, .webp (lossless); without an extension, or with a "/"
     at the end, a folder of PNG frames with metadata.json. Videos are BT.709, 4:2:0; H.264 with an odd side is written as
     4:4:4 instead, which keeps every pixel, though some players (Safari, phones) show only 4:2:0.
     metadata: strings that read_video gives back; in mp4, mkv and webm also as tags of their own.
+    sound: a video whose sound is put beside the pictures, where its first picture comes `late` seconds after the beginning;
+    a warning says where it cannot be kept.
     Raises ValueError as check_output does, and for a wrong shape or rate, or a failure on the way (disk full).
     """
     check_output(path)
@@ -253,21 +277,28 @@ def write_video(path: PathLike, frames: Tensor, fps: float, metadata: Mapping[st
         raise ValueError(f"fps: expected {MIN_FPS} to {MAX_FPS:.0f} frames per second, found {fps}; give another rate.")
     tags, timing, pixels = check_metadata(metadata), Timing(frames.shape[0], float(fps)), to_bytes(frames)
     if _means_folder(path):
-        with whole_folder(path) as folder:
+        with whole_folder(path) as folder, sound_of(sound, late) as heard:
+            _say_unheard(path, heard)
             for index, frame in enumerate(pixels):
                 save_picture(folder / f"{index:05d}.png", ".png", frame, tags)
             settings = {"fps": timing.fps, "frames": timing.frames, "metadata": tags}
             (folder / FOLDER_SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
         return
     encoding, (height, width) = ENCODINGS.get(Path(path).suffix.lower()), pixels.shape[1:3]
-    with whole_file(path) as part:
+    with whole_file(path) as part, sound_of(sound, late) as heard:
         if encoding is None:
+            _say_unheard(path, heard)
             _write_animation(part, pixels, timing, tags, Path(path).suffix.lower() == ".gif")
             return
         if encoding.encoder == "libx264" and (height % 2 or width % 2):
             log.warning("%d x %d has an odd side: written as H.264 4:4:4, which some players cannot show.", width, height)
             encoding = replace(encoding, pixels="yuv444p")
-        write_frames(part, enumerate(pixels), timing.fps, encoding, video_tags(tags, timing))
+        write_frames(part, enumerate(pixels), timing.fps, encoding, video_tags(tags, timing), sound=heard)
+
+
+def _say_unheard(path: PathLike, heard: Sound | None) -> None:
+    if heard:
+        log.warning("%s: GIF, WebP and folders of frames have no sound; that of %s is left out.", path, heard.path)
 
 
 def _write_animation(file: Path, pixels: Pixels, timing: Timing, tags: Mapping[str, str], gif: bool) -> None:
@@ -306,7 +337,8 @@ def _few_colours(pixels: Pixels) -> list[Image.Image]:
 
 
 def copy_pictures(video: Decoder, target: PathLike) -> None:
-    """Write a video's coded pictures into an mp4 as they are, without sound, tags or the encoder's notes; they must be H.264."""
+    """Write a video's coded pictures into an mp4 as they are, without sound, tags or the encoder's notes, the first
+    at 0; they must be H.264."""
     with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}) as output:
         copied = output.add_stream_from_template(video.stream)
         copied.metadata.clear()
@@ -315,15 +347,16 @@ def copy_pictures(video: Decoder, target: PathLike) -> None:
         packets = (packet for packet in video.container.demux(video.stream) if packet.dts is not None)
         for packet in itertools.chain(packets, [None]):
             for cleaned in strip.filter(packet):
-                cleaned.stream = copied
-                output.mux(cleaned)
+                cleaned.stream, cleaned.time_base = copied, video.base
+                cleaned.pts, cleaned.dts = (None if at is None else at - video.start for at in (cleaned.pts, cleaned.dts))
+                output.mux(_lasting([cleaned], video.rate or USUAL_RATE))
 
 
 def encode_playable(source: Path, target: Path) -> None:
-    """Encode a video once more, as H.264 that every player shows, its frames at the times they have. Raises Unreadable."""
+    """Encode a video once more, as H.264 that every player shows, its frames at their times from 0 on. Raises Unreadable."""
     base = Fraction(1, 90_000)
     with opened(source) as video:
-        frames = ((moment, video.converted(frame, playable=True)) for moment, frame in video.timed(base, from_zero=False))
+        frames = ((moment, video.converted(frame, playable=True)) for moment, frame in video.timed(base))
         count = write_frames(target, frames, video.rate, BARE, base=base)
     if not count:
         raise Unreadable(f"{source}: expected a video with at least one frame, found none in it; check the file.")
@@ -333,8 +366,8 @@ def transcode(source: Source, target: BinaryIO, name: str = "") -> None:
     """Write any video as H.264 mp4 (crf 16, BT.709, 4:2:0), its frames at their times from 0 on, without sound.
 
     Frames come upright, with square pixels; odd sides lose a line, as 4:2:0 needs. The same input gives the same bytes.
-    Raises Unreadable as `opened` does.
+    A folder of frames, GIF and WebP are taken too. Raises Unreadable as `opened` does.
     """
-    with opened(source, name, "NONE") as video:
+    with moving(source, name, "NONE") as video:
         frames = ((moment, video.pixels(frame)) for moment, frame in video.timed())
         write_frames(target, frames, video.rate, SAME_BYTES, base=video.base)

@@ -2,7 +2,8 @@
 
 mp4, H.264, 4:2:0, 8 bit, even sides, the index in front (so that playing starts before the file is complete), without sound,
 tags or encoder notes: a prompt, a seed or an encoder's name in the file would tell which system made it. A file that already
-has such pictures keeps them bit for bit, only its wrapping is new; any other is encoded once more at crf 12.
+has such pictures keeps them bit for bit, only its wrapping is new; any other is encoded once more at crf 12: upright, transparent
+parts on white, high dynamic range and wide gamut brought to BT.709, from time 0 on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..media import Unreadable, VideoReader
-from ..media.decoding import USUAL_RATE, opened, turns
+from ..media.decoding import USUAL_RATE, Orientation, opened
 from ..media.files import PathLike, check_input, whole_file
 from ..media.images import check_sides
 from ..media.reading import is_animation
@@ -26,7 +27,8 @@ FIXED_TIME = 946_684_800
 
 @dataclass(frozen=True)
 class Prepared:
-    """A video in the study's folder; width and height in pixels; reencoded: its pictures are not those of the source."""
+    """A video in the study's folder; width and height in pixels; reencoded: its pictures are not those of the source; silenced:
+    the source has sound, which raters do not hear."""
 
     path: Path
     sha256: str
@@ -35,6 +37,7 @@ class Prepared:
     frames: int
     seconds: float
     reencoded: bool
+    silenced: bool = False
 
 
 def prepare_video(source: PathLike, target: Path) -> Prepared:
@@ -42,21 +45,26 @@ def prepare_video(source: PathLike, target: Path) -> Prepared:
     source = Path(source)
     if not source.is_dir():
         check_input(source, "a video")
+    silenced = False
     with whole_file(target) as part, TemporaryDirectory(dir=target.parent) as folder:
         playable = Path(folder, "encoded.mp4")
         if source.is_dir() or is_animation(source):
             video = VideoReader(source)
             check_sides(source, video.facts.height, video.facts.width)
             write_frames(playable, enumerate(video), video.facts.fps, BARE)
-        elif _plays_everywhere(source):
-            playable = source
         else:
-            encode_playable(source, playable)
+            plays, silenced = _look_at(source)
+            if plays:
+                playable = source
+            else:
+                encode_playable(source, playable)
         with opened(playable, str(source)) as coded:
             copy_pictures(coded, part)
         frames, width, height, end = 0, 0, 0, 0.0
         with opened(part, str(source)) as made:  # to its end: a broken file must not be found by a rater
             for shown in made.frames():
+                if change := made.changed(shown):
+                    raise Unreadable(f"{change}; cut it there or convert it to one size.")
                 frames, width, height = frames + 1, shown.width, shown.height
                 own = getattr(shown, "duration", None)  # newer PyAV only
                 length = float(own * shown.time_base) if own and shown.time_base else float(1 / (made.rate or USUAL_RATE))
@@ -68,15 +76,16 @@ def prepare_video(source: PathLike, target: Path) -> Prepared:
             while block := content.read(1 << 20):
                 digest.update(block)
         os.utime(part, (FIXED_TIME, FIXED_TIME))
-        return Prepared(target, digest.hexdigest(), width, height, frames, end, playable != source)
+        return Prepared(target, digest.hexdigest(), width, height, frames, end, playable != source, silenced)
 
 
-def _plays_everywhere(source: Path) -> bool:
-    """Whether browsers play its pictures as they are."""
+def _look_at(source: Path) -> tuple[bool, bool]:
+    """Whether browsers play a file's pictures as they are, and whether it has sound."""
     with opened(source) as video:
         context = video.stream.codec_context
         pixels = context.format.name if context.format else ""  # `pix_fmt` kills the process before PyAV 18 where it is unknown
         if video.codec != "h264" or pixels not in ("yuv420p", "yuvj420p") or "mp4" not in video.container.format.name:
-            return False
+            return False, video.sound
         first = next(video.frames(), None)
-        return video.aspect == 1 and (first is None or not turns(first))
+        upright = first is None or (video.ordinary(first) and video.orientation(first) == Orientation())
+        return video.aspect == 1 and upright, video.sound
