@@ -102,8 +102,8 @@ def _examine(curation: Curation, item: Item, known: int | None) -> Outcome:
             raise ValueError("empty file")
         if state[0] > MAX_MEMBER:
             raise ValueError("more than 4 GiB; cut it into clips first")
-        with item.video.open() as file:
-            seen = look(file, curation.motion_fps, curation.motion_height, item.source, first=curation.clip is not None)
+        with item.video.source() as source:
+            seen = look(source, curation.motion_fps, curation.motion_height, item.source, first=curation.clip is not None)
         facts: dict[str, Any] = {"key": item.key, "caption": captions[0], "source": item.source, "identity": identity}
         facts |= {table.CAPTIONS: captions} if len(captions) > 1 else {}
         facts |= {name: getattr(seen, name) for name in ("duration", "fps", "frames", "codec")}
@@ -163,21 +163,21 @@ def _write_clip(tar: TarWriter, found: Found) -> dict[str, int]:
     """Where the two members lie. ValueError, and the tar as before, where the source is no longer what was examined."""
     key, place, size = found.item.key, found.item.video, found.state[0]
     try:
-        same, file = place.state() == found.state, place.open()
+        same, source = place.state() == found.state, place.source()
     except OSError as problem:
         raise ValueError(f"cannot be read any more ({problem.strerror or problem})") from problem
-    with file, tar.all_or_nothing():
+    with source as video, tar.all_or_nothing():
         if not same:
             raise ValueError("changed while curate ran")
-        if found.facts["transcoded"]:
+        if found.facts["transcoded"] or isinstance(video, str):
             made = io.BytesIO()
-            transcode(file, made, found.item.source)
-            file, size = io.BytesIO(made.getvalue()), len(made.getvalue())
-        video = tar.add(f"{key}.mp4", file, size)
+            transcode(video, made, found.item.source)
+            video, size = io.BytesIO(made.getvalue()), len(made.getvalue())
+        offset = tar.add(f"{key}.mp4", video, size)
         about = {name: value for name, value in found.facts.items() if name not in table.LOCATION}
         text = json.dumps(about, ensure_ascii=False, sort_keys=True).encode()
-        offset = tar.add(f"{key}.json", io.BytesIO(text), len(text))
-    return {"video_offset": video, "video_size": size, "json_offset": offset, "json_size": len(text)}
+        json_offset = tar.add(f"{key}.json", io.BytesIO(text), len(text))
+    return {"video_offset": offset, "video_size": size, "json_offset": json_offset, "json_size": len(text)}
 
 
 def curate(

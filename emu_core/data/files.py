@@ -6,7 +6,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 @dataclass(frozen=True)
 class Place:
-    """Where bytes lie: a file, or `size` bytes at `offset` of one."""
+    """Where bytes lie: a file, `size` bytes at `offset` of one, or the files in a folder of frames."""
 
     path: str
     offset: int = 0
@@ -25,8 +25,15 @@ class Place:
         handle = open(self.path, "rb")  # noqa: SIM115 - the caller's
         return handle if self.size is None else cast(BinaryIO, Segment(handle, self.offset, self.size, close=True))
 
+    def source(self) -> AbstractContextManager[str | BinaryIO]:
+        """What a reader of videos is given: the bytes as a file, or the folder's path."""
+        return nullcontext(self.path) if os.path.isdir(self.path) else self.open()
+
     def state(self) -> tuple[int, int, int]:
-        """Bytes here, and size and time of the file: changed if any of the bytes did."""
+        """Bytes here, size of the file (of a folder: number of files), and its time: changed if any of the bytes did."""
+        if os.path.isdir(self.path):
+            inside = [entry.stat() for entry in os.scandir(self.path) if not entry.name.startswith(".")]
+            return sum(one.st_size for one in inside), len(inside), max((one.st_mtime_ns for one in inside), default=0)
         found = os.stat(self.path)
         return found.st_size if self.size is None else self.size, found.st_size, found.st_mtime_ns
 

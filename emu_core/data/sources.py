@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ..media.reading import is_frame_folder
 from .arrow import pa, parquet
 from .files import Place
 from .rows import Row, decoded, not_text, read_json_lines, read_table, unique_names
@@ -27,7 +28,7 @@ from .table import hashed
 
 VIDEO_NAMES = (
     *(".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv"),
-    *(".ts", ".m2ts", ".mts", ".3gp", ".3g2", ".gif", ".vob", ".mxf", ".y4m"),
+    *(".ts", ".m2ts", ".mts", ".3gp", ".3g2", ".gif", ".webp", ".apng", ".vob", ".mxf", ".y4m"),
 )
 CAPTION_NAMES = (".txt", ".json")
 """In the order in which they are looked for."""
@@ -103,16 +104,19 @@ def _folder(root: str, folder: Path, inside: str) -> Iterator[Item]:
         yield _item(root, inside, problem=f"the folder cannot be listed ({problem.strerror})")
         return
     files = {entry.name for entry in entries if entry.is_file()}
-    stems = {_stem(name) for name in files if _extension(name) in VIDEO_NAMES}
+    framed = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and is_frame_folder(entry.path)}
+    # The name of a folder of frames has no extension, even where it has a dot.
+    stems = {_stem(name) for name in files if _extension(name) in VIDEO_NAMES} | {_stem(f"{name}.") for name in framed}
     captions = _captions_by_stem(files)
     for entry in entries:
-        inner, stem, suffix = inside + entry.name, os.path.splitext(entry.name)[0], _extension(entry.name)
-        if entry.is_dir(follow_symlinks=False):
+        inner, suffix = inside + entry.name, _extension(entry.name)
+        if entry.is_dir(follow_symlinks=False) and entry.name not in framed:
             yield from _folder(root, Path(entry.path), inner + "/")
-        elif entry.name not in files:
+        elif entry.name not in files and entry.name not in framed:
             yield _item(root, inner, problem="a link to a folder, which is not followed, or to nothing")
-        elif suffix in VIDEO_NAMES:
-            beside = captions.get(stem) or captions.get(f"\0{_stem(entry.name)}", [])
+        elif suffix in VIDEO_NAMES or entry.name in framed:
+            name = entry.name + "." * (entry.name in framed)
+            beside = captions.get(os.path.splitext(name)[0]) or captions.get(f"\0{_stem(name)}", [])
             mine = _caption([(name, Place(os.path.join(folder, name))) for name in beside])
             yield _item(root, inner, video=Place(entry.path), **mine)
         elif suffix == ".tar":
