@@ -1,10 +1,13 @@
-"""`emu-video interpolate`: video and text -> the video at four times the frame rate."""
+"""`emu-video interpolate`: video and text -> the video at four times the frame rate, with its sound."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 
 from .options import add_command, add_model_options, add_output_options, add_sampling_options, progress_bars
+
+logger = logging.getLogger(__name__)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -21,9 +24,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def interpolate(options: argparse.Namespace) -> None:
-    """Make the frames between those of a video."""
+    """Make the frames between those of a video, and keep its sound."""
     from ..media import read_video  # here: they bring torch, and help does not wait for it
-    from ..model.conditioning import FACTOR, MAX_FRAMES
+    from ..model.conditioning import FACTOR, KEYFRAMES, MAX_FRAMES
     from .making import load_pipeline, read_request, write
 
     prompt, settings = read_request(options)
@@ -36,4 +39,10 @@ def interpolate(options: argparse.Namespace) -> None:
     pipeline = load_pipeline(options)
     with progress_bars() as progress:
         frames = pipeline.interpolate(video.frames, prompt, settings, progress)
-    write(options, settings, pipeline, frames, FACTOR * (settings.fps or video.fps))
+    jumps = options.stitch == "paper" and count > KEYFRAMES
+    if video.sound and (settings.fps or jumps):
+        why = "--stitch paper leaves out moments" if jumps else "--fps changes how long the video lasts"
+        logger.warning("%s: its sound is left out, since %s", options.video, why)
+    sound = None if settings.fps or jumps else options.video
+    # As many frames come before the first given one as between two.
+    write(options, settings, pipeline, frames, FACTOR * (settings.fps or video.fps), sound=sound, late=1 / video.fps)

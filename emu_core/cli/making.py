@@ -122,10 +122,13 @@ def write(
     fps: float,
     first: torch.Tensor | None = None,
     scores: Sequence[float] = (),
+    sound: str | None = None,
+    late: float = 0.0,
 ) -> None:
     """Write a video (f, H, W, 3) at `fps` and, where wanted, its starting frame `first` (H, W, 3) and its contact sheet, all with
     what a person needs to make them again; then say what was made. `scores`: those of the starting frames that `first` was
-    chosen from."""
+    chosen from. `sound`: a video whose sound is kept, and `late`,
+    how many seconds after the beginning its first picture comes."""
     stages = {f"stack_{role}": model.stack.config.origin.stage for role, model in pipeline.models.items()}
     loras = [f"{lora.name}:{strength:g}" for lora, strength in read_motion_loras(options)]
     values = {
@@ -141,7 +144,7 @@ def write(
     told = {name: json.dumps(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
     if first is not None and options.starting_frame:
         media.write_image(options.starting_frame, first, told)
-    media.write_video(options.out, frames, fps, told)
+    media.write_video(options.out, frames, fps, told, sound, late)
     if options.sheet:
         media.write_image(options.sheet, media.contact_sheet(frames), told)
     count, height, width, _ = frames.shape

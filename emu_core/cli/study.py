@@ -72,6 +72,8 @@ def create(options: Namespace) -> None:
     print(f"{options.out}: {pairs}, {made['pairs'] * options.raters} votes to give.")
     if made["reencoded"]:
         print(f"{made['reencoded']} videos could not be shown by every browser and were encoded as H.264, crf 12.")
+    if made["silenced"]:
+        print(f"{made['silenced']} videos have sound, which was left out: raters judge what they see.")
     print(f"Next: emu-video study serve {options.out}")
 
 

@@ -165,7 +165,7 @@ def measure_set(
                 result.measured += 1
                 facts = measured.facts
                 result.shapes[f"{facts.width} x {facts.height}, {facts.frames} frames at {facts.fps:.6g} a second"] += 1
-                result.lacks.update(measured.lacks)
+                result.lacks.update(measured.lacks + ["have sound, which no figure listens to"] * facts.sound)
                 sums.add(measured, number)
                 for key, value in measured.figures.items():
                     if math.isfinite(value):

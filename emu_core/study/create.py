@@ -60,7 +60,8 @@ def create_study(
     progress: Callable[[Sequence[tuple[int, str]]], Iterable[tuple[int, str]]] = lambda work: work,
     **of_study: Any,
 ) -> dict[str, int]:
-    """Make the study's folder; it is there whole or not at all. Returns its counts, and `reencoded`.
+    """Make the study's folder; it is there whole or not at all. Returns its counts, and how many videos were
+    `reencoded` and `silenced`.
 
     systems: name -> folder with one video of every prompt. against: only pairs with this system, else every two systems.
     progress: wraps the list of (prompt's index, system) that are prepared, as tqdm does. of_study: as `Study.create` takes them.
@@ -73,12 +74,13 @@ def create_study(
     texts = read_prompts(prompts)
     files = {name: one_video_each(open_set(name, folder), texts) for name, folder in systems.items()}
     with new_folder(out) as part:
-        reencoded, ready = 0, {}
+        reencoded, silenced, ready = 0, 0, {}
         with Study.create(part, **of_study) as study:
             for index, name in progress([(index, name) for index in range(len(texts)) for name in systems]):
                 ready[name] = prepare_video(files[name][index], part / VIDEOS / f"{secrets.token_hex(8)}.mp4")
                 reencoded += ready[name].reencoded
+                silenced += ready[name].silenced
                 if len(ready) == len(systems):
                     study.insert_prompt(texts[index].id, texts[index].text, ready, against)
                     ready = {}
-            return {**study.counts(), "reencoded": reencoded}
+            return {**study.counts(), "reencoded": reencoded, "silenced": silenced}
