@@ -337,7 +337,7 @@ def _folder(path: Path, fps: float | None) -> _Stored:
 def is_frame_folder(folder: PathLike) -> bool:
     """Whether a folder is a video as `write_video` writes one: numbered PNG frames, metadata.json, nothing else to be seen."""
     try:
-        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+        names = [name for name in os.listdir(folder) if name[0] != "."] if os.path.isfile(Path(folder, FOLDER_SETTINGS)) else []
     except OSError:
         return False
     numbered = [name for name in names if NUMBERED.fullmatch(name)]
