@@ -54,10 +54,12 @@ TRANSPOSES = {(False, False): "cclock_flip", (True, False): "clock", (False, Tru
 """FFmpeg's names of a transposition that is mirrored left to right, upside down, or both, afterwards."""
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """FFmpeg's own decoders of these leave out the transparency."""
-FROM_ZERO = ("matroska", "asf", "flv", "nut")
-"""Containers whose length counts from time 0, not from where the pictures begin."""
+FROM_ZERO = ("matroska", "asf", "flv", "nut", "mov")
+"""Containers whose length counts from time 0 (of mp4 the fragmented ones), not from where the pictures begin."""
 DELAY = 0.25
 """Seconds for which pictures with B-frames at most are held back before the first is shown."""
+ANEW = 4
+"""Frames that a time must lie back for it to be a new beginning."""
 SAME_SHAPE = 0.02
 """By how much a shape may differ from the first and still be scaled to it."""
 log = logging.getLogger(__name__)
@@ -167,7 +169,8 @@ class Decoder:
     @property
     def exact_length(self) -> float | None:
         """As `length`, where it also holds the last picture's time: an mp4 or mov has it, by the picture that is decoded last."""
-        return self.length if "mov" in self.container.format.name.split(",") else None
+        exact = "mov" in self.container.format.name.split(",") and self.stream.duration
+        return float(self.stream.duration * self.base) if exact and self.stream.duration else None
 
     def decode(self, packet: av.Packet) -> list[av.VideoFrame]:
         """The frames that come out when a packet of the stream goes in."""
@@ -181,7 +184,7 @@ class Decoder:
         """The frames as they are decoded, in the order in which they are seen."""
         for packet in self.container.demux(self.stream):
             if self._by_order and packet.size:
-                self._times.append(packet.pts)
+                self._times.append(packet.pts if packet.dts is None else packet.dts)
             for frame in self.decode(packet):
                 if self._times:
                     frame.pts = self._times.popleft()
@@ -191,7 +194,8 @@ class Decoder:
     def timed(self, base: Fraction | None = None) -> Iterator[tuple[int, av.VideoFrame]]:
         """When each frame begins, in ticks of `base` seconds (None: the video's), the first at 0, and the frame.
 
-        Stray times do not stop anything: they come a tick after the one before.
+        Stray times do not stop anything: they come a tick after the one before. Where times begin anew, as in films that were
+        put behind each other, they go on instead.
         """
         base, start, last = base or self.base, None, -1
         for frame in self.frames():
@@ -200,6 +204,9 @@ class Decoder:
             else:
                 start = frame.pts if start is None else start
                 moment = round(float((frame.pts - start) * self.base) * (1 / base)) if base != self.base else frame.pts - start
+                if moment < last - ANEW * self.step(base):
+                    start -= round(float((last + self.step(base) - moment) * base) * (1 / self.base))
+                    moment = last + self.step(base)
             last = max(moment, last + 1)
             yield last, frame
 

@@ -242,10 +242,13 @@ def _film(source: Source, name: str) -> _Stored:
     """By the times of all packets; only the first picture is decoded."""
     starts: list[int | None] = []  # in ticks, as `end`
     end, shape, first = 0, None, None
+    decoded, anew = None, False  # times that begin anew, as in films that were put behind each other, are no times
     with opened(source, name, threads="SLICE") as video:
         for packet in video.container.demux(video.stream):
             if packet.size and not packet.is_discard:
                 starts.append(packet.pts)
+                anew |= decoded is not None and packet.dts is not None and packet.dts < decoded
+                decoded = packet.dts
                 if packet.pts is not None and packet.duration:
                     end = max(end, packet.pts + packet.duration)
             if shape is None:
@@ -260,7 +263,7 @@ def _film(source: Source, name: str) -> _Stored:
     times = [float(tick * base) for tick in ticks]
     steps = [after - before for before, after in pairwise(times)]
     step = 1 / rate if rate else BROWSER_DELAY
-    if len(times) < len(starts) or not all(step > 0 for step in steps):
+    if anew or len(times) < len(starts) or not all(step > 0 for step in steps):
         durations, ticks = [step] * len(starts), []  # no usable times
     else:
         usual = sorted(steps)[len(steps) // 2] if steps else step

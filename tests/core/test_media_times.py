@@ -170,6 +170,37 @@ def test_what_an_edit_list_cuts_off_is_not_there(tmp_path: Path) -> None:
         assert numbers(frames) == [*range(4, 12), 4, 11]
 
 
+@pytest.mark.parametrize("begin", [0, 5, 100])
+def test_films_behind_each_other_are_one(begin: int, tmp_path: Path) -> None:
+    """Transport streams may be joined byte by byte; the times of the second begin where they like."""
+    first, second = (Film("mpegts", options=SHARP, start=start).write(moving()) for start in (20, 20 + begin))
+    data = first + second
+    video, seen = video_of(data, tmp_path), look(data)
+    if begin < 100:
+        assert (numbers(list(video)), video.facts.fps) == ([*range(12), *range(12)], 12)
+        assert (seen.frames, seen.fps, seen.duration) == (24, pytest.approx(12, rel=1e-3), pytest.approx(2, abs=0.01))
+    else:  # a gap is a gap
+        assert (seen.frames, seen.duration) == (24, pytest.approx((20 + 100 + 12 - 20) / 12, abs=0.01))
+
+
+def test_avi_with_frames_that_wait_for_later_ones(tmp_path: Path) -> None:
+    for codec, options in (("mpeg4", {"bf": "2", "b:v": "3M"}), ("libx264", {**SHARP, "bf": "3"})):
+        data = Film("avi", codec, options=options).write(moving())
+        video, seen = video_of(data, tmp_path), look(data)
+        assert (numbers(list(video)), video.facts.fps) == ([*range(12)], 12)
+        assert (seen.frames, seen.fps, seen.duration) == (12, 12, pytest.approx(1))
+
+
+def test_a_part_of_a_fragmented_film_is_whole(tmp_path: Path) -> None:
+    """As a player gets it that begins in the middle: the head, and the fragments from the second on."""
+    container = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    data = Film(options={**SHARP, "g": "12"}, container=container).write(moving(36))
+    places = [place for place in range(len(data)) if data[place : place + 4] == b"moof"]
+    assert len(places) == 3
+    part = data[: places[0] - 4] + data[places[1] - 4 :]
+    assert (len(list(video_of(part, tmp_path))), look(part).frames) == (24, 24)
+
+
 @pytest.mark.parametrize("form", ["mp4", "matroska", "mpegts", "flv"])
 def test_a_late_beginning_is_the_beginning_for_study_and_training(form: str, tmp_path: Path) -> None:
     data = Film(form, options=SHARP, start=30).write(moving())
