@@ -213,9 +213,7 @@ def write_frames(
         container.metadata.update(tags or {})
         for moment, frame in pictures:
             if isinstance(frame, np.ndarray):
-                if encoding.encoder == "libx264" and encoding.pixels == "yuv420p":
-                    frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                frame = _as_frame(frame, even=encoding.encoder == "libx264" and encoding.pixels == "yuv420p")
             if stream is None:
                 stream = container.add_stream(encoding.encoder, rate=exact, options=dict(encoding.options))
                 stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, encoding.pixels
@@ -241,6 +239,13 @@ def write_frames(
         if sound:
             sound.write(None)
     return count
+
+
+def _as_frame(pixels: Pixels, even: bool) -> av.VideoFrame:
+    """even: without an odd last row or column."""
+    if even:
+        pixels = pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2]
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
 
 
 def _lasting(packets: list[Any], rate: Fraction) -> list[Any]:
