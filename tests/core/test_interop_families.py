@@ -175,6 +175,7 @@ def test_what_was_converted_with_the_wrong_schedule_is_right_now(name: str, v2: 
         ("lightning/animatediff_lightning_2step_comfyui.safetensors", "lightning-2step"),
         ("animatediff_lightning.safetensors", "lightning-4step"),
         ("8step-AnimateDiff-Lightning.ckpt", "lightning-8step"),
+        ("Lightning_2step.ckpt", "lightning-2step"),
         ("AnimateDiff-Lightning/2step.safetensors", "lightning-2step"),
         ("models--ByteDance--AnimateDiff-Lightning/snapshots/abc/diffusion_pytorch_model.safetensors", "lightning-4step"),
         ("mm_sd_v15_v2_for_AnimateLCM.ckpt", "animatediff"),

@@ -262,7 +262,7 @@ def test_small_ones_with_the_very_keys_that_were_published(name: str, words: str
 OWN_AND_FOREIGN = [
     "text_encoder.text_model.final_layer_norm.weight",
     "image_proj.norm.weight",
-    "body.0.weight",
+    "body.0.in_conv.weight",
     "a.processor.to_q_lora.up.weight",
 ]
 
