@@ -82,7 +82,11 @@ _SAYS: tuple[tuple[str, str, str], ...] = (
         "is a ControlNet, not a temporal stack: load it with a ControlNet loader",
         f"is SparseCtrl, a ControlNet for AnimateDiff, {_UNSUPPORTED}",
     ),
-    (r"^(adapter\.)?body\.\d+\.(in_conv|resnets|block1|skep|down_opt)\.", "is a T2I-Adapter, not a temporal stack: load it with a ControlNet loader", ""),
+    (
+        r"^(adapter\.)?body\.\d+\.(in_conv|resnets|block1|skep|down_opt)\.",
+        "is a T2I-Adapter, not a temporal stack: load it with a ControlNet loader",
+        "",
+    ),
     (
         r"^((double|joint|single|single_transformer|transformer)_blocks|blocks\.\d+\.(self_attn|cross_attn|attn1))\.",
         "is a diffusion transformer, which has no U-Net: stacks are for SD 1.5, SD 2.1 and SDXL",

@@ -58,7 +58,8 @@ def as_variant(config: StackConfig, path: Path, variant: str | None, has_table: 
 
 
 _LIGHTNING_NAME = re.compile(
-    r"(animate[-_ ]?diff|(^|[^a-z])ad)[-_ ]?.*lightning|lightning[-_ ]?.*animate[-_ ]?diff", re.IGNORECASE
+    r"(animate[-_ ]?diff|(^|[^a-z])ad)[-_ ]?.*lightning|lightning[-_ ]?.*animate[-_ ]?diff|^lightning[-_ ]?[1248][-_ ]?step",
+    re.IGNORECASE,
 )
 _LCM_NAME = re.compile(r"(^|[^a-z])animate[-_ ]?lcm|^sd15_t2v_beta", re.IGNORECASE)
 _V2_NAME = re.compile(r"^mm[-_]sd[-_]?v?15[-_]v2", re.IGNORECASE)

@@ -236,7 +236,8 @@ def test_animatelcms_own_name_for_its_positions(v2: State, tmp_path: Path) -> No
     assert config.origin.source.endswith("taken for animatelcm by its table of positions")
     found = [value for name, value in load_stack(path).state_dict().items() if name.endswith("positions.table")]
     wanted = [value[0] for name, value in v2.items() if name.endswith(".pe")]
-    assert len(found) == len(wanted) and all(any(torch.equal(one, other) for other in wanted) for one in found)
+    assert len(found) == len(wanted)
+    assert all(any(torch.equal(one, other) for other in wanted) for one in found)
 
 
 def test_animatelcm_has_its_64_positions_made(v2: State, tmp_path: Path) -> None:
