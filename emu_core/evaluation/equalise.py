@@ -26,7 +26,7 @@ from ..media.decoding import Pixels
 from ..media.files import whole_file, write_text
 from ..media.tags import Timing, video_tags
 from ..media.writing import LOSSLESS, PLAYABLE, write_frames
-from .names import LONGEST, check_free, check_written, claim, distinct, listed, same
+from .names import LONGEST, check_free, check_written, claim, distinct, same
 from .prompts import Prompt, file_stems
 from .videos import VideoSet, match
 
@@ -152,10 +152,10 @@ def equalise_sets(
     smallest = common_target([video.facts for group in groups.values() for video in group], playable) if across == "all" else None
     written: list[dict[str, Any]] = []
     files = [f"{each.name}/{stem}.mp4" for each in sets for stem in groups]
-    check_free(out, files, listed(out / REPORT))
+    check_free(out, files, [REPORT])
     for each in sets:
         (out / each.name).mkdir(parents=True, exist_ok=True)
-    claim(out / REPORT, files)
+    claim(out, files, [REPORT])
     for stem, group in groups.items():
         target = smallest or common_target([video.facts for video in group], playable)
         written += _write_group([out / each.name / f"{stem}.mp4" for each in sets], group, target, playable, left_out)

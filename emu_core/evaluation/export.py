@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..media.files import write_text
 from .equalise import copy_video
-from .names import LONGEST, check_free, check_written, distinct, listed, plain
+from .names import LONGEST, check_free, check_written, claim, distinct, entries, plain
 from .prompts import Prompt
 from .sets import SetResult
 from .videos import Matching, VideoSet, match
@@ -62,7 +62,7 @@ def evalcrafter_layout(matching: Matching, broken: Collection[Path] = ()) -> lis
 
 
 def export_vbench(results: Sequence[SetResult], out: Path) -> int:
-    """OUT/SYSTEM/PROMPT-K.mp4 (`vbench_layout`), OUT/SYSTEM.json: path -> prompt, and OUT/SYSTEM.vbench.json: name -> prompt,
+    """OUT/SYSTEM/PROMPT-K.mp4 (`vbench_layout`), OUT/SYSTEM.json: path -> prompt of every export there, and OUT/SYSTEM.vbench.json: name -> prompt,
     which VBench takes as --prompt_file. Returns the videos. Raises ValueError as `check_export`, or where one is missing in the
     end."""
     return _export(results, out, vbench_layout)
@@ -76,29 +76,32 @@ def export_evalcrafter(results: Sequence[SetResult], out: Path) -> int:
 def check_export(layout: Layout, sets: Sequence[VideoSet], prompts: Sequence[Prompt], out: Path) -> None:
     """Before long work: ValueError for a file in OUT that would be overwritten and that no earlier export wrote, and for names of
     systems that some file system takes for one."""
-    _check({each.name: layout(match(each, prompts), ()) for each in sets}, out, layout)
+    check_free(out, *_planned({each.name: layout(match(each, prompts), ()) for each in sets}, layout))
 
 
 def _suffix(file: Path) -> str:
     return ".mp4" if file.is_dir() else file.suffix.lower()
 
 
-def _check(plans: dict[str, list[Copy]], out: Path, layout: Layout) -> None:
-    files = [f"{name}/{copy.name}" for name, copies in plans.items() for copy in copies]
-    indices = [f"{name}{end}" for name in plans for end in (".json", *([BARE] if layout is vbench_layout else []))]
-    own = {file for name in plans for file in listed(out / f"{name}.json")}
-    check_free(out, [*files, *indices], own | {index for index in indices if listed(out / index) or not (out / index).exists()})
+def _planned(plans: dict[str, list[Copy]], layout: Layout) -> tuple[list[str], list[str]]:
+    """The videos that are going to be written, and the indices."""
+    ends = (".json", BARE) if layout is vbench_layout else (".json",)
+    return [f"{name}/{copy.name}" for name, copies in plans.items() for copy in copies], [
+        f"{n}{end}" for n in plans for end in ends
+    ]
 
 
 def _export(results: Sequence[SetResult], out: Path, layout: Layout) -> int:
     plans = {each.videos.name: layout(each.matching, {file for file, _ in each.broken}) for each in results}
-    _check(plans, out, layout)
+    planned = _planned(plans, layout)
+    check_free(out, *planned)
+    for name in plans:
+        (out / name).mkdir(parents=True, exist_ok=True)
+    claim(out, *planned)
     for name, copies in plans.items():
         index, files = out / f"{name}.json", [f"{name}/{copy.name}" for copy in copies]
-        (out / name).mkdir(parents=True, exist_ok=True)
-        if old := listed(index) - {*files}:
-            logger.warning("%s: %d files of an earlier export stay beside the new ones, such as %s", out, len(old), min(old))
-        _write_json(index, {file: copy.prompt for file, copy in zip(files, copies, strict=True)})  # first: it says what is ours
+        older = {file: prompt for file, prompt in entries(index).items() if (out / file).is_file()}  # another export's, say
+        _write_json(index, older | {file: copy.prompt for file, copy in zip(files, copies, strict=True)})
         if layout is vbench_layout:
             _write_json(out / f"{name}{BARE}", {copy.name: copy.prompt for copy in copies})
         for copy in copies:

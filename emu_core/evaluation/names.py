@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
 from ..media.files import write_text
 
+logger = logging.getLogger(__name__)
+
+OWN = ".emu-video-files.json"
+"""In a folder of results: the files that this program wrote there."""
 LONGEST = 255
 """Bytes of a name that file systems take."""
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))}
@@ -50,32 +57,60 @@ def distinct(names: Sequence[str], texts: Sequence[str], room: int) -> list[str]
     return found
 
 
-def listed(index: Path) -> set[str]:
-    """Files that an earlier run wrote, by the JSON that it left: an object of paths, or `videos`, each with its `file`."""
+def entries(report: Path) -> dict[str, str]:
+    """Files that a report says this program wrote, with their prompts or "": `videos`, each with its `file`, or an object path ->
+    prompt of paths in the folder of its own name. Empty for any other JSON, which is not ours."""
     try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-        return {each["file"] for each in content["videos"]} if "videos" in content else {*content.keys()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return set()
+        content = json.loads(report.read_text(encoding="utf-8"))
+        if isinstance(content.get("videos"), list):
+            return {str(each["file"]): "" for each in content["videos"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    ours = all(file.startswith(f"{report.stem}/") and isinstance(prompt, str) for file, prompt in content.items())
+    return content if ours else {}
 
 
-def check_free(out: Path, files: Iterable[str], own: Collection[str]) -> None:
-    """ValueError for a file that is there already and is not one's own, or two that would be one on some file system."""
+def _own(out: Path, reports: Iterable[str]) -> set[str]:
+    """What earlier runs wrote into OUT: by the list that they keep there, and by the reports of those that kept none."""
+    found = {*entries(out / OWN)}
+    for report in reports:
+        files = entries(out / report)
+        found |= {report, *files} if files else set()
+    return found
+
+
+def check_free(out: Path, files: Sequence[str], reports: Sequence[str]) -> None:
+    """ValueError for a file that is there already and that no earlier run wrote, or two that would be one on some file system.
+    reports: those of the files that say what was written."""
     places: dict[str, tuple[str, bool]] = {}
-    for file in files:
+    own = _own(out, reports)
+    if twice := [file for file, times in Counter([*files, *reports]).items() if times > 1]:
+        raise ValueError(f"{out}: expected a name for each file and folder, found {twice[0]!r} twice; rename a set")
+    for file in (*files, *reports):
         for place in (file, *(str(parent) for parent in Path(file).parents)):
             other, is_file = places.setdefault(same(place), (place, place == file))
             if other != place or is_file != (place == file):
                 raise ValueError(f"{out}: expected a name for each file and folder, found {other!r} and {place!r}; rename a set")
-        if file not in own and (out / file).exists():
+        if (taken := out / file).is_dir() or (os.path.lexists(taken) and file not in own):
             why = "expected no such file, since nothing is overwritten that this did not write, found one"
-            raise ValueError(f"{out / file}: {why}; choose another folder, or move it away")
+            raise ValueError(f"{taken}: {why}; choose another folder, or move it away")
+    for place, is_file in places.values():
+        if not is_file and os.path.lexists(out / place) and not (out / place).is_dir():
+            raise ValueError(
+                f"{out / place}: expected a folder for the videos, found a file; choose another name, or move it away"
+            )
 
 
-def claim(index: Path, files: Sequence[str]) -> None:
-    """Say before the first is written which files are going to be, so that a run that was cut short can be done again."""
-    both = sorted({*files, *listed(index)})
-    write_text(index, json.dumps({"format": 1, "unfinished": True, "videos": [{"file": file} for file in both]}, indent=1))
+def claim(out: Path, files: Sequence[str], reports: Sequence[str]) -> None:
+    """Say before the first is written which files are going to be, so that this program knows them as its own from then on, also
+    where a run was cut short or a later one writes others. Warns of videos of earlier runs that stay beside the new ones."""
+    own, folders = _own(out, reports), {str(Path(file).parent) for file in files}
+    both = sorted({*files, *reports, *own})
+    write_text(out / OWN, json.dumps({"format": 1, "videos": [{"file": file} for file in both]}, indent=1))
+    old = own - {*files, *reports}
+    old = {file for file in old if str(Path(file).parent) in folders and not file.endswith(".json") and (out / file).is_file()}
+    if old:
+        logger.warning("%s: %d files of an earlier run stay beside the new ones, such as %s", out, len(old), min(old))
 
 
 def check_written(out: Path, files: Sequence[str]) -> None:

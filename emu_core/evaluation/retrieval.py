@@ -25,7 +25,7 @@ from scipy.sparse import csr_matrix
 from ..data.shards import Shards
 from ..media.files import whole_file, write_text
 from ..networks import TextVectors
-from .names import check_free, check_written, claim, listed
+from .names import check_free, check_written, claim
 from .prompts import Prompt, file_stems
 
 logger = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ def retrieve(
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: expected a folder for the videos, found a file; choose another name")
     names = [f"{stem}.mp4" for stem in file_stems(prompts)]
-    check_free(out, names, listed(out / REPORT))
+    check_free(out, names, [REPORT])
     out.mkdir(parents=True, exist_ok=True)
     texts = [prompt.text for prompt in prompts]
     if network is None:
@@ -223,7 +223,7 @@ def retrieve(
         raise ValueError("expected clips with captions, found none; caption the clips first")
     ends = np.cumsum(clips.caption_counts())  # a clip may have several, each of which is compared
     entries = []
-    claim(out / REPORT, names)
+    claim(out, names, [REPORT])
     for name, prompt, each in zip(names, prompts, found, strict=True):
         with whole_file(out / name) as part:
             row = int(np.searchsorted(ends, each.row, side="right"))

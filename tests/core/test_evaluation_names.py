@@ -20,7 +20,7 @@ from emu_core import media
 from emu_core.cli import evaluate as command
 from emu_core.evaluation import equalise, export, retrieval
 from emu_core.evaluation.export import evalcrafter_layout, export_evalcrafter, export_vbench, vbench_layout
-from emu_core.evaluation.names import check_written, distinct
+from emu_core.evaluation.names import OWN, check_written, distinct
 from emu_core.evaluation.prompts import Prompt, file_stems, read_prompts, with_images
 from emu_core.evaluation.sets import SetResult
 from emu_core.evaluation.videos import Matching, VideoSet, match, open_sets
@@ -166,7 +166,7 @@ def test_an_export_overwrites_nothing_and_says_so_before_any_work(
 
 
 def test_systems_that_are_one_on_some_file_system_are_refused(tmp_path: Path) -> None:
-    for names in (("A", "a"), ("a", "a.json")):
+    for names in (("A", "a"), ("a", "a.json"), ("a", "a.vbench")):
         with pytest.raises(ValueError, match="a name for each file and folder"):
             export_vbench([results(["x"], name=name) for name in names], tmp_path)
     assert not list(tmp_path.iterdir())
@@ -178,13 +178,78 @@ def test_equalise_and_retrieve_overwrite_only_what_they_wrote(tmp_path: Path, vi
     sets, out = open_sets([str(tmp_path / "a"), str(tmp_path / "b")]), tmp_path / "out"
     for _ in range(2):
         assert len(equalise.equalise_sets(sets, out, prompts)["videos"]) == 4
-    (out / equalise.REPORT).unlink()
+    (out / OWN).unlink()  # as left by a version that kept no list
+    assert len(equalise.equalise_sets(sets, out, prompts)["videos"]) == 4
+    for name in (OWN, equalise.REPORT):
+        (out / name).unlink()
     with pytest.raises(ValueError, match=r"a/000\.mp4: expected no such file"):
         equalise.equalise_sets(sets, out, prompts)
     (tmp_path / "found").mkdir()
     (tmp_path / "found/000.mp4").write_bytes(b"mine")
     with pytest.raises(ValueError, match=r"000\.mp4: expected no such file"):
         retrieval.retrieve(prompts, None, tmp_path / "found")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"lr": 0.1}', '["not ours"]', "{}", '{"videos": [{"url": "x"}]}', '{"s/000.mp4": {"label": 3}}', "\xff", "[" * 9999],
+)
+def test_reports_are_files_that_are_not_overwritten_either(tmp_path: Path, video: bytes, content: str) -> None:
+    folder, prompts = given_set(tmp_path, video, ["one"])
+    given_set(tmp_path, video, ["one"], "t")
+    sets = open_sets([str(folder), str(tmp_path / "t")])
+    (result, _) = [SetResult(each, match(each, prompts), {}, {}) for each in sets]
+    runs = {
+        "s.json": lambda out: export_evalcrafter([result], out),
+        "s.vbench.json": lambda out: export_vbench([result], out),
+        equalise.REPORT: lambda out: equalise.equalise_sets(sets, out, prompts),
+        retrieval.REPORT: lambda out: retrieval.retrieve(prompts, None, out),  # type: ignore[arg-type]
+    }
+    for name, run in runs.items():
+        out = tmp_path / f"out {name}"
+        out.mkdir()
+        (out / name).write_text(content, encoding="latin-1")
+        with pytest.raises(ValueError, match=f"{name}: expected no such file"):
+            run(out)
+        assert [path.name for path in out.iterdir()] == [name]
+
+
+def test_what_was_written_stays_ones_own_whatever_comes_between(
+    tmp_path: Path, video: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """3 prompts, then 2, then 3 again; a video that is missing once; one folder for both exports."""
+    sets = [given_set(tmp_path, video, ["one", "two", "three"], name)[0] for name in "st"]
+    prompts = read_prompts(tmp_path / "prompts.json")
+    (result,) = [SetResult(each, match(each, prompts), {}, {}) for each in open_sets([str(sets[0])])]
+    fewer = SetResult(result.videos, Matching(result.matching.found[:2], [], [], [], prompts[:2]), {}, {})
+    for export_it, name in ((export_vbench, "three-0.mp4"), (export_evalcrafter, "0002.mp4")):
+        for each, count in ((result, 3), (fewer, 2), (result, 3)):
+            caplog.clear()
+            assert export_it([each], tmp_path / "out") == count
+            assert ("files of an earlier run stay" in caplog.text) == (export_it is export_evalcrafter or count == 2)
+        assert json.loads((tmp_path / "out/s.json").read_text())[f"s/{name}"] == "three"
+    assert len(json.loads((tmp_path / "out/s.json").read_text())) == 6
+    assert len(json.loads((tmp_path / "out/s.vbench.json").read_text())) == 3
+    opened = [str(each) for each in sets]
+    for chosen in (prompts, prompts[:2], prompts):
+        equalise.equalise_sets(open_sets(opened), tmp_path / "equal", chosen)
+    (sets[1] / "002.mp4").rename(tmp_path / "away.mp4")
+    caplog.clear()
+    equalise.equalise_sets(open_sets(opened), tmp_path / "equal", prompts)
+    assert "2 files of an earlier run stay beside the new ones, such as s/002-three.mp4" in caplog.text
+    (tmp_path / "away.mp4").rename(sets[1] / "002.mp4")
+    assert len(equalise.equalise_sets(open_sets(opened), tmp_path / "equal", prompts)["videos"]) == 6
+
+
+def test_a_file_or_a_link_in_the_way_is_named_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("mine")
+    for out, match_ in ((tmp_path, "s: expected a folder"), (tmp_path / "o", "no such file")):
+        with pytest.raises(ValueError, match=match_):
+            if out.name == "o":
+                (out / "s").mkdir(parents=True)
+                (out / "s/0000.mp4").symlink_to("nowhere")
+            export_evalcrafter([results(["x"])], out)
+    assert (tmp_path / "s").read_text() == "mine"
 
 
 def test_folders_with_the_longest_names_are_equalised(tmp_path: Path, video: bytes) -> None:

@@ -136,7 +136,7 @@ def test_the_baseline_is_a_folder_of_videos_and_what_they_are(tmp_path: Path) ->
     again = retrieve(prompts, Numbered(["other"]), tmp_path / "vectors", Letters(), tmp_path / "w.npy")
     assert {entry["row"] for entry in again["videos"]} == {0}
     assert sorted(path.name for path in (tmp_path / "vectors").iterdir()) == [
-        "000-fox-in-the-snow.mp4", "001-sleeping-cats.mp4", "retrieval.json",
+        ".emu-video-files.json", "000-fox-in-the-snow.mp4", "001-sleeping-cats.mp4", "retrieval.json",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="caption the clips first"):
         retrieve(prompts, Numbered([]), tmp_path / "none")
