@@ -11,7 +11,7 @@ import csv
 import json
 import os
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
@@ -23,9 +23,14 @@ BOMS = {
     **{codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"},
 }
 """UTF-32 first: its mark begins with UTF-16's."""
+MARK = "\ufeff"
+"""The byte order mark as a letter: it may stand in front of any row of lists that were joined."""
 TAB = "\t"
+DELIMITERS = {",": "commas", ";": "semicolons", TAB: "tabs"}
 WRONG = re.compile("[\0\ud800-\udfff]")
 OPEN_QUOTE = "a quote that is not closed, or text behind a closing one"
+LINE_END = "a line end in a field that has none, or a quote that is not closed"
+LOST_QUOTE = "a quote that closes a field which none opened; a field with quotes in it stands in quotes, and they twice"
 Line = tuple[int, str]
 
 
@@ -52,20 +57,24 @@ def _marked(problem: UnicodeError) -> tuple[str, int]:
 codecs.register_error("emu_video.marked", _marked)
 
 
+def _encoding(start: bytes) -> str:
+    """Of a text whose first four bytes are these: its byte order mark says which of UTF-8, 16 and 32; else UTF-8, or UTF-16 where
+    every second byte is 0."""
+    zeros = {b"\0\1": "utf-16-be", b"\1\0": "utf-16-le"}.get(bytes(map(bool, start[:2])), "utf-8")
+    known = next((name for mark, name in BOMS.items() if start.startswith(mark)), "")
+    return known or (zeros if len({*map(bool, start[::2])}) == 1 == len({*map(bool, start[1::2])}) else "utf-8")
+
+
 def open_text(path: str | os.PathLike[str]) -> TextIO:
-    """A file of text, its line ends as they are. The byte order mark says which of UTF-8, 16 and 32 it is; else UTF-8, or UTF-16
-    where every second byte at the start is 0. `not_text` finds what was no text."""
+    """A file of text in its encoding, its line ends as they are. `not_text` finds what was no text."""
     with open(path, "rb") as file:
         start = file.read(4)
-    encoding = next((name for mark, name in BOMS.items() if start.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and len(start) == 4 and b"\0" in start:
-        encoding = {b"\0\1\0\1": "utf-16-be", b"\1\0\1\0": "utf-16-le"}.get(bytes(map(bool, start)), encoding)
-    return open(path, encoding=encoding, errors="emu_video.marked", newline="")
+    return open(path, encoding=_encoding(start), errors="emu_video.marked", newline="")
 
 
 def decoded(data: bytes) -> str:
-    """A whole text, as `open_text` takes it by its mark. UnicodeDecodeError where it is none."""
-    return data.decode(next((name for mark, name in BOMS.items() if data.startswith(mark)), "utf-8"))
+    """A whole text in its encoding, without marks. UnicodeDecodeError where it is none."""
+    return data.decode(_encoding(data[:4])).lstrip(MARK)
 
 
 def not_text(text: str) -> str:
@@ -104,82 +113,132 @@ class Lines:
 # -- JSON
 
 
+class Object(dict[str, Any]):
+    """For json's object_pairs_hook: an object that knows which names it was given twice, of which json keeps the last."""
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+
+
 def unique_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """For json's object_pairs_hook. ValueError where a name is given twice, of which json would keep the last."""
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"the name {name!r} twice in one object")
-        found[name] = value
+    """For json's object_pairs_hook. ValueError where a name is given twice."""
+    found = Object(pairs)
+    if found.twice:
+        raise ValueError(f"the name {found.twice[0]!r} twice in one object")
     return found
 
 
-def lowered(cells: dict[str, Any]) -> dict[str, Any]:
-    """An object by names in small letters, without space around."""
-    return {name.strip().lower(): cell for name, cell in cells.items()}
+def lowered(cells: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """An object by names in small letters, without space around. ValueError for one of the known names that is there twice."""
+    names = [name.strip().lower() for name in (*cells, *getattr(cells, "twice", ()))]
+    if twice := next((name for name in known if names.count(name) > 1), ""):
+        raise ValueError(f"the name {twice!r} twice in one object")
+    return dict(zip(names, cells.values(), strict=False))
 
 
 def _only_objects(value: Any) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def read_json_lines(path: str | os.PathLike[str], taken: Callable[[Any], dict[str, Any] | None] = _only_objects) -> Iterator[Row]:
-    """One JSON object a line; empty lines are passed over. taken: what stands for an object, None for what is none."""
+def read_json_lines(
+    path: str | os.PathLike[str], known: Collection[str], taken: Callable[[Any], dict[str, Any] | None] = _only_objects
+) -> Iterator[Row]:
+    """One JSON object a line; empty lines are passed over. known: names that matter, which may be there once. taken: what stands
+    for an object, None for what is none."""
     with open_text(path) as text:
         lines = Lines(text)
         while (line := lines.next()) is not None:
-            number, content = line
+            number, content = line[0], line[1].lstrip(MARK)
             if content.strip():
-                yield _json_row(f"line {number}", content, taken)
+                yield _json_row(f"line {number}", content, known, taken)
 
 
-def _json_row(place: str, line: str, taken: Callable[[Any], dict[str, Any] | None]) -> Row:
+def _json_row(place: str, line: str, known: Collection[str], taken: Callable[[Any], dict[str, Any] | None]) -> Row:
     if len(line) >= MAX_ROW:
         return Row(place, problem=f"more than {MAX_ROW} characters in a row")
     if wrong := not_text(line):
         return Row(place, problem=wrong)
     try:
-        cells = taken(json.loads(line, object_pairs_hook=unique_names))
+        cells = taken(json.loads(line, object_pairs_hook=Object))
+        return Row(place, problem="no JSON object") if cells is None else Row(place, lowered(cells, known))
     except (ValueError, RecursionError) as problem:
         return Row(place, problem=f"no JSON ({problem})")
-    return Row(place, problem="no JSON object") if cells is None else Row(place, lowered(cells))
 
 
 # -- CSV and TSV
 
 
-Like = Callable[[str], bool]
+Like = Callable[[dict[str, str], dict[str, str]], bool]
 
 
-def read_table(path: str | os.PathLike[str], known: Collection[str], like: Like | None = None) -> Iterator[Row]:
+@dataclass(frozen=True)
+class _Form:
+    """What is between the fields, the names of the columns, the place of the last one that a row must have, and the places of
+    those that hold no line ends."""
+
+    delimiter: str
+    heading: list[str]
+    last: int
+    one_line: list[int]
+
+    def named(self, cells: Sequence[str]) -> dict[str, str] | None:
+        """Cells by their names; None for more or fewer than there are names, unless all behind the last that matters are empty:
+        one that is not could be a part of a field that a delimiter without quotes cut."""
+        if len(cells) != len(self.heading) and (len(cells) <= self.last or "".join(cells[self.last + 1 :]).strip()):
+            return None
+        return self.by_name(cells)
+
+    def by_name(self, cells: Sequence[str]) -> dict[str, str]:
+        """However many there are; those that are missing are empty."""
+        return dict(zip(self.heading, [*cells, *[""] * len(self.heading)], strict=False))
+
+
+def read_table(
+    path: str | os.PathLike[str],
+    known: Collection[str],
+    needed: Collection[str] = (),
+    like: Like | None = None,
+    one_line: Collection[str] | None = (),
+) -> Iterator[Row]:
     """Rows of a CSV, or of a TSV by its extension; what is a CSV by name may also be cut by semicolons or tabs.
 
-    known: names of the columns that matter. like: whether a cell is one that only begins a row, by which rows that an open quote
-    swallowed are known; with it, a lone quote in a field of a CSV is a mistake, not a letter. The first row given is the
-    heading: its cells are empty but for those names. In a TSV quotes mean something only around a whole field, as Excel writes
-    them; others are letters. Raises ValueError for a heading that cannot be read, or has one of those names twice.
+    known: names of the columns that matter. needed: those of them that a row must reach (all). one_line: columns that hold no line
+    ends, None for all. like: whether the second row, if it is one at all, is of the same list as the first; by this and by the
+    number of fields rows are known that an open quote swallowed. The first row given is the heading: its cells are empty but for
+    those names. In a TSV quotes mean something only around a whole field, as Excel writes them; others are letters. Raises
+    ValueError for a heading that cannot be read, or has one of those names twice.
     """
     with open_text(path) as text:
         lines = Lines(text)
         heading, delimiter = _heading(path, lines, known)
         yield Row("line 1", dict.fromkeys(heading, ""))
-        while (row := _row(lines, delimiter, like, heading)) is not None:
+        places = [place for place, name in enumerate(heading) if name in (needed or known)]
+        short = [place for place, name in enumerate(heading) if one_line is None or name in one_line]
+        form = _Form(delimiter, heading, max(places, default=len(heading) - 1), short)
+        while (row := _row(lines, form, like)) is not None:
             if row.cells or row.problem:
                 yield row
 
 
 def _heading(path: str | os.PathLike[str], lines: Lines, known: Collection[str]) -> tuple[list[str], str]:
-    """Names of the columns, and what is between them: of those that can be, the first that gives a known name."""
+    """Names of the columns, and what is between them: as Excel's first line `sep=;` says or, of those that can be, the first that
+    gives a known name."""
     found: list[tuple[bool, list[str], str]] = []
     wrong = ""
+    delimiters: Sequence[str] = TAB if os.fspath(path).lower().endswith(".tsv") else [*DELIMITERS]
     while (line := lines.next()) is not None:
-        if line[1].strip():
+        if said := re.fullmatch(r'\ufeff*"?sep=([^"\r\n])"?\s*', line[1], re.IGNORECASE):
+            delimiters = said[1]
+        elif line[1].strip():
             lines.put_back([line])
             break
-    for delimiter in TAB if os.fspath(path).lower().endswith(".tsv") else (",", ";", TAB):
+    for delimiter in delimiters:
         taken, cells, problem = _record(lines, delimiter)
         lines.put_back(taken)
         names = [cell.strip().lower() for cell in cells]
+        while names and not names[-1]:  # `path,caption,,`: a field there belongs to no column
+            names.pop()
         if problem := problem or not_text("".join(names)):
             wrong = wrong or problem
         else:
@@ -204,43 +263,90 @@ def _record(lines: Lines, delimiter: str) -> tuple[list[Line], list[str], str]:
             size += len(line[1])
             if size >= MAX_ROW:
                 raise csv.Error("larger")
-            yield line[1]
+            yield line[1] if len(taken) > 1 else line[1].lstrip(MARK)
 
     try:
         return taken, next(csv.reader(feed(), delimiter=delimiter, strict=True), []), ""
     except csv.Error as problem:
         if len(taken) == 1 and "larger" in str(problem):
             return taken, [], f"a field of more than {min(MAX_ROW, csv.field_size_limit())} characters"
-        return taken, [], "a NUL character in it" if "NUL" in str(problem) else OPEN_QUOTE
+        if "NUL" in str(problem):
+            return taken, [], "a NUL character in it"
+    text = "".join(line for _, line in taken)
+    try:  # spaces behind a closing quote mean nothing
+        behind = rf'("(?:[^"]|"")*") +(?={re.escape(delimiter)}|\s*$)'
+        return taken, next(csv.reader([re.sub(behind, r"\1", text)], delimiter=delimiter, strict=True), []), ""
+    except csv.Error:
+        return taken, [], OPEN_QUOTE
 
 
-def _row(lines: Lines, delimiter: str, like: Like | None, heading: Sequence[str]) -> Row | None:
-    """The next row; without cells and problem where it is blank, None at the end."""
-    taken, cells, problem = _record(lines, delimiter)
+def _row(lines: Lines, form: _Form, like: Like | None) -> Row | None:
+    """The next row; without cells and problem where it is blank or the heading again, None at the end."""
+    taken, cells, problem = _record(lines, form.delimiter)
     if not taken:
         return None
     place, rest = f"line {taken[0][0]}", taken[1:]
-    if not problem and like and any(like(cell.strip(' "\r\n')) for _, line in rest for cell in line.split(delimiter)):
-        problem = OPEN_QUOTE
-        if _ends_a_text(rest[-1][1], delimiter):  # one caption that holds rows, or rows: neither is taken
-            return Row(place, problem=f"{problem} (up to line {rest[-1][0]}, which are not taken either)")
-    if delimiter == TAB and problem == OPEN_QUOTE:
-        problem, cells = "", taken[0][1].rstrip("\r\n").split(TAB)
-    elif not problem and len(cells) == len(heading):
+    if not problem and any(place in form.one_line and ("\n" in cell or "\r" in cell) for place, cell in enumerate(cells)):
+        problem = LINE_END
+    elif rest and not problem and like and _swallowed(taken, cells, form, like):
+        # one caption that holds rows, or rows: neither is taken
+        return Row(place, problem=f"{OPEN_QUOTE} (up to line {rest[-1][0]}, which are not taken either)")
+    if not problem and form.delimiter != TAB and _lost_quote("".join(line for _, line in taken), form.delimiter):
+        problem = LOST_QUOTE
+    named = None if problem else form.named(cells)
+    if form.delimiter == TAB and problem == OPEN_QUOTE:
+        cells = taken[0][1].rstrip("\r\n").split(TAB)
+        problem, named = "", form.named(cells)
+    elif named is not None:
         rest = []
     lines.put_back(rest)
-    if not problem and len(cells) <= 1 and not "".join(cells).strip():
+    plain = [cell.strip().lower() for cell in cells]
+    if not problem and (not any(plain) or plain[: len(form.heading)] == form.heading):
         return Row(place)
-    if delimiter != TAB and like and not problem and sum(line.count('"') for _, line in taken) % 2:
-        problem = "a lone quote; a field with quotes in it stands in quotes, and they twice"
     problem = problem or not_text("".join(cells))
-    if not problem and len(cells) != len(heading):
-        fields = f"{len(cells)} field{'s'[: len(cells) != 1]} where the heading has {len(heading)}"
-        problem = f"{fields}; a field with {'tabs' if delimiter == TAB else 'commas'} in it stands in quotes"
-    return Row(place, problem=problem) if problem else Row(place, dict(zip(heading, cells, strict=True)))
+    if not problem and named is None:
+        fields = f"{len(cells)} field{'s'[: len(cells) != 1]} where the heading has {len(form.heading)}"
+        between = DELIMITERS.get(form.delimiter, repr(form.delimiter))
+        problem = f"{fields}; a field with {between} in it stands in quotes, and an empty one has its place too"
+    return Row(place, problem=problem) if problem else Row(place, named or {})
 
 
-def _ends_a_text(line: str, delimiter: str) -> bool:
-    """Whether the first quote of a line, pairs aside, stands behind text; one that opens a field stands behind a delimiter."""
-    place = line.replace('""', "  ").find('"')
-    return place > 0 and line[place - 1] != delimiter
+def _lost_quote(text: str, delimiter: str) -> bool:
+    """Whether a field without quotes around it has lost the first: it ends in one of an odd number, or holds doubled ones. Other
+    lone quotes are letters, as in `a 5" disc`."""
+    if '"' not in text:
+        return False
+    between = re.escape(delimiter)
+    fields = re.findall(rf'("(?:[^"]|"")*" *|[^{between}]*)(?:{between}|\s*$)', text.rstrip("\r\n"))
+    bare = (field.rstrip() for field in fields if not field.startswith('"'))
+    return any(field.count('"') % 2 and (field.endswith('"') or '""' in field) for field in bare)
+
+
+def _swallowed(taken: Sequence[Line], cells: Sequence[str], form: _Form, like: Like) -> bool:
+    """Whether what was read as one row holds others, in a field that a quote began and another row's quote ended: a line in it
+    has as many fields as a row, or more than one and is like this row. None is where this row would lack fields without them,
+    what stands before the place in a line where the quote was closed, and what lacks a quote in front where this row has one."""
+    first = taken[0][1].lstrip(MARK)
+    if first.count(form.delimiter) < form.last:
+        return False
+    opened = len(_fields(first, form.delimiter)) - 1
+    for _, line in taken[1:]:
+        fields, quote = _fields(line, form.delimiter), _quote(line)
+        column = line.count(form.delimiter, 0, quote) if quote >= 0 else opened
+        full = sum(bool(field.strip()) for field in fields) + (quote > 0 and line[quote - 1] == form.delimiter)
+        styled = opened == 0 or not first.startswith('"') or line.startswith('"')
+        if full > 1 and styled and column >= opened and form.named(fields) is not None:
+            return True
+        if len(fields) > 1 and like(form.by_name(cells), form.by_name(fields)):
+            return True
+    return False
+
+
+def _fields(line: str, delimiter: str) -> list[str]:
+    """Of a line on its own, whatever its quotes."""
+    return next(csv.reader([line], delimiter=delimiter), [])
+
+
+def _quote(line: str) -> int:
+    """The place of the first quote of a line, pairs aside; -1 where there is none."""
+    return line.replace('""', "  ").find('"')

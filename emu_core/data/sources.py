@@ -23,7 +23,7 @@ import numpy as np
 from ..media.reading import is_frame_folder
 from .arrow import pa, parquet
 from .files import Place
-from .rows import Row, decoded, not_text, read_json_lines, read_table, unique_names
+from .rows import Object, Row, decoded, not_text, read_json_lines, read_table
 from .table import hashed
 
 VIDEO_NAMES = (
@@ -163,24 +163,28 @@ def _caption(places: Sequence[tuple[str, Place]]) -> dict[str, Any]:
 
 def _list(root: str, path: Path) -> Iterator[Item]:
     """The videos of a list, each where it first stands, with all captions that it has there, and the rows that cannot be used."""
-    several, told, folder = _captions_of_repeated(path), set(), str(path.parent)
+    several, told, folder = _repeated(path), set(), str(path.parent)
     for row, inner, captions, same in _clips(path):
         if row.problem:
             yield _item(root, inner or row.place, problem=row.problem, row=row.place)
         elif same not in told:
-            found = several.get(same, captions)
+            places, found = several.get(same, ([row.place], captions))
             told |= {same} & several.keys()
-            yield _item(root, inner, video=Place(_on_disk(folder, inner)), caption=tuple(found), row=row.place)
+            where = (
+                places[0] if len(places) == 1 else places[0].replace(" ", "s ") + "".join(f", {p.split()[1]}" for p in places[1:])
+            )
+            yield _item(root, inner, video=Place(_on_disk(folder, inner)), caption=tuple(found), row=where)
 
 
-def _captions_of_repeated(path: Path) -> dict[int, list[str]]:
-    """The captions of each video that a list names more than once; the videos as `_clips` tells them apart."""
+def _repeated(path: Path) -> dict[int, tuple[list[str], list[str]]]:
+    """Rows and captions of each video that a list names more than once; the videos as `_clips` tells them apart."""
     hashes = np.fromiter((same for row, _, _, same in _clips(path) if not row.problem), np.uint64)
     known, counts = np.unique(hashes, return_counts=True)
-    found: dict[int, list[str]] = {each: [] for each in known[counts > 1].tolist()}
+    found: dict[int, tuple[list[str], list[str]]] = {each: ([], []) for each in known[counts > 1].tolist()}
     for row, _, captions, same in _clips(path) if found else ():
         if not row.problem and same in found:
-            found[same] += captions
+            found[same][0].append(row.place)
+            found[same][1].extend(captions)
     return found
 
 
@@ -224,12 +228,14 @@ def _on_disk(folder: str, inner: str) -> str:
 
 def _rows(path: Path) -> Iterator[Row]:
     """Rows of a list with their cells by name, and those that cannot be read."""
-    kind = path.suffix.lower()
+    kind, known = path.suffix.lower(), (*PATH_COLUMNS, *TEXT_COLUMNS)
     if kind == ".jsonl":
-        yield from read_json_lines(path)
+        yield from read_json_lines(path, known)
         return
-    known = (*PATH_COLUMNS, *TEXT_COLUMNS)
-    rows = _parquet_rows(path) if kind == ".parquet" else read_table(path, known, lambda cell: cell.lower().endswith(VIDEO_NAMES))
+    if kind == ".parquet":
+        rows = _parquet_rows(path)
+    else:
+        rows = read_table(path, known, one_line=PATH_COLUMNS, like=lambda *rows: _alike(path.parent, *rows))
     names = next(rows).cells
     if not all(any(name in names for name in wanted) for wanted in (PATH_COLUMNS, TEXT_COLUMNS)):
         wanted = "expected the columns path (or video) and caption (or text)"
@@ -237,8 +243,16 @@ def _rows(path: Path) -> Iterator[Row]:
     yield from rows
 
 
+def _alike(folder: Path, one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether what may be a second row begins as one: its path is a file, or has a video's extension or the first one's."""
+    path, first = (
+        next((cells[name] for name in PATH_COLUMNS if cells.get(name)), "").strip(' "\r\n') for cells in (one, other)[::-1]
+    )
+    return _extension(path) in {*VIDEO_NAMES, _extension(first)} - {""} or (path != "" and os.path.lexists(folder / path))
+
+
 def _parquet_rows(path: Path) -> Iterator[Row]:
-    """As `read_table`: the heading first, then each row, in which what is no list is text."""
+    """As `read_table`: the heading first, then each row."""
     try:
         with parquet.ParquetFile(path) as file:
             columns = {name: name.strip().lower() for name in file.schema_arrow.names}
@@ -255,17 +269,22 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 
 def _cells(column: Any) -> list[Any]:
-    """Values of a column; what is no list is text."""
+    """Values of a column, bytes as text."""
 
     def text(value: Any) -> Any:
-        if isinstance(value, bytes):
-            return value.decode("utf-8", "emu_video.marked")
-        return value if value is None or isinstance(value, list | str) else str(value)
+        if isinstance(value, list):
+            return [text(each) for each in value]
+        return value.decode("utf-8", "emu_video.marked") if isinstance(value, bytes) else value
+
+    def raw(value: Any) -> Any:
+        if hasattr(value, "as_buffer"):
+            return value.as_buffer().to_pybytes() if value.is_valid else None
+        return [raw(each) for each in value.values or ()] if hasattr(value, "values") else value.as_py()
 
     try:
-        return [text(value) for value in column.to_pylist()]
+        return text(column.to_pylist())
     except UnicodeDecodeError:  # pyarrow does not say in which row
-        return [text(value.as_buffer().to_pybytes()) if hasattr(value, "as_buffer") else value.as_py() for value in column]
+        return [text(raw(value)) for value in column]
 
 
 # -- tars
@@ -329,8 +348,10 @@ def _continues(one: str, other: str) -> bool:
 def _captions_in(cells: Mapping[str, Any]) -> list[str]:
     """The captions of a row or an object, each once, white space made single. ValueError, a short reason, where there is none."""
     given = [cells[name] for name in ("caption", "captions") if cells.get(name) is not None] or [cells.get("text")]
-    texts = [text for each in given for text in (each if isinstance(each, list) else [each])]
-    if not texts or texts == [None]:
+    if len(given) == 2 and isinstance(given[0], str) and not _are_texts(given[1]):
+        given.pop()  # other tools' subtitles, say
+    texts = [text for each in given for text in (each if isinstance(each, list) else [each]) if text is not None]
+    if not texts:
         raise ValueError("no caption")
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("a caption that is no text")
@@ -343,6 +364,10 @@ def _captions_in(cells: Mapping[str, Any]) -> list[str]:
     return list(found)
 
 
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(text is None or isinstance(text, str) for text in value)
+
+
 def read_captions(item: Item) -> list[str]:
     """The item's captions, one or more, white space made single. ValueError, a short reason, where there is none."""
     if not isinstance(item.caption, Place):
@@ -353,11 +378,13 @@ def read_captions(item: Item) -> list[str]:
         raise ValueError(f"caption of more than {MAX_CAPTION_BYTES >> 20} MB")
     try:
         text = decoded(data)
-        content = json.loads(text, object_pairs_hook=unique_names) if item.caption_is_json else {"text": text}
+        content = json.loads(text, object_pairs_hook=Object) if item.caption_is_json else {"text": text}
     except UnicodeDecodeError as problem:
         raise ValueError("caption is not UTF-8 text") from problem
     except (ValueError, RecursionError) as problem:
         raise ValueError(f"caption file is not JSON ({problem})") from problem
+    if isinstance(content, Object) and (twice := {*content.twice} & {*TEXT_COLUMNS}):
+        raise ValueError(f"the name {min(twice)!r} twice in the JSON file")
     if not isinstance(content, dict) or not content.keys() & {*TEXT_COLUMNS}:
         raise ValueError('no "caption" or "text" in the JSON file')
     return _captions_in(content)

@@ -62,9 +62,9 @@ def evalcrafter_layout(matching: Matching, broken: Collection[Path] = ()) -> lis
 
 
 def export_vbench(results: Sequence[SetResult], out: Path) -> int:
-    """OUT/SYSTEM/PROMPT-K.mp4 (`vbench_layout`), OUT/SYSTEM.json: path -> prompt of every export there, and OUT/SYSTEM.vbench.json: name -> prompt,
-    which VBench takes as --prompt_file. Returns the videos. Raises ValueError as `check_export`, or where one is missing in the
-    end."""
+    """OUT/SYSTEM/PROMPT-K.mp4 (`vbench_layout`), OUT/SYSTEM.json: path -> prompt of every export there, and
+    OUT/SYSTEM.vbench.json: name -> prompt, which VBench takes as --prompt_file. Returns the videos. Raises ValueError as
+    `check_export`, or where one is missing in the end."""
     return _export(results, out, vbench_layout)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..data.rows import Row, lowered, not_text, open_text, read_json_lines, read_table, unique_names
+from ..data.rows import MARK, Object, Row, lowered, not_text, open_text, read_json_lines, read_table
 from ..media import IMAGE_EXTENSIONS, read_image
 from ..media.files import PathLike
 
@@ -20,6 +20,7 @@ BUNDLED = Path(__file__).with_name("prompt_sets")
 SLUG_LENGTH = 60
 ID_KEYS, TEXT_KEYS, IMAGE_KEYS = ("id", "index"), ("prompt", "text", "caption"), ("image", "conditioning_image")
 KEYS = {"id": ID_KEYS, "prompt": TEXT_KEYS, "image": IMAGE_KEYS}
+NAMES = [key for keys in KEYS.values() for key in keys]
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,14 @@ def _rows(path: Path) -> Iterator[Row]:
     """Every entry of a file of prompts, with its names in small letters."""
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
-        rows = read_table(path, [key for keys in KEYS.values() for key in keys])
+        rows = read_table(path, NAMES, (*ID_KEYS, *TEXT_KEYS), one_line=None)
         next(rows)  # the heading
         yield from rows
     elif suffix == ".jsonl":
-        yield from read_json_lines(path, _object)
+        yield from read_json_lines(path, NAMES, _object)
     elif suffix == ".txt":
         with open_text(path) as text:
-            lines = [(number, line.strip()) for number, line in enumerate(text, 1)]
+            lines = [(number, line.lstrip(MARK).strip()) for number, line in enumerate(text, 1)]
         shown = [(number, line) for number, line in lines if line and not line.startswith("#")]
         yield from (Row(f"line {number}", {"prompt": line}, not_text(line)) for number, line in shown)
     elif suffix == ".json":
@@ -132,7 +133,10 @@ def _rows(path: Path) -> Iterator[Row]:
                 raise ValueError(
                     f"{path}: expected each prompt as text or as an object, found {str(value)[:60]!r}; mend that entry"
                 )
-            yield Row("", {**lowered(cells), "id": name} if name else lowered(cells))
+            try:
+                yield Row("", {**lowered(cells, NAMES), **({"id": name} if name else {})})
+            except ValueError as problem:
+                yield Row("", problem=str(problem))
     else:
         raise ValueError(
             f"{path}: expected prompts in .txt, .csv, .tsv, .json or .jsonl, found {suffix or 'no extension'}; rename it"
@@ -142,12 +146,10 @@ def _rows(path: Path) -> Iterator[Row]:
 def _json(path: Path, text: str) -> Any:
     if wrong := not_text(text):
         raise ValueError(f"{path}: expected prompts as .json in UTF-8, found {wrong}")
-    try:
-        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=unique_names)
-    except json.JSONDecodeError:
-        raise
-    except ValueError as problem:
-        raise ValueError(f"{path}: expected every name once, found {problem}; rename one") from problem
+    content = json.loads(text.lstrip(MARK), object_pairs_hook=Object)
+    if isinstance(content, Object) and content.twice:
+        raise ValueError(f"{path}: expected every name once, found the name {content.twice[0]!r} twice in one object; rename one")
+    return content
 
 
 def _object(value: object) -> dict[str, Any] | None:

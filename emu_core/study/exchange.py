@@ -61,7 +61,7 @@ def read_results(path: str | Path) -> Results:
     file = Path(path)
     try:
         if file.suffix.lower() == ".json":
-            found = json.loads(decoded(file.read_bytes()).removeprefix("\ufeff"), object_pairs_hook=unique_names)
+            found = json.loads(decoded(file.read_bytes()), object_pairs_hook=unique_names)
             for key, value in MARK.items():
                 _expect(found[key] == value, f"{key} {found[key]}, not {value}")
             found = {field.name: found[field.name] for field in fields(Results)}

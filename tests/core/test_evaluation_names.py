@@ -243,13 +243,13 @@ def test_what_was_written_stays_ones_own_whatever_comes_between(
 
 def test_a_file_or_a_link_in_the_way_is_named_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("mine")
-    for out, match_ in ((tmp_path, "s: expected a folder"), (tmp_path / "o", "no such file")):
-        with pytest.raises(ValueError, match=match_):
-            if out.name == "o":
-                (out / "s").mkdir(parents=True)
-                (out / "s/0000.mp4").symlink_to("nowhere")
-            export_evalcrafter([results(["x"])], out)
+    with pytest.raises(ValueError, match="s: expected a folder"):
+        export_evalcrafter([results(["x"])], tmp_path)
     assert (tmp_path / "s").read_text() == "mine"
+    (tmp_path / "o/s").mkdir(parents=True)
+    (tmp_path / "o/s/0000.mp4").symlink_to("nowhere")
+    with pytest.raises(ValueError, match="no such file"):
+        export_evalcrafter([results(["x"])], tmp_path / "o")
 
 
 def test_folders_with_the_longest_names_are_equalised(tmp_path: Path, video: bytes) -> None:
@@ -303,6 +303,12 @@ def test_two_images_of_a_prompt_are_not_chosen_between(tmp_path: Path) -> None:
         ("p.csv", "prompt,id\na cat, grey,a\n", r"\(line 2\), found 3 fields"),
         ("p.csv", b"prompt\ngr\xfcn\n", r"\(line 2\), found not text in UTF-8 \(byte 0xfc\)"),
         ("p.csv", "prompt,Prompt\na,b\n", "two called 'prompt'"),
+        ("p.csv", 'id,prompt\n1,"a cat\n2,a dog"\n3,z\n', r"entry 1 \(line 2\), found a line end"),
+        ("p.csv", 'prompt,note\nz,\na cat,"n\na dog,x"\n', r"entry 2 \(line 3\), found a line end"),
+        ("p.tsv", 'prompt\tid\n"a\t1\nb"\t2\n', r"\(line 2\), found a line end"),
+        ("p.csv", "prompt,id,image,n\na cat, grey,1\n", r"\(line 2\), found 3 fields"),
+        ("p.json", '[{"prompt": "a", "Prompt": "b"}]', r"entry 1, found the name 'prompt' twice"),
+        ("p.jsonl", '{"prompt": "a", "prompt": "b"}', r"found no JSON \(the name 'prompt' twice"),
         ("p.json", '[{"prompt": ["a", "b"]}]', "expected text as prompt in entry 1"),
         ("p.json", '{"a": "x", "a": "y"}', "the name 'a' twice"),
         ("p.json", '["\\ud800"]', "expected text as prompt"),
@@ -325,3 +331,15 @@ def test_prompts_in_any_encoding_and_with_any_space(tmp_path: Path) -> None:
         for encoding in ("utf-8", "utf-8-sig", "utf-16"):
             (tmp_path / name).write_bytes(content.encode(encoding))
             assert [prompt.text for prompt in read_prompts(tmp_path / name)] == ["a b c ü"]
+
+
+def test_ordinary_prompts_are_taken(tmp_path: Path) -> None:
+    files = {
+        "a.csv": 'prompt,id,image\na 5" disc,1\nb,2,\n,,\n',
+        "b.csv": 'sep=;\nprompt;id\na 5" disc;1;\nb;2;;\n',
+        "c.csv": 'prompt,id,,\n"a 5"" disc","1"  ,,\n\ufeffprompt,id,,\n"b" ,2\n',
+        "d.json": '[{"prompt": "a 5\\" disc", "id": 1, "meta": {"k": 1, "k": 2}}, {"prompt": "b", "id": "2"}]',
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+        assert [(prompt.id, prompt.text) for prompt in read_prompts(tmp_path / name)] == [("1", 'a 5" disc'), ("2", "b")], name
