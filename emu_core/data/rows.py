@@ -203,10 +203,10 @@ def read_table(
 ) -> Iterator[Row]:
     """Rows of a CSV, or of a TSV by its extension; what is a CSV by name may also be cut by semicolons or tabs.
 
-    known: names of the columns that matter. needed: those of them that a row must reach (all). one_line: columns that hold no line
-    ends, None for all. like: whether the second row, if it is one at all, is of the same list as the first; by this and by the
-    number of fields rows are known that an open quote swallowed. The first row given is the heading: its cells are empty but for
-    those names. In a TSV quotes mean something only around a whole field, as Excel writes them; others are letters. Raises
+    known: names of the columns that matter. needed: those of them that a row must reach (all). one_line: columns that hold no
+    line ends, None for all. like: whether the second row, if it is one at all, is of the same list as the first; by this and by
+    the number of fields rows are known that an open quote swallowed. The first row given is the heading: its cells are empty but
+    for those names. In a TSV quotes mean something only around a whole field, as Excel writes them; others are letters. Raises
     ValueError for a heading that cannot be read, or has one of those names twice.
     """
     with open_text(path) as text:
@@ -290,7 +290,8 @@ def _row(lines: Lines, form: _Form, like: Like | None) -> Row | None:
         problem = LINE_END
     elif rest and not problem and like and _swallowed(taken, cells, form, like):
         # one caption that holds rows, or rows: neither is taken
-        return Row(place, problem=f"{OPEN_QUOTE} (up to line {rest[-1][0]}, which are not taken either)")
+        advice = "which are not taken either; if it is one text, put quotes around the path too"
+        return Row(place, problem=f"{OPEN_QUOTE} (up to line {rest[-1][0]}, {advice})")
     if not problem and form.delimiter != TAB and _lost_quote("".join(line for _, line in taken), form.delimiter):
         problem = LOST_QUOTE
     named = None if problem else form.named(cells)

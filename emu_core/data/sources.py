@@ -11,7 +11,7 @@ import re
 import tarfile
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count, groupby
@@ -293,19 +293,50 @@ def _cells(column: Any) -> list[Any]:
 def _tar(root: str, path: Path, inside: str) -> Iterator[Item]:
     """Samples of a WebDataset tar: members in a row that share the path up to the first dot of the file's name."""
     prefix, whole = inside + "/" if inside else "", path.stat().st_size
+    targets: dict[str, Place] = {}
     try:
         with tarfile.open(path, "r:") as tar:
-            shown = (m for m in iter(tar.next, None) if m.isfile() and not PurePosixPath(m.name).name.startswith("."))
+            shown = (m for m in iter(tar.next, None) if not m.isdir() and not PurePosixPath(m.name).name.startswith("."))
             for _, sample in groupby(shown, lambda member: _sample(member.name)):
-                parts = [(m.name, Place(str(path), m.offset_data, m.size)) for m in sample]
+                members, parts = list(sample), []
                 tar.members = []  # type: ignore[attr-defined]  # or a tar of a million members would stay in memory
+                if not targets and any(member.islnk() for member in members):
+                    targets = _members(path)
+                for member in members:
+                    try:
+                        parts.append((member.name, _in_tar(path, member, targets)))
+                    except ValueError as problem:
+                        yield _item(root, prefix + member.name, problem=str(problem))
                 for name, given in _paired(parts):
                     video = given.get("video")
                     if video is not None and video.offset + (video.size or 0) > whole:
                         given = {"problem": "the tar breaks off inside it"}
                     yield _item(root, prefix + name, **given)
+            with open(path, "rb") as file:  # tarfile ends in silence at a header that it cannot read, and at an empty block
+                file.seek(tar.offset)  # type: ignore[attr-defined]
+                if any(rest.strip(b"\0") for rest in iter(lambda: file.read(1 << 20), b"")):
+                    rest = "a damaged member, or another tar"
+                    yield _item(root, inside, problem=f"the tar ends at byte {tar.offset}, but more lies behind it ({rest})")  # type: ignore[attr-defined]
     except (tarfile.TarError, OSError) as problem:
         yield _item(root, inside, problem=f"the tar cannot be read to its end ({problem})")
+
+
+def _in_tar(path: Path, member: tarfile.TarInfo, targets: Mapping[str, Place]) -> Place:
+    """Where a member's bytes lie, a hard link's where those of the member are that it means. ValueError, a short reason."""
+    if member.islnk():
+        if (place := targets.get(os.path.normpath(member.linkname))) is None:
+            raise ValueError("a hard link to what is not in the tar")
+        return place
+    if not member.isreg() or member.sparse is not None:
+        kinds = "a symbolic link, which is not followed" if member.issym() else "no plain file, as which it is read"
+        raise ValueError(f"{kinds} (in the tar)")
+    return Place(str(path), member.offset_data, member.size)
+
+
+def _members(path: Path) -> dict[str, Place]:
+    """Every plain file of a tar, for hard links."""
+    with tarfile.open(path, "r:") as tar:
+        return {os.path.normpath(m.name): Place(str(path), m.offset_data, m.size) for m in tar if m.isreg() and m.sparse is None}
 
 
 def _sample(name: str) -> tuple[str, str]:
@@ -315,31 +346,55 @@ def _sample(name: str) -> tuple[str, str]:
 
 
 def _paired(parts: Sequence[tuple[str, Place]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names and parts of the items in a sample of a tar.
-
-    Keys may hold dots, which WebDataset takes for extensions. So a caption is first that of the video with the same name up to
-    the last dot, and only one that has none of these is that of videos whose name goes on, or ends, where it does.
-    """
-    names = Counter(name for name, _ in parts)
-    videos = [part for part in parts if _extension(part[0]) in VIDEO_NAMES]
+    """Names and parts of the items in a sample of a tar. Keys may hold dots, which WebDataset takes for extensions: here a dot
+    before a letter ends a key, any other does not."""
+    names, taken = Counter(name for name, _ in parts), set()
     captions = [part for part in parts if _extension(part[0]) in CAPTION_NAMES]
-    stems = {_stem(name) for name, _ in videos}
-    free = [part for part in captions if _stem(part[0]) not in stems]
+    videos = [part for part in parts if _extension(part[0]) in VIDEO_NAMES]
+    stems = {_stem(name) for name in names.keys() - {name for name, _ in captions}}
+    lacking = {_key(name) for name, _ in captions} - {_key(name) for name, _ in videos}
     for name, place in videos:
-        mine = [part for part in captions if _stem(part[0]) == _stem(name)]
-        mine = mine or [part for part in free if _continues(_stem(part[0]), _stem(name))]
+        key = _key(name)
+        near = [part for part in captions if _key(part[0]) == key]
+        beside = {_stem(other) for other, _ in videos if _key(other) == key}
+        mine = _nearest(near, _stem(name), key) or _free([part for part in near if _stem(part[0]) not in stems], near, beside)
+        taken |= {caption for caption, _ in mine}
+        lacking |= set() if mine else {key}
         yield name, {"problem": "two members of this name in the tar"} if names[name] > 1 else {"video": place, **_caption(mine)}
-    alone = [name for name, _ in free if not any(_continues(_stem(name), stem) for stem in stems)]
+    alone = [name for name, _ in captions if name not in taken and _key(name) in lacking]
     for name in alone:
         yield name, {"problem": "a caption without a video beside it in the tar"}
-    if not videos and not alone:
+    if parts and not videos and not alone:
         yield parts[0][0], {"problem": "no video in this sample of the tar"}
 
 
-def _continues(one: str, other: str) -> bool:
-    """Whether two stems differ by an extension, as `a` and `a.seg1` do; `clip_1` and `clip_1.5` are two keys."""
+def _nearest(captions: Sequence[tuple[str, Place]], *stems: str) -> list[tuple[str, Place]]:
+    """The captions of the first of these stems that has any."""
+    found = ([part for part in captions if _stem(part[0]) == stem] for stem in stems)
+    return next(filter(None, found), [])
+
+
+def _free(
+    free: Sequence[tuple[str, Place]], near: Sequence[tuple[str, Place]], videos: Collection[str]
+) -> list[tuple[str, Place]]:
+    """Which of the captions that are no other member's by their names are those of the videos of a key: all where it has one
+    video; the only one where it has several and that goes on from none of their names. part1 and part2 are two clips."""
+    said = {_stem(name) for name, _ in near}
+    if len(videos) > 1 and (len(said) > 1 or any(one.startswith(f"{video}.") for one in said for video in videos)):
+        return []
+    return [part for part in free if not any(_numbered(_stem(part[0]), video) for video in videos)]
+
+
+def _numbered(one: str, other: str) -> bool:
+    """Whether two stems differ by a number only, as `a.part1` and `a.part2` or `a.b` and `a.b.1` do."""
     short, long = sorted((one, other), key=len)
-    return long.startswith(f"{short}.") and long[len(short) + 1 :][:1].isalpha()
+    behind = long.startswith(f"{short}.") and not long[len(short) + 1 :][:1].isalpha()
+    return behind or re.sub(r"\d+", "0", one) == re.sub(r"\d+", "0", other)
+
+
+def _key(name: str) -> str:
+    """A file's name up to the first dot before a letter: `a` of `a.seg1.mp4`, but `clip_1.5` of `clip_1.5.mp4`."""
+    return re.match(r"[^.]*(?:\.(?![^\W\d_])[^.]*)*", _stem(name))[0]  # type: ignore[index]
 
 
 # -- captions

@@ -106,7 +106,16 @@ def in_tar(source: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
         ("clip_1.5.mp4 clip_1.txt", {}, {"clip_1.5.mp4": "no caption", "clip_1.txt": "without a video"}),
         ("a.seg1.mp4 a.txt b.mp4 b.en.txt", {"a.seg1.mp4": "a.txt", "b.mp4": "b.en.txt"}, {}),
         ("a.seg1.mp4 a.seg2.mp4 a.seg2.txt a.txt", {"a.seg1.mp4": "a.txt", "a.seg2.mp4": "a.seg2.txt"}, {}),
-        ("a.mp4 a.seg1.mp4 a.txt", {"a.mp4": "a.txt"}, {"a.seg1.mp4": "no caption"}),
+        ("a.mp4 a.seg1.mp4 a.txt", {"a.mp4": "a.txt", "a.seg1.mp4": "a.txt"}, {}),
+        ("k.video.mp4 k.caption.txt", {"k.video.mp4": "k.caption.txt"}, {}),
+        ("k.v1.mp4 k.v2.mp4 k.caption.txt", {"k.v1.mp4": "k.caption.txt", "k.v2.mp4": "k.caption.txt"}, {}),
+        ("m.flip.mp4 m.mp4 m.json m.txt", {"m.flip.mp4": "m.txt", "m.mp4": "m.txt"}, {}),
+        ("a.seg1.mp4 a.jpg a.txt a.cls", {"a.seg1.mp4": "a.txt"}, {}),
+        ("talk.mp4 talk.part2.mp4v talk.part2.txt", {}, {"talk.mp4": "no caption", "talk.part2.txt": "without a video"}),
+        ("talk.part1.mp4 talk.part2.txt", {}, {"talk.part1.mp4": "no caption", "talk.part2.txt": "without a video"}),
+        ("a.mp4 a.b.mp4 a.b.c.txt", {}, {"a.mp4": "no caption", "a.b.mp4": "no caption", "a.b.c.txt": "without a video"}),
+        ("s.mp4 s.e.mp4 s.e.txt", {"s.e.mp4": "s.e.txt"}, {"s.mp4": "no caption"}),
+        ("yt_00.05.a.mp4 yt_00.05.txt yt_00.txt", {"yt_00.05.a.mp4": "yt_00.05.txt"}, {"yt_00.txt": "without a video"}),
         ("a.mp4 a.en.txt a.de.txt", {}, {"a.mp4": "two captions of one kind (a.en.txt and a.de.txt)"}),
         ("a.mp4 a.txt a.txt", {}, {"a.mp4": "two captions of one kind"}),
         ("a.mp4 a.txt a.mp4 a.txt", {}, {"a.mp4": "two members of this name"}),
@@ -125,6 +134,68 @@ def test_keys_with_dots_in_tars(members: str, clips: dict[str, str], problems: d
     assert got == {video: [caption] for video, caption in clips.items()}
     assert said.keys() == problems.keys()
     assert all(part in said[name] for name, part in problems.items()), said
+
+
+def three(path: Path) -> bytes:
+    return tar_of(path, [(f"{key}.{end}", f"{key}.{end}") for key in "abc" for end in ("mp4", "txt")]).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "clips", "said"),
+    [
+        ("header", "a", "ends at byte 2048, but more lies behind it"),
+        ("hole", "a", "ends at byte 2048, but more lies behind it"),
+        ("joined", "abc", "ends at byte 6144, but more lies behind it"),
+        ("cut header", "ab", "ends at byte 4096, but more lies behind it"),
+        ("cut member", "ab", "the tar breaks off|cannot be read to its end"),
+        ("whole", "abc", ""),
+        ("no end", "abc", ""),
+    ],
+)
+def test_the_rest_of_a_tar_is_not_lost_without_a_word(kind: str, clips: str, said: str, tmp_path: Path) -> None:
+    data = three(tmp_path / "a.tar")
+    second = data.index(b"b.mp4")
+    data = {
+        "header": data[: second + 110] + b"9" + data[second + 111 :],
+        "hole": data[:second] + bytes(1024) + data[second:],
+        "joined": data + data,
+        "cut header": data[: data.index(b"c.mp4") + 300],
+        "cut member": data[: data.index(b"c.mp4") + 514],
+        "whole": data,
+        "no end": data[:6144],
+    }[kind]
+    got, problems = in_tar(write(tmp_path / "b.tar", data))
+    assert got == {f"{key}.mp4": [f"{key}.txt"] for key in clips}
+    assert len(problems) == bool(said)
+    assert all(re.search(said, problem) for problem in problems.values()), problems
+
+
+def test_links_in_tars_are_their_members_or_named(tmp_path: Path) -> None:
+    def link(name: str, to: str, kind: bytes) -> tarfile.TarInfo:
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = kind, to
+        return info
+
+    three(tmp_path / "a.tar")
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        tar.addfile(link("d.mp4", "a.mp4", tarfile.LNKTYPE))
+        tar.addfile(link("d.txt", "./b.txt", tarfile.LNKTYPE))
+        tar.addfile(link("e.mp4", "a.mp4", tarfile.SYMTYPE))
+        tar.addfile(link("e.txt", "a.txt", tarfile.LNKTYPE))
+        tar.addfile(link("f.mp4", "gone.mp4", tarfile.LNKTYPE))
+        tar.addfile(link("g.mp4", "", tarfile.FIFOTYPE))
+        tar.addfile(link("h.mp4", "", tarfile.DIRTYPE))
+    got, problems = in_tar(tmp_path / "a.tar")
+    assert got == {"a.mp4": ["a.txt"], "b.mp4": ["b.txt"], "c.mp4": ["c.txt"], "d.mp4": ["b.txt"]}
+    assert {name: problem.partition(",")[0] for name, problem in problems.items()} == {
+        "e.mp4": "a symbolic link",
+        "e.txt": "a caption without a video beside it in the tar",
+        "f.mp4": "a hard link to what is not in the tar",
+        "g.mp4": "no plain file",
+    }
+    video = {item.source[-5:]: item.video for item in listing([str(tmp_path / "a.tar")])}
+    with video["d.mp4"].open() as file:
+        assert file.read() == b"a.mp4"
 
 
 PARTS = ["a", "b", "é", "e\u0301", "00", "05", "10", "seg", "seg2", "v1"]
@@ -163,16 +234,22 @@ def test_in_any_tar_a_caption_is_its_videos_and_the_rest_is_named(
             number, mine = int(caption.split()[1]), unicodedata.normalize("NFC", os.path.splitext(name)[0])
             taken.add(number)
             assert base_plus_ext(f"{mine}.x")[0] == base_plus_ext(f"{stems[number]}.x")[0]
-            if mine != stems[number]:  # then neither has another of its own name in the sample
+            if mine != stems[number]:  # then it has none of its own name in the sample
                 first = last = number
                 while first and base_plus_ext(f"{stems[first - 1]}.x")[0] == base_plus_ext(f"{mine}.x")[0]:
                     first -= 1
                 while last + 1 < len(names) and base_plus_ext(f"{stems[last + 1]}.x")[0] == base_plus_ext(f"{mine}.x")[0]:
                     last += 1
                 sample = range(first, last + 1)
-                assert not any(is_video[i] and stems[i] == stems[number] for i in sample)
                 assert not any(names[i].lower().endswith(".txt") and stems[i] == mine for i in sample)
-                short, long = sorted((mine, stems[number]), key=len)
-                assert re.match(r"\.[^\W\d]", long.removeprefix(short))
+                key = re.split(r"\.(?=[^\W\d_])", mine)[0]  # with what comes behind it in both, but for the key's own captions
+                near = [i for i in sample if re.split(r"\.(?=[^\W\d_])", stems[i])[0] == key]
+                assert number in near
+                if stems[number] != key:
+                    beside = {stems[i] for i in near if is_video[i]}
+                    said = {stems[i] for i in near if names[i].lower().endswith(".txt")}
+                    assert stems[number] not in beside
+                    assert len(beside) == 1 or (len(said) == 1 and not any(one.startswith(stems[number]) for one in beside))
+                    assert not any(re.sub(r"\d+", "", one) == re.sub(r"\d+", "", stems[number]) for one in beside)
     assert sorted(name for name in told if name.lower().endswith((".mp4", ".webm"))) == sorted(compress(names, is_video))
     shutil.rmtree(folder)
