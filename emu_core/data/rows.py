@@ -51,6 +51,8 @@ def _marked(problem: UnicodeError) -> tuple[str, int]:
     """Bytes that are no text stand as half surrogates, so that the row they are in is known."""
     if not isinstance(problem, UnicodeDecodeError):
         raise problem
+    if not problem.encoding.startswith("utf-8"):  # half a character; or the file breaks off
+        return "\ud800", problem.end
     return "".join(chr(0xDC00 + byte) for byte in problem.object[problem.start : problem.end]), problem.end
 
 
@@ -84,8 +86,9 @@ def not_text(text: str) -> str:
     wrong = ord(found[0])
     if not wrong:
         return "a NUL character in it"
-    known = f" (byte 0x{wrong - 0xDC00:02x})" if 0xDC00 <= wrong < 0xDD00 else ""
-    return f"not text in UTF-8{known}; save it as UTF-8"
+    if 0xDC00 <= wrong < 0xDD00:
+        return f"not text in UTF-8 (byte 0x{wrong - 0xDC00:02x}); save it as UTF-8"
+    return "not text (half a character, as where a file in UTF-16 breaks off); save it whole, as UTF-8"
 
 
 class Lines:

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..media import VIDEO_EXTENSIONS, Unreadable, VideoReader
 from ..media.files import natural
 from ..media.reading import frame_names
+from .names import LONGEST, distinct, plain
 from .prompts import Prompt, file_stems, slug
 
 EXTENSIONS = (*VIDEO_EXTENSIONS, ".mov", ".m4v", ".avi", ".mpg", ".mpeg", ".ts")
@@ -112,7 +113,7 @@ class _Names:
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
         self.ids = dict(zip(file_stems(prompts), prompts, strict=True)) | {prompt.id: prompt for prompt in prompts}
-        self.exact = _unique([(_spaced(prompt.text), prompt) for prompt in prompts])
+        self.exact = _unique([(_spaced(prompt.text), prompt) for prompt in prompts]) | _exported(prompts)
         self.slugs = _unique([(slug(prompt.text), prompt) for prompt in prompts])
         self.texts = _unique([(_plain(prompt.text), prompt) for prompt in prompts])
         numeric = all(prompt.id.isdigit() for prompt in prompts)
@@ -140,6 +141,20 @@ class _Names:
             texts = [told]
         found = (self.exact.get(_spaced(text)) or self.texts.get(_plain(text)) for text in texts)
         return next(filter(None, found), None)
+
+
+def _exported(prompts: Sequence[Prompt]) -> dict[str, Prompt]:
+    """By the names that an export gives to prompts which cannot be names as they are. How much of a long one is kept depends on
+    what stands behind it, from `-0.ts` to `-999.mpeg`."""
+    by_text = _unique([(prompt.text, prompt) for prompt in prompts])
+    texts = [*dict.fromkeys(prompt.text for prompt in prompts)]
+    found: dict[str, Prompt] = {}
+    for end in range(len("-0.ts"), len("-999.mpeg") + 1):
+        names = distinct([*map(plain, texts)], texts, LONGEST - end)
+        found |= {
+            _spaced(name): by_text[text] for name, text in zip(names, texts, strict=True) if text in by_text and name != text
+        }
+    return found
 
 
 def _unique(pairs: Sequence[tuple[str, Prompt]]) -> dict[str, Prompt]:

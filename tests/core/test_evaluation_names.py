@@ -133,6 +133,10 @@ def test_an_export_writes_as_many_as_it_is_given(tmp_path: Path, video: bytes, c
     )
     assert json.loads((out / "s.vbench.json").read_text()) == {file.removeprefix("s/"): text for file, text in told.items()}
     assert len(os.listdir(out / "s")) == 6
+    again = match(open_sets([str(out / "s")])[0], prompts)  # `a cat` is there twice, so that its videos are no one's
+    assert {prompt.id: [file.read_bytes()[-1] for file in files] for prompt, files in again.found} == {
+        prompt.id: [number] for number, prompt in enumerate(prompts) if prompt.text != "a cat"
+    }
     assert export_vbench([result], out) == 6  # its own files it may write again
     with pytest.raises(ValueError, match=r"found 0 \(missing: a.mp4\)"):
         check_written(out, ["a.mp4"])
