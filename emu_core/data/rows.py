@@ -14,6 +14,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TextIO
 
 MAX_ROW = 1 << 20
@@ -194,7 +195,8 @@ class _Form:
 
     def by_name(self, cells: Sequence[str]) -> dict[str, str]:
         """However many there are; those that are missing are empty."""
-        return dict(zip(self.heading, [*cells, *[""] * len(self.heading)], strict=False))
+        missing = len(self.heading) - len(cells)
+        return dict(zip(self.heading, [*cells, *[""] * missing] if missing > 0 else cells, strict=False))
 
 
 def read_table(
@@ -289,7 +291,7 @@ def _row(lines: Lines, form: _Form, like: Like | None) -> Row | None:
     if not taken:
         return None
     place, rest = f"line {taken[0][0]}", taken[1:]
-    if not problem and any(place in form.one_line and ("\n" in cell or "\r" in cell) for place, cell in enumerate(cells)):
+    if rest and not problem and any("\n" in cells[n] or "\r" in cells[n] for n in form.one_line if n < len(cells)):
         problem = LINE_END
     elif rest and not problem and like and _swallowed(taken, cells, form, like):
         # one caption that holds rows, or rows: neither is taken
@@ -320,10 +322,16 @@ def _lost_quote(text: str, delimiter: str) -> bool:
     lone quotes are letters, as in `a 5" disc`."""
     if '"' not in text:
         return False
-    between = re.escape(delimiter)
-    fields = re.findall(rf'("(?:[^"]|"")*" *|[^{between}]*)(?:{between}|\s*$)', text.rstrip("\r\n"))
-    bare = (field.rstrip() for field in fields if not field.startswith('"'))
+    bare = (
+        field.rstrip() for field in _fields_as_they_are(delimiter)(text.rstrip("\r\n")) if '"' in field[1:] and field[0] != '"'
+    )
     return any(field.count('"') % 2 and (field.endswith('"') or '""' in field) for field in bare)
+
+
+@cache
+def _fields_as_they_are(delimiter: str) -> Callable[[str], list[str]]:
+    between = re.escape(delimiter)
+    return re.compile(rf'("[^"]*(?:""[^"]*)*" *|[^{between}]*)(?:{between}|\s*$)').findall
 
 
 def _swallowed(taken: Sequence[Line], cells: Sequence[str], form: _Form, like: Like) -> bool:
