@@ -67,6 +67,7 @@ MERGED = "up to line"
         ("a.csv", H + 'a.mp4,"first\nsee c.mp4\nc.mp4"\nb.mp4,y\n', {"a.mp4": ["first see c.mp4 c.mp4"], "b.mp4": ["y"]}, []),
         ("a.csv", NOTES + 'a.mp4,"l1\nl2",n,o\nb.mp4,y,,\n', {"a.mp4": ["l1 l2"], "b.mp4": ["y"]}, []),
         ("a.csv", 'caption,path,n\n"l1\nl2",a,1\n', {"a": ["l1 l2"]}, []),
+        ("a.csv", 'path,caption,n\na,"l1\nl2",n\nb,y,\n', {"a": ["l1 l2"], "b": ["y"]}, []),
         ("a.csv", '"path","caption"\n"a","l1\nl2, x\nl3"\n', {"a": ["l1 l2, x l3"]}, []),
         ("a.tsv", 'path\tcaption\na\t"as in\nb\tthis one\n"\nb\treal\n', {"b": ["real"]}, [MERGED]),
     ],
