@@ -28,7 +28,7 @@ PRIMARIES = {
 """x and y of red, green, blue and white, by the numbers of ITU-T H.273, as are all numbers of transfers and primaries here."""
 GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0, 17: 2.6}
 """Of transfers; all others of standard dynamic range are shown with gamma 2.4, whatever a camera did."""
-LUMINANCE = np.array([0.2627, 0.6780, 0.0593], dtype=np.float32)
+LUMINANCE = np.array([[0.2627], [0.6780], [0.0593]], dtype=np.float32)
 """Of BT.2020's red, green and blue."""
 WHITE = 203.0
 KNEE = 0.3
@@ -54,10 +54,10 @@ def to_bt709(transfer: int, primaries: int) -> Conversion | None:
     def strip(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
         linear = light[pixels]
         if transfer == HLG:  # the display's part: by the luminance that a camera saw
-            linear *= np.power(linear @ LUMINANCE, np.float32(0.2))[:, None] * np.float32(1000 / WHITE)
-        linear = linear @ matrix
+            linear *= np.power(_times(linear, LUMINANCE), np.float32(0.2)) * np.float32(1000 / WHITE)
+        linear = _times(linear, matrix)
         if hdr:
-            most = linear.max(axis=1, keepdims=True)
+            most = np.maximum(np.maximum(linear[:, :1], linear[:, 1:2]), linear[:, 2:])
             linear *= _bent(most, peak) / np.maximum(most, np.float32(1e-6))
         # Square roots as the table's index: dark levels lie close together in linear light.
         return shown[(np.sqrt(np.clip(linear, 0, 1)) * (LEVELS - 1) + np.float32(0.5)).astype(np.uint16)]
@@ -67,6 +67,11 @@ def to_bt709(transfer: int, primaries: int) -> Conversion | None:
         return np.concatenate([strip(flat[at : at + STRIP]) for at in range(0, len(flat), STRIP)]).reshape(pixels.shape)
 
     return convert
+
+
+def _times(pixels: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """pixels (n, 3) @ matrix (3, m), by hand: BLAS starts all of its threads for so narrow a product, and takes longer."""
+    return pixels[:, :1] * matrix[0] + pixels[:, 1:2] * matrix[1] + pixels[:, 2:] * matrix[2]
 
 
 def _decoded(codes: NDArray[np.float64], transfer: int) -> NDArray[np.float64]:

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias, cast
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.stream import Disposition
 from numpy.typing import NDArray
 from PIL import Image
@@ -47,7 +48,10 @@ WHOLE = 0.9
 SCALE_QUALITY = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 TO_BT709 = f"out_color_matrix=bt709:out_range=tv:{SCALE_QUALITY}"
 MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
-STRANGE_MATRICES = {8: "YCgCo", 14: "ICtCp", 15: "Dolby Vision's IPT", 16: "YCgCo-R", 17: "YCgCo-R"}
+STRANGE_MATRICES = {
+    **{8: "YCgCo", 10: "BT.2020 of constant luminance", 11: "Y'D'zD'x", 12: "a matrix by its primaries", 14: "ICtCp"},
+    **{13: "a matrix by its primaries, of constant luminance", 15: "Dolby Vision's IPT", 16: "YCgCo-R", 17: "YCgCo-R"},
+}
 """That swscale has not."""
 RANGES = {1: "tv", 2: "pc"}
 TRANSPOSES = {(False, False): "cclock_flip", (True, False): "clock", (False, True): "cclock", (True, True): "clock_flip"}
@@ -58,8 +62,12 @@ FROM_ZERO = ("matroska", "asf", "flv", "nut", "mov")
 """Containers whose length counts from time 0 (of mp4 the fragmented ones), not from where the pictures begin."""
 DELAY = 0.25
 """Seconds for which pictures with B-frames at most are held back before the first is shown."""
-ANEW = 4
+ANEW = 2
 """Frames that a time must lie back for it to be a new beginning."""
+RAW = Fraction(1, 1_200_000)
+"""The ticks that FFmpeg gives streams without times of their own."""
+LONGEST_GAP = 3600.0
+"""Seconds between two pictures; more are no film's, but times that went wrong."""
 SAME_SHAPE = 0.02
 """By how much a shape may differ from the first and still be scaled to it."""
 log = logging.getLogger(__name__)
@@ -102,7 +110,8 @@ class Orientation:
 def orientation(frame: av.VideoFrame) -> Orientation:
     """How the file says that the frame is to be shown: its display matrix, the nearest of the eight."""
     try:
-        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+        # Not frame.side_data: that keeps the frame in a circle of references, until the garbage collector comes.
+        matrix: Any = cast(Any, SideDataContainer)(frame).get("DISPLAYMATRIX")
     except ValueError:  # side data newer than PyAV stands in the way
         matrix = None
     if matrix is None:
@@ -145,7 +154,7 @@ class Decoder:
     @property
     def rate(self) -> Fraction | None:
         """Frames a second, as far as the file says. Where it has no times, the coded pictures may."""
-        if self.stream.start_time is None and self.stream.codec_context.framerate:
+        if self.base == RAW and self.stream.codec_context.framerate:
             return Fraction(self.stream.codec_context.framerate)
         return self.stream.average_rate or self.stream.guessed_rate
 
@@ -207,6 +216,7 @@ class Decoder:
                 if moment < last - ANEW * self.step(base):
                     start -= round(float((last + self.step(base) - moment) * base) * (1 / self.base))
                     moment = last + self.step(base)
+            check_gap(self.name, float((moment - max(last, 0)) * base))
             last = max(moment, last + 1)
             yield last, frame
 
@@ -310,6 +320,7 @@ class Decoder:
         Unreadable where it is not as large as the first."""
         if change := self.changed(frame):
             raise Unreadable(f"{change}; cut it there or convert it to one size.")
+        self._given(frame)  # refuses colours that cannot be read
         return (self.converted(frame), Fraction(1)) if self.transparent(frame) else (frame, self.aspect)
 
     def changed(self, frame: av.VideoFrame) -> str:
@@ -384,6 +395,13 @@ def undecodable(name: str | os.PathLike[str], problem: Exception) -> Unreadable:
     """The sentence for a video that a decoder stumbled over."""
     found = f"a broken file or none ({reason(problem)})"
     return Unreadable(f"{name}: expected a video that can be decoded, found {found}; check the file or convert it to mp4.")
+
+
+def check_gap(name: str | os.PathLike[str], seconds: float) -> None:
+    """Refuse times that went wrong, which would fill hours with one picture."""
+    if seconds > LONGEST_GAP:
+        found = f"two that are {seconds:.0f} s apart; write the file anew"
+        raise Unreadable(f"{name}: expected pictures at most {LONGEST_GAP:.0f} s apart, found {found}.")
 
 
 def check_whole(name: str | os.PathLike[str], seconds: float, claimed: float, least: float) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from .decoding import WHOLE, Decoder, Pixels, Source, Threads, check_whole, opened, undecodable
+from .decoding import WHOLE, Decoder, Pixels, Source, Threads, check_gap, check_whole, opened, undecodable
 from .files import PathLike, Unreadable, check_input, natural, reason
 from .images import check_sides, on_white, read_pixels
 from .spacing import BROWSER_DELAY, ending, even_out, is_length_of
@@ -247,8 +247,8 @@ def _film(source: Source, name: str) -> _Stored:
         for packet in video.container.demux(video.stream):
             if packet.size and not packet.is_discard:
                 starts.append(packet.pts)
-                anew |= decoded is not None and packet.dts is not None and packet.dts < decoded
-                decoded = packet.dts
+                anew |= decoded is not None and packet.dts is not None and packet.dts < decoded - video.step(video.base)
+                decoded = packet.dts if packet.dts is not None else decoded
                 if packet.pts is not None and packet.duration:
                     end = max(end, packet.pts + packet.duration)
             if shape is None:
@@ -257,7 +257,8 @@ def _film(source: Source, name: str) -> _Stored:
         base, sound, exact = video.base, video.sound, video.exact_length
     if shape is None:
         raise Unreadable(f"{name}: expected a video with at least one frame, found none in it; check the file.")
-    if first is not None and first in starts:  # a file whose head was cut off begins with packets that nothing can be made of
+    # A file whose head was cut off begins with packets that nothing can be made of.
+    if first is not None and first in starts and not anew:
         starts = [start for start in starts if start is None or start >= first]
     ticks = sorted(start for start in starts if start is not None)  # packets come in the order of decoding
     times = [float(tick * base) for tick in ticks]
@@ -266,6 +267,7 @@ def _film(source: Source, name: str) -> _Stored:
     if anew or len(times) < len(starts) or not all(step > 0 for step in steps):
         durations, ticks = [step] * len(starts), []  # no usable times
     else:
+        check_gap(name, max(steps, default=0.0))
         usual = sorted(steps)[len(steps) // 2] if steps else step
         last = times[-1] - times[0]
         durations = [*steps, ending(last, float(end * base) - times[-1] if end > ticks[-1] else usual, exact) - last]

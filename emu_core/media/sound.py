@@ -20,6 +20,8 @@ COPIED = {"mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"), "webm": 
 """What players of these containers play; Matroska takes nearly anything."""
 ENCODERS = {"mp4": "aac", "matroska": "aac", "webm": "libopus"}
 RATES = (32_000, 44_100, 48_000)
+GAP = 0.1
+"""Seconds without sound that are more than rounding."""
 log = logging.getLogger(__name__)
 
 
@@ -108,8 +110,14 @@ class Sound:
         for frame in self._container.decode(self._stream):
             if frame.pts is None or frame.pts * frame.time_base < self._begin:
                 continue
-            if moment is None:
-                moment = round((frame.pts * frame.time_base - self._begin) * context.rate)
+            begins = round((frame.pts * frame.time_base - self._begin) * context.rate)
+            moment = begins if moment is None else moment
+            lacking = begins - moment - fifo.samples
+            if lacking > GAP * context.rate:  # what comes behind a gap is not to come early
+                self._fill(fifo, resampler.resample(None))
+                resampler = av.AudioResampler(format=context.format or "fltp", layout=context.layout, rate=context.rate)
+                for samples in _pieces(begins - moment - fifo.samples, context.rate):
+                    self._fill(fifo, [_silence(context, samples)])
             self._fill(fifo, resampler.resample(frame))
             yield from taken(context.frame_size or 1024)
         if moment is not None:
@@ -122,6 +130,21 @@ class Sound:
         for piece in pieces:
             piece.pts = None  # they follow each other
             fifo.write(piece)
+
+
+def _pieces(samples: int, most: int) -> Iterator[int]:
+    while samples > 0:
+        yield min(samples, most)
+        samples -= most
+
+
+def _silence(context: Any, samples: int) -> Any:
+    """A frame of it, as an encoder takes it."""
+    frame = av.AudioFrame(format=context.format.name, layout=context.layout.name, samples=samples)
+    for plane in frame.planes:
+        plane.update(bytes(plane.buffer_size))
+    frame.rate = context.rate
+    return frame
 
 
 def _takes(form: str, stream: Any) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from av.bitstream import BitStreamFilterContext
 from PIL import Image, PngImagePlugin
 
-from .decoding import TO_BT709, USUAL_RATE, Decoder, Pixels, Source, filter_chain, opened
+from .decoding import TO_BT709, USUAL_RATE, WHOLE, Decoder, Pixels, Source, check_whole, filter_chain, opened
 from .files import PathLike, Unreadable, real_target, whole_file, whole_folder
 from .images import check_frames, to_bytes
 from .reading import NUMBERED, moving
@@ -362,9 +362,12 @@ def encode_playable(source: Path, target: Path) -> None:
     base = Fraction(1, 90_000)
     with opened(source) as video:
         frames = ((moment, video.converted(frame, playable=True)) for moment, frame in video.timed(base))
-        count = write_frames(target, frames, video.rate, BARE, base=base)
+        count, claimed = write_frames(target, frames, video.rate, BARE, base=base), video.length
     if not count:
         raise Unreadable(f"{source}: expected a video with at least one frame, found none in it; check the file.")
+    if claimed:
+        with opened(target) as made:
+            check_whole(source, made.length or claimed, claimed, WHOLE * claimed)
 
 
 def transcode(source: Source, target: BinaryIO, name: str = "") -> None:

@@ -19,6 +19,7 @@ from ..media.decoding import USUAL_RATE, Orientation, opened
 from ..media.files import PathLike, check_input, whole_file
 from ..media.images import check_sides
 from ..media.reading import is_animation
+from ..media.spacing import ending
 from ..media.writing import BARE, copy_pictures, encode_playable, write_frames
 
 FIXED_TIME = 946_684_800
@@ -60,7 +61,7 @@ def prepare_video(source: PathLike, target: Path) -> Prepared:
                 encode_playable(source, playable)
         with opened(playable, str(source)) as coded:
             copy_pictures(coded, part)
-        frames, width, height, end = 0, 0, 0, 0.0
+        frames, width, height, last, length = 0, 0, 0, 0.0, 0.0
         with opened(part, str(source)) as made:  # to its end: a broken file must not be found by a rater
             for shown in made.frames():
                 if change := made.changed(shown):
@@ -68,7 +69,8 @@ def prepare_video(source: PathLike, target: Path) -> Prepared:
                 frames, width, height = frames + 1, shown.width, shown.height
                 own = getattr(shown, "duration", None)  # newer PyAV only
                 length = float(own * shown.time_base) if own and shown.time_base else float(1 / (made.rate or USUAL_RATE))
-                end = max(end, (shown.time or 0.0) + length)
+                last = max(last, shown.time or 0.0)
+            end = ending(last, length, made.exact_length)
         if frames == 0:
             raise Unreadable(f"{source}: expected a video with at least one frame, found none in it; check the file.")
         digest = hashlib.sha256()

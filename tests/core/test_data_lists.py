@@ -190,8 +190,9 @@ def test_a_well_formed_list_arrives_whole(
     """The csv module writes a lone CR without quotes in some versions, so they are put where lines do not end as it thinks."""
     end, quoting = how
     folder = tmp_path_factory.mktemp("list", numbered=True)
-    if quoting == csv.QUOTE_MINIMAL:  # a line in a caption that could be a row is told from one where paths have quotes
-        pairs = [(path, re.sub("[\r\n]", " ", text) if re.search("[,;\t]", text) else text) for path, text in pairs]
+    # A line in a caption that could be a row is told from one where paths have quotes and it does not begin with one.
+    could = "[,;\t]" if quoting == csv.QUOTE_MINIMAL else '[\r\n]\\s*"'
+    pairs = [(path, re.sub("[\r\n]", " ", text) if re.search(could, text) else text) for path, text in pairs]
     text = "".join(rows_of([("path", "caption"), *pairs], form, lineterminator=end, quoting=quoting))
     wanted: dict[str, dict[str, None]] = {}
     for path, caption in pairs:

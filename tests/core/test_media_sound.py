@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -127,3 +128,32 @@ def test_study_and_evaluation_say_that_they_ignore_it(tmp_path: Path, capsys: py
     assert "1 videos have sound, which was left out" in capsys.readouterr().out
     lacks = [measure_set(open_set("", tmp_path / name), [Prompt("000", "a square moves")]).lacks for name in "ab"]
     assert lacks == [{"have sound, which no figure listens to": 1}, {}]
+
+
+def test_a_gap_in_the_sound_stays_a_gap(tmp_path: Path) -> None:
+    """Encoded anew for WebM: what comes behind a second of nothing comes as late as before."""
+    source = tmp_path / "gap.mkv"
+    with av.open(str(source), "w", format="matroska") as container:
+        made = container.add_stream("libx264", rate=12, options=SHARP)
+        made.width, made.height, made.pix_fmt = 96, 64, "yuv420p"
+        sound = container.add_stream("ac3", rate=48_000, layout="mono")
+        for number, picture in enumerate(moving(36)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 12)
+            container.mux(made.encode(frame))
+        container.mux(made.encode(None))
+        for start in (0, 96_000):
+            wave = np.sin(2 * np.pi * 440 * np.arange(48_000) / 48_000).astype(np.float32)
+            for at in range(0, 48_000 - 1536, 1536):
+                piece = av.AudioFrame.from_ndarray(wave[None, at : at + 1536], format="fltp", layout="mono")
+                piece.rate, piece.pts, piece.time_base = 48_000, start + at, Fraction(1, 48_000)
+                container.mux(sound.encode(piece))
+        container.mux(sound.encode(None))
+    write_video(tmp_path / "out.webm", torch.from_numpy(np.stack(moving(36))).float() / 255, 12.0, sound=source)
+    with av.open(str(tmp_path / "out.webm")) as container:
+        pieces = list(container.decode(container.streams.audio[0]))
+    loud = [float(piece.time) for piece in pieces if np.abs(piece.to_ndarray()).max() > 0.1]
+    assert min(loud) < 0.1
+    assert max(loud) == pytest.approx(2.95, abs=0.1)
+    assert not [moment for moment in loud if 1.1 < moment < 1.9]
+    assert len(loud) == pytest.approx(2 * 47, abs=8)  # of 20 ms: two seconds of tone

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import subprocess
+import sys
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -285,3 +287,61 @@ def test_codecs_have_the_names_of_codecs() -> None:
     assert look(CASES / "alpha_cutout_vp9.webm").codec == "vp9"
     assert look(CASES / "display_vflip.mp4").codec == "h264"
     assert look(Film("webm", "libvpx", options=VP8).write()).codec == "vp8"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read as Linux says it")
+def test_what_is_held_does_not_grow_with_the_length(tmp_path: Path) -> None:
+    """Frames are let go of at once, not when the garbage collector comes: four times the pictures take no more memory."""
+    held = []
+    for seconds in (2, 8):
+        path = tmp_path / f"{seconds}.mp4"
+        path.write_bytes(Film(size=(540, 960), options={"preset": "ultrafast"}).write(moving(12 * seconds, 540, 960)))
+        code = (
+            "import re; from emu_core.media.reading import VideoReader\n"
+            f"assert sum(1 for _ in VideoReader({str(path)!r})) == {12 * seconds}\n"
+            "print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
+        )
+        held.append(int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout))
+    assert held[1] < held[0] + 20_000, held  # KiB
+
+
+@pytest.mark.parametrize("parts", [[12, 4], [4, 4, 4], [24, 24], [3, 3]])
+def test_parts_that_begin_before_the_first_go_on_behind_it(parts: list[int], tmp_path: Path) -> None:
+    data = b"".join(Film("mpegts", options=SHARP, start=60 - 20 * place).write(moving(n)) for place, n in enumerate(parts))
+    video, seen, count = video_of(data, tmp_path), look(data), sum(parts)
+    assert (len(list(video)), seen.frames, seen.duration) == (count, count, pytest.approx(count / 12, abs=0.01))
+    assert video.facts.fps == pytest.approx(12, rel=0.02)
+    path = tmp_path / "joined.ts"
+    path.write_bytes(data)
+    assert prepare_video(path, tmp_path / "copy.mp4").seconds == pytest.approx(count / 12, abs=0.1)
+
+
+def test_times_that_went_wrong_fill_no_hours(tmp_path: Path) -> None:
+    data = Film("matroska").write(moving(), [*range(11), 12 * 4000])
+    for action in (lambda: video_of(data, tmp_path), lambda: look(data)):
+        with pytest.raises(Unreadable, match="expected pictures at most 3600 s apart, found two that are 3999 s apart"):
+            action()
+
+
+@pytest.mark.parametrize("form", ["matroska", "nut"])
+def test_one_picture_lasts_a_frame(form: str, tmp_path: Path) -> None:
+    path = tmp_path / f"one.{form}"
+    path.write_bytes(Film(form, options=SHARP).write(moving(1)))
+    assert VideoReader(path).facts.fps == pytest.approx(12, rel=0.01)
+    assert prepare_video(path, tmp_path / "copy.mp4").seconds == pytest.approx(1 / 12, abs=0.002)
+
+
+def test_the_study_takes_no_film_that_breaks_off(tmp_path: Path) -> None:
+    path, data = tmp_path / "cut.mkv", Film("matroska", options=SHARP).write(moving(96))
+    path.write_bytes(data[: len(data) * 6 // 10])
+    with pytest.raises(Unreadable, match="expected 8.00 s of video, found a file that breaks off"):
+        prepare_video(path, tmp_path / "copy.mp4")
+    assert [file.name for file in tmp_path.iterdir()] == ["cut.mkv"]
+
+
+@pytest.mark.parametrize("number", [8, 10, 14])
+def test_colours_that_cannot_be_read_are_named_by_curation_too(number: int, tmp_path: Path) -> None:
+    data = Film(matrix=("bt2020", number), options=SHARP).write()
+    for action in (lambda: list(video_of(data, tmp_path)), lambda: look(data)):
+        with pytest.raises(Unreadable, match="expected colours in Y'CbCr of BT.601, BT.709 or BT.2020, or in RGB, found"):
+            action()
