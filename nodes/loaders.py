@@ -58,7 +58,7 @@ class EmuVideoApplyStack(Node):
         """ValueError when there is no such stack, it is of another variant, or it does not fit the MODEL."""
         result = apply_stack(model, paths.stack_path(stack), strength, variant)
         config = applied(result)
-        if config.origin.family != "emu":
+        if "taken for" in config.origin.source:  # what its keys do not say
             say(cls, f"{config.origin.family} {config.origin.stage} ({config.origin.source})")
         return io.NodeOutput(result, config.clip.fps)
 
