@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .errors import UserError
 from .interop import AUTO, animatediff, bare, hotshot_xl, import_plan, motion_lora, recognise
 from .interop.layers import MotionModules
 from .interop.motion_lora import LowRank
@@ -45,7 +46,7 @@ def save_stack(stack: TemporalStack, path: str | Path, dtype: torch.dtype = torc
     weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in stack.state_dict().items()}
     for name, value in weights.items():
         if not torch.isfinite(value).all():
-            raise ValueError(f"{path} is not written: {name} holds NaN or infinite values in {dtype}; its training failed")
+            raise UserError(f"{path} is not written: {name} holds NaN or infinite values in {dtype}; its training failed")
     save_tensors(weights, path, metadata)
 
 
@@ -64,7 +65,7 @@ def settings_of(config: StackConfig) -> dict[str, Any]:
 def config_of(settings: dict[str, Any]) -> StackConfig:
     """The reverse of `settings_of`. ValueError for unknown, missing or misshapen entries."""
     if unknown := sorted(set(settings) - set(SETTINGS)):
-        raise ValueError(f"unknown entries {', '.join(unknown)}")
+        raise UserError(f"unknown entries {', '.join(unknown)}")
     try:
         given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
         sites = tuple(Site(s["name"], s["kind"], int(s["channels"]), tuple(s["contexts"])) for s in given.pop("sites"))
@@ -76,7 +77,7 @@ def config_of(settings: dict[str, Any]) -> StackConfig:
         layers = layers if motion is None else MotionModules(mixing=layers.mixing, **motion)
         return StackConfig(unet, sites, layers=layers).changed(**given)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"missing or misshapen entry: {error}") from error
+        raise UserError(f"missing or misshapen entry: {error}") from error
 
 
 def read_config(path: str | Path, variant: str | None = None) -> StackConfig:
@@ -93,14 +94,14 @@ def _own_config(file: WeightFile, variant: str | None = None) -> StackConfig | N
     if metadata.get("format") != FORMAT:
         return None
     if variant not in (None, AUTO):
-        raise ValueError(f"{path} says itself what it is, found the variant {variant!r}: leave that out")
+        raise UserError(f"{path} says itself what it is, found the variant {variant!r}: leave that out")
     file.check_precision("a temporal stack")
     if version != str(VERSION):
-        raise ValueError(f"{path} has format version {version!r}, and this program reads {VERSION}: update the program")
+        raise UserError(f"{path} has format version {version!r}, and this program reads {VERSION}: update the program")
     try:
         config = config_of(json.loads(metadata["config"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} has damaged metadata ({error}): download or copy it again") from error
+        raise UserError(f"{path} has damaged metadata ({error}): download or copy it again") from error
     known = _CORRECTED.get((config.origin.family, config.origin.stage))
     return config if known is None or config.schedule != animatediff.LINEAR else config.changed(schedule=known)
 
@@ -115,23 +116,23 @@ def load_stack(path: str | Path, types: LayerTypes = TORCH_LAYERS, variant: str 
         plan = import_plan(file, variant)
         config, weights = plan.config, plan.weights(bare(file).read())
     if not all(value.is_floating_point() for value in weights.values()) or not weights:
-        raise ValueError(f"{path} should hold weights in floating point, found none or others: copy it again")
+        raise UserError(f"{path} should hold weights in floating point, found none or others: copy it again")
     factory.setdefault("dtype", next(iter(weights.values())).dtype)
     try:
         with torch.device("meta"):
             wanted = TemporalStack(config).state_dict()  # of torch's layers: those of `types` may have no weights yet
             stack = TemporalStack(config, types, dtype=factory["dtype"])
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} has metadata that no stack can be built of ({error}): copy it again") from error
+        raise UserError(f"{path} has metadata that no stack can be built of ({error}): copy it again") from error
     if missing := sorted(wanted.keys() - weights.keys()):
-        raise ValueError(f"{path} lacks {len(missing)} weights that its metadata promises, such as {missing[0]}: copy it again")
+        raise UserError(f"{path} lacks {len(missing)} weights that its metadata promises, such as {missing[0]}: copy it again")
     if extra := sorted(weights.keys() - wanted.keys()):
-        raise ValueError(f"{path} has {len(extra)} weights that its metadata does not know, such as {extra[0]}: copy it again")
+        raise UserError(f"{path} has {len(extra)} weights that its metadata does not know, such as {extra[0]}: copy it again")
     for name, value in weights.items():
         if value.shape != wanted[name].shape:
-            raise ValueError(f"{path}: expected {name} of shape {tuple(wanted[name].shape)}, found {tuple(value.shape)}")
+            raise UserError(f"{path}: expected {name} of shape {tuple(wanted[name].shape)}, found {tuple(value.shape)}")
         if not torch.isfinite(value).all():
-            raise ValueError(f"{path}: {name} holds NaN or infinite values: its training failed, or the file is damaged")
+            raise UserError(f"{path}: {name} holds NaN or infinite values: its training failed, or the file is damaged")
     device = factory.get("device", "cpu")
     stack.load_state_dict({k: v.to(device, factory["dtype"]) for k, v in weights.items()}, assign=True)
     return stack.requires_grad_(False).eval()
@@ -154,7 +155,7 @@ def load_motion_lora(path: str | Path, config: StackConfig) -> dict[str, LowRank
     plan, weights = motion_lora.plan(file, config), file.read()
     for name, value in weights.items():
         if not torch.isfinite(value).all():
-            raise ValueError(f"{path}: {name} holds NaN or infinite values: its training failed, or the file is damaged")
+            raise UserError(f"{path}: {name} holds NaN or infinite values: its training failed, or the file is damaged")
     for note in plan.notes:
         logger.warning(note)
     found = {}
@@ -171,7 +172,7 @@ def merge_motion_loras(stack: TemporalStack, loras: Sequence[tuple[str | Path, f
     sums: dict[str, torch.Tensor] = {}
     for path, strength in loras:
         if not math.isfinite(strength):
-            raise ValueError(f"the strength of {path} must be a finite number, found {strength}")
+            raise UserError(f"the strength of {path} must be a finite number, found {strength}")
         for name, change in load_motion_lora(path, stack.config).items() if strength else ():
             sums[name] = sums.get(name, 0) + strength * change.of(weights[name])
     for name, added in sums.items():
@@ -183,7 +184,7 @@ def _open_motion_lora(path: str | Path) -> WeightFile:
     """ValueError for a file that is none, with what it is."""
     if not Path(path).is_file():
         there = "a folder" if Path(path).is_dir() else "nothing"
-        raise ValueError(f"{path} should be a motion LoRA's file, found {there}: check the path")
+        raise UserError(f"{path} should be a motion LoRA's file, found {there}: check the path")
     file = open_weights(path)
     if not file.shapes and file.path.suffix.lower() in PICKLES and (listed := motion_lora.read_list(file.path)):
         return listed
@@ -193,14 +194,14 @@ def _open_motion_lora(path: str | Path) -> WeightFile:
         return file
     if motion_lora.is_spatial_lora(file.shapes):
         what = "is a spatial LoRA, which changes the image model, not a motion LoRA"
-        raise ValueError(f"{path} {what}: load it with ComfyUI's LoRA loader, in front of the stack")
+        raise UserError(f"{path} {what}: load it with ComfyUI's LoRA loader, in front of the stack")
     family = "emu" if _own_config(file) else recognise(file.shapes)
     if family is not None:
         what = f"is a temporal stack of family {family}, not a motion LoRA"
-        raise ValueError(f"{path} {what}: choose it in Apply Temporal Stack, or name it with --stack")
+        raise UserError(f"{path} {what}: choose it in Apply Temporal Stack, or name it with --stack")
     some = ", ".join(sorted(file.shapes)[:3]) or "none"
     what = other or f"is no motion LoRA: expected keys {motion_lora.EXPECTED}, found keys such as {some}"
-    raise ValueError(f"{path} {what}")
+    raise UserError(f"{path} {what}")
 
 
 def _named_otherwise(file: WeightFile) -> str | None:

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
+from .errors import UserError
 from .media.decoding import Pixels
 from .media.files import PathLike, natural, reason
 from .weights import SUFFIXES, read_header
@@ -90,7 +91,7 @@ def _refusing(expected: str, advice: str, *kinds: type[Exception]) -> Iterator[N
     except kinds as problem:
         said = reason(problem)
         said = said if len(said) < 500 else f"{said[:200]} ... {said[-200:]}"  # TorchScript's go on for pages
-        raise ValueError(f"{expected} ({said}); {advice}") from problem
+        raise UserError(f"{expected} ({said}); {advice}") from problem
 
 
 # -- transformers
@@ -111,19 +112,19 @@ class _Transformers:
         self._folder = place = Path(folder).expanduser()
         if not place.is_dir():
             found = "a file" if place.exists() else "nothing"
-            raise ValueError(f"{folder}: expected a local folder with {self.what}, found {found}; check it")
+            raise UserError(f"{folder}: expected a local folder with {self.what}, found {found}; check it")
         lacking = [name for name in ("config.json", *self.files) if not (place / name).is_file()]
         lacking += [] if any(file.suffix in _WEIGHTS for file in place.iterdir()) else ["model.safetensors"]
         if lacking:
             wanted = f"{folder}: expected {self.what} in a transformers folder"
-            raise ValueError(f"{wanted}, found none of {', '.join(lacking)}; copy all its files")
+            raise UserError(f"{wanted}, found none of {', '.join(lacking)}; copy all its files")
         kind, kinds = self._class(self.model), (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
         with _refusing(f"{place}: expected {self.what}, found a folder that is none", "check it", *kinds):
             module, facts = kind.from_pretrained(place, local_files_only=True, output_loading_info=True)
         absent = sorted(name for name in facts["missing_keys"] if "position_ids" not in name)
         if absent:
             found = f"{len(absent)} missing, such as {absent[0]}"
-            raise ValueError(f"{place}: expected the weights of {self.what}, found {found}; take the whole model")
+            raise UserError(f"{place}: expected the weights of {self.what}, found {found}; take the whole model")
         self.module: Any = module.float().eval().to(device)
 
     def _class(self, name: str) -> Any:
@@ -169,7 +170,7 @@ class ClipNetwork(_Transformers):
         found = {int(value) for value in crop.values() if value}
         if found and found != {side}:
             wanted = f"{folder}: expected images of {side} px in preprocessor_config.json"
-            raise ValueError(f"{wanted}, found {found}; take CLIP's own file")
+            raise UserError(f"{wanted}, found {found}; take CLIP's own file")
         self.source = self._described(
             f"shortest edge {dict(p.size)} with resampling {int(p.resample)}, centre crop {crop}, mean {list(p.image_mean)}, "
             f"std {list(p.image_std)}; text cut at {self._length} tokens; vectors of length 1"
@@ -256,11 +257,11 @@ class AestheticHead:
     def __init__(self, file: PathLike, clip: ImageText, size: int) -> None:
         path = Path(file).expanduser()
         if not path.is_file() or path.suffix != ".safetensors":
-            raise ValueError(f"{file}: expected an aesthetic head as a .safetensors file, found none; convert or check it")
+            raise UserError(f"{file}: expected an aesthetic head as a .safetensors file, found none; convert or check it")
         opened = read_header(path)
         activation = opened.metadata.get("activation", "none")
         if activation != "none":
-            raise ValueError(f"{path}: expected a head of linear layers only, found activation {activation!r}; use another head")
+            raise UserError(f"{path}: expected a head of linear layers only, found activation {activation!r}; use another head")
         tensors = {name: tensor.double().numpy() for name, tensor in opened.read().items()}
         weights = sorted((name for name, tensor in tensors.items() if tensor.ndim == 2), key=natural)
         biases = [f"{name.removesuffix('weight')}bias" if name.endswith("weight") else f"{name}.bias" for name in weights]
@@ -269,11 +270,11 @@ class AestheticHead:
         fits = all(bias.shape == weight.shape[:1] for weight, bias in layers)
         if not layers or tensors.keys() - {*weights, *biases} or not chained or not fits or len(layers[-1][0]) != 1:
             shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in sorted(tensors.items())) or "nothing"
-            raise ValueError(f"{path}: expected linear layers that end in one number, found {shapes}; choose another head")
+            raise UserError(f"{path}: expected linear layers that end in one number, found {shapes}; choose another head")
         wanted, name = layers[0][0].shape[1], clip.source.name
         if wanted != size:
             use = "use the head that was made for this CLIP"
-            raise ValueError(f"{file}: expected vectors of {wanted}, found {size} from {name}; {use}")
+            raise UserError(f"{file}: expected vectors of {wanted}, found {size} from {name}; {use}")
         self.clip, self._layers = clip, layers
         self.source = Provenance(path.name, sha256(path), f"{len(layers)} linear layers on the image vectors of {name}")
 
@@ -304,7 +305,7 @@ class TorchScript:
         path = Path(file).expanduser()
         wanted = f"{file}: expected {self.what} as a TorchScript file"
         if not path.is_file():
-            raise ValueError(f"{wanted}, found none; check the path")
+            raise UserError(f"{wanted}, found none; check the path")
         with _refusing(f"{wanted}, found one that cannot be loaded", "export it again", RuntimeError, ValueError, OSError):
             self._network = torch.jit.load(path, map_location=device).eval()
         self._device = torch.device(device)
@@ -323,9 +324,9 @@ class TorchScript:
             given = json.loads(beside.read_text(encoding="utf-8"))
             unknown = ", ".join(sorted(set(given) - set(self.defaults)))
         if unknown:
-            raise ValueError(f"{beside}: expected settings among {', '.join(self.defaults)}, found {unknown}; remove them")
+            raise UserError(f"{beside}: expected settings among {', '.join(self.defaults)}, found {unknown}; remove them")
         if given.get("output", "logits") not in ("logits", "probabilities"):
-            raise ValueError(f"{beside}: expected output logits or probabilities, found {given['output']!r}; choose one")
+            raise UserError(f"{beside}: expected output logits or probabilities, found {given['output']!r}; choose one")
         return given
 
     def prepare(self, frame: Pixels) -> Tensor:
@@ -348,7 +349,7 @@ class TorchScript:
             output = output[-1 if classes else 0]
         if not isinstance(output, Tensor):
             found = type(output).__name__
-            raise ValueError(f"{name}: expected tensors from {self.what}, found {found}; export it again")
+            raise UserError(f"{name}: expected tensors from {self.what}, found {found}; export it again")
         rows = output.double().flatten(1).cpu().numpy()
         if not classes or self._settings["output"] == "probabilities":
             return rows
@@ -427,7 +428,7 @@ def load_networks(device: Device = "cpu", **places: str | None) -> Networks:
     """Load what is named, by the names in NETWORKS. Raises ValueError for what cannot be used."""
     head, own = places.pop("aesthetic", None), places.pop("aesthetic_clip", None)
     if head and not own and not places.get("clip"):
-        raise ValueError(f"{head}: expected the CLIP that this head was trained on, found none; give --aesthetic-clip FOLDER")
+        raise UserError(f"{head}: expected the CLIP that this head was trained on, found none; give --aesthetic-clip FOLDER")
     loaded = {name: _KINDS[name](place, device) for name, place in places.items() if place}
     if head:
         judge = ClipNetwork(own, device) if own else loaded["clip"]

@@ -16,6 +16,7 @@ import torch
 from .base import Base, load_base
 from .base.checks import read_json
 from .checkpoint import load_stack, merge_motion_loras
+from .errors import UserError
 from .media import fit
 from .model.conditioning import AMOUNTS_OF_MOTION, FACTOR, MAX_FRAMES, Stitch, augment, condition, slot_count, slots, windows
 from .model.config import StackConfig
@@ -72,29 +73,29 @@ class Settings:
         if self.size is not None:
             height, width = self.size
             if height % multiple or width % multiple or height < multiple or width < multiple:
-                raise ValueError(f"size must be multiples of {multiple} pixels, found {height} x {width} (height x width)")
+                raise UserError(f"size must be multiples of {multiple} pixels, found {height} x {width} (height x width)")
         if self.frames is not None and not 1 <= self.frames <= MAX_FRAMES:
-            raise ValueError(f"frames must be 1 to {MAX_FRAMES}, found {self.frames}")
+            raise UserError(f"frames must be 1 to {MAX_FRAMES}, found {self.frames}")
         if self.fps is not None and not 0 < self.fps <= 240:
-            raise ValueError(f"fps must be above 0 and at most 240, found {self.fps}")
+            raise UserError(f"fps must be above 0 and at most 240, found {self.fps}")
         if self.steps is not None and not 1 <= self.steps <= max_steps:
-            raise ValueError(f"steps must be 1 to {max_steps}, found {self.steps}")
+            raise UserError(f"steps must be 1 to {max_steps}, found {self.steps}")
         if self.sampler not in (None, *SAMPLERS):
-            raise ValueError(f"unknown sampler {self.sampler!r}: expected one of {', '.join(SAMPLERS)}")
+            raise UserError(f"unknown sampler {self.sampler!r}: expected one of {', '.join(SAMPLERS)}")
         if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must be 0 to {2**64 - 1}, found {self.seed}")
+            raise UserError(f"seed must be 0 to {2**64 - 1}, found {self.seed}")
         if self.window is not None and (self.window < 1 or not 0 <= self.overlap < self.window):
-            raise ValueError(f"a window needs 1 or more frames and a smaller overlap, found {self.window} and {self.overlap}")
+            raise UserError(f"a window needs 1 or more frames and a smaller overlap, found {self.window} and {self.overlap}")
         if self.motion is not None and self.motion not in AMOUNTS_OF_MOTION:
-            raise ValueError(f"motion should be one of {'; '.join(AMOUNTS_OF_MOTION)}, found {self.motion!r}")
+            raise UserError(f"motion should be one of {'; '.join(AMOUNTS_OF_MOTION)}, found {self.motion!r}")
 
     def check_stack(self, config: StackConfig) -> None:
         """Refuse what the video stack does not understand, or cannot do at this length."""
         if self.motion is not None and "affinity" not in config.channel_order:
-            raise ValueError(f"motion is for stacks of family pia, found {config.origin.family}: leave it out")
+            raise UserError(f"motion is for stacks of family pia, found {config.origin.family}: leave it out")
         if strange := sorted(self.values.keys() - dict(config.values).keys()):
             setting = {"fps": "cond_fps"}.get(strange[0], strange[0])
-            raise ValueError(f"{setting} is for stacks of family fancyvideo, found {config.origin.family}: leave it out")
+            raise UserError(f"{setting} is for stacks of family fancyvideo, found {config.origin.family}: leave it out")
         usual = config.clip.frames
         check_frames(config, self.frames or usual, self.window, f"slide a window over the video (--window {usual})")
 
@@ -138,7 +139,7 @@ class Result:
 def check_prompt(prompt: str) -> str:
     """The prompt without blanks around it; an empty one is refused."""
     if not prompt.strip():
-        raise ValueError("the prompt is empty: say what the video should show")
+        raise UserError("the prompt is empty: say what the video should show")
     return prompt.strip()
 
 
@@ -162,7 +163,7 @@ class EmuVideoPipeline:
         for role, stack in (("F", video), ("I", interpolation)):
             if stack is not None:
                 if stack.config.role != role:
-                    raise ValueError(f"expected a stack of role {role}, found role {stack.config.role}: exchange the two files")
+                    raise UserError(f"expected a stack of role {role}, found role {stack.config.role}: exchange the two files")
                 self.models[role] = VideoModel(base.unet, stack.to(base.device, base.dtype), self.attend)
 
     @classmethod
@@ -188,7 +189,7 @@ class EmuVideoPipeline:
         stacks = [None if p is None else load_stack(p, variant=v, dtype=dtype) for p, v in zip(paths, variants, strict=True)]
         if motion_loras:
             if stacks[0] is None:
-                raise ValueError(f"{motion_loras[0][0]} is for a video stack, and {folder} has none: name one with --stack")
+                raise UserError(f"{motion_loras[0][0]} is for a video stack, and {folder} has none: name one with --stack")
             merge_motion_loras(stacks[0], motion_loras)
         base = load_base(folder, tokenizer=tokenizer, dtype=dtype, device=device)
         found = find_sites(base.unet)
@@ -197,7 +198,7 @@ class EmuVideoPipeline:
                 try:
                     check_fit(loaded.config, found)
                 except ValueError as error:
-                    raise ValueError(f"{path} does not fit {folder}: {error}") from error
+                    raise UserError(f"{path} does not fit {folder}: {error}") from error
         return cls(base, stacks[0], stacks[1], attention=attention, defaults=read_defaults(folder))
 
     # -- the three steps
@@ -236,7 +237,7 @@ class EmuVideoPipeline:
             latents = self.base.encode_images(fit(images, *self._size(settings)))[None].cpu()
         else:
             what = f"a stack of family {config.origin.family} makes videos from the text alone, found an image"
-            raise ValueError(f"{what}: leave it out, or choose a stack of family emu, pia or fancyvideo")
+            raise UserError(f"{what}: leave it out, or choose a stack of family emu, pia or fancyvideo")
         given = condition(latents, positions, frames, config.channel_order, settings.motion or "moderate")
         stage = _Stage("video", prompt, settings, settings.seed, progress)
         return self.base.decode_latents(self._sample_video(stage, model, given, images is not None))
@@ -341,7 +342,7 @@ class EmuVideoPipeline:
         if role not in self.models:
             what, option = ("video", "--stack") if role == "F" else ("interpolation", "--interpolation-stack")
             other = "" if role == "F" else ", or leave this step out with --no-interpolate"
-            raise ValueError(f"{self.base.source} comes with no {what} stack (role {role}): name one with {option}{other}")
+            raise UserError(f"{self.base.source} comes with no {what} stack (role {role}): name one with {option}{other}")
         return self.models[role]
 
     def _size(self, settings: Settings) -> tuple[int, int]:

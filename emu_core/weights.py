@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .errors import UserError
 from .media.files import reason, whole_file
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -54,7 +55,7 @@ class WeightFile:
             with safe_open(self.path, framework="pt") as file:
                 return {name: file.get_tensor(self.names.get(name, name)).to(dtype=dtype) for name in wanted}
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{self.path} cannot be read to its end ({error}): download or copy it again") from error
+            raise UserError(f"{self.path} cannot be read to its end ({error}): download or copy it again") from error
 
     def renamed(self, name_of: Callable[[str], str]) -> WeightFile:
         """The same file with each tensor under another name; this one where two would get the same."""
@@ -72,7 +73,7 @@ class WeightFile:
             kind = self.kinds.get(name, "F32")
             if kind not in _FLOATS.values() and self.shapes[name]:
                 wanted = f"{what} with weights in float16, bfloat16 or float32"
-                raise ValueError(f"{self.path}: expected {wanted}, found {kind} in {name}: take the file in one of these")
+                raise UserError(f"{self.path}: expected {wanted}, found {kind} in {name}: take the file in one of these")
 
 
 def open_weights(path: str | Path) -> WeightFile:
@@ -81,7 +82,7 @@ def open_weights(path: str | Path) -> WeightFile:
     path = Path(path)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
-        raise ValueError(f"{path} should be a temporal stack's file, found {found}: check the path")
+        raise UserError(f"{path} should be a temporal stack's file, found {found}: check the path")
     if path.suffix.lower() in PICKLES:
         status = path.stat()
         file = _open_pickle(path, status.st_mtime_ns, status.st_size)
@@ -100,13 +101,13 @@ def read_header(path: Path) -> WeightFile:
             text = file.read(length) if length <= MOST_HEADER_BYTES else b""
     except OSError as error:
         found = f"one that cannot be read ({reason(error)})"
-        raise ValueError(f"{path}: expected a safetensors file, found {found}: check the path and its permissions") from error
+        raise UserError(f"{path}: expected a safetensors file, found {found}: check the path and its permissions") from error
     if start.startswith(b"version "):
-        raise ValueError(f"{path}: expected a safetensors file, found a Git LFS pointer to it: fetch it with `git lfs pull`")
+        raise UserError(f"{path}: expected a safetensors file, found a Git LFS pointer to it: fetch it with `git lfs pull`")
     if not 0 < length <= MOST_HEADER_BYTES:
-        raise ValueError(f"{path}: expected a safetensors file, found {size} bytes of something else: copy it again")
+        raise UserError(f"{path}: expected a safetensors file, found {size} bytes of something else: copy it again")
     if len(text) < length:
-        raise ValueError(f"{path}: expected a header of {length} bytes, found a file of {size}, cut short: copy it again")
+        raise UserError(f"{path}: expected a header of {length} bytes, found a file of {size}, cut short: copy it again")
     try:
         content = json.loads(text)
         metadata = dict(content.pop("__metadata__", {}))
@@ -115,10 +116,10 @@ def read_header(path: Path) -> WeightFile:
         spans = {name: tuple(map(int, tensor["data_offsets"])) for name, tensor in content.items()}
         sizes = {name: end - begin for name, (begin, end) in spans.items()}
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise ValueError(f"{path}: expected the JSON header of a safetensors file, found something else: copy it again") from None
+        raise UserError(f"{path}: expected the JSON header of a safetensors file, found something else: copy it again") from None
     expected = 8 + length + max((end for _, end in spans.values()), default=0)
     if size < expected:
-        raise ValueError(f"{path}: expected {expected} bytes, found {size}, so the file is truncated: copy it again")
+        raise UserError(f"{path}: expected {expected} bytes, found {size}, so the file is truncated: copy it again")
     return WeightFile(path, shapes, kinds, sizes, metadata)
 
 
@@ -135,13 +136,13 @@ def _open_pickle(path: Path, modified: int, size: int) -> WeightFile:
     except pickle.UnpicklingError as error:
         match = re.search(r"GLOBAL ([\w.]+)", str(error))
         more = f", it asks for {match.group(1)}" if match else ""
-        raise ValueError(
+        raise UserError(
             f"{path} is a pickle that was not opened, since it holds more than weights{more}, and reading it could run code: "
             "take the model's .safetensors; or, if you trust it, load it with torch and write it with safetensors.torch.save_file"
         ) from error
     except _DAMAGE as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise ValueError(f"{path} cannot be read ({said}): it may be cut short; download or copy it again") from error
+        raise UserError(f"{path} cannot be read ({said}): it may be cut short; download or copy it again") from error
     tensors = _unwrapped(content)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     kinds = {name: _FLOATS.get(value.dtype, str(value.dtype).removeprefix("torch.")) for name, value in tensors.items()}

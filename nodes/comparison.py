@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..emu_core.errors import UserError
 from ..emu_core.evaluation.prompts import slug
 from ..emu_core.media import write_video
 from ..emu_core.media.images import to_bytes
@@ -109,11 +110,11 @@ class EmuVideoAddToStudy(Node):
 def _check(study: str | None, prompt: str | None, first: str | None, second: str | None, raters: int | None) -> None:
     """ValueError for what cannot be; None is linked, known when the node runs."""
     if prompt is not None and not prompt.strip():
-        raise ValueError("the prompt is empty: raters judge which video shows it better")
+        raise UserError("the prompt is empty: raters judge which video shows it better")
     if first is not None and second is not None and first.strip() == second.strip():
-        raise ValueError(f"system_1 and system_2 are both called {first.strip()!r}: give each system a name of its own")
+        raise UserError(f"system_1 and system_2 are both called {first.strip()!r}: give each system a name of its own")
     if raters is not None and (not 1 <= raters <= 99 or raters % 2 == 0):
-        raise ValueError(f"raters should be odd, 1 to 99, so that a majority decides, found {raters}")
+        raise UserError(f"raters should be odd, 1 to 99, so that a majority decides, found {raters}")
     if study is not None:
         studies.checked_name(study)
 
@@ -123,7 +124,7 @@ def add(study: Study, prompt: str, videos: list[Video], key: str) -> str:
     entered once. ValueError: two of one name, or a key that is taken."""
     names = [video.label for video in videos]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"two systems are called {twice[0]!r}: give each a name of its own")
+        raise UserError(f"two systems are called {twice[0]!r}: give each a name of its own")
     if not key:
         digest = hashlib.sha256(prompt.encode())
         for video in videos:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..emu_core.errors import UserError
 from ..emu_core.model.conditioning import AMOUNTS_OF_MOTION, MAX_FRAMES, checked_positions
 from .adapter.given import Given, with_given
 from .adapter.pixels import RESIZE, latent_size, prepare
@@ -26,14 +27,14 @@ def parse_positions(text: str) -> list[int]:
             places += range(int(first), int(last if dots else first) + 1)[:MAX_FRAMES]
     except ValueError:
         wanted = "frame numbers with commas between, such as 0 or 0, -1 or 0..15"
-        raise ValueError(f"positions should be {wanted}, found {text!r}") from None
+        raise UserError(f"positions should be {wanted}, found {text!r}") from None
     return places
 
 
 def _check(positions: str | None, length: int | None) -> None:
     """ValueError for a length or positions that cannot be. None: linked, known when the node runs."""
     if length is not None and not 1 <= length <= MAX_FRAMES:
-        raise ValueError(f"length should be 1 to {MAX_FRAMES} frames, found {length}")
+        raise UserError(f"length should be 1 to {MAX_FRAMES} frames, found {length}")
     places = [] if positions is None else parse_positions(positions)
     if length is not None:
         checked_positions(places, len(places), length)

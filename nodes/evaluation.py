@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..emu_core.errors import UserError
 from ..emu_core.evaluation.candidates import best, rank
 from ..emu_core.media import contact_sheet
 from .adapter import paths
@@ -28,9 +29,9 @@ def _folder(clip: str | None, prompt: str | None, needed: bool) -> Path | None:
     """The folder of a CLIP. ValueError for one that cannot be, for none where it is `needed`, and for no prompt beside it. An
     input that is linked is None until the node runs."""
     if prompt is not None and not prompt.strip() and (needed or clip not in (None, paths.NO_CLIP)):
-        raise ValueError("the prompt is empty: give the text that the frames were made from, which CLIP compares them with")
+        raise UserError("the prompt is empty: give the text that the frames were made from, which CLIP compares them with")
     if needed and clip == paths.NO_CLIP:
-        raise ValueError("choosing needs a CLIP: put its folder into models/emu_video_metrics, press R, and choose it as clip")
+        raise UserError("choosing needs a CLIP: put its folder into models/emu_video_metrics, press R, and choose it as clip")
     return None if clip is None else paths.clip_path(clip)
 
 

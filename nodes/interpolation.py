@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..emu_core.errors import UserError
 from ..emu_core.model.conditioning import FACTOR, augment, slot_count, slots, windows
 from .adapter.given import Given, with_given
 from .adapter.pixels import decode, latent_size, prepare
@@ -38,7 +39,7 @@ class EmuVideoInterpolate(Node):
         plan = windows(len(images), size, stitch)
         height, width = (side // 8 * 8 for side in images.shape[1:3])
         if not height or not width:
-            raise ValueError(f"the frames should be at least 8 x 8 pixels, found {images.shape[2]} x {images.shape[1]}")
+            raise UserError(f"the frames should be at least 8 x 8 pixels, found {images.shape[2]} x {images.shape[1]}")
         empty = torch.zeros(slot_count(size), *latent_size(vae, height, width))
         known = model.model.latent_format.process_in(vae.encode(prepare(images, height, width, "center crop")).float())
         none = with_given(negative, Given(empty[:0], (), len(empty)))

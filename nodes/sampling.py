@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..emu_core.errors import UserError
 from ..emu_core.evaluation.candidates import MOST_CANDIDATES
 from ..emu_core.model.config import SamplingConfig, StackConfig
 from .adapter.given import find_given
@@ -143,7 +144,7 @@ class EmuVideoSampler(Node):
         config, sampling = require_stack(model, "F"), Sampling(**how)
         for name, conditioning in zip(CONDITIONINGS, (positive, image_only, negative), strict=True):
             if find_given(conditioning) is None:
-                raise ValueError(f"{name} comes from no Emu Video Conditioning node: connect that node's {name} here")
+                raise UserError(f"{name} comes from no Emu Video Conditioning node: connect that node's {name} here")
         find_given(positive).channels(config)  # refuses what the stack does not take before anything is sampled
         guider, sigmas, sampler = sampling.video_guider(cls, model, config)
         guider.set_conditionings(positive, image_only, negative)

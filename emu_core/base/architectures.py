@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import UserError
+
 
 def levels(widths: Sequence[int], attends: Sequence[bool]) -> dict[str, Any]:
     """diffusers' settings for each level, the finest first: its width, and whether it attends to the text."""
@@ -82,7 +84,7 @@ def build_unet(name: str, device: str = "meta", **changes: Any) -> nn.Module:
     from diffusers.models import UNet2DConditionModel
 
     if name not in CONFIGS:
-        raise ValueError(f"unknown architecture {name!r}: expected one of {', '.join(CONFIGS)}")
+        raise UserError(f"unknown architecture {name!r}: expected one of {', '.join(CONFIGS)}")
     config = {**CONFIGS[name], **changes}
     with torch.device(device):
         unet = UNet2DConditionModel(**config)

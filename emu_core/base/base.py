@@ -15,6 +15,7 @@ from tokenizers.models import WordLevel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
+from ..errors import UserError
 from ..model.schedule import ScheduleConfig
 from . import vocabulary
 
@@ -147,10 +148,10 @@ class Base:
         float32, on the model's device. `batch` images go through the VAE at a time.
         """
         if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
-            raise ValueError(f"expected images (frames, height, width, 3), found shape {tuple(images.shape)}: reorder the axes")
+            raise UserError(f"expected images (frames, height, width, 3), found shape {tuple(images.shape)}: reorder the axes")
         factor, height, width = self.pixels_per_latent, *images.shape[1:3]
         if height % factor or width % factor:
-            raise ValueError(f"expected sides divisible by {factor} pixels, found {height} x {width}: crop or resize the images")
+            raise UserError(f"expected sides divisible by {factor} pixels, found {height} x {width}: crop or resize the images")
         chunks = []
         for chunk in images.split(batch):
             pixels = chunk.permute(0, 3, 1, 2).to(self.vae.device, torch.float32) * 2 - 1
@@ -189,7 +190,7 @@ def build(module: nn.Module, state: dict[str, Tensor], what: str) -> Any:
     if missing or surplus or shapes:
         wrong = {"missing": missing, "surplus": surplus, "of another shape": shapes}
         found = ", ".join(f"{len(names)} {how} ({names[0]} first)" for how, names in wrong.items() if names)
-        raise ValueError(f"{what}: expected the {len(wanted)} weights of its kind, found {found}: use an unmodified model")
+        raise UserError(f"{what}: expected the {len(wanted)} weights of its kind, found {found}: use an unmodified model")
     module.load_state_dict(state, assign=True)
     return module
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..model.schedule import ScheduleConfig
 
 
@@ -15,9 +16,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError):
-        raise ValueError(f"{path}: expected a JSON file, found none that can be read: restore it from its source") from None
+        raise UserError(f"{path}: expected a JSON file, found none that can be read: restore it from its source") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}: restore it from its source")
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}: restore it from its source")
     return content
 
 
@@ -49,7 +50,7 @@ def check_structure(path: Path, configs: Mapping[str, Mapping[str, Any]]) -> Non
         found = " + ".join(map(str, widths))
         trouble = f"text states of width {text}, as the U-Net reads, found text encoders of width {found}: use parts of one model"
     if trouble:
-        raise ValueError(f"{path}: expected {trouble}")
+        raise UserError(f"{path}: expected {trouble}")
 
 
 def schedule_of(path: Path, values: Mapping[str, Any], prediction_type: str | None) -> ScheduleConfig:
@@ -57,4 +58,4 @@ def schedule_of(path: Path, values: Mapping[str, Any], prediction_type: str | No
     try:
         return ScheduleConfig(**{**values, **({} if prediction_type is None else {"prediction": prediction_type})})
     except ValueError as error:
-        raise ValueError(f"{path}: {error}: correct the model's settings or pass another prediction_type=") from None
+        raise UserError(f"{path}: {error}: correct the model's settings or pass another prediction_type=") from None

@@ -10,6 +10,7 @@ import torch
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, PreTrainedTokenizerBase
 
+from ..errors import UserError
 from ..model.schedule import ScheduleConfig
 from ..weights import PICKLES, read_header
 from . import vocabulary
@@ -26,7 +27,7 @@ def inspect(path: Path, prediction_type: str | None) -> BaseInfo:
     if not index.is_file():
         files = sorted(path.glob("*.safetensors"))
         hint = f"give {files[0]} itself" if files else "give the folder that holds it, or one .safetensors file"
-        raise ValueError(f"{path}: expected a diffusers folder with model_index.json, found none: {hint}")
+        raise UserError(f"{path}: expected a diffusers folder with model_index.json, found none: {hint}")
     read_json(index)
     configs = {name: _part_config(path, name) for name in ("unet", "vae", "text_encoder")}
     names = ["unet", "vae", "text_encoder", "tokenizer", "scheduler"]
@@ -35,14 +36,14 @@ def inspect(path: Path, prediction_type: str | None) -> BaseInfo:
         names += ["text_encoder_2", "tokenizer_2"]
     for name in names:
         if name.startswith("tokenizer") and not vocabulary.has_tokenizer(path / name):
-            raise ValueError(f"{path}: expected a tokenizer in {name}/ (tokenizer.json, or vocab.json + merges.txt): restore it")
+            raise UserError(f"{path}: expected a tokenizer in {name}/ (tokenizer.json, or vocab.json + merges.txt): restore it")
     schedule = _schedule(path / "scheduler" / "scheduler_config.json", prediction_type)
     check_structure(path, configs)
     # emu_video.json beside model_index.json may name the family where the structure is no known one's
     family, file = family_of(configs["unet"]), path / "emu_video.json"
     said = read_json(file).get("family", family) if file.is_file() else family
     if said != family and (family in FAMILIES or said in ("sd15", "sd21", "sdxl")):
-        raise ValueError(f"{file}: expected the family {family}, as the U-Net's structure says, found {said}: correct the file")
+        raise UserError(f"{file}: expected the family {family}, as the U-Net's structure says, found {said}: correct the file")
     weights = {name: _weights(path / name, "diffusion_pytorch_model" if name in CLASSES else "model") for name in configs}
     sizes = {name: sum(sum(read_header(f).sizes.values()) for f in files) for name, (files, _) in weights.items()}
     variants = {name: variant for name, (_, variant) in weights.items()}
@@ -54,7 +55,7 @@ def _part_config(path: Path, name: str) -> dict[str, Any]:
     file = path / name / "config.json"
     if not file.is_file():
         parts = ", ".join(sorted(p.name for p in path.iterdir() if p.is_dir())) or "no parts"
-        raise ValueError(f"{path}: expected the part {name}/ with its config.json, found {parts}: use a complete model")
+        raise UserError(f"{path}: expected the part {name}/ with its config.json, found {parts}: use a complete model")
     config = read_json(file)
     cls = CLASSES.get(name)
     if cls is None:
@@ -62,7 +63,7 @@ def _part_config(path: Path, name: str) -> dict[str, Any]:
     else:
         found, right, what = config.get("_class_name", cls.__name__), {cls.__name__}, cls.__name__
     if found not in right:
-        raise ValueError(f"{file}: expected {what}, found {found}: use a Stable Diffusion 1.x, 2.x or XL model")
+        raise UserError(f"{file}: expected {what}, found {found}: use a Stable Diffusion 1.x, 2.x or XL model")
     if cls is None:
         return CLIPTextConfig.from_pretrained(str(path / name), local_files_only=True).to_dict()
     return {k: p.default for k, p in signature(cls.__init__).parameters.items() if p.default is not p.empty} | config
@@ -70,12 +71,12 @@ def _part_config(path: Path, name: str) -> dict[str, Any]:
 
 def _schedule(file: Path, prediction_type: str | None) -> ScheduleConfig:
     if not file.is_file():
-        raise ValueError(f"{file.parents[1]}: expected the part scheduler/ with its {file.name}, found none: restore it")
+        raise UserError(f"{file.parents[1]}: expected the part scheduler/ with its {file.name}, found none: restore it")
     config = read_json(file)
     missing = [k for k in ("beta_schedule", "beta_start", "beta_end") if k not in config]
     if missing or config.get("trained_betas") is not None:
         found = f"no {', '.join(missing)}" if missing else "a table of betas"
-        raise ValueError(f"{file}: expected a beta schedule with its start and end, found {found}: use a Stable Diffusion model")
+        raise UserError(f"{file}: expected a beta schedule with its start and end, found {found}: use a Stable Diffusion model")
     values = {
         "prediction": config.get("prediction_type", "epsilon"),
         "beta_schedule": config["beta_schedule"],
@@ -99,15 +100,15 @@ def _weights(folder: Path, stem: str) -> tuple[list[Path], str | None]:
             shards = [folder / s for s in sorted(set(read_json(folder / index)["weight_map"].values()))]
             for shard in shards:
                 if not shard.is_file():
-                    raise ValueError(f"{folder}: expected {shard.name}, which {index} names, found none: download it again")
+                    raise UserError(f"{folder}: expected {shard.name}, which {index} names, found none: download it again")
             return shards, variant
     pickles = sorted(f.name for f in folder.iterdir() if f.suffix in PICKLES)
     if pickles:
-        raise ValueError(
+        raise UserError(
             f"{folder}: expected {stem}.safetensors, found {pickles[0]}, a pickle, which can run any code when it is opened:"
             " convert the folder, if you trust it, with diffusers' DiffusionPipeline.from_pretrained(old).save_pretrained(new)"
         )
-    raise ValueError(f"{folder}: expected {stem}.safetensors, found no weights: download them again")
+    raise UserError(f"{folder}: expected {stem}.safetensors, found no weights: download them again")
 
 
 def load_unet_and_vae(info: BaseInfo, dtype: torch.dtype) -> tuple[UNet2DConditionModel, AutoencoderKL]:
@@ -119,7 +120,7 @@ def load_unet_and_vae(info: BaseInfo, dtype: torch.dtype) -> tuple[UNet2DConditi
         part, report = CLASSES[name].from_pretrained(folder, variant=variant, torch_dtype=kind, **options)
         if report["missing_keys"]:  # diffusers would leave those at random values
             some = sorted(report["missing_keys"])[:3]
-            raise ValueError(f"{folder}: expected every weight of its config, found none for {some}: download it again")
+            raise UserError(f"{folder}: expected every weight of its config, found none for {some}: download it again")
         parts.append(part)
     return parts[0], parts[1]
 
@@ -138,5 +139,5 @@ def load_text_encoders(info: BaseInfo, dtype: torch.dtype) -> list[TextEncoder]:
 def load_tokenizers(info: BaseInfo, given: str | Path | None) -> list[PreTrainedTokenizerBase]:
     """The tokenizers that the folder brings; no other may be given."""
     if given is not None:
-        raise ValueError(f"{info.path}: expected no tokenizer=, since the folder has its own, found {given}: leave it out")
+        raise UserError(f"{info.path}: expected no tokenizer=, since the folder has its own, found {given}: leave it out")
     return [vocabulary.load_tokenizer(info.path / n) for n in ("tokenizer", "tokenizer_2") if n in info.parts]

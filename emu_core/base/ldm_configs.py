@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from ..errors import UserError
 from .architectures import levels
 
 Layout = Literal["sd1", "sd2", "sdxl"]
@@ -39,12 +40,12 @@ def unet_config(shapes: Shapes, layout: Layout, pooled: int | None = None) -> di
         depths[-1] = _depth(shapes, name + "1.")
         blocks[-1] += 1
     if len(set(blocks)) != 1 or not blocks[0]:
-        raise ValueError(f"expected as many residual blocks at every level, found {blocks}")
+        raise UserError(f"expected as many residual blocks at every level, found {blocks}")
     middle = _depth(shapes, "middle_block.1.")
     attention = [bool(d) for d in depths]
     depths = [*(d or 1 for d in depths[:-1]), depths[-1] or middle]  # diffusers takes the middle block's from the last level
     if not middle or depths[-1] != middle:
-        raise ValueError(f"expected {depths[-1]} transformer layers in the middle block as at the last level, found {middle}")
+        raise UserError(f"expected {depths[-1]} transformer layers in the middle block as at the last level, found {middle}")
     config: dict[str, Any] = {
         "sample_size": SAMPLE_SIZES[layout],
         "in_channels": shapes["input_blocks.0.0.weight"][1],

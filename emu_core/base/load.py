@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ..errors import UserError
 from . import folder, single_file, vocabulary
 from .base import Base, BaseInfo
 
@@ -19,7 +20,7 @@ def inspect_base(path: str | Path, *, prediction_type: str | None = None) -> Bas
     if path.is_dir():
         return folder.inspect(path, prediction_type)
     if not path.is_file():
-        raise ValueError(f"{path}: expected a diffusers folder or a .safetensors file, found nothing there: check the path")
+        raise UserError(f"{path}: expected a diffusers folder or a .safetensors file, found nothing there: check the path")
     return single_file.inspect(path, prediction_type)
 
 

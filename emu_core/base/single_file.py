@@ -12,6 +12,7 @@ from diffusers.loaders import single_file_utils as convert
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, PreTrainedTokenizerBase
 
+from ..errors import UserError
 from ..weights import PICKLES, WeightFile, read_header
 from . import ldm_configs, vocabulary
 from .base import BaseInfo, TextEncoder, build, build_text_encoder, vae_dtype
@@ -43,7 +44,7 @@ OTHERS = {  # part of a tensor's name -> what such a file is
 def inspect(path: Path, prediction_type: str | None) -> BaseInfo:
     """What one file is and whether it is complete; see `load.inspect_base`."""
     if path.suffix.lower() in PICKLES:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected a .safetensors file, found a pickle, which can run any code: convert it, if you trust it, for"
             " example by loading it in ComfyUI and saving it with the node Save Checkpoint"
         )
@@ -53,7 +54,7 @@ def inspect(path: Path, prediction_type: str | None) -> BaseInfo:
         configs = _configs(header, layout)
     except (KeyError, IndexError, StopIteration, ValueError) as error:
         what = "the structure of Stable Diffusion 1.x, 2.x or XL"
-        raise ValueError(f"{path}: expected {what}, found another ({error}): use one of those") from None
+        raise UserError(f"{path}: expected {what}, found another ({error}): use one of those") from None
     check_structure(path, configs)
     prefixes = {"unet": UNET, "vae": VAE, **dict(zip(("text_encoder", "text_encoder_2"), TEXT[layout], strict=False))}
     sizes = {name: sum(v for k, v in header.sizes.items() if k.startswith(p)) for name, p in prefixes.items()}
@@ -70,7 +71,7 @@ def _layout(path: Path, header: WeightFile) -> Layout:
     if UNET + "input_blocks.0.0.weight" not in header.shapes:
         kind = next((what for part, what in OTHERS.items() if any(part in n for n in names)), "something else")
         shown = ", ".join(names[:3]) or "nothing"
-        raise ValueError(
+        raise UserError(
             f"{path}: expected a whole Stable Diffusion checkpoint ({UNET}input_blocks...), found {kind}, {len(names)} tensors"
             f" such as {shown}: give the checkpoint itself"
         )
@@ -79,9 +80,9 @@ def _layout(path: Path, header: WeightFile) -> Layout:
         refiner = any(n.startswith("conditioner.embedders.0.model.") for n in names)
         found = "SDXL's refiner, which makes no image from text alone" if refiner else "none"
         names_there = "cond_stage_model... or conditioner..."
-        raise ValueError(f"{path}: expected the text encoder ({names_there}), found {found}: use a full checkpoint")
+        raise UserError(f"{path}: expected the text encoder ({names_there}), found {found}: use a full checkpoint")
     if not any(n.startswith(VAE) for n in names):
-        raise ValueError(f"{path}: expected the VAE ({VAE}...), found none: use a full checkpoint, with its VAE")
+        raise UserError(f"{path}: expected the VAE ({VAE}...), found none: use a full checkpoint, with its VAE")
     return present[0]
 
 
@@ -124,7 +125,7 @@ def load_unet_and_vae(info: BaseInfo, dtype: torch.dtype) -> tuple[UNet2DConditi
     converted = convert.convert_ldm_unet_checkpoint(state, unet)
     surplus = len(state) - len(converted)
     if surplus:  # such as motion modules, which the conversion would leave out without a word
-        raise ValueError(f"{info.path}: expected a plain text-to-image U-Net, found {surplus} tensors more: use a plain one")
+        raise UserError(f"{info.path}: expected a plain text-to-image U-Net, found {surplus} tensors more: use a plain one")
     with torch.device("meta"):
         empty_unet, empty_vae = UNet2DConditionModel(**unet), AutoencoderKL(**vae)
     loaded = build(empty_unet, converted, f"{info.path}, U-Net")

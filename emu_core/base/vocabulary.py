@@ -10,6 +10,8 @@ from pathlib import Path
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ..errors import UserError
+
 logger = logging.getLogger(__name__)
 
 
@@ -30,7 +32,7 @@ def find_clip_tokenizer(tokenizer: str | Path | None, needed_by: Path) -> Path:
         for folder in (place, place / "tokenizer", place / "comfy" / "sd1_tokenizer"):
             if has_tokenizer(folder):
                 return folder
-    raise ValueError(
+    raise UserError(
         f"{needed_by}: expected CLIP's tokenizer, which a model file lacks, found none in {' and '.join(map(str, places))}:"
         " pass tokenizer= a folder with vocab.json and merges.txt (or tokenizer.json), a diffusers folder, or a ComfyUI folder"
     )
@@ -44,7 +46,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     cls = CLIPTokenizer if is_clip else PreTrainedTokenizerFast
     tokenizer = cls.from_pretrained(str(folder), local_files_only=True)
     if tokenizer.pad_token is None:
-        raise ValueError(f"{folder}: expected a tokenizer with a padding token, found none: name one in tokenizer_config.json")
+        raise UserError(f"{folder}: expected a tokenizer with a padding token, found none: name one in tokenizer_config.json")
     return tokenizer
 
 
@@ -60,7 +62,7 @@ def load_clip_vocabulary(folder: Path, open_clip: bool) -> CLIPTokenizer:
     model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     if model.get("type") != "BPE":
         what, kind = "CLIP's vocabulary of byte pairs", model.get("type")
-        raise ValueError(f"{folder}: expected {what}, found one of kind {kind}: pass CLIP's own folder as tokenizer=")
+        raise UserError(f"{folder}: expected {what}, found one of kind {kind}: pass CLIP's own folder as tokenizer=")
     pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]  # both ways are in use
     return CLIPTokenizer(vocab=model["vocab"], merges=pairs, pad_token=pad_token, name_or_path=str(folder))  # type: ignore[arg-type]
 
@@ -69,7 +71,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, exact: bool,
     """The text encoder's table needs a row for every token; `exact`: and none more, for a tokenizer from elsewhere."""
     found = len(tokenizer)
     if found > rows or (exact and found != rows):
-        raise ValueError(
+        raise UserError(
             f"{what}: expected a tokenizer of {rows} tokens, as the text encoder's table has rows, found {found} in"
             f" {tokenizer.name_or_path}: use the tokenizer that belongs to this model"
         )

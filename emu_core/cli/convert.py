@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..errors import UserError
 from .options import PRECISIONS, VARIANT_HELP, add_command
 
 
@@ -31,15 +32,15 @@ def convert(options: argparse.Namespace) -> None:
 
     for target in filter(None, (options.out, options.image_model)):
         if Path(target).suffix != ".safetensors":
-            raise ValueError(f"{target} should end in .safetensors: choose such a name")
+            raise UserError(f"{target} should end in .safetensors: choose such a name")
         if not Path(target).absolute().parent.is_dir():
-            raise ValueError(f"{target} cannot be written, since its folder does not exist: make the folder first")
+            raise UserError(f"{target} cannot be written, since its folder does not exist: make the folder first")
     precision = {} if options.dtype == "auto" else {"dtype": getattr(torch, options.dtype)}
     stack = load_stack(options.file, variant=options.variant, **precision)
     weights = next(iter(stack.parameters())).dtype
     spatial = modelscope.spatial_weights(bare(open_weights(options.file)).read()) if options.image_model else {}
     if options.image_model and "conv_out.weight" not in spatial:
-        raise ValueError(f"{options.file} holds no image model beside the temporal layers: leave --image-model out")
+        raise UserError(f"{options.file} holds no image model beside the temporal layers: leave --image-model out")
     save_stack(stack, options.out, weights)
     print(f"{options.out}: temporal stack of family {stack.config.origin.family} for {stack.config.unet.base}, {weights}")
     if spatial:

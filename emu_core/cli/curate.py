@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from .options import add_command
 
 NEEDED = ("av", "numpy", "pyarrow", "tqdm", "matplotlib", "PIL", "torch")
@@ -46,7 +47,7 @@ def curate(options: argparse.Namespace) -> None:
     """Add what is new in the sources, draw the pictures and say what there is now."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise ValueError(f"curate: expected the packages {', '.join(missing)}, found none; install this package's extra 'data'.")
+        raise UserError(f"curate: expected the packages {', '.join(missing)}, found none; install this package's extra 'data'.")
     from ..data import curate as work  # here: help waits for no torch, and without pyarrow there is the sentence above
     from ..data.engines import open_engine
     from ..data.report import draw_report
@@ -75,7 +76,7 @@ def curate(options: argparse.Namespace) -> None:
             f"{summary.left_out} items left out, with reasons in {out / work.LEFT_OUT}"
         )
     if summary.total == 0:
-        raise ValueError(f"{out}: expected at least one clip, found none that could be taken; see {work.LEFT_OUT} there.")
+        raise UserError(f"{out}: expected at least one clip, found none that could be taken; see {work.LEFT_OUT} there.")
 
 
 def _or_native(option: str, text: str, kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: str) -> Any:
@@ -85,5 +86,5 @@ def _or_native(option: str, text: str, kind: Callable[[str], Any], fits: Callabl
     except ValueError:
         number = 0
     if number is not None and not fits(number):
-        raise ValueError(f"{option}: expected {wanted}, or native, found {text!r}.")
+        raise UserError(f"{option}: expected {wanted}, or native, found {text!r}.")
     return number

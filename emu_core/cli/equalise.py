@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from ..errors import UserError
 from .options import PROMPTS_HELP, add_command, check_folder, progress_bar
 
 
@@ -31,7 +32,7 @@ def equalise(options: argparse.Namespace) -> None:
 
     *folders, out = options.folders
     if len(folders) < 2:
-        raise ValueError(f"equalise: expected two or more folders and OUT, found {len(options.folders)} in all; give A B OUT")
+        raise UserError(f"equalise: expected two or more folders and OUT, found {len(options.folders)} in all; give A B OUT")
     check_folder(out)
     prompts = read_prompts(options.prompts) if options.prompts else None
     sets = open_sets(folders)

@@ -7,6 +7,7 @@ import json
 import logging
 from pathlib import Path
 
+from ..errors import UserError
 from .options import add_command, add_model_options, add_sampling_options, check_folder, choose_device, in_columns, progress_bar
 
 logger = logging.getLogger(__name__)
@@ -62,10 +63,10 @@ def evaluate(options: argparse.Namespace) -> None:
         try:
             options.prompts = int(given)
         except ValueError as problem:
-            raise ValueError(f"--prompts: expected with `evaluate toy` how many, found {given!r}; give a number") from problem
+            raise UserError(f"--prompts: expected with `evaluate toy` how many, found {given!r}; give a number") from problem
         evaluate_toy(options)
     elif options.videos:
-        raise ValueError("--videos: expected with `evaluate toy` only, found with folders; name that folder as another set")
+        raise UserError("--videos: expected with `evaluate toy` only, found with folders; name that folder as another set")
     else:
         evaluate_folders(options)
 
@@ -76,7 +77,7 @@ def evaluate_toy(options: argparse.Namespace) -> None:
     from .making import load_pipeline, read_settings
 
     if options.prompts < 1:
-        raise ValueError(f"--prompts must be 1 or more, found {options.prompts}")
+        raise UserError(f"--prompts must be 1 or more, found {options.prompts}")
     settings = read_settings(options)
     out = Path(options.out) if options.out else None
     if options.videos:
@@ -96,9 +97,9 @@ def evaluate_folders(options: argparse.Namespace) -> None:
     from ..networks import NETWORKS, load_networks
 
     if not options.prompts:
-        raise ValueError("evaluate: expected --prompts with the prompts of the videos, found none; give a file or a bundled set")
+        raise UserError("evaluate: expected --prompts with the prompts of the videos, found none; give a file or a bundled set")
     if options.samples < 2:
-        raise ValueError(f"--samples: expected 2 or more, found {options.samples}; the protocol asks for 10000")
+        raise UserError(f"--samples: expected 2 or more, found {options.samples}; the protocol asks for 10000")
     prompts = read_prompts(options.prompts)
     prompts = with_images(prompts, options.images) if options.images else prompts
     sets = open_sets(options.sets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from ..errors import UserError
 from .options import add_command, add_model_options, add_output_options, add_sampling_options, choose_device, progress_bars
 
 NO_CHOICE = "--candidates chooses a starting frame, and this stack takes none: leave it out, or choose another stack"
@@ -33,11 +34,11 @@ def generate(options: argparse.Namespace) -> None:
     from .making import interpolates, load_pipeline, read_request, write
 
     if not 1 <= options.candidates <= MOST_CANDIDATES:
-        raise ValueError(f"--candidates must be 1 to {MOST_CANDIDATES}, found {options.candidates}")
+        raise UserError(f"--candidates must be 1 to {MOST_CANDIDATES}, found {options.candidates}")
     if options.candidates > 1 and not options.clip:
-        raise ValueError("--candidates needs a CLIP that judges them: name its folder with --clip")
+        raise UserError("--candidates needs a CLIP that judges them: name its folder with --clip")
     if options.candidates == 1 and options.clip:
-        raise ValueError("--clip judges several starting frames, and there is one: say how many with --candidates")
+        raise UserError("--clip judges several starting frames, and there is one: say how many with --candidates")
     prompt, settings = read_request(options)
     clip = ClipNetwork(options.clip, choose_device(options.device)) if options.candidates > 1 else None
     pipeline = load_pipeline(options)
@@ -46,7 +47,7 @@ def generate(options: argparse.Namespace) -> None:
     with progress_bars() as progress:
         if clip is not None:
             if not pipeline.models["F"].stack.config.takes_image:
-                raise ValueError(NO_CHOICE)
+                raise UserError(NO_CHOICE)
             seeds = range(settings.seed, settings.seed + options.candidates)
             frames = [pipeline.starting_frame(prompt, replace(settings, seed=seed), progress) for seed in seeds]
             scores = rank([frame[0] for frame in frames], prompt, clip)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from ..errors import UserError
 from .options import VARIANT_HELP, add_command
 
 
@@ -24,6 +25,6 @@ def info(options: argparse.Namespace) -> None:
     from .description import as_text, describe_architecture, describe_file  # here: torch takes seconds, help does not wait for it
 
     if options.config and options.file:
-        raise ValueError("info takes a file or --config, found both: leave one out")
+        raise UserError("info takes a file or --config, found both: leave one out")
     facts = describe_architecture(options.config) if options.config else describe_file(options.file, options.variant)
     print(json.dumps(facts, indent=2) if options.json else as_text(facts))

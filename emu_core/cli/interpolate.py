@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
+from ..errors import UserError
 from .options import add_command, add_model_options, add_output_options, add_sampling_options, progress_bars
 
 logger = logging.getLogger(__name__)
@@ -33,9 +34,9 @@ def interpolate(options: argparse.Namespace) -> None:
     video = read_video(options.video, settings.fps)
     count = len(video.frames)
     if count < 2:
-        raise ValueError(f"{options.video} should have 2 or more frames to interpolate between, found {count}")
+        raise UserError(f"{options.video} should have 2 or more frames to interpolate between, found {count}")
     if count > MAX_FRAMES:
-        raise ValueError(f"{options.video} should have at most {MAX_FRAMES} frames, found {count}: cut it into parts")
+        raise UserError(f"{options.video} should have at most {MAX_FRAMES} frames, found {count}: cut it into parts")
     pipeline = load_pipeline(options)
     with progress_bars() as progress:
         frames = pipeline.interpolate(video.frames, prompt, settings, progress)

@@ -16,6 +16,7 @@ import torch
 from .. import __version__, media
 from ..base import inspect_base
 from ..checkpoint import check_motion_lora, read_config
+from ..errors import UserError
 from ..pipeline import BUNDLED, EmuVideoPipeline, Settings, check_prompt
 from .options import choose_device
 
@@ -26,7 +27,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """`WxH` or one number for a square -> (height, width) in pixels."""
     found = re.fullmatch(r"0*([1-9]\d*)(?:x0*([1-9]\d*))?", text.lower().replace(" ", ""))
     if found is None:
-        raise ValueError(f"--size should be WIDTHxHEIGHT in pixels, such as 512x512, found {text!r}")
+        raise UserError(f"--size should be WIDTHxHEIGHT in pixels, such as 512x512, found {text!r}")
     return int(found[2] or found[1]), int(found[1])
 
 
@@ -43,7 +44,7 @@ def parse_motion_lora(text: str) -> tuple[Path, float]:
             return Path(text), 1.0
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"--motion-lora {text}: expected a number as the strength of {file}, found {strength!r}")
+        raise UserError(f"--motion-lora {text}: expected a number as the strength of {file}, found {strength!r}")
     return Path(file), number
 
 
@@ -64,7 +65,7 @@ def read_request(options: Namespace) -> tuple[str, Settings]:
         if picture:
             media.check_output(picture, "image")
     if options.variant and not options.stack:
-        raise ValueError(f"--variant {options.variant} says what the file of --stack is, found no --stack: name it")
+        raise UserError(f"--variant {options.variant} says what the file of --stack is, found no --stack: name it")
     family = inspect_base(options.model or BUNDLED).family
     for stack, role in ((options.stack, "F"), (options.interpolation_stack, "I")):
         if not stack:
@@ -74,13 +75,13 @@ def read_request(options: Namespace) -> tuple[str, Settings]:
             logger.warning("%s: %s; --variant says otherwise", stack, config.origin.source)
         if config.unet.base not in (family, "custom"):
             wrong = f"{stack} is a temporal stack for {config.unet.base!r}, the model is {family!r}"
-            raise ValueError(f"{wrong}: choose two that fit")
+            raise UserError(f"{wrong}: choose two that fit")
         if config.role != role:
-            raise ValueError(f"{stack} should be of role {role}, found {config.role}: exchange --stack and --interpolation-stack")
+            raise UserError(f"{stack} should be of role {role}, found {config.role}: exchange --stack and --interpolation-stack")
         if role == "F" and options.command != "interpolate":
             settings.check_stack(config)
             if options.command == "animate" and not config.takes_image:
-                raise ValueError(f"{stack} is of family {config.origin.family}, which knows no image: use it with `generate`")
+                raise UserError(f"{stack} is of family {config.origin.family}, which knows no image: use it with `generate`")
     stack = Path(options.stack or Path(options.model or BUNDLED) / "stack_F.safetensors")
     for lora, _ in read_motion_loras(options) if stack.is_file() else ():  # where there is none, the pipeline says so
         check_motion_lora(lora, read_config(stack, options.variant if options.stack else None))

@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -95,7 +97,7 @@ def choose_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"--device {name} cannot be used here ({reason}): use auto or cpu") from error
+        raise UserError(f"--device {name} cannot be used here ({reason}): use auto or cpu") from error
     return device
 
 
@@ -109,9 +111,9 @@ def check_folder(name: str | None) -> None:
     """Refuse, before the long work, a folder that could not be written into or made. Empty or None: nothing is wanted."""
     place = Path(name or ".").absolute()
     if place.exists() and not place.is_dir():
-        raise ValueError(f"{name}: expected a folder to write into, found a file; choose another name")
+        raise UserError(f"{name}: expected a folder to write into, found a file; choose another name")
     if not place.parent.is_dir():
-        raise ValueError(f"{name}: expected the folder {place.parent}, found nothing; make it first")
+        raise UserError(f"{name}: expected the folder {place.parent}, found nothing; make it first")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import UserError
 from .options import add_command
 
 if TYPE_CHECKING:
@@ -77,14 +78,14 @@ def find_chain(name: str | None) -> Chain:
 
     known = {**CHAINS, **toy.CHAINS}
     if name not in known:
-        raise ValueError(f"expected the name of a chain, {', '.join(known)}, found {name!r}: such as `train chain tiny-demo`")
+        raise UserError(f"expected the name of a chain, {', '.join(known)}, found {name!r}: such as `train chain tiny-demo`")
     return known[name]
 
 
 def chain_recipes(chain: Chain, options: Namespace) -> list[Recipe]:
     """The recipes of a chain's stages as the command line changes them; what each starts from is not known yet."""
     if chain.family and options.family not in (None, chain.family):
-        raise ValueError(f"chain {chain.name!r} is for the family {chain.family} alone: leave --family out")
+        raise UserError(f"chain {chain.name!r} is for the family {chain.family} alone: leave --family out")
     made: list[Recipe] = []
     for recipe in chain.recipes(_scale(options, chain.family), options.ablation):
         changes = chain.changes.get("", {}) | chain.changes.get(recipe.name, {})
@@ -103,13 +104,13 @@ def resolve(options: Namespace) -> Recipe:
         recipe = read_recipe(Path(name))
     elif name in RECIPES:
         if options.family:
-            raise ValueError(f"recipe {name!r} is for the tiny model alone: leave --family out")
+            raise UserError(f"recipe {name!r} is for the tiny model alone: leave --family out")
         recipe = RECIPES[name]
     elif name in STAGES:
         recipe = STAGES[name](_scale(options))
     else:
         known = ", ".join([*STAGES, *RECIPES])
-        raise ValueError(f"unknown recipe {name!r}: expected one of {known}, a recipe.json, or chain")
+        raise UserError(f"unknown recipe {name!r}: expected one of {known}, a recipe.json, or chain")
     return _finish(ablate(recipe, options.ablation), options)
 
 
@@ -127,7 +128,7 @@ def _finish(recipe: Recipe, options: Namespace, changes: dict[str, str] | None =
     for text in options.set:
         name, separator, value = text.partition("=")
         if not separator:
-            raise ValueError(f"--set takes NAME=VALUE, such as optimisation.steps=100, found {text!r}")
+            raise UserError(f"--set takes NAME=VALUE, such as optimisation.steps=100, found {text!r}")
         recipe = override(recipe, {name: value})
     if options.init and not first:
         recipe = override(recipe, {"start.init": ""})
@@ -146,5 +147,5 @@ def _scale(options: Namespace, family: str = "") -> Scale:
     family = family or options.family or (inspect_base(options.base).family if options.base else "sd15")
     scales = {TINY.family: TINY, **SCALES}
     if family not in scales:
-        raise ValueError(f"there are recipes for the families {', '.join(scales)}, found {family!r}")
+        raise UserError(f"there are recipes for the families {', '.join(scales)}, found {family!r}")
     return scales[family]

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from ..errors import UserError
 from .options import PROMPTS_HELP, add_command, check_folder, choose_device, progress_bar
 
 
@@ -31,9 +32,9 @@ def retrieve(options: argparse.Namespace) -> None:
     from ..networks import open_text_network
 
     if options.vectors and not options.text_network:
-        raise ValueError("--vectors: expected --text-network with it, found none; vectors are of a network")
+        raise UserError("--vectors: expected --text-network with it, found none; vectors are of a network")
     if options.vectors and Path(options.vectors).suffix != ".npy":
-        raise ValueError(f"{options.vectors}: expected a name that ends in .npy, found another; change it")
+        raise UserError(f"{options.vectors}: expected a name that ends in .npy, found another; change it")
     prompts = read_prompts(options.prompts)
     check_folder(options.out)
     shards = Shards.open(options.shards)

@@ -8,6 +8,7 @@ from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
+from ..errors import UserError
 from .options import add_command
 
 
@@ -87,7 +88,7 @@ def serve(options: Namespace) -> None:
     from ..study.store import Study
 
     if options.tokens is not None and options.tokens < 0:
-        raise ValueError(f"--tokens: expected a number of new raters from 0, found {options.tokens}; change it.")
+        raise UserError(f"--tokens: expected a number of new raters from 0, found {options.tokens}; change it.")
 
     def started(address: str) -> None:
         links = study.require_tokens(options.tokens) if options.tokens is not None else []

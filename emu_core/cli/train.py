@@ -10,6 +10,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import UserError
 from .options import add_command, in_columns
 from .recipes import add_commands as add_recipes
 from .recipes import add_recipe_options, chain_recipes, find_chain, resolve
@@ -44,7 +45,7 @@ def train(options: Namespace) -> None:
 
     logging.getLogger("emu_core.training").setLevel(logging.INFO)  # what is trained, and the memory that it takes
     if options.processes < 1:
-        raise ValueError(f"--processes must be 1 or more, found {options.processes}")
+        raise UserError(f"--processes must be 1 or more, found {options.processes}")
     minutes = math.inf if options.max_minutes is None else options.max_minutes
     how = RunOptions(options.resume, minutes, options.tensorboard, TASKS)
     if options.recipe == "chain":
@@ -52,7 +53,7 @@ def train(options: Namespace) -> None:
         return
     if options.chain:
         found = f"found {options.chain!r} after the recipe {options.recipe!r}"
-        raise ValueError(f"{found}: one recipe at a time, or `train chain NAME`")
+        raise UserError(f"{found}: one recipe at a time, or `train chain NAME`")
     recipe = resolve(options)
     folder = Path(options.out or f"runs/{recipe.name}")
     if options.processes == 1:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from ..errors import UserError
 from ..media import Unreadable, fit
 from ..media.decoding import Decoder, Pixels, Source, opened
 from .order import ClipOrder, fraction
@@ -54,7 +55,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
     ) -> None:
         if not 0 < fps < math.inf or min(frames, *size, 1 if fixed_starts is None else fixed_starts) < 1:
             found = f"fps {fps}, frames {frames}, size {size}, fixed_starts {fixed_starts}"
-            raise ValueError(f"clips: expected fps above 0, at least 1 frame, 1 px and 1 start, found {found}.")
+            raise UserError(f"clips: expected fps above 0, at least 1 frame, 1 px and 1 start, found {found}.")
         self.shards, self.fps, self.frames, self.size = shards, fps, frames, size
         self.seed, self.fixed_starts = seed, fixed_starts
         rows = eligible(shards, fps, frames)
@@ -62,7 +63,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
             longest = float(np.nanmax(shards.column("duration")[shards.rows]))
             expected = f"videos of at least {self.span:.2f} s for {frames} frames at {fps:g} a second"
             found = f"none, the longest of {len(shards)} lasts {longest:.2f} s"
-            raise ValueError(f"{shards.address}: expected {expected}, found {found}; take fewer frames or a higher rate.")
+            raise UserError(f"{shards.address}: expected {expected}, found {found}; take fewer frames or a higher rate.")
         if len(rows) < len(shards):
             left_out = "%d of %d clips are left out: shorter than the %.2f s of %d frames at %g a second."
             logger.warning(left_out, len(shards) - len(rows), len(shards), self.span, frames, fps)
@@ -194,7 +195,7 @@ def loader(dataset: ClipDataset, positions: Iterable[Sequence[int]], workers: in
     try:
         for batch in batches:
             if isinstance(batch, str):
-                raise ValueError(batch)
+                raise UserError(batch)
             yield batch
     except RuntimeError as problem:
         if "exited unexpectedly" not in str(problem) and "killed by signal" not in str(problem):

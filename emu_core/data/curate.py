@@ -22,6 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..errors import UserError
 from ..media.files import whole_file, write_text
 from ..media.writing import transcode
 from . import table
@@ -90,18 +91,18 @@ def examine(curation: Curation, batch: Sequence[Candidate]) -> list[Outcome]:
 def _examine(curation: Curation, item: Item, known: int | None) -> Outcome:
     try:
         if item.problem:
-            raise ValueError(item.problem)
+            raise UserError(item.problem)
         captions, state = read_captions(item), item.video.state()
         # a change of caption or video is noticed without reading the video
         identity = table.hashed("\0".join([str(state[0]), *captions]))
         if known == identity:
             return None
         if known is not None:
-            raise ValueError(CHANGED)
+            raise UserError(CHANGED)
         if state[0] == 0:
-            raise ValueError("empty file")
+            raise UserError("empty file")
         if state[0] > MAX_MEMBER:
-            raise ValueError("more than 4 GiB; cut it into clips first")
+            raise UserError("more than 4 GiB; cut it into clips first")
         with item.video.source() as source:
             seen = look(source, curation.motion_fps, curation.motion_height, item.source, first=curation.clip is not None)
         facts: dict[str, Any] = {"key": item.key, "caption": captions[0], "source": item.source, "identity": identity}
@@ -155,7 +156,7 @@ def write_shard(folder: Path, shard: tuple[int, Sequence[Found]]) -> tuple[int, 
     except (OSError, ValueError) as problem:
         reason = getattr(problem.__cause__ or problem, "strerror", None) or problem
         again = "mend that and run the same command again, it goes on from here"
-        raise ValueError(f"{path}: expected to write the shard, found {reason}; {again}.") from problem
+        raise UserError(f"{path}: expected to write the shard, found {reason}; {again}.") from problem
     return len(rows), left
 
 
@@ -165,10 +166,10 @@ def _write_clip(tar: TarWriter, found: Found) -> dict[str, int]:
     try:
         same, source = place.state() == found.state, place.source()
     except OSError as problem:
-        raise ValueError(f"cannot be read any more ({problem.strerror or problem})") from problem
+        raise UserError(f"cannot be read any more ({problem.strerror or problem})") from problem
     with source as video, tar.all_or_nothing():
         if not same:
-            raise ValueError("changed while curate ran")
+            raise UserError("changed while curate ran")
         if found.facts["transcoded"] or isinstance(video, str):
             made = io.BytesIO()
             transcode(video, made, found.item.source)
@@ -289,23 +290,23 @@ class _Run:
 def _check(sources: Sequence[str], folder: Path, curation: Curation) -> None:
     check_sources(sources)
     if curation.aesthetic and not curation.clip:
-        raise ValueError("--aesthetic: expected --clip FOLDER with it, since it works on CLIP's image embedding; give both.")
+        raise UserError("--aesthetic: expected --clip FOLDER with it, since it works on CLIP's image embedding; give both.")
     if curation.shard_clips < 1 or curation.shard_bytes < 1:
         found = f"{curation.shard_clips} and {curation.shard_bytes}"
-        raise ValueError(f"shards: expected at least 1 clip and 1 byte each, found {found}.")
+        raise UserError(f"shards: expected at least 1 clip and 1 byte each, found {found}.")
     if curation.clip:
         from .scores import Scorer
 
         Scorer(curation.clip, curation.aesthetic, curation.device)  # not kept: the workers have their own
     for source in sources:
         if folder.resolve().is_relative_to(Path(source).resolve()):
-            raise ValueError(f"{folder}: expected OUT outside of the sources, found it in {source}; choose another folder.")
+            raise UserError(f"{folder}: expected OUT outside of the sources, found it in {source}; choose another folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
     except OSError as problem:
         reason = problem.strerror or problem
-        raise ValueError(f"{folder}: expected a folder to write into, found {reason}; choose another.") from problem
+        raise UserError(f"{folder}: expected a folder to write into, found {reason}; choose another.") from problem
 
 
 def _check_measures(folder: Path, curation: Curation) -> None:
@@ -324,4 +325,4 @@ def _check_measures(folder: Path, curation: Curation) -> None:
     for name, value in mine.items():
         if earlier.get(name) != value:
             same = f"--{name.replace('_', '-')} as when the folder was begun ({earlier.get(name)})"
-            raise ValueError(f"{folder}: expected {same}, found {value}; use the same, or curate into a new folder.")
+            raise UserError(f"{folder}: expected {same}, found {value}; use the same, or curate into a new folder.")

@@ -15,6 +15,8 @@ from multiprocessing import connection
 from threading import Thread
 from typing import Any, TypeVar
 
+from ..errors import UserError
+
 AHEAD = 4
 """Tasks under way for each worker."""
 
@@ -31,7 +33,7 @@ class ProcessEngine:
 
     def __init__(self, workers: int) -> None:
         if workers < 1:
-            raise ValueError(f"--workers: expected at least 1, found {workers}.")
+            raise UserError(f"--workers: expected at least 1, found {workers}.")
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
@@ -101,7 +103,7 @@ class RayEngine:
         try:
             import ray  # heavy, and of an extra of its own
         except ImportError as problem:
-            raise ValueError("--engine ray: expected the package ray, found none; install the extra 'cluster'.") from problem
+            raise UserError("--engine ray: expected the package ray, found none; install the extra 'cluster'.") from problem
         self._ray: Any = ray
         self._mine = not ray.is_initialized()
         if self._mine:
@@ -109,7 +111,7 @@ class RayEngine:
                 ray.init(address, num_cpus=workers, include_dashboard=False, logging_level=logging.WARNING)
             except (ConnectionError, RuntimeError, ValueError) as problem:
                 found = f"expected a Ray cluster, found none that answers ({problem})"
-                raise ValueError(f"--address {address}: {found}.") from problem
+                raise UserError(f"--address {address}: {found}.") from problem
         self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._call: Any = ray.remote(max_retries=1)(_call)
 
@@ -141,5 +143,5 @@ def open_engine(kind: str, workers: int, address: str | None = None) -> Engine:
     if kind == "ray":
         return RayEngine(address, workers if address is None else None)
     if address:
-        raise ValueError("--address: expected --engine ray with it, found none; add it or leave the address out.")
+        raise UserError("--address: expected --engine ray with it, found none; add it or leave the address out.")
     return ProcessEngine(workers)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from ..errors import UserError
+
 
 @dataclass(frozen=True)
 class Place:
@@ -98,7 +100,7 @@ class TarWriter:
                 self._file.write(part)
                 left -= len(part)
             if left:
-                raise ValueError(f"{left} of {size} bytes are missing")
+                raise UserError(f"{left} of {size} bytes are missing")
             self._file.write(bytes(-size % tarfile.BLOCKSIZE))
         return offset
 
@@ -134,5 +136,5 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except OSError as problem:
-            raise ValueError(busy) from problem
+            raise UserError(busy) from problem
         yield

@@ -19,6 +19,7 @@ from typing import Any
 import av
 import numpy as np
 
+from ..errors import UserError
 from ..media import Unreadable
 from ..media.decoding import USUAL_RATE, WHOLE, Pixels, Source, check_whole, orientation
 from ..media.images import check_sides
@@ -145,7 +146,7 @@ def look(source: Source, fps: float | None = None, height: int | None = None, na
     Raises ValueError, one sentence, for what cannot be decoded, breaks off, has fewer than 2 frames or sides below 8 px.
     """
     if (fps is not None and not 0 < fps <= 1000) or (height is not None and (height < 16 or height % 2)):
-        raise ValueError(f"motion: expected a rate of 0 to 1000 and an even height of 16 or more, found {fps} and {height}.")
+        raise UserError(f"motion: expected a rate of 0 to 1000 and an even height of 16 or more, found {fps} and {height}.")
     seen, measure, moments, length = Seen(), None, list[int](), 0
     with moving(source, name, threads="NONE") as video:
         seen.codec, seen.is_mp4 = video.codec, video.is_mp4
@@ -195,7 +196,7 @@ def frame_scores(frames: Iterable[Pixels]) -> list[float]:
         measure.add(None)
         return measure.scores
     except av.FFmpegError as problem:
-        raise ValueError(f"motion: expected frames that can be encoded, found {problem}.") from problem
+        raise UserError(f"motion: expected frames that can be encoded, found {problem}.") from problem
 
 
 def motion_summary(scores: Sequence[float]) -> tuple[float | None, float | None]:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..errors import UserError
+
 KEPT_WINDOWS = 4
 _SHARD, _ROW = 0x5348415244, 0x524F57
 
@@ -43,15 +45,15 @@ class ClipOrder:
     def __init__(self, counts: Sequence[int] | np.ndarray, seed: int, window: int = 8, rows: np.ndarray | None = None) -> None:
         self.counts, self.seed, self.window, self._rows = np.asarray(counts, dtype=np.int64), seed, window, rows
         if self.counts.ndim != 1 or (self.counts < 0).any() or window < 1:
-            raise ValueError(f"order: expected counts of 0 or more and a window of at least 1, found window {window}.")
+            raise UserError(f"order: expected counts of 0 or more and a window of at least 1, found window {window}.")
         self._firsts = np.concatenate([[0], np.cumsum(self.counts)])
         self._size = int(self._firsts[-1])
         if self._size == 0:
-            raise ValueError("order: expected at least one clip, found none; choose another selection or data set.")
+            raise UserError("order: expected at least one clip, found none; choose another selection or data set.")
         if rows is not None and len(rows) != self._size:
-            raise ValueError(f"order: expected {self._size} rows as the counts say, found {len(rows)}; count again.")
+            raise UserError(f"order: expected {self._size} rows as the counts say, found {len(rows)}; count again.")
         if rows is not None and (np.diff(np.asarray(rows, np.int64)) <= 0).any():
-            raise ValueError("order: expected rows in ascending order, found others; sort them.")
+            raise UserError("order: expected rows in ascending order, found others; sort them.")
         self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
         self._windows: dict[tuple[int, int], np.ndarray] = {}
 
@@ -83,7 +85,7 @@ class ClipOrder:
     def _rest_of_window(self, position: int) -> np.ndarray:
         """The rows from a position to the end of its window."""
         if position < 0:
-            raise ValueError(f"order: expected a position of 0 or more, found {position}.")
+            raise UserError(f"order: expected a position of 0 or more, found {position}.")
         epoch, place = divmod(int(position), self._size)
         if self._epoch is None or self._epoch[0] != epoch:
             shards = np.argsort(mix(np.arange(len(self.counts)), self.seed, epoch, _SHARD), kind="stable")

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TextIO
 
+from ..errors import UserError
+
 MAX_ROW = 1 << 20
 """Characters of a row."""
 BOMS = {
@@ -129,7 +131,7 @@ def unique_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """For json's object_pairs_hook. ValueError where a name is given twice."""
     found = Object(pairs)
     if found.twice:
-        raise ValueError(f"the name {found.twice[0]!r} twice in one object")
+        raise UserError(f"the name {found.twice[0]!r} twice in one object")
     return found
 
 
@@ -137,7 +139,7 @@ def lowered(cells: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
     """An object by names in small letters, without space around. ValueError for one of the known names that is there twice."""
     names = [name.strip().lower() for name in (*cells, *getattr(cells, "twice", ()))]
     if twice := next((name for name in known if names.count(name) > 1), ""):
-        raise ValueError(f"the name {twice!r} twice in one object")
+        raise UserError(f"the name {twice!r} twice in one object")
     return dict(zip(names, cells.values(), strict=False))
 
 
@@ -249,10 +251,10 @@ def _heading(path: str | os.PathLike[str], lines: Lines, known: Collection[str])
         else:
             found.append((bool({*names} & {*known}), names, delimiter))
     if not found:
-        raise ValueError(f"{path}: expected a heading with the names of columns, found {wrong}; mend it.")
+        raise UserError(f"{path}: expected a heading with the names of columns, found {wrong}; mend it.")
     _, heading, delimiter = max(found, key=lambda one: one[0])
     if twice := [name for name in known if heading.count(name) > 1]:
-        raise ValueError(f"{path}: expected every column once, found two called {twice[0]!r}; rename one.")
+        raise UserError(f"{path}: expected every column once, found two called {twice[0]!r}; rename one.")
     _record(lines, delimiter)
     return heading, delimiter
 

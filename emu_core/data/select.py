@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import UserError
 from ..media.files import whole_file, write_text
 from .arrow import pa, parquet, pc
 from .shards import SELECTIONS
@@ -49,7 +50,7 @@ def parse(text: str) -> tuple[Any, set[str]]:
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as problem:
-        raise ValueError(f"expression {text!r}: expected a condition, found what cannot be read; {EXAMPLE}.") from problem
+        raise UserError(f"expression {text!r}: expected a condition, found what cannot be read; {EXAMPLE}.") from problem
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - {"contains"}
     try:
         return _expression(tree.body), names
@@ -60,7 +61,7 @@ def parse(text: str) -> tuple[Any, set[str]]:
             part = ast.get_source_segment(text.strip(), node) if hasattr(node, "lineno") else None
             known = 'comparisons, and, or, not, + - * /, in, is None and contains(column, "text")'
             why = f"expected {known}, found {part or type(node).__name__!r}; {EXAMPLE}."
-        raise ValueError(f"expression {text!r}: {why}") from refused
+        raise UserError(f"expression {text!r}: {why}") from refused
 
 
 class _Refused(Exception):
@@ -125,23 +126,23 @@ def select(folder: str | Path, name: str, where: str, top: int | None = None, by
     """
     folder = Path(folder)
     if not NAME.fullmatch(name):
-        raise ValueError(f"NAME: expected letters, digits, - and _, found {name!r}; choose another name.")
+        raise UserError(f"NAME: expected letters, digits, - and _, found {name!r}; choose another name.")
     if (top is None) != (by is None) or (top is not None and top < 1):
-        raise ValueError(f"--top and --by: expected a number of at least 1 and a column, or neither, found {top} and {by}.")
+        raise UserError(f"--top and --by: expected a number of at least 1 and a column, or neither, found {top} and {by}.")
     condition, used = parse(where)
     if by is not None and by not in NUMBERS:
-        raise ValueError(f"--by: expected one of {', '.join(NUMBERS)}, found {by!r}.")
+        raise UserError(f"--by: expected one of {', '.join(NUMBERS)}, found {by!r}.")
     if not (folder / TABLE).is_file():
-        raise ValueError(f"{folder}: expected a folder that emu-video curate made, found no {TABLE} in it; check the path.")
+        raise UserError(f"{folder}: expected a folder that emu-video curate made, found no {TABLE} in it; check the path.")
     try:
         rows, values, total, empty = _scan(folder, condition, used, by)
     except (pa.ArrowException, TypeError) as problem:
         why = f"expected a condition that fits its columns, found {problem}; {EXAMPLE}."
-        raise ValueError(f"expression {where!r}: {why}") from problem
+        raise UserError(f"expression {where!r}: {why}") from problem
     if top is not None and len(rows) > top:
         rows = np.sort(rows[np.argsort(-values, kind="stable")[:top]])
     if not len(rows):
-        raise ValueError(f"{folder}: expected clips for which {where!r} holds, found none of {total}; loosen it.")
+        raise UserError(f"{folder}: expected clips for which {where!r} holds, found none of {total}; loosen it.")
     path = folder / SELECTIONS / f"{name}.npy"
     path.parent.mkdir(exist_ok=True)
     with whole_file(path) as part, open(part, "wb") as file:
@@ -179,5 +180,5 @@ def _scan(folder: Path, condition: Any, used: set[str], by: str | None) -> tuple
     for name, number in nulls.items():
         if total and number == total:
             how = FILLED_BY.get(name, "curate other clips")
-            raise ValueError(f"{folder}: expected values in the column {name}, found none in any of {total} clips; {how}.")
+            raise UserError(f"{folder}: expected values in the column {name}, found none in any of {total} clips; {how}.")
     return np.concatenate(rows), np.concatenate(values), total, empty

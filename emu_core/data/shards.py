@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from fsspec.core import url_to_fs
 
+from ..errors import UserError
 from ..media.files import whole_file
 from .arrow import parquet, pc
 from .files import Segment, locked, read_at
@@ -64,11 +65,11 @@ class Shards:
             index = self._array(INDEX)
         except (OSError, ValueError) as problem:
             why = f"expected a folder that emu-video curate finished, found no readable {INDEX} in it ({problem})"
-            raise ValueError(f"{self.address}: {why}; check the address, or run curate to its end.") from problem
+            raise UserError(f"{self.address}: {why}; check the address, or run curate to its end.") from problem
         if index.dtype != INDEX_TYPE:
-            raise ValueError(f"{self.address}/{INDEX}: expected fields {INDEX_TYPE}, found {index.dtype}; run curate again.")
+            raise UserError(f"{self.address}/{INDEX}: expected fields {INDEX_TYPE}, found {index.dtype}; run curate again.")
         if not len(index):
-            raise ValueError(f"{self.address}: expected clips, found none in it; see left_out.jsonl there for the reasons.")
+            raise UserError(f"{self.address}: expected clips, found none in it; see left_out.jsonl there for the reasons.")
         return index
 
     def _load_selection(self, name: str) -> np.ndarray:
@@ -76,11 +77,11 @@ class Shards:
             rows = np.load(name) if name.endswith(".npy") else self._array(f"{SELECTIONS}/{name}.npy")
         except (OSError, ValueError) as problem:
             why = f"expected the selection {name!r}, found none that can be read ({problem})"
-            raise ValueError(f"{self.address}: {why}; make it with emu-video select.") from problem
+            raise UserError(f"{self.address}: {why}; make it with emu-video select.") from problem
         if rows.ndim != 1 or rows.dtype.kind not in "ui" or not len(rows):
-            raise ValueError(f"{name}: expected row numbers, found {rows.dtype} of shape {rows.shape}; select again.")
+            raise UserError(f"{name}: expected row numbers, found {rows.dtype} of shape {rows.shape}; select again.")
         if int(rows[-1]) >= len(self.index) or (np.diff(rows.astype(np.int64)) <= 0).any() or int(rows[0]) < 0:
-            raise ValueError(f"{name}: expected ascending rows below {len(self.index)}, found others; select again.")
+            raise UserError(f"{name}: expected ascending rows below {len(self.index)}, found others; select again.")
         return np.asarray(rows)
 
     def __len__(self) -> int:
@@ -99,7 +100,7 @@ class Shards:
     def column(self, name: str) -> np.ndarray:
         """One column of the table over all rows; null is nan in a column of numbers."""
         if name not in COLUMNS:
-            raise ValueError(f"column {name!r}: expected one of {', '.join(COLUMNS)}.")
+            raise UserError(f"column {name!r}: expected one of {', '.join(COLUMNS)}.")
         return self._table.read(columns=[name]).column(0).to_numpy()
 
     def captions(self) -> Iterator[list[str]]:
@@ -114,10 +115,10 @@ class Shards:
             table = parquet.ParquetFile(self._file(TABLE))
         except (OSError, ValueError) as problem:
             found = f"expected a folder that emu-video curate made, found no readable {TABLE} in it ({problem})"
-            raise ValueError(f"{self.address}: {found}; check the address.") from problem
+            raise UserError(f"{self.address}: {found}; check the address.") from problem
         if table.metadata.num_rows != len(self.index):
             found = f"expected as many rows in {TABLE} as in {INDEX}, found {table.metadata.num_rows} and {len(self.index)}"
-            raise ValueError(f"{self.address}: {found}; run curate again, which finishes what was cut short.")
+            raise UserError(f"{self.address}: {found}; run curate again, which finishes what was cut short.")
         return table
 
     def read(self, row: int) -> bytes:
@@ -160,7 +161,7 @@ class Shards:
             data = fs.cat_file(f"{root}/{shard_name(number)}", start=offset, end=offset + size)
         if len(data) != size:
             where = f"{self.address}/{shard_name(number)}"
-            raise ValueError(f"{where}: expected {size} bytes at {offset}, found {len(data)}; copy the shard again.")
+            raise UserError(f"{where}: expected {size} bytes at {offset}, found {len(data)}; copy the shard again.")
         return data
 
     # -- files of a local folder, or of an fsspec address with an optional copy of its shards on this machine
@@ -211,4 +212,4 @@ class Shards:
             try:
                 fs.get_file(f"{root}/{name}", str(part))
             except OSError as problem:
-                raise ValueError(f"{self.address}/{name}: expected to copy it here, found {problem}.") from problem
+                raise UserError(f"{self.address}/{name}: expected to copy it here, found {problem}.") from problem

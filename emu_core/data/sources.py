@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import UserError
 from ..media.reading import is_frame_folder
 from .arrow import pa, parquet
 from .files import Place
@@ -73,14 +74,14 @@ def key_of(root: str, path: str) -> str:
 def check_sources(sources: Sequence[str]) -> None:
     """ValueError before any work: a source that is missing or of no known kind, a list without its columns."""
     if not sources:
-        raise ValueError("SOURCE: expected at least one folder, list or tar, found none; name one.")
+        raise UserError("SOURCE: expected at least one folder, list or tar, found none; name one.")
     for source in sources:
         path, suffix = Path(source), Path(source).suffix.lower()
         if not path.exists():
-            raise ValueError(f"{source}: expected a folder, a list or a tar, found nothing of that name; check the path.")
+            raise UserError(f"{source}: expected a folder, a list or a tar, found nothing of that name; check the path.")
         if not path.is_dir() and suffix not in (*LISTS, ".tar"):
             kinds = f"a folder of videos, a list ({', '.join(LISTS)}) or an uncompressed .tar"
-            raise ValueError(f"{source}: expected {kinds}, found {suffix or 'no extension'}; unpack or convert it.")
+            raise UserError(f"{source}: expected {kinds}, found {suffix or 'no extension'}; unpack or convert it.")
         if suffix in LISTS and path.is_file():
             next(_rows(path), None)
 
@@ -195,7 +196,7 @@ def _clips(path: Path) -> Iterator[tuple[Row, str, list[str], int]]:
         inner = ""
         try:
             if row.problem:
-                raise ValueError(row.problem)
+                raise UserError(row.problem)
             inner = _path_in(row.cells)
             captions = _captions_in(row.cells)
         except ValueError as problem:
@@ -209,9 +210,9 @@ def _clips(path: Path) -> Iterator[tuple[Row, str, list[str], int]]:
 def _path_in(cells: Mapping[str, Any]) -> str:
     given = next((cells[name] for name in PATH_COLUMNS if cells.get(name) is not None), "")
     if not isinstance(given, str) or not given.strip():
-        raise ValueError("no path in this row of the list")
+        raise UserError("no path in this row of the list")
     if wrong := not_text(given):
-        raise ValueError(wrong)
+        raise UserError(wrong)
     return given.strip()
 
 
@@ -239,7 +240,7 @@ def _rows(path: Path) -> Iterator[Row]:
     names = next(rows).cells
     if not all(any(name in names for name in wanted) for wanted in (PATH_COLUMNS, TEXT_COLUMNS)):
         wanted = "expected the columns path (or video) and caption (or text)"
-        raise ValueError(f"{path}: {wanted}, found {', '.join(names) or 'none'}; rename them.")
+        raise UserError(f"{path}: {wanted}, found {', '.join(names) or 'none'}; rename them.")
     yield from rows
 
 
@@ -259,13 +260,13 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             yield Row("", dict.fromkeys(columns.values(), ""))
             wanted = {name: plain for name, plain in columns.items() if plain in (*PATH_COLUMNS, *TEXT_COLUMNS)}
             if len({*wanted.values()}) < len(wanted):
-                raise ValueError(f"{path}: expected every column once, found {', '.join(wanted)}; rename one.")
+                raise UserError(f"{path}: expected every column once, found {', '.join(wanted)}; rename one.")
             rows = count(1)
             for batch in file.iter_batches(4096, columns=list(wanted)):
                 for cells in zip(*(_cells(batch.column(name)) for name in wanted), strict=True):
                     yield Row(f"row {next(rows)}", dict(zip(wanted.values(), cells, strict=True)))
     except pa.ArrowException as problem:
-        raise ValueError(f"{path}: expected a parquet file, found one that cannot be read ({problem}).") from problem
+        raise UserError(f"{path}: expected a parquet file, found one that cannot be read ({problem}).") from problem
 
 
 def _cells(column: Any) -> list[Any]:
@@ -325,11 +326,11 @@ def _in_tar(path: Path, member: tarfile.TarInfo, targets: Mapping[str, Place]) -
     """Where a member's bytes lie, a hard link's where those of the member are that it means. ValueError, a short reason."""
     if member.islnk():
         if (place := targets.get(os.path.normpath(member.linkname))) is None:
-            raise ValueError("a hard link to what is not in the tar")
+            raise UserError("a hard link to what is not in the tar")
         return place
     if not member.isreg() or member.sparse is not None:
         kinds = "a symbolic link, which is not followed" if member.issym() else "no plain file, as which it is read"
-        raise ValueError(f"{kinds} (in the tar)")
+        raise UserError(f"{kinds} (in the tar)")
     return Place(str(path), member.offset_data, member.size)
 
 
@@ -407,15 +408,15 @@ def _captions_in(cells: Mapping[str, Any]) -> list[str]:
         given.pop()  # other tools' subtitles, say
     texts = [text for each in given for text in (each if isinstance(each, list) else [each]) if text is not None]
     if not texts:
-        raise ValueError("no caption")
+        raise UserError("no caption")
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError("a caption that is no text")
+        raise UserError("a caption that is no text")
     found = dict.fromkeys(" ".join(text.replace("\0", " ").split()) for text in texts)
     if wrong := not_text(" ".join(found)):
-        raise ValueError(wrong)
+        raise UserError(wrong)
     found.pop("", None)
     if not found:
-        raise ValueError("caption empty")
+        raise UserError("caption empty")
     return list(found)
 
 
@@ -430,16 +431,16 @@ def read_captions(item: Item) -> list[str]:
     with item.caption.open() as file:
         data = file.read(MAX_CAPTION_BYTES + 1)
     if len(data) > MAX_CAPTION_BYTES:
-        raise ValueError(f"caption of more than {MAX_CAPTION_BYTES >> 20} MB")
+        raise UserError(f"caption of more than {MAX_CAPTION_BYTES >> 20} MB")
     try:
         text = decoded(data)
         content = json.loads(text, object_pairs_hook=Object) if item.caption_is_json else {"text": text}
     except UnicodeDecodeError as problem:
-        raise ValueError("caption is not UTF-8 text") from problem
+        raise UserError("caption is not UTF-8 text") from problem
     except (ValueError, RecursionError) as problem:
-        raise ValueError(f"caption file is not JSON ({problem})") from problem
+        raise UserError(f"caption file is not JSON ({problem})") from problem
     if isinstance(content, Object) and (twice := {*content.twice} & {*TEXT_COLUMNS}):
-        raise ValueError(f"the name {min(twice)!r} twice in the JSON file")
+        raise UserError(f"the name {min(twice)!r} twice in the JSON file")
     if not isinstance(content, dict) or not content.keys() & {*TEXT_COLUMNS}:
-        raise ValueError('no "caption" or "text" in the JSON file')
+        raise UserError('no "caption" or "text" in the JSON file')
     return _captions_in(content)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ..errors import UserError
 from ..media.images import to_bytes
 from ..networks import ImageText
 
@@ -20,13 +21,13 @@ def rank(images: Tensor | Sequence[Tensor], prompt: str, clip: ImageText) -> lis
     pictures, a wrong shape, or an empty prompt.
     """
     if not prompt.strip():
-        raise ValueError("prompt: expected the text that the pictures were made from, found an empty one; give it")
+        raise UserError("prompt: expected the text that the pictures were made from, found an empty one; give it")
     pictures = list(images)
     if not pictures:
-        raise ValueError("images: expected one or more candidates, found none; ask for at least one")
+        raise UserError("images: expected one or more candidates, found none; ask for at least one")
     wrong = [tuple(p.shape) for p in pictures if p.ndim != 3 or p.shape[-1] != 3 or not p.is_floating_point()]
     if wrong:
-        raise ValueError(f"images: expected pictures (height, width, 3) of floats, found {wrong[0]}; permute or convert them")
+        raise UserError(f"images: expected pictures (height, width, 3) of floats, found {wrong[0]}; permute or convert them")
     text = clip.texts([prompt])[0]
     # One at a time: candidates may be large, and there are few.
     return [float(clip.images([clip.prepare(to_bytes(picture))])[0] @ text) for picture in pictures]

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..errors import UserError
 from ..media import Facts, Unreadable, VideoReader, check_output
 from ..media.decoding import Pixels
 from ..media.files import whole_file, write_text
@@ -48,7 +49,7 @@ def common_target(videos: Sequence[Facts], even: bool = False) -> Target:
     """The smaller of each dimension: side of the centred square (`even`: a pixel less if it is odd), frame rate, length in time.
     Raises ValueError for none."""
     if not videos:
-        raise ValueError("equalise: expected one or more videos, found none; check the folders")
+        raise UserError("equalise: expected one or more videos, found none; check the folders")
     side = min(min(facts.width, facts.height) for facts in videos)
     fps, seconds = min(facts.fps for facts in videos), min(facts.seconds for facts in videos)
     return Target(side - side % 2 if even else side, max(1, math.floor(seconds * fps + 1e-6)), fps)
@@ -137,18 +138,18 @@ def equalise_sets(
     Returns what is written into the JSON. Raises ValueError for a single set, a target that is a source, or nothing in common.
     """
     if len(sets) < 2:
-        raise ValueError(f"equalise: expected two or more sets of videos, found {len(sets)}; give another folder")
+        raise UserError(f"equalise: expected two or more sets of videos, found {len(sets)}; give another folder")
     if across not in ("prompt", "all"):
-        raise ValueError(f"across: expected prompt or all, found {across!r}; choose one")
+        raise UserError(f"across: expected prompt or all, found {across!r}; choose one")
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: expected a folder to write into, found a file; choose another name")
+        raise UserError(f"{out}: expected a folder to write into, found a file; choose another name")
     for each in sets:
         if (out / each.name).resolve() == each.folder.resolve():
-            raise ValueError(f"{out}: expected another place than the videos', found that {each.name} would be overwritten")
+            raise UserError(f"{out}: expected another place than the videos', found that {each.name} would be overwritten")
     left_out: LeftOut = []
     groups = _groups(sets, prompts, left_out)
     if not groups:
-        raise ValueError(f"expected prompts of which all sets have a readable video, found none ({len(left_out)} left out)")
+        raise UserError(f"expected prompts of which all sets have a readable video, found none ({len(left_out)} left out)")
     smallest = common_target([video.facts for group in groups.values() for video in group], playable) if across == "all" else None
     written: list[dict[str, Any]] = []
     files = [f"{each.name}/{stem}.mp4" for each in sets for stem in groups]
@@ -179,7 +180,7 @@ def _groups(sets: Sequence[VideoSet], prompts: Sequence[Prompt] | None, left_out
     if prompts is None:
         counts = {each.name: len(each.files) for each in sets}
         if len(set(counts.values())) > 1:
-            raise ValueError(f"expected as many videos in each set, found {counts}; give --prompts, so that they can be matched")
+            raise UserError(f"expected as many videos in each set, found {counts}; give --prompts, so that they can be matched")
         rows = list(zip(*(each.files for each in sets), strict=True))
         stems = [files[0].name if files[0].is_dir() else files[0].stem for files in rows]
         if len({*map(same, stems)}) < len(stems):  # a.mp4 and a.webm, or A.mp4

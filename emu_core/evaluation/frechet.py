@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..errors import UserError
 from ..media.files import PathLike, whole_file
 from ..networks import Array
 
@@ -32,9 +33,9 @@ class Gaussian:
         """features (n, d) or (d,). Raises ValueError for another d and for nan or infinity."""
         batch = np.atleast_2d(np.asarray(features, dtype=np.float64))
         if batch.ndim != 2 or batch.shape[1] != self.mean.size:
-            raise ValueError(f"features: expected (n, {self.mean.size}), found {batch.shape}; use one network for all")
+            raise UserError(f"features: expected (n, {self.mean.size}), found {batch.shape}; use one network for all")
         if not np.isfinite(batch).all():
-            raise ValueError("features: expected finite numbers, found nan or infinity; check the network's precision")
+            raise UserError("features: expected finite numbers, found nan or infinity; check the network's precision")
         mean = batch.mean(axis=0)
         self._merge(len(batch), mean, (batch - mean).T @ (batch - mean))
 
@@ -49,7 +50,7 @@ class Gaussian:
     def covariance(self) -> Array:
         """(d, d), unbiased (n - 1), as in the reference implementations."""
         if self.count < 2:
-            raise ValueError(f"a covariance needs 2 or more samples, found {self.count}; give more videos")
+            raise UserError(f"a covariance needs 2 or more samples, found {self.count}; give more videos")
         return self._scatter / (self.count - 1)
 
 
@@ -68,7 +69,7 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     numbers, and no small constant on the diagonal where there are fewer samples than features.
     """
     if first.mean.shape != second.mean.shape:
-        raise ValueError(f"expected features of one size, found {first.mean.size} and {second.mean.size}; use one network")
+        raise UserError(f"expected features of one size, found {first.mean.size} and {second.mean.size}; use one network")
     s1, s2 = first.covariance, second.covariance
     values, vectors = np.linalg.eigh(s1)
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
@@ -90,7 +91,7 @@ class InceptionScore:
         """probabilities (n, k), rows of sum 1; splits (n,), which split each row belongs to."""
         rows = np.atleast_2d(np.asarray(probabilities, dtype=np.float64))
         if rows.shape[1] != self._sums.shape[1] or not np.allclose(rows.sum(axis=1), 1, atol=1e-3):
-            raise ValueError(f"expected probabilities (n, {self._sums.shape[1]}) of sum 1, found {rows.shape}; apply a softmax")
+            raise UserError(f"expected probabilities (n, {self._sums.shape[1]}) of sum 1, found {rows.shape}; apply a softmax")
         which = np.atleast_1d(np.asarray(splits, dtype=np.int64))
         np.add.at(self.counts, which, 1)
         np.add.at(self._sums, which, rows)
@@ -131,7 +132,7 @@ def split_numbers(samples: int, splits: int) -> NDArray[np.int64]:
 def save_statistics(path: PathLike, statistics: Gaussian, facts: Mapping[str, str]) -> None:
     """Write mean, covariance and count as .npz, with `facts` (network, sha256, preprocessing), whole or not at all."""
     if Path(path).suffix.lower() != ".npz":
-        raise ValueError(f"{path}: expected a name that ends in .npz for the statistics, found another; change it")
+        raise UserError(f"{path}: expected a name that ends in .npz for the statistics, found another; change it")
     told: dict[str, Any] = {f"fact_{name}": np.array(value) for name, value in facts.items()}
     with whole_file(path) as part, open(part, "wb") as file:
         np.savez(file, count=statistics.count, mean=statistics.mean, covariance=statistics.covariance, **told)
@@ -145,11 +146,11 @@ def load_statistics(path: PathLike, facts: Mapping[str, str]) -> Gaussian:
             count, mean, covariance = int(file["count"]), file["mean"], file["covariance"]
     except (OSError, ValueError, KeyError, EOFError) as problem:
         wanted = f"{path}: expected statistics of `emu-video evaluate --save-reference`"
-        raise ValueError(f"{wanted}, found others ({problem}); make it again") from problem
+        raise UserError(f"{wanted}, found others ({problem}); make it again") from problem
     for name, value in facts.items():
         if found.get(name) != value:
             said = found.get(name, "nothing said")
-            raise ValueError(f"{path}: expected statistics with {name} {value}, found {said}; make them again with this network")
+            raise UserError(f"{path}: expected statistics with {name} {value}, found {said}; make them again with this network")
     statistics = Gaussian(mean.size)
     statistics.count, statistics.mean, statistics._scatter = count, mean, covariance * (count - 1)
     return statistics

@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from ..data.motion_score import frame_scores, look
+from ..errors import UserError
 from ..media import Facts, Unreadable, VideoReader, fit, read_image
 from ..media.decoding import Pixels
 from ..media.images import to_bytes
@@ -228,7 +229,7 @@ def measure_video(path: Path, prompt: Prompt, networks: Networks = Networks()) -
     try:
         image = None if prompt.image is None else read_image(prompt.image)
     except Unreadable as problem:
-        raise ValueError(str(problem)) from problem
+        raise UserError(str(problem)) from problem
     return _measure(video, video.facts, prompt.text, image, networks, lambda: [] if path.is_dir() else look(path).scores)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
+from ..errors import UserError
 from ..media.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -85,18 +86,18 @@ def check_free(out: Path, files: Sequence[str], reports: Sequence[str]) -> None:
     places: dict[str, tuple[str, bool]] = {}
     own = _own(out, reports)
     if twice := [file for file, times in Counter([*files, *reports]).items() if times > 1]:
-        raise ValueError(f"{out}: expected a name for each file and folder, found {twice[0]!r} twice; rename a set")
+        raise UserError(f"{out}: expected a name for each file and folder, found {twice[0]!r} twice; rename a set")
     for file in (*files, *reports):
         for place in (file, *(str(parent) for parent in Path(file).parents)):
             other, is_file = places.setdefault(same(place), (place, place == file))
             if other != place or is_file != (place == file):
-                raise ValueError(f"{out}: expected a name for each file and folder, found {other!r} and {place!r}; rename a set")
+                raise UserError(f"{out}: expected a name for each file and folder, found {other!r} and {place!r}; rename a set")
         if (taken := out / file).is_dir() or (os.path.lexists(taken) and file not in own):
             why = "expected no such file, since nothing is overwritten that this did not write, found one"
-            raise ValueError(f"{taken}: {why}; choose another folder, or move it away")
+            raise UserError(f"{taken}: {why}; choose another folder, or move it away")
     for place, is_file in places.values():
         if not is_file and os.path.lexists(out / place) and not (out / place).is_dir():
-            raise ValueError(
+            raise UserError(
                 f"{out / place}: expected a folder for the videos, found a file; choose another name, or move it away"
             )
 
@@ -119,4 +120,4 @@ def check_written(out: Path, files: Sequence[str]) -> None:
     if missing or len({*files}) < len(files):
         what = ", ".join(missing[:5]) + (" and more" if len(missing) > 5 else "")
         found = f"found {len({*files}) - len(missing)} (missing: {what or 'names were used twice'})"
-        raise ValueError(f"{out}: expected to write {len(files)} files, {found}; run it again")
+        raise UserError(f"{out}: expected to write {len(files)} files, {found}; run it again")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.rows import MARK, Object, Row, lowered, not_text, open_text, read_json_lines, read_table
+from ..errors import UserError
 from ..media import IMAGE_EXTENSIONS, read_image
 from ..media.files import PathLike
 
@@ -72,35 +73,35 @@ def read_prompts(name: PathLike) -> list[Prompt]:
     if not path.is_file():
         if os.fspath(name) not in sets:
             kinds = f"a file of prompts (.txt, .csv, .tsv, .json, .jsonl) or a bundled set ({', '.join(sets)})"
-            raise ValueError(f"{name}: expected {kinds}, found neither; check the path")
+            raise UserError(f"{name}: expected {kinds}, found neither; check the path")
         path = sets[os.fspath(name)]
     try:
         rows = list(_rows(path))
     except (OSError, json.JSONDecodeError, RecursionError) as problem:
         kind = f"{path.suffix or 'text'} in UTF-8"
-        raise ValueError(f"{path}: expected prompts as {kind}, found something else ({problem}); mend the file") from problem
+        raise UserError(f"{path}: expected prompts as {kind}, found something else ({problem}); mend the file") from problem
     if not rows:
-        raise ValueError(f"{path}: expected one or more prompts, found none; write one a line")
+        raise UserError(f"{path}: expected one or more prompts, found none; write one a line")
     prompts: dict[str, Prompt] = {}
     width = max(3, len(str(len(rows) - 1)))
     for number, row in enumerate(rows):
         place = f"entry {number + 1}" + (f" ({row.place})" if row.place else "")
         if row.problem:
-            raise ValueError(f"{path}: expected a prompt in {place}, found {row.problem}; mend it")
+            raise UserError(f"{path}: expected a prompt in {place}, found {row.problem}; mend it")
         given = {name: _first(row.cells, keys) for name, keys in KEYS.items()}
         for name, value in given.items():
             if not isinstance(value, str | int | float) or not_text(str(value)):
-                raise ValueError(f"{path}: expected text as {name} in {place}, found {str(value)[:60]!r}; mend it")
+                raise UserError(f"{path}: expected text as {name} in {place}, found {str(value)[:60]!r}; mend it")
         text, key, image_name = (" ".join(str(given["prompt"]).split()), *(str(given[n]).strip() for n in ("id", "image")))
         if not text:
             keys = " or ".join(TEXT_KEYS)
-            raise ValueError(f"{path}: expected a prompt in {place} ({keys}), found none; write or drop it")
+            raise UserError(f"{path}: expected a prompt in {place} ({keys}), found none; write or drop it")
         key = key or f"{number:0{width}d}"
         if key in prompts:
-            raise ValueError(f"{path}: expected every id once, found {key!r} again in {place}; rename one")
+            raise UserError(f"{path}: expected every id once, found {key!r} again in {place}; rename one")
         image = path.parent / Path(image_name).expanduser() if image_name else None
         if image is not None and not image.is_file():
-            raise ValueError(f"{path}: expected the conditioning image {image}, found no such file; check its path")
+            raise UserError(f"{path}: expected the conditioning image {image}, found no such file; check its path")
         prompts[key] = Prompt(key, text, image)
     return list(prompts.values())
 
@@ -125,12 +126,12 @@ def _rows(path: Path) -> Iterator[Row]:
         if isinstance(content, dict) and isinstance(content.get("prompts"), list):
             content = content["prompts"]
         if not isinstance(content, dict | list):
-            raise ValueError(f"{path}: expected a list or an object of prompts, found {str(content)[:60]!r}; mend it")
+            raise UserError(f"{path}: expected a list or an object of prompts, found {str(content)[:60]!r}; mend it")
         pairs = content.items() if isinstance(content, dict) else (("", value) for value in content)
         for name, value in pairs:
             cells = _object(value)
             if cells is None:
-                raise ValueError(
+                raise UserError(
                     f"{path}: expected each prompt as text or as an object, found {str(value)[:60]!r}; mend that entry"
                 )
             try:
@@ -138,17 +139,17 @@ def _rows(path: Path) -> Iterator[Row]:
             except ValueError as problem:
                 yield Row("", problem=str(problem))
     else:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected prompts in .txt, .csv, .tsv, .json or .jsonl, found {suffix or 'no extension'}; rename it"
         )
 
 
 def _json(path: Path, text: str) -> Any:
     if wrong := not_text(text):
-        raise ValueError(f"{path}: expected prompts as .json in UTF-8, found {wrong}")
+        raise UserError(f"{path}: expected prompts as .json in UTF-8, found {wrong}")
     content = json.loads(text.lstrip(MARK), object_pairs_hook=Object)
     if isinstance(content, Object) and content.twice:
-        raise ValueError(f"{path}: expected every name once, found the name {content.twice[0]!r} twice in one object; rename one")
+        raise UserError(f"{path}: expected every name once, found the name {content.twice[0]!r} twice in one object; rename one")
     return content
 
 
@@ -177,10 +178,10 @@ def with_images(prompts: Sequence[Prompt], folder: PathLike) -> list[Prompt]:
     ]
     images = [next((found[name] for name in choices if name in found), []) for choices in names]
     if twice := next((paths for paths in images if len(paths) > 1), None):
-        raise ValueError(f"{folder}: expected one image of a prompt, found {' and '.join(p.name for p in twice)}; keep one")
+        raise UserError(f"{folder}: expected one image of a prompt, found {' and '.join(p.name for p in twice)}; keep one")
     if not any(images):
         wanted = f"conditioning images named after prompts (such as {names[0][2]}.png)"
-        raise ValueError(f"{folder}: expected {wanted}, found none; check it")
+        raise UserError(f"{folder}: expected {wanted}, found none; check it")
     return [replace(prompt, image=[*paths, prompt.image][0]) for prompt, paths in zip(prompts, images, strict=True)]
 
 

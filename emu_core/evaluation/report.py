@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..errors import UserError
 from ..media.files import write_text
 from .metrics import ARROWS, CHANGES, IS_FRAMES, IS_VIDEO, METRICS, NOT_COMPUTED, SET_METRICS, VIDEO_METRICS, Metric
 from .plots import draw_all
@@ -175,7 +176,7 @@ def _networks(evaluation: Evaluation) -> Iterator[str]:
 def write_report(evaluation: Evaluation, out: Path) -> list[Path]:
     """Write the JSON, the table and the plots into a folder, which is made if it is not there; returns their paths."""
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: expected a folder for the report, found a file; choose another name")
+        raise UserError(f"{out}: expected a folder for the report, found a file; choose another name")
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / JSON_FILE, json.dumps(as_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False))
     write_text(out / TABLE_FILE, as_markdown(evaluation))

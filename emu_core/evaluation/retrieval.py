@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from ..data.shards import Shards
+from ..errors import UserError
 from ..media.files import whole_file, write_text
 from ..networks import TextVectors
 from .names import check_free, check_written, claim
@@ -103,12 +104,12 @@ def caption_vectors(
     try:
         facts, found = json.loads(about.read_text(encoding="utf-8")), np.load(file, mmap_mode="r")
     except (OSError, ValueError) as problem:
-        raise ValueError(f"{file}: expected vectors of `emu-video retrieve`, found others ({problem}); delete it") from problem
+        raise UserError(f"{file}: expected vectors of `emu-video retrieve`, found others ({problem}); delete it") from problem
     if facts.get("sha256") != network.source.sha256:
         wanted, other = network.source.name, facts.get("name")
-        raise ValueError(f"{file}: expected the vectors of {wanted}, found those of {other}; delete or rename it")
+        raise UserError(f"{file}: expected the vectors of {wanted}, found those of {other}; delete or rename it")
     if facts.get("captions") != len(found) or facts.get("captions_sha256") != _digest(captions):
-        raise ValueError(f"{file}: expected the vectors of these captions, found those of others; delete it or name another")
+        raise UserError(f"{file}: expected the vectors of these captions, found those of others; delete it or name another")
     return found
 
 
@@ -203,7 +204,7 @@ def retrieve(
     no captions at all.
     """
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: expected a folder for the videos, found a file; choose another name")
+        raise UserError(f"{out}: expected a folder for the videos, found a file; choose another name")
     names = [f"{stem}.mp4" for stem in file_stems(prompts)]
     check_free(out, names, [REPORT])
     out.mkdir(parents=True, exist_ok=True)
@@ -220,7 +221,7 @@ def retrieve(
             del known  # closed before the file goes
         method = {"name": f"cosine of text vectors of {network.source.name}", "search": how, **network.source.facts()}
     if any(each.row < 0 for each in found):
-        raise ValueError("expected clips with captions, found none; caption the clips first")
+        raise UserError("expected clips with captions, found none; caption the clips first")
     ends = np.cumsum(clips.caption_counts())  # a clip may have several, each of which is compared
     entries = []
     claim(out, names, [REPORT])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..errors import UserError
 from ..media import Unreadable, VideoReader
 from ..networks import Networks, VideoFeatures
 from . import metrics
@@ -200,7 +201,7 @@ def measure_reference(
     inside = Path(reference).expanduser().rglob("*")  # nothing where there is no folder
     files = sorted(path for path in inside if path.suffix.lower() in EXTENSIONS)
     if not files:
-        raise ValueError(f"{reference}: expected a folder of reference videos or statistics (.npz), found none; check the path")
+        raise UserError(f"{reference}: expected a folder of reference videos or statistics (.npz), found none; check the path")
     found: Statistics = {}
     broken: list[tuple[Path, str]] = []
     for path in files:
@@ -221,7 +222,7 @@ def measure_reference(
         progress()
     few = ", ".join(metric.label for metric, _ in wanted if metric.key not in found or found[metric.key].count < 2)
     if few:
-        raise ValueError(f"{reference}: expected 2 or more reference videos for {few}, found fewer that can be used; give more")
+        raise UserError(f"{reference}: expected 2 or more reference videos for {few}, found fewer that can be used; give more")
     if save:
         for metric, network in wanted:
             save_statistics(_named(save, metric, wanted), found[metric.key], network.source.facts())

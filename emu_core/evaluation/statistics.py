@@ -15,6 +15,8 @@ import numpy as np
 import scipy  # loads scipy.stats when it is first used: that takes half a second
 from numpy.typing import ArrayLike, NDArray
 
+from ..errors import UserError
+
 CONFIDENCE = 0.95
 RESAMPLES = 5000
 SEED = 0
@@ -50,7 +52,7 @@ def bootstrap_difference(
     """Mean of first - second over the prompts (n,) that both have; a prompt is drawn with both of its values (paired)."""
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape:
-        raise ValueError(f"expected one value a prompt from both systems, found {a.shape} and {b.shape}; use the same prompts")
+        raise UserError(f"expected one value a prompt from both systems, found {a.shape} and {b.shape}; use the same prompts")
     return bootstrap_mean(a - b, confidence, resamples, seed)
 
 
@@ -114,7 +116,7 @@ def fleiss_kappa(counts: Sequence[Sequence[int]]) -> float | None:
         return None
     raters = sum(counts[0])
     if any(sum(row) != raters for row in counts):
-        raise ValueError("counts: expected the same number of raters for every subject, found different ones; leave those out.")
+        raise UserError("counts: expected the same number of raters for every subject, found different ones; leave those out.")
     total = raters * len(counts)
     chance = sum(Fraction(sum(column), total) ** 2 for column in zip(*counts, strict=True)) if total else Fraction(1)
     if raters < 2 or chance == 1:

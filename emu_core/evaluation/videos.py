@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import UserError
 from ..media import VIDEO_EXTENSIONS, Unreadable, VideoReader
 from ..media.files import natural
 from ..media.reading import frame_names
@@ -38,11 +39,11 @@ def open_sets(arguments: Sequence[str]) -> list[VideoSet]:
         if not sign or os.path.isdir(text):
             name, place = "", text
         if name in (".", "..") or "/" in name or os.sep in name or not name.isprintable():
-            raise ValueError(f"{text}: expected a plain name before the =, found {name!r}; results lie in folders of that name")
+            raise UserError(f"{text}: expected a plain name before the =, found {name!r}; results lie in folders of that name")
         sets.append(open_set(name, place))
         if sets[-1].name in [each.name for each in sets[:-1]]:
             twice = sets[-1].name
-            raise ValueError(f"expected a name for each set, found two called {twice!r}; name one of them, as other={twice}")
+            raise UserError(f"expected a name for each set, found two called {twice!r}; name one of them, as other={twice}")
     return sets
 
 
@@ -51,11 +52,11 @@ def open_set(name: str, place: str | os.PathLike[str]) -> VideoSet:
     folder = Path(place).expanduser()
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
-        raise ValueError(f"{place}: expected a folder of videos, found {found}; check the path")
+        raise UserError(f"{place}: expected a folder of videos, found {found}; check the path")
     visible = sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda e: natural(e.name))
     files = tuple(e for e in visible if (frame_names(e) if e.is_dir() else e.suffix.lower() in EXTENSIONS))
     if not files:
-        raise ValueError(f"{folder}: expected videos ({', '.join(EXTENSIONS)}) or folders of frames, found none; check the path")
+        raise UserError(f"{folder}: expected videos ({', '.join(EXTENSIONS)}) or folders of frames, found none; check the path")
     return VideoSet(name or folder.resolve().name, folder, files)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import UserError
 from ..model.config import ClipShape, Origin, SamplingConfig, StackConfig, UNetShape
 from ..model.schedule import ScheduleConfig
 from .layers import MotionModules, NormOver
@@ -37,7 +38,7 @@ def plan(shapes: Shapes) -> Plan:
     modules = read_modules(shapes, naming)
     kernel = shapes.get("conv_in.weight", ())
     if any(name.startswith("conv_in.") for name in shapes) and (len(kernel) != 4 or kernel[1] not in (4, 9)):
-        raise ValueError(f"is damaged, for its conv_in.weight should have 4 or 9 channels, found shape {kernel}: copy it again")
+        raise UserError(f"is damaged, for its conv_in.weight should have 4 or 9 channels, found shape {kernel}: copy it again")
     original = naming is ORIGINAL
     first = original and not modules.has_mid and modules.positions <= 24
     # version 1's own program lets the image model's group norms run over all frames; later ones, and diffusers, do not

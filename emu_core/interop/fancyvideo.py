@@ -6,6 +6,7 @@ given. Its own video autoencoder makes about four frames of each latent, so that
 
 from __future__ import annotations
 
+from ..errors import UserError
 from ..model.schedule import ScheduleConfig
 from . import animatediff
 from .layout import ORIGINAL, Plan, Shapes
@@ -27,13 +28,13 @@ def matches(shapes: Shapes) -> bool:
 def plan(shapes: Shapes) -> Plan:
     """See `recognise.import_plan`. ValueError for a variant with cross-frame text modules."""
     if any(".ctm_" in name or "_text_modules." in name for name in shapes):
-        raise ValueError("is a FancyVideo checkpoint with cross-frame text modules, not known here: take a released checkpoint")
+        raise UserError("is a FancyVideo checkpoint with cross-frame text modules, not known here: take a released checkpoint")
     result = animatediff.plan(shapes)
     if not animatediff.has_image_channels(shapes):
-        raise ValueError("is half a checkpoint of family fancyvideo, without its conv_in.weight of 9 channels: copy it again")
+        raise UserError("is half a checkpoint of family fancyvideo, without its conv_in.weight of 9 channels: copy it again")
     told = [value for value in VALUES if f"{value[2]}.linear.weight" in shapes]
     if len(told) == 1:
-        raise ValueError(f"is half a checkpoint of family fancyvideo, with {told[0][2]} and not the other: copy it again")
+        raise UserError(f"is half a checkpoint of family fancyvideo, with {told[0][2]} and not the other: copy it again")
     for name, _, theirs in told:
         result.sources |= {f"embeddings.{name}.linear.{kind}": f"{theirs}.linear.{kind}" for kind in ("weight", "bias")}
     result.config = result.config.changed(

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
+from ..errors import UserError
 from ..model.kernels import Attend
 from ..model.layers import GEGLU, TORCH_LAYERS, AttentionKind, Layers, LayerTypes, Run, TemporalAttention, TemporalModule, zero_
 from ..model.sites import Site
@@ -46,9 +47,9 @@ class MotionModules(Layers):
         super().__post_init__()
         for name in ("norm", "image_norms"):
             if getattr(self, name) not in ("frame", "video"):
-                raise ValueError(f"{name} must be frame or video, found {getattr(self, name)!r}")
+                raise UserError(f"{name} must be frame or video, found {getattr(self, name)!r}")
         if min(self.heads, self.blocks, self.attentions) < 1 or min(self.positions, self.head_dim, self.entrance) < 0:
-            raise ValueError(f"heads, blocks and attentions of a motion module must be 1 or more, found {self}")
+            raise UserError(f"heads, blocks and attentions of a motion module must be 1 or more, found {self}")
 
     @property
     def kinds(self) -> tuple[AttentionKind, ...]:
@@ -132,9 +133,9 @@ class MotionModule(TemporalModule):
         heads = config.heads if inner is not None or not config.head_dim else channels // config.head_dim
         inner = channels if inner is None else inner
         if channels % GROUPS:
-            raise ValueError(f"a motion module needs a multiple of {GROUPS} channels, found {channels}")
+            raise UserError(f"a motion module needs a multiple of {GROUPS} channels, found {channels}")
         if heads < 1 or inner % heads:
-            raise ValueError(f"a width of {inner} does not split into {heads} heads")
+            raise UserError(f"a width of {inner} does not split into {heads} heads")
         self.over_video = config.norm == "video"
         self.norm = types.group_norm(GROUPS, channels, eps=1e-6, **factory)
         self.proj_in = types.linear(channels, inner, **factory)
@@ -161,7 +162,7 @@ class ConvStack(TemporalModule):
     def __init__(self, channels: int, types: LayerTypes = TORCH_LAYERS, **factory: Any) -> None:
         super().__init__()
         if channels % GROUPS:
-            raise ValueError(f"a temporal convolution of this kind needs a multiple of {GROUPS} channels, found {channels}")
+            raise UserError(f"a temporal convolution of this kind needs a multiple of {GROUPS} channels, found {channels}")
         self.norms = nn.ModuleList(types.group_norm(GROUPS, channels, **factory) for _ in range(4))
         self.convs = nn.ModuleList(types.conv2d(channels, channels, (3, 1), padding=(1, 0), **factory) for _ in range(4))
         zero_(self.convs[-1])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..errors import UserError
 from ..model.config import StackConfig
 from ..model.layers import sinusoids
 from ..model.sites import Site
@@ -137,7 +138,7 @@ def read_modules(shapes: Shapes, naming: Naming, length: int = 32) -> Modules:
     widths = {site.name.split(".")[1]: site.channels for site in reversed(sites) if site.name.startswith("down.")}
     length = tables[0][1] if tables else length
     if length < 1:
-        raise ValueError("a table of positions without a row")
+        raise UserError("a table of positions without a row")
     return Modules(tuple(sites), sources, changes, blocks, length, tuple(reversed(widths.values())))
 
 

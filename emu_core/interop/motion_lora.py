@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ..errors import UserError
 from ..model.config import StackConfig
 from ..model.sites import Site
 from ..model.stack import TemporalStack
@@ -87,16 +88,16 @@ def plan(file: WeightFile, config: StackConfig) -> LoraPlan:
     if not targets:
         wanted = "ModelScope or ZeroScope" if listed else "AnimateDiff v2"
         has = f"this stack of family {config.origin.family} has no motion modules"
-        raise ValueError(f"{what}, and {has}: choose a stack of {wanted} for it")
+        raise UserError(f"{what}, and {has}: choose a stack of {wanted} for it")
     parts, rest = _listed(file, config) if listed else _named(file)
     middle = [module for module in parts if module.startswith("mid_block") and module not in targets]
     lost = sorted(min(names.values()) for module, names in parts.items() if module not in targets and module not in middle)
     if lost:
-        raise ValueError(f"{what} with {len(lost)} changes that this stack has no weight for: {_few(lost)}; {_choose(config)}")
+        raise UserError(f"{what} with {len(lost)} changes that this stack has no weight for: {_few(lost)}; {_choose(config)}")
     _refuse_without_middle(what, config, {targets[module] for module in parts if module in targets})
     pairs = {targets[module]: _pair(what, file, module, found) for module, found in parts.items() if module in targets}
     if not pairs:
-        raise ValueError(f"{what} whose changes are all in the middle, where this stack has no module; {_choose(config)}")
+        raise UserError(f"{what} whose changes are all in the middle, where this stack has no module; {_choose(config)}")
     for name, pair in pairs.items():
         _check_shape(what, file, pair, _shapes(config)[name], config)
     notes = []
@@ -140,7 +141,7 @@ def _named(file: WeightFile) -> tuple[Parts, list[str]]:
             parts.setdefault(_spelt(name[: found.start()]), {})[side.removeprefix("lora_")] = name
     if strange:
         more = f"weights beside low-rank products: {_few(sorted(strange))}"
-        raise ValueError(f"{file.path} is a motion LoRA with {len(strange)} {more}; only up, down and alpha are read here")
+        raise UserError(f"{file.path} is a motion LoRA with {len(strange)} {more}; only up, down and alpha are read here")
     return parts, rest
 
 
@@ -153,7 +154,7 @@ def _spelt(module: str) -> str:
 def _pair(what: str, file: WeightFile, module: str, found: dict[str, str]) -> Pair:
     if lacking := {"up", "down"} - found.keys():
         has = _few(sorted(found.values()))
-        raise ValueError(f"{what} that lacks the {sorted(lacking)[0]} weight of {module}, found only {has}: copy it again")
+        raise UserError(f"{what} that lacks the {sorted(lacking)[0]} weight of {module}, found only {has}: copy it again")
     if "alpha" in found:
         return Pair(found["up"], found["down"], found["alpha"])
     return Pair(found["up"], found["down"], _told_alpha(file, found["down"]))
@@ -172,7 +173,7 @@ def _told_alpha(file: WeightFile, down: str) -> float | None:
         rank = file.shapes[down][0]
         return None if alpha is None else float(alpha) * (rank**0.5 if own.get("use_rslora") else 1.0)
     except (ValueError, TypeError, AttributeError, re.error) as error:
-        raise ValueError(f"{file.path} has damaged metadata in {METADATA} ({error}): download or copy it again") from error
+        raise UserError(f"{file.path} has damaged metadata in {METADATA} ({error}): download or copy it again") from error
 
 
 def _few(names: list[str]) -> str:
@@ -232,7 +233,7 @@ def _listed(file: WeightFile, config: StackConfig) -> tuple[Parts, list[str]]:
     if count != expected or not modules:
         what = f"{file.path} is a list of {count} LoRA weights without names, as MotionDirector writes for ModelScope"
         takes = f"this stack of family {config.origin.family} takes {expected or 'none'}"
-        raise ValueError(f"{what}: {takes}; a spatial one changes the image model, and ComfyUI has no loader for it")
+        raise UserError(f"{what}: {takes}; a spatial one changes the image model, and ComfyUI has no loader for it")
     return {_spelt(name): {"up": str(2 * n), "down": str(2 * n + 1)} for n, name in enumerate(modules)}, []
 
 
@@ -245,19 +246,19 @@ def _refuse_without_middle(what: str, config: StackConfig, changed: set[str]) ->
     middle = {name for name in layers if name.startswith("mid-")}
     if middle and layers - {name.split(".")[1] for name in changed} == middle:
         made = "for a stack without a module in the middle (AnimateDiff v1 or v3)"
-        raise ValueError(f"{what} made {made}, and this stack has one: put it on such a stack")
+        raise UserError(f"{what} made {made}, and this stack has one: put it on such a stack")
 
 
 def _check_shape(what: str, file: WeightFile, pair: Pair, shape: tuple[int, ...], config: StackConfig) -> None:
     up, down = file.shapes[pair.up], file.shapes[pair.down]
     if len(up) < 2 or len(down) < 2 or up[1] != down[0] or any(size != 1 for size in up[2:]):
-        raise ValueError(f"{what} whose {pair.down} of shape {down} and {pair.up} of shape {up} make no product: copy it again")
+        raise UserError(f"{what} whose {pair.down} of shape {down} and {pair.up} of shape {up} make no product: copy it again")
     inner, expected = torch.Size(down[1:]).numel(), torch.Size(shape[1:]).numel()
     if (up[0], inner) != (shape[0], expected):
         found = f"{pair.down} changes a weight of {up[0]} x {inner}, and this stack's has {shape[0]} x {expected}"
-        raise ValueError(f"{what} for another motion module: {found}; {_choose(config)}")
+        raise UserError(f"{what} for another motion module: {found}; {_choose(config)}")
     if isinstance(pair.alpha, str) and torch.Size(file.shapes[pair.alpha]).numel() != 1:
-        raise ValueError(f"{what} whose {pair.alpha} has shape {file.shapes[pair.alpha]}, expected one number: copy it again")
+        raise UserError(f"{what} whose {pair.alpha} has shape {file.shapes[pair.alpha]}, expected one number: copy it again")
 
 
 def _choose(config: StackConfig) -> str:

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import torch
 
+from ..errors import UserError
 from ..model.config import Family
 from ..model.stack import TemporalStack
 from ..weights import WeightFile
@@ -145,11 +146,11 @@ def import_plan(file: WeightFile, variant: str | None = None) -> Plan:
     """How the file becomes a stack; its `sources` are names of `bare(file)`. `variant`: see `variants`. ValueError for what is
     none, or lacks or has more weights than its family."""
     if what := _other(file.shapes):
-        raise ValueError(f"{file.path} {what}")
+        raise UserError(f"{file.path} {what}")
     lcm, file = any(_LCM_TABLE in name for name in file.shapes), bare(file)
     family = _family(file.shapes)
     if family is None:
-        raise ValueError(f"{file.path} {_trouble(file.shapes)}")
+        raise UserError(f"{file.path} {_trouble(file.shapes)}")
     try:
         plan: Plan = _MODULES[family].plan(file.shapes)
         _check_whole(family, plan)
@@ -165,7 +166,7 @@ def import_plan(file: WeightFile, variant: str | None = None) -> Plan:
         if not why.startswith("is "):
             shapes = f" ({why})" if type(error) is ValueError and why else ""
             why = f"has the keys of {family}, but no stack can be built of their shapes{shapes}: copy it again"
-        raise ValueError(f"{file.path} {why}") from error
+        raise UserError(f"{file.path} {why}") from error
     file.check_precision(f"a checkpoint of family {plan.config.origin.family}", plan.sources.values())
     _check_shapes(file, family, plan, wanted)
     return plan
@@ -178,7 +179,7 @@ def _check_whole(family: Family, plan: Plan) -> None:
         "modelscope": {"conv_in", "mid.resnet.0", "mid.resnet.1", "mid.attention.0", "down.0.resnet.0", "down.0.attention.0"},
     }.get(family, set())
     if missing := [*missing_modules(plan.config.sites), *sorted(always - names)]:
-        raise ValueError(f"is half a checkpoint of family {family}, without its modules at {_few(missing)}: copy it again")
+        raise UserError(f"is half a checkpoint of family {family}, without its modules at {_few(missing)}: copy it again")
 
 
 def _check_names(file: WeightFile, family: Family, plan: Plan) -> list[str]:
@@ -190,9 +191,9 @@ def _check_names(file: WeightFile, family: Family, plan: Plan) -> list[str]:
     extra = sorted(k for k in file.shapes.keys() - expected - {fancyvideo.MARKER} if not is_spatial(k))
     who = f"is a checkpoint of family {family}"
     if missing and set(missing) != tables:
-        raise ValueError(f"{who} without {len(missing)} of its weights: {_few(missing)}; copy it again")
+        raise UserError(f"{who} without {len(missing)} of its weights: {_few(missing)}; copy it again")
     if extra:
-        raise ValueError(f"{who} with {len(extra)} weights that this family does not have: {_few(extra)}; is it newer?")
+        raise UserError(f"{who} with {len(extra)} weights that this family does not have: {_few(extra)}; is it newer?")
     return missing
 
 
@@ -206,7 +207,7 @@ def _check_shapes(file: WeightFile, family: Family, plan: Plan, wanted: Mapping[
         except (IndexError, RuntimeError):
             fits = False
         if not fits:
-            raise ValueError(
+            raise UserError(
                 f"{file.path}: expected {theirs} to give a weight of shape {expected}, found shape {file.shapes[theirs]}: "
                 f"it is no {family} checkpoint as published, or is damaged"
             )

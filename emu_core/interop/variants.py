@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..model.config import StackConfig
 
 AUTO = "auto"
@@ -33,16 +34,14 @@ def as_variant(config: StackConfig, path: Path, variant: str | None, has_table: 
     """
     variant = None if variant in (None, AUTO) else str(variant).lower()
     if variant not in (None, *VARIANTS):
-        raise ValueError(f"{path}: unknown variant {variant!r}, expected one of {', '.join(VARIANTS)}")
+        raise UserError(f"{path}: unknown variant {variant!r}, expected one of {', '.join(VARIANTS)}")
     named = by_name(path)
     if (config.origin.family, config.origin.stage) != ("animatediff", "v2"):
         if variant is not None:
             kind = f"{config.origin.family} {config.origin.stage}".strip()
-            raise ValueError(f"{path} has the keys of {kind}, and a variant is for those of AnimateDiff v2: leave {variant} out")
+            raise UserError(f"{path} has the keys of {kind}, and a variant is for those of AnimateDiff v2: leave {variant} out")
         if named and config.origin.family == "animatediff" and config.origin.stage in ("v1", "v3"):
-            raise ValueError(
-                f"is half a checkpoint of {named}, as its name says, without the module in the middle: copy it again"
-            )
+            raise UserError(f"is half a checkpoint of {named}, as its name says, without the module in the middle: copy it again")
         return config
     told = "as was said"
     if variant is None and named:

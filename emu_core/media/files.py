@@ -13,6 +13,8 @@ from typing import TypeAlias
 
 import av
 
+from ..errors import UserError
+
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
 
@@ -21,7 +23,7 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name.lower())]
 
 
-class Unreadable(ValueError):
+class Unreadable(UserError):
     """A file that cannot be read as what it should be; the message names it and says why."""
 
 
@@ -98,7 +100,7 @@ def _errors_in_words(path: PathLike) -> Iterator[None]:
     try:
         yield
     except (OSError, av.FFmpegError) as problem:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected to write the whole file, found the error {reason(problem)!r} on the way and kept nothing of it; "
             "free some space or choose another path."
         ) from problem

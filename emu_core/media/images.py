@@ -8,6 +8,7 @@ import numpy as np
 from einops import rearrange
 from PIL import Image, ImageOps
 
+from ..errors import UserError
 from .files import PathLike, Unreadable, check_input, reason
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def fit(frames: Tensor, height: int, width: int) -> Tensor:
 
     check_frames(frames)
     if height < 1 or width < 1:
-        raise ValueError(f"size: expected a height and a width of at least 1 px, found {height} x {width}; give larger ones.")
+        raise UserError(f"size: expected a height and a width of at least 1 px, found {height} x {width}; give larger ones.")
     h, w = frames.shape[1:3]
     part_h, part_w = min(h, max(1, round(w * height / width))), min(w, max(1, round(h * width / height)))
     factor = max(1, min(part_h // height, part_w // width))
@@ -101,7 +102,7 @@ def check_frames(frames: Tensor) -> None:
     """Raises ValueError for a tensor that is not (frames, height, width, 3), or empty."""
     if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         found = tuple(frames.shape)
-        raise ValueError(f"frames: expected a tensor (frames, height, width, 3), found {found}; permute or stack it.")
+        raise UserError(f"frames: expected a tensor (frames, height, width, 3), found {found}; permute or stack it.")
 
 
 def to_bytes(frames: Tensor) -> np.ndarray:

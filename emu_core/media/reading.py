@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from ..errors import UserError
 from .decoding import WHOLE, Decoder, Pixels, Source, Threads, check_gap, check_whole, opened, undecodable
 from .files import PathLike, Unreadable, check_input, natural, reason
 from .images import check_sides, on_white, read_pixels
@@ -182,9 +183,9 @@ def read_video(path: PathLike, fps: float | None = None, max_frames: int | None 
     import torch  # late: the processes that curate read videos without it
 
     if fps is not None and not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"fps: expected a rate above 0, found {fps}; give another or none.")
+        raise UserError(f"fps: expected a rate above 0, found {fps}; give another or none.")
     if max_frames is not None and max_frames < 1:
-        raise ValueError(f"max_frames: expected at least 1, found {max_frames}; give more or none.")
+        raise UserError(f"max_frames: expected at least 1, found {max_frames}; give more or none.")
     reader = VideoReader(path, fps, max_frames)
     height, width, count = reader.facts.height, reader.facts.width, reader.facts.frames
     check_sides(path, height, width)
@@ -319,7 +320,7 @@ def _folder(path: Path, fps: float | None) -> _Stored:
             stated = float(settings["fps"])
             metadata = {str(key): str(value) for key, value in settings.get("metadata", {}).items()}
             if not (math.isfinite(stated) and stated > 0):
-                raise ValueError(f"an fps of {stated}")
+                raise UserError(f"an fps of {stated}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as problem:
             expected = 'JSON as {"fps": 8.0, "metadata": {}}'
             raise Unreadable(f"{told}: expected {expected}, found others ({reason(problem)}); mend or delete it.") from problem

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..errors import UserError
 from .images import check_frames, to_bytes
 
 if TYPE_CHECKING:
@@ -36,11 +37,11 @@ def contact_sheet(
     check_frames(frames)
     count, height, width = frames.shape[:3]
     if labels is not None and len(labels) != count:
-        raise ValueError(f"labels: expected one for each of the {count} frames, found {len(labels)}; give as many or none.")
+        raise UserError(f"labels: expected one for each of the {count} frames, found {len(labels)}; give as many or none.")
     columns = min(count, MAX_DEFAULT_COLUMNS) if columns is None else columns
     scale = max(1, math.ceil(MIN_SHOWN_SIDE / min(height, width))) if scale is None else scale
     if columns < 1 or scale < 1:
-        raise ValueError(f"columns and scale: expected at least 1, found {columns} and {scale}; give larger ones.")
+        raise UserError(f"columns and scale: expected at least 1, found {columns} and {scale}; give larger ones.")
     cell_h, cell_w = height * scale + (LABEL_HEIGHT if labels else 0) + GAP, width * scale + GAP
     rows = math.ceil(count / columns)
     sheet = Image.new("RGB", (min(columns, count) * cell_w + GAP, rows * cell_h + GAP), BACKGROUND)

@@ -13,6 +13,7 @@ from typing import Any
 
 import av
 
+from ..errors import UserError
 from .decoding import FULL, NOTHING_ELSE, picture_stream
 from .files import PathLike, reason
 
@@ -58,7 +59,7 @@ class Sound:
         """Give a container that nothing has been written to a stream for the sound. form: FFmpeg's name of the container."""
         try:
             if self._stream.codec_context is None:
-                raise ValueError("this FFmpeg cannot decode it")
+                raise UserError("this FFmpeg cannot decode it")
             name = self._stream.codec_context.codec.canonical_name
             if name in COPIED.get(form, (name,)) and _takes(form, self._stream):
                 self._packets = self._copied(output.add_stream_from_template(self._stream))

@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from ..errors import UserError
+
 TIMING_KEY = "_clip"
 COMMENT_KEY = "comment"
 EXIF_DESCRIPTION = 0x010E
@@ -29,7 +31,7 @@ def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
     for key, value in checked.items():
         if not isinstance(key, str) or not isinstance(value, str) or not key or key == TIMING_KEY:
             expected = f"metadata: expected names and values that are strings (no name empty or {TIMING_KEY!r})"
-            raise ValueError(f"{expected}, found {key!r}: {value!r}; convert it with str() or json.dumps().")
+            raise UserError(f"{expected}, found {key!r}: {value!r}; convert it with str() or json.dumps().")
     return checked
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from av.bitstream import BitStreamFilterContext
 from PIL import Image, PngImagePlugin
 
+from ..errors import UserError
 from .decoding import TO_BT709, USUAL_RATE, WHOLE, Decoder, Pixels, Source, check_whole, filter_chain, opened
 from .files import PathLike, Unreadable, real_target, whole_file, whole_folder
 from .images import check_frames, to_bytes
@@ -89,7 +90,7 @@ def check_output(path: PathLike, kind: Literal["video", "image"] = "video") -> N
     if wrong:
         # A space at an end is seen in quotes only, and a line break would make two lines of the sentence.
         named = text if text == text.strip() and text.isprintable() else repr(text)
-        raise ValueError(f"{named if text.strip() else 'path'}: {wrong}.")
+        raise UserError(f"{named if text.strip() else 'path'}: {wrong}.")
 
 
 def _means_folder(path: PathLike) -> bool:
@@ -155,7 +156,7 @@ def write_image(path: PathLike, image: Tensor, metadata: Mapping[str, str] | Non
     check_output(path, "image")
     if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape or not image.is_floating_point():
         found = f"{tuple(image.shape)} of {image.dtype}"
-        raise ValueError(f"image: expected a float tensor (height, width, 3), found {found}; convert it.")
+        raise UserError(f"image: expected a float tensor (height, width, 3), found {found}; convert it.")
     with whole_file(path) as part:
         save_picture(part, Path(path).suffix.lower(), to_bytes(image), check_metadata(metadata))
 
@@ -176,7 +177,7 @@ def save_picture(file: Path, extension: str, pixels: np.ndarray, metadata: Mappi
         picture.save(file, "JPEG", quality=95, subsampling=0, exif=exif)
     else:
         found = f"{len(exif)}; write PNG or WebP instead"
-        raise ValueError(f"metadata: expected at most {MAX_JPEG_EXIF_BYTES} bytes for a JPEG file, found {found}.")
+        raise UserError(f"metadata: expected at most {MAX_JPEG_EXIF_BYTES} bytes for a JPEG file, found {found}.")
 
 
 def exif_comment(comment: str) -> bytes:
@@ -277,9 +278,9 @@ def write_video(
     check_frames(frames)
     if not frames.is_floating_point() or not bool(frames.isfinite().all()):
         found = "NaN or infinity" if frames.is_floating_point() else frames.dtype
-        raise ValueError(f"frames: expected finite floats in 0..1, found {found}; convert them or check the model's precision.")
+        raise UserError(f"frames: expected finite floats in 0..1, found {found}; convert them or check the model's precision.")
     if not MIN_FPS <= fps <= MAX_FPS:
-        raise ValueError(f"fps: expected {MIN_FPS} to {MAX_FPS:.0f} frames per second, found {fps}; give another rate.")
+        raise UserError(f"fps: expected {MIN_FPS} to {MAX_FPS:.0f} frames per second, found {fps}; give another rate.")
     tags, timing, pixels = check_metadata(metadata), Timing(frames.shape[0], float(fps)), to_bytes(frames)
     if _means_folder(path):
         with whole_folder(path) as folder, sound_of(sound, late) as heard:

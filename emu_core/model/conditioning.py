@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from ..errors import UserError
 from .config import Channel
 from .schedule import ScheduleConfig, add_noise
 
@@ -49,16 +50,16 @@ def condition(
     places = checked_positions(positions, k, frames)
     if not order:
         if k:
-            raise ValueError("this stack makes videos from text alone and takes no given frame: leave the image out")
+            raise UserError("this stack makes videos from text alone and takes no given frame: leave the image out")
         return given.new_zeros(b, frames, 0, h, w)
     image = given.new_zeros(b, frames, c, h, w)
     mask = given.new_zeros(b, frames, 1, h, w)
     if "affinity" in order:
         if k > 1:
-            raise ValueError(f"PIA takes one given frame, which it resembles throughout, found {k}: give one")
+            raise UserError(f"PIA takes one given frame, which it resembles throughout, found {k}: give one")
         if k:
             if motion not in AMOUNTS_OF_MOTION:
-                raise ValueError(f"motion should be one of {'; '.join(AMOUNTS_OF_MOTION)}, found {motion!r}")
+                raise UserError(f"motion should be one of {'; '.join(AMOUNTS_OF_MOTION)}, found {motion!r}")
             table = AMOUNTS_OF_MOTION[motion]
             affinity = [table[min(abs(i - places[0]), len(table) - 1)] for i in range(frames)]
             image[:], mask[:] = given, mask.new_tensor(affinity).view(frames, 1, 1, 1)
@@ -70,13 +71,13 @@ def condition(
 def checked_positions(positions: Sequence[int], given: int, frames: int) -> list[int]:
     """Positions 0 to frames - 1, one for each given frame, none twice."""
     if len(positions) != given:
-        raise ValueError(f"each given frame needs a position: found {given} frames and {len(positions)} positions")
+        raise UserError(f"each given frame needs a position: found {given} frames and {len(positions)} positions")
     for p in positions:
         if not -frames <= p < frames:
-            raise ValueError(f"position {p} is outside a video of {frames} frames: use 0 to {frames - 1}, or -1 for the last")
+            raise UserError(f"position {p} is outside a video of {frames} frames: use 0 to {frames - 1}, or -1 for the last")
     places = [p % frames for p in positions]
     if len(set(places)) < len(places):
-        raise ValueError(f"two given frames share a position: found {sorted(places)}; give each its own")
+        raise UserError(f"two given frames share a position: found {sorted(places)}; give each its own")
     return places
 
 
@@ -93,7 +94,7 @@ def slots(keyframes: int) -> list[int]:
 def augment(latents: torch.Tensor, t: int, schedule: ScheduleConfig, noise: torch.Tensor) -> torch.Tensor:
     """Noise augmentation of given latents (b, k, C, h, w) at timestep `t` (Emu Video: 100 at inference); t 0 leaves them."""
     if not 0 <= t < schedule.steps:
-        raise ValueError(f"the timestep of noise augmentation must be 0 to {schedule.steps - 1}, found {t}")
+        raise UserError(f"the timestep of noise augmentation must be 0 to {schedule.steps - 1}, found {t}")
     if t == 0:
         return latents
     return add_noise(schedule, latents, noise, torch.full((len(latents),), t))
@@ -129,11 +130,11 @@ def windows(keyframes: int, size: int = 8, stitch: Stitch = "continuous") -> lis
     `paper`: drops the last 5 frames of a window and the first 4 of the next (65 frames of two windows), a jump in time.
     """
     if keyframes < 2:
-        raise ValueError(f"interpolation needs 2 or more keyframes, found {keyframes}")
+        raise UserError(f"interpolation needs 2 or more keyframes, found {keyframes}")
     if size < 1:
-        raise ValueError(f"a window needs 1 or more keyframes, found {size}")
+        raise UserError(f"a window needs 1 or more keyframes, found {size}")
     if stitch not in ("continuous", "paper"):
-        raise ValueError(f"stitching must be continuous or paper, found {stitch!r}")
+        raise UserError(f"stitching must be continuous or paper, found {stitch!r}")
     result = []
     for first in range(0, keyframes, size):
         given = min(size, keyframes - first)

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from ..errors import UserError
 from .layers import Layers, LayerShape
 from .schedule import ScheduleConfig
 from .sites import Site
@@ -38,7 +39,7 @@ class ClipShape:
 
     def __post_init__(self) -> None:
         if self.frames < 1 or not self.fps > 0:
-            raise ValueError(f"frames and fps must be positive, found {self.frames} and {self.fps}")
+            raise UserError(f"frames and fps must be positive, found {self.frames} and {self.fps}")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if not self.shared_noise >= 0:
-            raise ValueError(f"shared_noise must not be negative, found {self.shared_noise}")
+            raise UserError(f"shared_noise must not be negative, found {self.shared_noise}")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Origin:
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
-            raise ValueError(f"family must be one of {', '.join(FAMILIES)}, found {self.family!r}")
+            raise UserError(f"family must be one of {', '.join(FAMILIES)}, found {self.family!r}")
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,9 @@ class StackConfig:
 
     def __post_init__(self) -> None:
         if self.role not in ("F", "I"):
-            raise ValueError(f"a stack's role must be F (video) or I (interpolation), found {self.role!r}")
+            raise UserError(f"a stack's role must be F (video) or I (interpolation), found {self.role!r}")
         if self.channel_order not in ORDERS:
-            raise ValueError(f"channel_order must be image and mask, affinity and image, or nothing, found {self.channel_order}")
+            raise UserError(f"channel_order must be image and mask, affinity and image, or nothing, found {self.channel_order}")
 
     @property
     def extra_channels(self) -> int:
@@ -119,5 +120,5 @@ class StackConfig:
             if inner := {f.name: settings.pop(f.name) for f in fields(part) if f.name in settings}:
                 own[name] = dataclasses.replace(part, **inner)
         if settings:
-            raise ValueError(f"unknown settings of a stack: {', '.join(sorted(settings))}")
+            raise UserError(f"unknown settings of a stack: {', '.join(sorted(settings))}")
         return dataclasses.replace(self, **own)

@@ -9,6 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch.nn import functional as F
 
+from ..errors import UserError
+
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """q (n, heads, tokens, dim), k and v (n, heads, others, dim) -> (n, heads, tokens, dim)."""
 
@@ -48,9 +50,9 @@ def _xformers_trouble(device: str, dtype: torch.dtype) -> str:
 def choose(backend: Backend, device: torch.device | str, dtype: torch.dtype) -> Attend:
     """The attention function for a device. `auto` is torch's own; `xformers` is refused where it does not run."""
     if backend not in BACKENDS:
-        raise ValueError(f"attention must be one of {', '.join(BACKENDS)}, found {backend!r}")
+        raise UserError(f"attention must be one of {', '.join(BACKENDS)}, found {backend!r}")
     if backend != "xformers":
         return sdpa
     if trouble := _xformers_trouble(str(device), dtype):
-        raise ValueError(f"xformers does not run on {device} in {dtype} ({trouble}): use --attention auto")
+        raise UserError(f"xformers does not run on {device} in {dtype} ({trouble}): use --attention auto")
     return xformers

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
+from ..errors import UserError
 from .kernels import Attend, sdpa
 from .sites import Site
 
@@ -81,7 +82,7 @@ class Layers:
 
     def __post_init__(self) -> None:
         if self.mixing not in ("residual", "learned"):
-            raise ValueError(f"mixing must be residual or learned, found {self.mixing!r}")
+            raise UserError(f"mixing must be residual or learned, found {self.mixing!r}")
 
     @property
     def kinds(self) -> tuple[AttentionKind, ...]:
@@ -100,11 +101,11 @@ class Layers:
 
     def build(self, site: Site, types: LayerTypes, **factory: Any) -> TemporalModule:
         """The layer of a site. ValueError for a kind of site that these layers do not have."""
-        raise ValueError(f"site {site.name} is of kind {site.kind!r}, for which this kind of stack has no layer")
+        raise UserError(f"site {site.name} is of kind {site.kind!r}, for which this kind of stack has no layer")
 
     def embed(self, width: int, types: LayerTypes, **factory: Any) -> nn.Module:
         """What makes a number into an addition to the time embedding, whose width is four times `width`."""
-        raise ValueError("stacks of this kind are told no numbers")
+        raise UserError("stacks of this kind are told no numbers")
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,11 @@ class LayerShape(Layers):
     def __post_init__(self) -> None:
         super().__post_init__()
         if set(self.attentions) - {"self", "text"}:
-            raise ValueError(f"attentions must be self or text, found {self.attentions}")
+            raise UserError(f"attentions must be self or text, found {self.attentions}")
         if set(self.positions) - {"rotary", "sinusoidal"}:
-            raise ValueError(f"positions must be rotary or sinusoidal, found {self.positions}")
+            raise UserError(f"positions must be rotary or sinusoidal, found {self.positions}")
         if self.kernel % 2 != 1 or self.kernel < 1:
-            raise ValueError(f"the temporal kernel must be odd, found {self.kernel}")
+            raise UserError(f"the temporal kernel must be odd, found {self.kernel}")
 
     @property
     def kinds(self) -> tuple[AttentionKind, ...]:
@@ -168,7 +169,7 @@ class TemporalAttention(nn.Module):
     ) -> None:
         super().__init__()
         if channels % head_dim or head_dim % 2:
-            raise ValueError(f"{channels} channels do not split into even heads of {head_dim}: choose another head_dim")
+            raise UserError(f"{channels} channels do not split into even heads of {head_dim}: choose another head_dim")
         self.heads = channels // head_dim
         source = channels if context is None else context
         self.to_q = types.linear(channels, channels, bias=False, **factory)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..errors import UserError
 from .schedule import ScheduleConfig, add_noise, denoised, implied_noise, trailing_timesteps
 
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -22,7 +23,7 @@ def build_scheduler(name: str, config: ScheduleConfig) -> Any:
     import diffusers
 
     if name not in SAMPLERS:
-        raise ValueError(f"unknown sampler {name!r}: expected one of {', '.join(SAMPLERS)}")
+        raise UserError(f"unknown sampler {name!r}: expected one of {', '.join(SAMPLERS)}")
     common: dict[str, Any] = {
         "num_train_timesteps": config.steps,
         "beta_start": config.beta_start,

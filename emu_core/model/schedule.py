@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ..errors import UserError
+
 BetaSchedule = Literal["scaled_linear", "linear"]
 Prediction = Literal["epsilon", "v_prediction"]
 
@@ -29,15 +31,15 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         if self.beta_schedule not in ("scaled_linear", "linear"):
-            raise ValueError(f"beta schedule must be scaled_linear or linear, found {self.beta_schedule!r}")
+            raise UserError(f"beta schedule must be scaled_linear or linear, found {self.beta_schedule!r}")
         if self.prediction not in ("epsilon", "v_prediction"):
-            raise ValueError(f"prediction must be epsilon or v_prediction, found {self.prediction!r}")
+            raise UserError(f"prediction must be epsilon or v_prediction, found {self.prediction!r}")
         if not 0 < self.beta_start <= self.beta_end < 1:
-            raise ValueError(f"betas must rise within 0..1, found {self.beta_start} to {self.beta_end}")
+            raise UserError(f"betas must rise within 0..1, found {self.beta_start} to {self.beta_end}")
         if self.steps < 2:
-            raise ValueError(f"a schedule needs 2 or more steps, found {self.steps}")
+            raise UserError(f"a schedule needs 2 or more steps, found {self.steps}")
         if self.zero_snr and self.prediction == "epsilon":
-            raise ValueError("epsilon prediction is undefined at zero terminal SNR: use v_prediction, or set zero_snr to false")
+            raise UserError("epsilon prediction is undefined at zero terminal SNR: use v_prediction, or set zero_snr to false")
 
 
 def betas(config: ScheduleConfig) -> torch.Tensor:
@@ -112,7 +114,7 @@ def trailing_timesteps(config: ScheduleConfig, steps: int) -> torch.Tensor:
     250 of 1000: 999, 995, ..., 7, 3. "Leading" spacing never visits the last, where all signal is gone.
     """
     if not 1 <= steps <= config.steps:
-        raise ValueError(f"sampling steps must be 1 to {config.steps}, found {steps}")
+        raise UserError(f"sampling steps must be 1 to {config.steps}, found {steps}")
     # numpy's arange, as in diffusers: ties round as they do there; it may add a last one, which would be timestep -1
     ends = np.arange(config.steps, 0, -config.steps / steps)[:steps]
     return torch.from_numpy(ends.round().astype(np.int64) - 1)

@@ -24,6 +24,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from ..errors import UserError
+
 SiteKind = Literal["conv", "resnet", "attention", "layer", "norm", "block", "embedding"]
 
 
@@ -50,7 +52,7 @@ def find_sites(unet: nn.Module) -> Found:
         return {site.name: (site, module) for site, module in sites(unet)}
     except (AttributeError, IndexError, TypeError) as error:  # a relative of other parts, such as a U-Net without text
         known = "diffusers' UNet2DConditionModel or that of an SD 1.5, SD 2.1 or SDXL checkpoint"
-        raise ValueError(f"{type(unet).__name__} is no U-Net that can be read ({error}): expected {known}") from error
+        raise UserError(f"{type(unet).__name__} is no U-Net that can be read ({error}): expected {known}") from error
 
 
 def _diffusers_sites(unet: Any) -> Iterator[tuple[Site, nn.Module]]:

@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..errors import UserError
 from .config import StackConfig, UNetShape
 from .layers import TORCH_LAYERS, LayerTypes, Run, as_weights, like, zero_
 from .sites import Found, Site, find_sites
@@ -209,18 +210,18 @@ def check_fit(config: StackConfig, found: Found) -> None:
     for site in config.sites:
         here = sites.get(site.name)
         if here is None:
-            raise ValueError(f"{where} and has a layer at {site.name}, which the given U-Net lacks: {load}")
+            raise UserError(f"{where} and has a layer at {site.name}, which the given U-Net lacks: {load}")
         # a site without contexts is a public motion module's, which reads no text
         if here.channels != site.channels or site.contexts not in ((), here.contexts):
-            raise ValueError(f"{where}: at {site.name} it expects {_width(site)}, the given U-Net has {_width(here)}; {load}")
+            raise UserError(f"{where}: at {site.name} it expects {_width(site)}, the given U-Net has {_width(here)}; {load}")
     expected, has = (unet.latent_channels, unet.input_width), (found["conv_in"][1].in_channels, sites["conv_in"].channels)
     if expected != has:
         first = "{} latent channels and a width of {}".format(*expected)
-        raise ValueError(f"{where}: at conv_in it expects {first}, the given U-Net has {has[0]} and {has[1]}; {load}")
+        raise UserError(f"{where}: at conv_in it expects {first}, the given U-Net has {has[0]} and {has[1]}; {load}")
     texts = {text for site in sites.values() for text in site.contexts}
     if unet.text_width is not None and texts - {unet.text_width}:
         reads = f"text states have a width of {unet.text_width}, the given U-Net reads {'/'.join(map(str, sorted(texts)))}"
-        raise ValueError(f"{where}, whose {reads}; {load}")
+        raise UserError(f"{where}, whose {reads}; {load}")
 
 
 def _width(site: Site) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from ..errors import UserError
 from .config import StackConfig
 
 
@@ -17,7 +18,7 @@ def sliding_windows(frames: int, length: int, overlap: int) -> list[list[int]]:
     if frames <= length:
         return [list(range(frames))]
     if not 0 <= overlap < length:
-        raise ValueError(f"windows must overlap by less than their length, found {overlap} of {length} frames")
+        raise UserError(f"windows must overlap by less than their length, found {overlap} of {length} frames")
     starts = [*range(0, frames - length, length - overlap), frames - length]
     return [list(range(start, start + length)) for start in starts]
 
@@ -53,4 +54,4 @@ def check_frames(config: StackConfig, frames: int, window: int | None, advice: s
     if limit is not None and min(frames, window or frames) > limit:
         what = f"a window of {window} frames" if window and window < frames else f"{frames} frames"
         stack = f"this {config.origin.family} stack"
-        raise ValueError(f"{stack} has positions for {limit} frames, found {what}: make at most {limit}, or {advice}")
+        raise UserError(f"{stack} has positions for {limit} frames, found {what}: make at most {limit}, or {advice}")

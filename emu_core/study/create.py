@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..evaluation.prompts import Prompt, file_stems, read_prompts
 from ..evaluation.videos import VideoSet, match, open_set
 from ..media.files import real_target, whole_folder
@@ -27,7 +28,7 @@ def one_video_each(videos: VideoSet, prompts: Sequence[Prompt]) -> list[Path]:
         if len(seen) != 1:
             names = f"such as {prompt.id}.mp4 or {stem}.mp4"
             expected = f"{videos.folder}: expected exactly one video of the prompt {prompt.text!r} ({names})"
-            raise ValueError(f"{expected}, found {' and '.join(seen) or 'none'}; add or remove one.")
+            raise UserError(f"{expected}, found {' and '.join(seen) or 'none'}; add or remove one.")
     if found.extra:
         name = found.extra[0][0].name
         log.warning("%s: %d videos belong to no prompt and are left out, such as %s.", videos.folder, len(found.extra), name)
@@ -39,7 +40,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     """A folder under a temporary name that is at `path` in the end. ValueError: something is there, or it cannot be written."""
     target = real_target(path)
     if not target.parent.is_dir():
-        raise ValueError(f"{path}: expected the folder {target.parent} to write into, found none; create it.")
+        raise UserError(f"{path}: expected the folder {target.parent} to write into, found none; create it.")
     _check_new(path)
     with whole_folder(path) as part:
         yield part
@@ -49,7 +50,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 def _check_new(path: str | Path) -> None:
     target = real_target(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{path}: expected a new or empty folder for the study, found something there; choose another.")
+        raise UserError(f"{path}: expected a new or empty folder for the study, found something there; choose another.")
 
 
 def create_study(
@@ -68,9 +69,9 @@ def create_study(
     ValueError: a video that is missing or broken, an unknown system, a folder that exists; nothing is left then.
     """
     if len(systems) < 2:
-        raise ValueError(f"systems: expected at least two folders to compare, found {len(systems)}; give another.")
+        raise UserError(f"systems: expected at least two folders to compare, found {len(systems)}; give another.")
     if against is not None and against not in systems:
-        raise ValueError(f"--against: expected one of {', '.join(systems)}, found {against!r}; name one of those.")
+        raise UserError(f"--against: expected one of {', '.join(systems)}, found {against!r}; name one of those.")
     texts = read_prompts(prompts)
     files = {name: one_video_each(open_set(name, folder), texts) for name, folder in systems.items()}
     with new_folder(out) as part:

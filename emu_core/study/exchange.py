@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..data.rows import decoded, read_table, unique_names
+from ..errors import UserError
 from .questions import KEYS, ordered_reasons
 from .results import Pair, Results, Vote
 from .rules import NAME_LENGTH
@@ -51,7 +52,7 @@ def write_results(results: Results, path: str | Path) -> None:
 
     kind = Path(path).suffix.lower()
     if kind not in (".json", ".csv"):
-        raise ValueError(f"{path}: expected .json or .csv, found {kind or 'no extension'}; change the extension.")
+        raise UserError(f"{path}: expected .json or .csv, found {kind or 'no extension'}; change the extension.")
     with whole_file(path) as part:
         part.write_text(to_json(results) if kind == ".json" else to_csv(results), encoding="utf-8", newline="")
 
@@ -70,11 +71,11 @@ def read_results(path: str | Path) -> Results:
         results = _typed(Results, found)
         _check(results)
     except OSError as problem:
-        raise ValueError(f"{path}: expected an exported study, found {problem.strerror}; check the path.") from problem
+        raise UserError(f"{path}: expected an exported study, found {problem.strerror}; check the path.") from problem
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as problem:
         mistake = f"no {problem}" if isinstance(problem, KeyError) else problem
         found = f"found a mistake in it ({mistake})"
-        raise ValueError(f"{path}: expected an exported study (JSON or CSV), {found}; export it anew.") from problem
+        raise UserError(f"{path}: expected an exported study (JSON or CSV), {found}; export it anew.") from problem
     return results
 
 
@@ -140,7 +141,7 @@ def _check(results: Results) -> None:
 
 def _expect(fine: object, otherwise: str) -> None:
     if not fine:
-        raise ValueError(otherwise)
+        raise UserError(otherwise)
 
 
 def import_new(results: Results, folder: str | Path) -> None:
@@ -176,14 +177,14 @@ def merge(study: Study, results: Results) -> tuple[int, int]:
     whose videos differ, a vote that conflicts (the same id with other content, the same rater twice on a pair), a sixth vote.
     """
     if results.uid != study.uid:
-        raise ValueError(f"expected votes of the study {study.uid}, found some of {results.uid}; merge copies of one study only.")
+        raise UserError(f"expected votes of the study {study.uid}, found some of {results.uid}; merge copies of one study only.")
     taken: list[bool] = []
     with study.transaction() as db:
         here = pairs_in(db)
         for pair in results.pairs:
             number = here.get(replace(pair, votes=()))
             if number is None:
-                raise ValueError(f"pair {pair.name}: expected one with the same videos here, found none; nothing was taken.")
+                raise UserError(f"pair {pair.name}: expected one with the same videos here, found none; nothing was taken.")
             taken += [_take(db, number, pair, vote, study.raters) for vote in pair.votes]
     return sum(taken), len(taken) - sum(taken)
 
@@ -196,17 +197,17 @@ def _take(db: sqlite3.Connection, number: int, pair: Pair, vote: Vote, raters: i
         same_place = row is not None and (old["pair_id"], old["rater_id"]) == (number, row["id"])
         if same_place and Vote.from_columns(vote.uid, vote.rater, old, ",") == vote:
             return False
-        raise ValueError(f"vote {vote.uid}: expected the same content as here, found another; nothing was taken.")
+        raise UserError(f"vote {vote.uid}: expected the same content as here, found another; nothing was taken.")
     rater = row["id"] if row else insert(db, "raters", name=vote.rater, created_ms=now_ms())
     seats = db.execute("SELECT seat, rater_id, expires_ms FROM seats WHERE pair_id = ?", (number,)).fetchall()
     holder = {seat["seat"]: seat["rater_id"] for seat in seats}
     voted = {seat["seat"]: seat["rater_id"] for seat in seats if seat["expires_ms"] is None}
     if rater in voted.values():
-        raise ValueError(f"pair {pair.name}: expected one vote of {vote.rater!r}, found another one here; nothing was taken.")
+        raise UserError(f"pair {pair.name}: expected one vote of {vote.rater!r}, found another one here; nothing was taken.")
     # Leases give way: the vote that comes in has been cast, and whoever holds a lease is told when they send theirs.
     free = [seat for seat in range(1, raters + 1) if seat not in voted]
     if not free:
-        raise ValueError(f"pair {pair.name}: expected at most {raters} votes together, found more; nothing was taken.")
+        raise UserError(f"pair {pair.name}: expected at most {raters} votes together, found more; nothing was taken.")
     best = min(free, key=lambda seat: (holder.get(seat) != rater, seat in holder))  # their own, or an empty one, or the first
     db.execute("DELETE FROM seats WHERE pair_id = ? AND (seat = ? OR rater_id = ?)", (number, best, rater))
     insert(db, "seats", pair_id=number, seat=best, rater_id=rater)

@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from ..errors import UserError
+
 LOCK_NAME = "study.lock"
 FAR = 1 << 30
 """Windows locks bytes and then nobody else can read them: this one lies behind the text."""
@@ -52,7 +54,7 @@ class ServerLock:
                 file.seek(0)
                 owner = "process {process} on {computer} at {address}".format(**json.load(file))
             expected = f"{self.path.parent}: expected a study that no other server has open, found it served by {owner}"
-            raise ValueError(f"{expected}; stop that one first, or use its page.") from problem
+            raise UserError(f"{expected}; stop that one first, or use its page.") from problem
         file.truncate(0)
         json.dump({"process": os.getpid(), "computer": socket.gethostname(), "address": address}, file)
         file.flush()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..errors import UserError
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -55,10 +57,10 @@ def ordered_reasons(question: str, reasons: object) -> tuple[str, ...]:
     """The reasons of a vote in the questionnaire's order. ValueError: none, one twice, or one that the question does not have."""
     known = reason_keys(question)
     if not isinstance(reasons, (list, tuple)) or not reasons:
-        raise ValueError(f"{question}: expected at least one reason of {', '.join(known)}, found none; tick one.")
+        raise UserError(f"{question}: expected at least one reason of {', '.join(known)}, found none; tick one.")
     for reason in reasons:
         if reason not in known:
-            raise ValueError(f"{question}: expected reasons of {', '.join(known)}, found {str(reason)[:40]!r}; use those.")
+            raise UserError(f"{question}: expected reasons of {', '.join(known)}, found {str(reason)[:40]!r}; use those.")
     if len(set(reasons)) != len(reasons):
-        raise ValueError(f"{question}: expected each reason once, found one twice; send it once.")
+        raise UserError(f"{question}: expected each reason once, found one twice; send it once.")
     return tuple(key for key in known if key in reasons)

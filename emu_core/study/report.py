@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ..errors import UserError
 from ..evaluation.statistics import CONFIDENCE, bootstrap_share, fleiss_kappa, wilson
 from .questions import KEYS, reason_keys
 from .results import SIDES, Pair, Results, Vote
@@ -167,7 +168,7 @@ def write_report(results: Results, folder: str | Path) -> list[Path]:
 
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder for the report, found a file; choose another name.")
+        raise UserError(f"{folder}: expected a folder for the report, found a file; choose another name.")
     folder.mkdir(parents=True, exist_ok=True)
     report = build_report(results)
     try:

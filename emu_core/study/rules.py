@@ -7,6 +7,7 @@ import secrets
 import unicodedata
 from typing import Any
 
+from ..errors import UserError
 from .questions import ordered_reasons
 
 MAX_MS = 24 * 3600 * 1000
@@ -14,7 +15,7 @@ NAME_LENGTH = 40
 TOKEN_LETTERS = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"  # without 0 O 1 I, which people mix up
 
 
-class Refused(ValueError):
+class Refused(UserError):
     """A rater's request that breaks a rule; status: what HTTP calls it. Nothing was stored."""
 
     def __init__(self, status: int, sentence: str) -> None:

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from ..errors import UserError
 from .questions import QUESTIONS
 from .rules import Refused
 from .store import Rater, Study
@@ -279,7 +280,7 @@ async def serve(
     ValueError: another server has the study, it has no videos, or the address cannot be used.
     """
     if not study.counts()["playable"]:
-        raise ValueError(f"{study.folder}: expected a study with videos, found none (an import has none); serve the original.")
+        raise UserError(f"{study.folder}: expected a study with videos, found none (an import has none); serve the original.")
     study.lock.take(f"http://{shown_host(host)}:{port}/")
     hosts = (*LOOPBACK, *public_hosts) if host in LOOPBACK else ()
     runner = web.AppRunner(application(study, hosts), access_log=None, shutdown_timeout=3)
@@ -293,7 +294,7 @@ async def serve(
             await web.TCPSite(runner, host, port).start()
         except OSError as problem:
             place, found = f"--host {host} --port {port}", problem.strerror
-            raise ValueError(f"{place}: expected an address that is free, found {found}; choose another.") from problem
+            raise UserError(f"{place}: expected an address that is free, found {found}; choose another.") from problem
         started(f"http://{shown_host(host)}:{runner.addresses[0][1]}/")
         await stop.wait()
     finally:

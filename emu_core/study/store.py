@@ -23,6 +23,7 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UserError
 from .lock import ServerLock
 from .results import SIDES, Answer, Pair, Results, Side, Vote
 from .rules import TOKEN_LETTERS, Refused, check_key, clean_name, new_token, read_answer, token_hash
@@ -93,15 +94,15 @@ class Study(AbstractContextManager["Study"]):
         self._rank = lru_cache(MOST_RANKS)(lambda rater, pair: int(self._mac("order", rater, pair)[:15], 16))
         file = self.folder / STORE_NAME
         if not file.is_file():
-            raise ValueError(f"{folder}: expected a study's folder with {STORE_NAME}, found none; make one with `study create`.")
+            raise UserError(f"{folder}: expected a study's folder with {STORE_NAME}, found none; make one with `study create`.")
         try:
             self._db = _connect(file)
             found = [self._all(f"PRAGMA {name}")[0][0] for name in ("application_id", "user_version")]
         except sqlite3.Error as problem:
-            raise ValueError(f"{file}: expected a study's store, found {problem}; take the file from a copy.") from problem
+            raise UserError(f"{file}: expected a study's store, found {problem}; take the file from a copy.") from problem
         if found != [APPLICATION_ID, VERSION]:
             self._db.close()
-            raise ValueError(f"{file}: expected a study of version {VERSION}, found {found[1]}; use the program that made it.")
+            raise UserError(f"{file}: expected a study of version {VERSION}, found {found[1]}; use the program that made it.")
         row = self._all("SELECT * FROM study")[0]
         self.uid, self.title, self.raters = str(row["uid"]), str(row["title"]), int(row["raters"])
         self.lease_ms, self._secret = int(row["lease_ms"]), bytes.fromhex(row["secret"])
@@ -116,12 +117,12 @@ class Study(AbstractContextManager["Study"]):
         ValueError: numbers that cannot be, or a folder with a study in it.
         """
         if not 1 <= raters <= 99 or raters % 2 == 0:
-            raise ValueError(f"raters: expected an odd number from 1 to 99, for a majority, found {raters}; change it.")
+            raise UserError(f"raters: expected an odd number from 1 to 99, for a majority, found {raters}; change it.")
         if not 0.05 <= lease_seconds <= 7 * 24 * 3600:
-            raise ValueError(f"lease: expected seconds up to a week, found {lease_seconds:g}; change it.")
+            raise UserError(f"lease: expected seconds up to a week, found {lease_seconds:g}; change it.")
         file = Path(folder) / STORE_NAME
         if file.exists():
-            raise ValueError(f"{folder}: expected a folder without a study, found one in it; choose another folder.")
+            raise UserError(f"{folder}: expected a folder without a study, found one in it; choose another folder.")
         (file.parent / VIDEOS).mkdir(parents=True, exist_ok=True)
         secret = secrets.token_bytes(32) if seed is None else sha256(f"emu-video study {seed}".encode()).digest()
         with closing(_connect(file)) as db:
@@ -153,7 +154,7 @@ class Study(AbstractContextManager["Study"]):
                 self._db.execute("COMMIT")
             except sqlite3.OperationalError as problem:
                 found = f"{self.folder / STORE_NAME}: expected to write into it, found {problem}; nothing was stored"
-                raise ValueError(f"{found}; check the disk and other programs that use the study.") from problem
+                raise UserError(f"{found}; check the disk and other programs that use the study.") from problem
             finally:
                 if self._db.in_transaction:  # a full disk may have ended it already
                     self._db.execute("ROLLBACK")
@@ -174,7 +175,7 @@ class Study(AbstractContextManager["Study"]):
         from .videos import prepare_video  # its libraries take a third of a second, for which a server or a report need not wait
 
         if len(videos) < 2:
-            raise ValueError(f"add_pair: expected the videos of at least two systems, found {len(videos)}; give another.")
+            raise UserError(f"add_pair: expected the videos of at least two systems, found {len(videos)}; give another.")
         prepared: dict[str, Prepared] = {}
         (self.folder / VIDEOS).mkdir(exist_ok=True)  # a study may have been copied as its one file
         try:
@@ -192,10 +193,10 @@ class Study(AbstractContextManager["Study"]):
         ValueError: an empty key or text, or a key that is taken.
         """
         if not key or not text.strip():
-            raise ValueError(f"prompt {key!r}: expected a key and a text, found an empty one; fill it in.")
+            raise UserError(f"prompt {key!r}: expected a key and a text, found an empty one; fill it in.")
         with self.transaction() as db:
             if db.execute("SELECT 1 FROM prompts WHERE key = ?", (key,)).fetchone():
-                raise ValueError(f"prompt {key!r}: expected a key that is new here, found one that is taken; choose another.")
+                raise UserError(f"prompt {key!r}: expected a key that is new here, found one that is taken; choose another.")
             db.executemany("INSERT INTO systems (name) VALUES (?) ON CONFLICT (name) DO NOTHING", [(name,) for name in videos])
             systems = dict(db.execute("SELECT name, id FROM systems").fetchall())
             prompt = insert(db, "prompts", key=key, text=text)

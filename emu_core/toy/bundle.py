@@ -6,6 +6,8 @@ import argparse
 import shutil
 from pathlib import Path
 
+from ..errors import UserError
+
 
 def bundle(runs: Path, out: Path) -> None:
     """Copy the image model of tiny-t2i-wide and the stacks of tiny-f-wide and tiny-i to `out`, one diffusers folder, and the
@@ -15,7 +17,7 @@ def bundle(runs: Path, out: Path) -> None:
     lora = runs / "tiny-lora" / "model" / "emu_video_tiny_pastel.safetensors"
     for needed in (image_model, *stacks, lora):
         if not needed.exists():
-            raise ValueError(f"{needed} does not exist: run the tiny recipes in their order first")
+            raise UserError(f"{needed} does not exist: run the tiny recipes in their order first")
     shutil.copytree(image_model, out, dirs_exist_ok=True)
     for stack in stacks:
         shutil.copy(stack, out / stack.name)

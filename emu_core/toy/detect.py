@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from ..errors import UserError
 from . import shapes
 
 _MARGIN = 20  # pixels from a template's centre to its border; more than the largest radius
@@ -35,7 +36,7 @@ NOTHING = "nothing"
 def read_frames(images: torch.Tensor) -> list[Reading]:
     """Read images (n, 3, 64, 64) in -1..1."""
     if images.shape[1:] != (3, shapes.SIZE, shapes.SIZE):
-        raise ValueError(f"the detectors read images (n, 3, {shapes.SIZE}, {shapes.SIZE}), found {tuple(images.shape)}")
+        raise UserError(f"the detectors read images (n, 3, {shapes.SIZE}, {shapes.SIZE}), found {tuple(images.shape)}")
     return [
         reading for part in zip(*(one.split(64) for one in separate(images.float())), strict=True) for reading in _read(*part)
     ]

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ..errors import UserError
 from ..media import VIDEO_EXTENSIONS, contact_sheet, read_video, write_image
 from ..model.conditioning import slots
 from ..pipeline import EmuVideoPipeline, Settings
@@ -145,7 +146,7 @@ def evaluate_folder(folder: Path, out: Path | None = None) -> dict[str, float]:
     another size or without a prompt."""
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_EXTENSIONS) if folder.is_dir() else []
     if not files:
-        raise ValueError(f"{folder} should be a folder with videos ({', '.join(VIDEO_EXTENSIONS)}), found none: check the path")
+        raise UserError(f"{folder} should be a folder with videos ({', '.join(VIDEO_EXTENSIONS)}), found none: check the path")
     samples = [_read_sample(path) for path in files]
     return {"videos": len(samples), **check_detectors(50), **_judged(samples, out)}
 
@@ -170,14 +171,14 @@ def _read_sample(path: Path) -> Sample:
     video, size = read_video(path), shapes.SIZE
     height, width = video.frames.shape[1:3]
     if not height == width == size:
-        raise ValueError(f"{path} should be {size} x {size}, found {width} x {height}: the detectors read that size")
+        raise UserError(f"{path} should be {size} x {size}, found {width} x {height}: the detectors read that size")
     beside = path.with_suffix(".txt")
     texts = [beside.read_text()] if beside.is_file() else _texts(video.metadata.get("prompt", ""))
     for text in texts:
         if (clip := shapes.read_caption(text)) is not None:
             return Sample(clip, video.frames, video.fps)
     example = "write it there, such as 'a big red circle moves right on a white background'"
-    raise ValueError(f"{path} has no prompt of the tiny model's world in its metadata or in {beside.name}: {example}")
+    raise UserError(f"{path} has no prompt of the tiny model's world in its metadata or in {beside.name}: {example}")
 
 
 def _texts(prompt: str) -> list[str]:

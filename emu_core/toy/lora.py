@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ..base import load_base
+from ..errors import UserError
 from ..training.folder import write_sheet
 from ..training.loop import Task
 from ..training.processes import Processes
@@ -31,7 +32,7 @@ class LoraTask(Task):
         try:
             from peft import LoraConfig
         except ImportError as error:
-            raise ValueError("training a LoRA needs peft: pip install 'emuvideo[lora]'") from error
+            raise UserError("training a LoRA needs peft: pip install 'emuvideo[lora]'") from error
         torch.manual_seed(recipe.optimisation.seed)
         self.recipe, self.base = recipe, load_base(recipe.start.base)
         self.source = LatentSource(self.base.vae, recipe.world, folder, processes, palette=PASTEL)

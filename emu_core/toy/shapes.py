@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from ..errors import UserError
+
 SIZE = 64
 Palette = Mapping[str, tuple[int, int, int]]
 PALETTE: Palette = {
@@ -176,7 +178,7 @@ def signed_distance(shape: str, offset: torch.Tensor, radius: float | torch.Tens
         ax, ay = x.abs(), y.abs()
         bar = torch.maximum(ax - radius, ay - 0.36 * radius)
         return torch.minimum(bar, torch.maximum(ay - radius, ax - 0.36 * radius))
-    raise ValueError(f"unknown shape {shape!r}: expected one of {', '.join(SHAPES)}")
+    raise UserError(f"unknown shape {shape!r}: expected one of {', '.join(SHAPES)}")
 
 
 def coverage(shape: str, offset: torch.Tensor, radius: float | torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..base import Base
+from ..errors import UserError
 from ..model.conditioning import KEYFRAMES, slots
 from ..training.processes import Processes, fingerprint
 from ..training.recipes import Recipe, World
@@ -112,7 +113,7 @@ class WorldSource(Source):
         if height != width or shapes.SIZE % height:
             size, half = shapes.SIZE, shapes.SIZE // 2
             draws = f"the procedural world draws {size} x {size} pixels or a whole part of it, found clips.size={height},{width}"
-            raise ValueError(f"{draws}: choose {half},{half}, or give clips.shards")
+            raise UserError(f"{draws}: choose {half},{half}, or give clips.shards")
         first = slots(KEYFRAMES)[0] if recipe.role == "I" else 0  # I's first keyframe is at 0 seconds
         times = (torch.arange(recipe.clips.frames) - first) / recipe.clips.fps
         self.latents = LatentSource(base.vae, recipe.world, folder, processes, times, shapes.SIZE // height)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel
 
+from ..errors import UserError
 from ..model.guidance import GuidedDenoiser, calls
 from ..model.sampling import build_scheduler, sample
 from ..model.schedule import ScheduleConfig, add_noise, stratified_timesteps, target
@@ -85,7 +86,7 @@ class TextToImageTask(Task):
         super().__init__()
         vae_folder = Path(recipe.start.base) / "vae"
         if not vae_folder.is_dir():
-            raise ValueError(f"recipe {recipe.name!r} needs an autoencoder in {vae_folder}: run `emu-video train tiny-vae` first")
+            raise UserError(f"recipe {recipe.name!r} needs an autoencoder in {vae_folder}: run `emu-video train tiny-vae` first")
         self.vae = AutoencoderKL.from_pretrained(vae_folder).eval().requires_grad_(False)
         self.recipe, self.source = recipe, LatentSource(self.vae, recipe.world, folder, processes)
         torch.manual_seed(recipe.optimisation.seed)

@@ -16,6 +16,7 @@ from typing import Any
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
+from ..errors import UserError
 from .processes import Processes
 
 KEPT = 2  # the newest, and one before
@@ -39,7 +40,7 @@ def newest(folder: Path) -> Path:
     """The newest whole checkpoint of a run. ValueError if there is none."""
     found = checkpoints(folder)
     if not found:
-        raise ValueError(f"nothing to resume: {folder} holds no checkpoint; start without --resume")
+        raise UserError(f"nothing to resume: {folder} holds no checkpoint; start without --resume")
     return found[-1]
 
 
@@ -76,10 +77,10 @@ def load(state: dict[str, Any], path: Path, processes: Processes) -> None:
     """Read a checkpoint into the tensors of `state`, in place; ValueError if it holds others."""
     saved = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     if strange := sorted(saved.keys() ^ state.keys()):
-        raise ValueError(f"{path} holds other parameters than this recipe trains, such as {strange[0]}: use the same recipe")
+        raise UserError(f"{path} holds other parameters than this recipe trains, such as {strange[0]}: use the same recipe")
     for name, tensor in state.items():
         shape, own = tuple(getattr(saved[name], "size", ())), tuple(tensor.shape)
         if shape != own:
-            raise ValueError(f"{path} holds {name} of shape {shape}, this recipe trains {own}: resume with the same recipe")
+            raise UserError(f"{path} holds {name} of shape {shape}, this recipe trains {own}: resume with the same recipe")
     with _alone_on_purpose():
         dcp.load(state, checkpoint_id=path, no_dist=processes.world == 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..base import inspect_base
 from ..checkpoint import read_config
+from ..errors import UserError
 from ..model.conditioning import KEYFRAMES, slot_count
 from . import checkpoints
 from .loop import shares
@@ -30,20 +31,20 @@ def check_recipe(recipe: Recipe, world: int = 1) -> None:
         for name in names.split():
             found = attrgetter(name)(recipe)
             if not right(found):
-                raise ValueError(f"{name} must be {expected}, found {found}: change it with --set {name}=...")
+                raise UserError(f"{name} must be {expected}, found {found}: change it with --set {name}=...")
     shares(recipe.optimisation.batch, world, recipe.compute.micro)
     if recipe.task == "video":
         _check_video(recipe)
         _check_start(recipe)
     elif recipe.compute.parallel == "fsdp":
-        raise ValueError(f"recipe {recipe.name!r} is too small to be sharded: leave compute.parallel=fsdp out")
+        raise UserError(f"recipe {recipe.name!r} is too small to be sharded: leave compute.parallel=fsdp out")
 
 
 def _refuse(faults: dict[str, bool]) -> None:
     """ValueError with the first sentence that is true."""
     for sentence, wrong in faults.items():
         if wrong:
-            raise ValueError(sentence)
+            raise UserError(sentence)
 
 
 def _check_video(recipe: Recipe) -> None:
@@ -75,7 +76,7 @@ def _check_start(recipe: Recipe) -> None:
     """The base, and the stack that training starts from."""
     name, base, init, method = f"recipe {recipe.name!r}", recipe.start.base, recipe.start.init, recipe.method
     if not base:
-        raise ValueError(f"{name} needs an image model to build on: name its folder or file with --base")
+        raise UserError(f"{name} needs an image model to build on: name its folder or file with --base")
     family = inspect_base(base).family
     of, videos = f"{base} is of family {family}", "needs real videos: name a folder that `emu-video curate` wrote with --shards"
     other = f"{name} is for a base of family {recipe.family}, and {of}: choose --family {family}, or another --base"
@@ -85,7 +86,7 @@ def _check_start(recipe: Recipe) -> None:
         return
     path = stack_file(init)
     if not path.is_file():
-        raise ValueError(f"{name} starts from {path}, which does not exist: train that stage first")
+        raise UserError(f"{name} starts from {path}, which does not exist: train that stage first")
     config = read_config(path)
     built_for, made_by, mixing, image = config.unet.base, config.origin.family, config.layers.mixing, config.takes_image
     stranger = f"{init} is a stack of {made_by}, and training goes on with Emu Video stacks alone: leave it out"
@@ -106,4 +107,4 @@ def check_output(folder: Path, resume: bool) -> None:
     if resume:
         checkpoints.newest(folder)
     elif there := checkpoints.checkpoints(folder):
-        raise ValueError(f"{there[-1]} exists: continue with --resume, or name another folder with --out")
+        raise UserError(f"{there[-1]} exists: continue with --resume, or name another folder with --out")

@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 from PIL import Image
 
+from ..errors import UserError
 from ..media.files import whole_file
 
 RECIPE_FILE, LOG_FILE, BAD_BATCH = "recipe.json", "log.jsonl", "bad_batch.pt"
@@ -28,11 +29,11 @@ def check_folder(folder: Path, needed: int = 0, room: tuple[str, str] = ROOM) ->
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ValueError(f"{folder} cannot be written ({error.strerror}): name another folder with --out") from error
+        raise UserError(f"{folder} cannot be written ({error.strerror}): name another folder with --out") from error
     free = shutil.disk_usage(folder).free
     if free < needed:
         what, advice = room
-        raise ValueError(f"{folder} has {free / 2**30:.1f} GB of free space, and {what} need {needed / 2**30:.1f} GB: {advice}")
+        raise UserError(f"{folder} has {free / 2**30:.1f} GB of free space, and {what} need {needed / 2**30:.1f} GB: {advice}")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -63,7 +64,7 @@ def open_board(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ValueError("--tensorboard needs the package tensorboard: pip install tensorboard, or leave it out") from error
+        raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard, or leave it out") from error
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ..errors import UserError
 from . import checkpoints
 from .folder import BAD_BATCH, LOG_FILE, RECIPE_FILE, check_folder, forget_rows_after, open_board, plot_losses, write_json
 from .processes import Parallel, Processes, fingerprint, local, whole
@@ -251,9 +252,9 @@ class Trainer:
 def shares(batch: int, world: int, micro: int) -> int:
     """Samples of one process in a step."""
     if batch % world:
-        raise ValueError(f"batch {batch} does not divide over {world} processes: choose another optimisation.batch")
+        raise UserError(f"batch {batch} does not divide over {world} processes: choose another optimisation.batch")
     share = batch // world
     if micro and share % micro:
         found = f"a process's {share} of the batch of {batch} do not divide into compute.micro={micro}"
-        raise ValueError(f"{found}: choose a divisor of {share}")
+        raise UserError(f"{found}: choose a divisor of {share}")
     return share

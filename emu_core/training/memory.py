@@ -18,6 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..base.architectures import CONFIGS, SLIM, STACK_SETTINGS, build_unet
+from ..errors import UserError
 from ..model.stack import TemporalStack
 from ..model.video_model import VideoModel
 from .recipes import Recipe, override
@@ -150,7 +151,7 @@ def read_size(text: str) -> int:
     """Bytes of a size such as 8GB, 24 GB or 80GiB."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GB|GiB|G)?\s*", text, re.IGNORECASE)
     if not match or not float(match[1]) > 0:
-        raise ValueError(f"--fit takes the memory of a GPU such as 8GB, 16GB or 24GB, found {text!r}")
+        raise UserError(f"--fit takes the memory of a GPU such as 8GB, 16GB or 24GB, found {text!r}")
     return round(float(match[1]) * GB)
 
 
@@ -159,7 +160,7 @@ def fit(recipe: Recipe, size: str) -> tuple[Recipe, str]:
     sentence that says what was chosen. ValueError if nothing fits."""
     limit = read_size(size)
     if recipe.task != "video" or recipe.family not in CONFIGS:
-        raise ValueError(f"--fit is for the training of stacks, and recipe {recipe.name!r} needs little memory: leave it out")
+        raise UserError(f"--fit is for the training of stacks, and recipe {recipe.name!r} needs little memory: leave it out")
     recipe = override(recipe, {"optimisation.batch": min(recipe.optimisation.batch, HOME_BATCH)})
     if recipe.clips.shards or recipe.family != "tiny":
         recipe = override(recipe, {"clips.starts": recipe.clips.starts or 4})
@@ -175,7 +176,7 @@ def fit(recipe: Recipe, size: str) -> tuple[Recipe, str]:
             return override(here, {"compute.micro": micro}), _said(here, micro, size)
     smallest = min(least, key=lambda need: need.total)
     advice = "" if recipe.method.stack == "slim" else "; --ablation slim has fewer temporal layers"
-    raise ValueError(
+    raise UserError(
         f"recipe {recipe.name!r} for {recipe.family} does not fit {size}: at its smallest (one clip at a time, bfloat16, "
         f"gradient checkpointing, latents kept on disk, average in main memory) it needs {smallest}{advice}"
     )

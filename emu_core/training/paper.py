@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import UserError
 from ..model.conditioning import KEYFRAMES, slot_count
 from ..model.schedule import ScheduleConfig
 from .recipes import Clips, Every, Given, Optimisation, Recipe, Recommended, override
@@ -111,7 +112,7 @@ def ablate(recipe: Recipe, names: Sequence[str]) -> Recipe:
     """The recipe with these ablations, one after the other. ValueError for a name that is none."""
     for name in names:
         if name not in ABLATIONS:
-            raise ValueError(f"unknown ablation {name!r}: expected one of {', '.join(ABLATIONS)}")
+            raise UserError(f"unknown ablation {name!r}: expected one of {', '.join(ABLATIONS)}")
         recipe = override(recipe, ABLATIONS[name][1])
     return recipe
 

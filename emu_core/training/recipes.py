@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..errors import UserError
 from ..model.schedule import ScheduleConfig
 
 
@@ -165,7 +166,7 @@ def from_dict(values: Any) -> Recipe:
     """A recipe from the form that `dataclasses.asdict` and JSON give it, as each run's recipe.json holds it. ValueError for
     settings that are unknown, missing or of the wrong form."""
     if not isinstance(values, dict):
-        raise ValueError(f"a recipe should hold settings by name, found {type(values).__name__}")
+        raise UserError(f"a recipe should hold settings by name, found {type(values).__name__}")
     nested = {name: value for name, value in values.items() if name not in FLAT}
     for name in values.keys() & FLAT.keys():
         part, _, own = FLAT[name].partition(".")
@@ -178,7 +179,7 @@ def _from_dict(kind: Any, values: Any, path: str) -> Any:
     fields = typing.get_type_hints(kind)
     strange = sorted(values.keys() - fields.keys()) if isinstance(values, dict) else [type(values).__name__]
     if strange:
-        raise ValueError(f"{path or 'a recipe'} should hold the settings {', '.join(fields)}, found {strange[0]}")
+        raise UserError(f"{path or 'a recipe'} should hold the settings {', '.join(fields)}, found {strange[0]}")
     made = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(fields[name]):
@@ -187,7 +188,7 @@ def _from_dict(kind: Any, values: Any, path: str) -> Any:
     try:
         return kind(**made)
     except TypeError as error:
-        raise ValueError(f"a recipe lacks a setting: {error}") from error
+        raise UserError(f"a recipe lacks a setting: {error}") from error
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -195,7 +196,7 @@ def read_recipe(path: Path) -> Recipe:
     try:
         return from_dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no recipe: {error}") from error
+        raise UserError(f"{path} is no recipe: {error}") from error
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -211,7 +212,7 @@ def _set(config: Any, path: list[str], value: Any, name: str) -> Any:
     own, *deeper = path
     if own not in fields or dataclasses.is_dataclass(fields[own]) != bool(deeper):
         known = sorted(f"{k}." if dataclasses.is_dataclass(v) else k for k, v in fields.items())
-        raise ValueError(f"unknown setting {name!r}: expected one of {', '.join(known)}")
+        raise UserError(f"unknown setting {name!r}: expected one of {', '.join(known)}")
     old = fields[own]
     if deeper:
         value = _set(old, deeper, value, name)
@@ -220,7 +221,7 @@ def _set(config: Any, path: list[str], value: Any, name: str) -> Any:
             value = _read(old, value)
         except (KeyError, ValueError) as error:
             expected = "true or false" if isinstance(old, bool) else type(old).__name__
-            raise ValueError(f"setting {name!r} must be {expected}, found {value!r}") from error
+            raise UserError(f"setting {name!r} must be {expected}, found {value!r}") from error
     return dataclasses.replace(config, **{own: value})
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..errors import UserError
 from . import checkpoints
 from .checks import check_output, check_recipe
 from .folder import RECIPE_FILE, check_folder, write_json
@@ -44,7 +45,7 @@ def train(recipe: Recipe, folder: Path, options: RunOptions = RunOptions()) -> b
     check_recipe(recipe, processes_started())
     check_folder(folder)
     if recipe.task not in options.tasks:
-        raise ValueError(f"recipe {recipe.name!r} names an unknown task {recipe.task!r}")
+        raise UserError(f"recipe {recipe.name!r} names an unknown task {recipe.task!r}")
     with processes(need_group=recipe.compute.parallel == "fsdp") as here:
         if recipe.task != "video":  # made for the tiny model, on a CPU
             here = replace(here, device=torch.device("cpu"))
@@ -66,7 +67,7 @@ def launch(count: int, arguments: Sequence[str]) -> None:
     try:
         main(["--standalone", "--nproc-per-node", str(count), "-m", "emu_core", *arguments, "--processes", "1"])
     except ChildFailedError as error:
-        raise ValueError(f"one of the {count} processes failed; what it said stands above") from error
+        raise UserError(f"one of the {count} processes failed; what it said stands above") from error
 
 
 # -- chains
@@ -76,9 +77,9 @@ def open_chain(out: Path, resume: bool) -> None:
     """Make the folder of a chain. ValueError if it holds one already that is not to be resumed, or none that is."""
     there = (out / DONE).exists() or any(out.glob("*/" + RECIPE_FILE))
     if there and not resume:
-        raise ValueError(f"{out} holds a chain already: go on with --resume, or name another folder with --out")
+        raise UserError(f"{out} holds a chain already: go on with --resume, or name another folder with --out")
     if resume and not there:
-        raise ValueError(f"nothing to resume: {out} holds no chain; start without --resume")
+        raise UserError(f"nothing to resume: {out} holds no chain; start without --resume")
     check_folder(out)
 
 

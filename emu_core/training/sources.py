@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from ..base import Base
 from ..data.order import ClipOrder, mix
+from ..errors import UserError
 from .folder import check_folder
 from .processes import Processes, fingerprint
 from .recipes import Recipe
@@ -208,7 +209,7 @@ class KeptClips:
         bar = tqdm(clips, total=len(slots), desc="encoding", disable=not self.processes.main, mininterval=2)
         for number, (slot, clip) in enumerate(zip(slots, bar, strict=True)):
             if isinstance(clip, str):
-                raise ValueError(clip)
+                raise UserError(clip)
             self.arrays["latents"][slot] = encode_clips(self.base, clip["frames"][None])[0].cpu().numpy()
             if slot % self.starts == 0:
                 self._encode_captions(slot // self.starts)

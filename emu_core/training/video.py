@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..base import Base, TextStates, load_base
 from ..base.architectures import SLIM, STACK_SETTINGS
 from ..checkpoint import load_stack, save_stack
+from ..errors import UserError
 from ..model.conditioning import KEYFRAMES, augment, condition, slots
 from ..model.guidance import Call, GuidedDenoiser, calls
 from ..model.sampling import sample
@@ -69,7 +70,7 @@ class VideoTask(Task):
         super().__init__()
         make = ShardSource if recipe.clips.shards else source
         if make is None:
-            raise ValueError(f"recipe {recipe.name!r} needs real videos: name a folder that `emu-video curate` wrote")
+            raise UserError(f"recipe {recipe.name!r} needs real videos: name a folder that `emu-video curate` wrote")
         self.recipe, self.processes = recipe, processes
         self.base = _load_base(recipe, processes.device)
         self.source = make(recipe, self.base, folder, processes)

@@ -13,6 +13,7 @@ from typing import Any
 import comfy.conds
 import torch
 
+from ...emu_core.errors import UserError
 from ...emu_core.model.conditioning import condition
 from ...emu_core.model.config import StackConfig
 
@@ -87,7 +88,7 @@ def channels(
     whole = torch.cat([part.repeat(repeats, 1, 1, 1) for part in parts])
     if whole.shape[-2:] != x.shape[-2:]:
         (height, width), (found_h, found_w) = whole.shape[-2:], x.shape[-2:]
-        raise ValueError(
+        raise UserError(
             f"the given frames were encoded for latents of {width} x {height}, and the latent is {found_w} x {found_h}: use the "
             "LATENT that the conditioning node gives"
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import folder_paths
 
+from ...emu_core.errors import UserError
 from ...emu_core.weights import SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def _path(what: str, name: str, *folders: str) -> Path:
         if found := folder_paths.get_full_path(folder, name):
             return Path(found)
     places = ", ".join(place for folder in folders for place in folder_paths.get_folder_paths(folder))
-    raise ValueError(f"{what} {name!r} was not found: put its file into {places}, then press R to refresh")
+    raise UserError(f"{what} {name!r} was not found: put its file into {places}, then press R to refresh")
 
 
 def _clips() -> dict[str, Path]:
@@ -111,7 +112,7 @@ def clip_path(name: str) -> Path | None:
     if name not in clips:
         places = ", ".join(folder_paths.get_folder_paths(METRICS))
         files = "config.json, weights, tokenizer, preprocessor_config.json"
-        raise ValueError(f"CLIP {name!r} was not found: put its folder ({files}) into {places}, then press R to refresh")
+        raise UserError(f"CLIP {name!r} was not found: put its folder ({files}) into {places}, then press R to refresh")
     return clips[name]
 
 

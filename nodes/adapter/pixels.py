@@ -10,6 +10,7 @@ from typing import Any
 import comfy.utils
 import torch
 
+from ...emu_core.errors import UserError
 from ...emu_core.media import fit
 
 RESIZE = ("center crop", "stretch", "none")
@@ -25,16 +26,16 @@ def prepare(images: torch.Tensor, height: int, width: int, resize: str) -> torch
     if resize == "stretch":
         return comfy.utils.common_upscale(images.movedim(-1, 1), width, height, "area", "disabled").movedim(1, -1)
     sizes = f"the image is {images.shape[2]} x {images.shape[1]}, the video {width} x {height}"
-    raise ValueError(f"{sizes}: give one of that size, or set resize to center crop or stretch")
+    raise UserError(f"{sizes}: give one of that size, or set resize to center crop or stretch")
 
 
 def latent_size(vae: Any, height: int, width: int) -> tuple[int, int, int]:
     """Channels, height and width of the latents of a picture."""
     ratio = getattr(vae, "downscale_ratio", 8)
     if not isinstance(ratio, int) or getattr(vae, "latent_dim", 2) != 2:
-        raise ValueError("expected the VAE of a text-to-image model (SD 1.5, SD 2.1, SDXL), found one for video or sound")
+        raise UserError("expected the VAE of a text-to-image model (SD 1.5, SD 2.1, SDXL), found one for video or sound")
     if height % ratio or width % ratio:
-        raise ValueError(f"width and height should be multiples of {ratio}, found {width} x {height}")
+        raise UserError(f"width and height should be multiples of {ratio}, found {width} x {height}")
     return vae.latent_channels, height // ratio, width // ratio
 
 

@@ -19,6 +19,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.samplers import CFGGuider
 
+from ...emu_core.errors import UserError
 from ...emu_core.model.guidance import calls
 from ...emu_core.model.schedule import ScheduleConfig, abar, frame_noise, trailing_timesteps
 
@@ -71,11 +72,11 @@ def trailing_sigmas(patcher: ModelPatcher, steps: int, denoise: float = 1.0) -> 
     sigmas = getattr(sampling, "sigmas", None)
     if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscrete) or sigmas is None:
         found = f"found {type(sampling).__name__}: use ComfyUI's own schedulers with it"
-        raise ValueError(f"the trailing schedule needs a MODEL of discrete timesteps (SD 1.5, SD 2.1, SDXL), {found}")
+        raise UserError(f"the trailing schedule needs a MODEL of discrete timesteps (SD 1.5, SD 2.1, SDXL), {found}")
     whole = int(steps / denoise)
     if whole > len(sigmas):
         found = f"found {steps} / {denoise:g}: take fewer steps or a higher denoise"
-        raise ValueError(f"steps / denoise should be at most {len(sigmas)}, the timesteps of this MODEL, {found}")
+        raise UserError(f"steps / denoise should be at most {len(sigmas)}, the timesteps of this MODEL, {found}")
     timesteps = trailing_timesteps(ScheduleConfig(steps=len(sigmas)), whole)
     return torch.cat([sigmas[timesteps.to(sigmas.device)].cpu(), torch.zeros(1)])[-(steps + 1) :]
 

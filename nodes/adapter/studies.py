@@ -17,6 +17,7 @@ from urllib.parse import quote
 from aiohttp import web
 from comfy.cli_args import args
 
+from ...emu_core.errors import UserError
 from ...emu_core.study.rules import Refused
 from ...emu_core.study.server import HEADERS, POLICY, add_routes, send_file, shown_host, to_folder
 from ...emu_core.study.store import STORE_NAME, Study
@@ -35,7 +36,7 @@ def checked_name(name: str) -> str:
     plain = all(character.isalnum() or character in " -_" for character in name)
     if not plain or name != name.strip() or not 1 <= len(name) <= NAME_LENGTH or name.upper() in DEVICES:
         wanted = f"a name of 1 to {NAME_LENGTH} letters, digits, spaces, - and _"
-        raise ValueError(f"study should be {wanted}, found {name[:80]!r}: choose another")
+        raise UserError(f"study should be {wanted}, found {name[:80]!r}: choose another")
     return name
 
 

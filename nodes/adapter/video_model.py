@@ -18,6 +18,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrapperExecutor, WrappersMP
 
 from ...emu_core.checkpoint import load_motion_lora, load_stack, read_config
+from ...emu_core.errors import UserError
 from ...emu_core.model.config import Role, StackConfig
 from ...emu_core.model.layers import LayerTypes, Run
 from ...emu_core.model.sites import find_sites
@@ -67,9 +68,9 @@ def require_stack(patcher: ModelPatcher, role: Role) -> StackConfig:
     config = applied(patcher)
     what = "video (F)" if role == "F" else "interpolation (I)"
     if config is None:
-        raise ValueError(f"this MODEL has no temporal stack on it: connect Apply Temporal Stack with a stack for {what}")
+        raise UserError(f"this MODEL has no temporal stack on it: connect Apply Temporal Stack with a stack for {what}")
     if config.role != role:
-        raise ValueError(f"the stack on this MODEL is of role {config.role}, expected role {role}: choose a stack for {what}")
+        raise UserError(f"the stack on this MODEL is of role {config.role}, expected role {role}: choose a stack for {what}")
     return config
 
 
@@ -80,7 +81,7 @@ def apply_stack(patcher: ModelPatcher, path: str | Path, strength: float = 1.0, 
     unet = getattr(patcher.model, "diffusion_model", None)
     if not (hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks")):
         found = f"found {type(patcher.model).__name__} ({type(unet).__name__})"
-        raise ValueError(
+        raise UserError(
             f"a temporal stack needs the U-Net of an SD 1.5, SD 2.1 or SDXL MODEL, {found}: load a checkpoint of the family that "
             "the stack was made for"
         )
@@ -88,7 +89,7 @@ def apply_stack(patcher: ModelPatcher, path: str | Path, strength: float = 1.0, 
     try:
         check_fit(config, find_sites(unet))
     except ValueError as error:
-        raise ValueError(f"{Path(path).name} does not fit this MODEL: {error}") from error
+        raise UserError(f"{Path(path).name} does not fit this MODEL: {error}") from error
     result = without_stack(patcher)
     dtype = patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()
     places = patcher.load_device, patcher.offload_device
@@ -110,7 +111,7 @@ def apply_motion_lora(patcher: ModelPatcher, path: str | Path, strength: float) 
     without a stack and for a LoRA that does not fit it. At `strength` 0 it is checked, and changes nothing."""
     config = applied(patcher)
     if config is None:
-        raise ValueError(
+        raise UserError(
             "this MODEL has no temporal stack on it, which a motion LoRA changes: connect Apply Temporal Stack before it"
         )
     changes = load_motion_lora(path, config)
@@ -252,7 +253,7 @@ class VideoCall:
         check_frames(config, frames, None, WINDOWS)
         has_image = any(one.positions for one in given)
         if has_image and not config.takes_image:
-            raise ValueError(
+            raise UserError(
                 f"the stack on this MODEL is of family {config.origin.family}, which makes videos from the text alone: take the "
                 "image off the conditioning node, or choose a stack of family emu, pia or fancyvideo"
             )
@@ -300,12 +301,12 @@ def _frames(batch: int, given: tuple[Given, ...], window: list[int] | None) -> i
     """Frames of each video in a batch of latents. Without the pack's conditioning the whole batch is one video."""
     frames = given[0].frames if given else batch
     if given and window is not None and max(window) >= frames:
-        raise ValueError(
+        raise UserError(
             f"context windows slide over one video, and the latent has a frame {max(window)}, which the conditioning's of "
             f"{frames} frames has not: use the LATENT that the conditioning node gives, with videos 1"
         )
     if window is None and batch % frames:
-        raise ValueError(
+        raise UserError(
             f"the latent holds {batch} frames, and the conditioning is for videos of {frames}: use the LATENT that the "
             "conditioning node gives, or set its length to the number of frames of the latent"
         )

@@ -10,7 +10,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ROOMS = {
-    **{"model": 0, "media": 0, "weights": 1, "base": 2, "interop": 2, "networks": 2, "checkpoint": 3, "pipeline": 4},
+    **{
+        "errors": -1,
+        "limits": -1,
+        "model": 0,
+        "media": 0,
+        "weights": 1,
+        "base": 2,
+        "interop": 2,
+        "networks": 2,
+        "checkpoint": 3,
+        "pipeline": 4,
+    },
     **{"data": 5, "training": 6, "evaluation": 6, "study": 7, "toy": 7, "cli": 8, "__main__": 9},
 }
 """What is higher imports what is lower; rooms of one number do not import each other."""
