@@ -1,7 +1,8 @@
 """Step time of the video MODEL inside ComfyUI against the plain MODEL on the same batch:
 `python -m benchmarks.comfy_step COMFYUI [--frames N] [--repeats N]`. It runs itself again by ComfyUI's own interpreter.
-With `--sd15` at the size of SD 1.5 (random weights, latents 8 x 8), and with `--animatediff-evolved FOLDER` against that pack,
-with a motion module of AnimateDiff v3's shape (random weights too; self-attention only, so ours is taken with that as well).
+EMU_VIDEO_TEST_DEVICE=cuda times a card, in float32. With `--sd15` at the size of SD 1.5 (random weights), and with
+`--animatediff-evolved FOLDER` against that pack, with a motion module of AnimateDiff v3's shape (random weights too;
+self-attention only, so ours is taken with that as well).
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def main() -> None:
     parser.add_argument("comfyui", type=Path)
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--latents", type=int, default=8, help="side of a frame's latents")
+    parser.add_argument("--dynamic", action="store_true", help="with dynamic VRAM (EMU_VIDEO_TEST_DEVICE=cuda)")
     parser.add_argument("--sd15", action="store_true")
     parser.add_argument("--animatediff-evolved", type=Path)
     parser.add_argument("--inside", action="store_true")
@@ -41,12 +44,12 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         sys.argv = [sys.argv[0]]
-        pack = harness.start(options.comfyui, PACK, Path(folder))
+        pack = harness.start(options.comfyui, PACK, Path(folder), options.dynamic)
         import torch
 
         with torch.inference_mode():
             cases = sd15_cases(pack, options) if options.sd15 or options.animatediff_evolved else tiny_cases(pack, options.frames)
-            measure(cases, options.frames, options.repeats)
+            measure(cases, options)
 
 
 def tiny_cases(pack, frames: int) -> dict:
@@ -65,11 +68,10 @@ def tiny_cases(pack, frames: int) -> dict:
 
 
 def sd15_cases(pack, options: argparse.Namespace) -> dict:
-    import full_size
     import parts
     import torch
 
-    model = full_size.sd15()
+    model = parts.sd15(model_channels=320, channel_mult=[1, 2, 4, 4], context_dim=768)
     generator = torch.Generator().manual_seed(2)
     text = tuple([[torch.randn(1, 77, 768, generator=generator), {}]] for _ in range(2))
     settings = {"base": "sd15", "head_dim": 64, "size": (512, 512), "mlp_ratio": 4, "schedule": {"zero_snr": False}}
@@ -131,11 +133,12 @@ def motion_module() -> dict:
     return state
 
 
-def measure(cases: dict, frames: int, repeats: int) -> None:
+def measure(cases: dict, options: argparse.Namespace) -> None:
     import parts
     import torch
 
-    latent, steps = torch.zeros(frames, 4, 8, 8), 2
+    frames, repeats, steps = options.frames, options.repeats, 2
+    latent = torch.zeros(frames, 4, options.latents, options.latents)
     times: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(repeats + 1):
         for name, (video, first, second) in cases.items():

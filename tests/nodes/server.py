@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from .inside.harness import device_arguments
+
 PACK = Path(__file__).parents[2]
 
 
@@ -48,8 +50,9 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.root, self.folder, self.arguments = root, folder, arguments
-        main = str(root / "main.py")
-        self.program = [str(PACK / "tests" / "nodes" / "inside" / "serve.py"), main] if dynamic else [main]
+        self.program = [str(root / "main.py"), *device_arguments(dynamic)]
+        if dynamic and "--cpu" in self.program:
+            self.program.insert(0, str(PACK / "tests" / "nodes" / "inside" / "serve.py"))
         self.log = folder / "server.log"
 
     @property
@@ -64,7 +67,7 @@ class Server:
             link.symlink_to(PACK, target_is_directory=True)
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [comfy_python(self.root), *self.program, "--cpu", "--port", str(self.port), "--disable-auto-launch",
+            [comfy_python(self.root), *self.program, "--port", str(self.port), "--disable-auto-launch",
              "--disable-api-nodes",
              "--base-directory", str(self.folder), "--database-url", "sqlite:///:memory:", "--preview-method", "latent2rgb",
              *self.arguments],

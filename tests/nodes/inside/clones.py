@@ -29,7 +29,8 @@ def check_dynamic_vram_is_what_it_says(pack: Any) -> dict[str, Any]:
     video = parts.apply(pack, model)
     wanted = parts.patcher_class()
     patchers = [model, clip.patcher, vae.patcher, video, *video.get_additional_models()]
-    kinds = {type(patcher) for patcher in patchers}
+    # on a card what stays on the CPU, a text encoder in float32 say, has no dynamic VRAM
+    kinds = {type(patcher) for patcher in patchers if patcher.load_device.type != "cpu" or pack.device == "cpu"}
     assert kinds == {wanted}, kinds
     assert (wanted is not comfy.model_patcher.ModelPatcher) == pack.dynamic
     return {"dynamic": pack.dynamic}
@@ -57,13 +58,13 @@ def check_sigmas_stay_their_own(pack: Any) -> None:
     lasts = {"plain": 4518.75, "video": 4518.75, "other": float(((1 - abar[-1]) / abar[-1]).sqrt())}
     assert abs(lasts["other"] - 14.6146) < 1e-3
     models = {"plain": model, "video": video, "other": other}
-    whole = {name: one.get_model_object("model_sampling").sigmas.clone() for name, one in models.items()}
+    whole = {name: one.get_model_object("model_sampling").sigmas.cpu().clone() for name, one in models.items()}
     for name in ("plain", "video", "other", "video", "plain", "other", "plain", "video"):
         parts.ksample(models[name], positive, negative, latent, steps=1)
         sampling = models[name].get_model_object("model_sampling")
         assert abs(float(sampling.sigmas[-1]) - lasts[name]) < 0.02, (name, sampling.sigmas[-1])
         assert all(
-            torch.equal(one.get_model_object("model_sampling").sigmas, whole[kind])
+            torch.equal(one.get_model_object("model_sampling").sigmas.cpu(), whole[kind])
             for kind, one in models.items()
         )  # fmt: skip
 
@@ -171,6 +172,8 @@ def check_several_gpus(pack: Any) -> None:
     except ImportError:
         raise NotHere("this ComfyUI knows one GPU") from None
     management = comfy.model_management
+    if pack.device != "cpu":
+        raise NotHere("a second device is made of the CPU alone")
     _, video, positive, negative, latent = video_parts(pack)
     kept, memory = management.get_all_torch_devices, type(video.model).memory_required
     management.get_all_torch_devices = lambda exclude_current=False: [torch.device("cpu"), torch.device("cpu", 0)]
@@ -201,18 +204,27 @@ def check_select_model_device(pack: Any) -> None:
     model, clip, vae = pack.run("EmuVideoTinyModel")
     positive, _, negative, latent = parts.conditioning(pack, clip, vae)
     expected = parts.ksample(parts.apply(pack, model), positive, negative, latent["samples"])
+
+    def same(video: Any) -> bool:
+        """To the bit on the same device. ComfyUI's node leaves weights where an earlier run put them, so they are let go of."""
+        parts.forget()
+        found = parts.ksample(video, positive, negative, latent["samples"])
+        return (
+            torch.equal(found, expected) if video.load_device == model.load_device else torch.allclose(found, expected, 0, 1e-3)
+        )
+
     for device in ("cpu", "default"):
         chosen = nodes.SelectModelDeviceNode.execute(model, device).result[0]
-        assert torch.equal(parts.ksample(parts.apply(pack, chosen), positive, negative, latent["samples"]), expected)
+        assert same(parts.apply(pack, chosen))
         after = nodes.SelectModelDeviceNode.execute(parts.apply(pack, model), device).result[0]
         if device == "cpu":
             kinds = {type(patcher) for patcher in (after, *after.get_additional_models())}
             assert kinds == {comfy.model_patcher.ModelPatcher}, kinds
-        assert torch.equal(parts.ksample(after, positive, negative, latent["samples"]), expected)
+        assert same(after)
         text = nodes.SelectCLIPDeviceNode.execute(clip, device).result[0]
         pictures = nodes.SelectVAEDeviceNode.execute(vae, device).result[0]
         again, _, _, _ = parts.conditioning(pack, text, pictures)
-        assert torch.equal(again[0][0], positive[0][0])
+        torch.testing.assert_close(again[0][0].cpu(), positive[0][0].cpu(), atol=1e-4 if pack.device != "cpu" else 0, rtol=0)
     for patcher in (model, clip.patcher, vae.patcher, *parts.apply(pack, model).get_additional_models()):
         elsewhere = patcher.deepclone_multigpu(new_load_device=torch.device("cpu", 0))
         assert elsewhere.model is not patcher.model and elsewhere.load_device == torch.device("cpu", 0)

@@ -36,6 +36,7 @@ class Comfy:
 
     def __init__(self, pack: ModuleType, folder: Path, dynamic: bool) -> None:
         self.pack, self.folder, self.dynamic = pack, folder, dynamic
+        self.device = "cpu" if "--cpu" in sys.argv else "cuda"
         extension = asyncio.run(pack.comfy_entrypoint())
         self.nodes = {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
 
@@ -52,18 +53,43 @@ class NotHere(Exception):
 
 
 DYNAMIC = "dynamic-vram"
-"""A last argument: with what an NVIDIA card gets, emulated."""
+"""A last argument: with what an NVIDIA card gets; emulated, but where the checks run on such a card."""
+
+
+def device_arguments(dynamic: bool) -> list[str]:
+    """ComfyUI's arguments. EMU_VIDEO_TEST_DEVICE=cuda has the checks run on the card, in float32 and repeatably, so that the
+    numbers can be compared; else they run on the CPU."""
+    if os.environ.get("EMU_VIDEO_TEST_DEVICE", "cpu") == "cpu":
+        return ["--cpu"]
+    return ["--force-fp32", "--deterministic", *([] if dynamic else ["--disable-dynamic-vram"])]
+
+
+def real_dynamic_vram() -> None:
+    """What ComfyUI's main.py does at its start on an NVIDIA card."""
+    import comfy_aimdo.control
+
+    assert comfy_aimdo.control.init(), "comfy-aimdo could not be initialised"
+    import comfy.memory_management
+    import comfy.model_management
+    import comfy.model_patcher
+
+    devices = comfy.model_management.get_all_torch_devices()
+    assert comfy_aimdo.control.init_devices((device.index, 0) for device in devices), "no device with dynamic VRAM"
+    comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
+    comfy.memory_management.aimdo_enabled = True
 
 
 def start(root: Path, pack: Path, out: Path, dynamic: bool = False) -> Comfy:
-    """Import ComfyUI from `root`, on the CPU with one thread and its models under `out`, and the pack."""
-    sys.argv = [sys.argv[0], "--cpu"]
+    """Import ComfyUI from `root`, with one thread and its models under `out`, and the pack."""
+    sys.argv = [sys.argv[0], *device_arguments(dynamic)]
     sys.path.insert(0, str(root))
     os.chdir(root)
     import comfy.options
 
     comfy.options.enable_args_parsing()
-    if dynamic:
+    if dynamic and "--cpu" not in sys.argv:
+        real_dynamic_vram()
+    elif dynamic:
         import dynamic_vram
 
         dynamic_vram.emulate(str(root))
@@ -103,9 +129,9 @@ def main() -> None:
         try:
             with torch.inference_mode():  # as the server runs nodes
                 made = getattr(checks, name)(comfy_side) or {}
-            tensors = {k: v.clone().contiguous() for k, v in made.items() if isinstance(v, torch.Tensor)}
+            tensors = {k: v.clone().cpu().contiguous() for k, v in made.items() if isinstance(v, torch.Tensor)}
             save_file(tensors, Path(out) / f"{name}.safetensors")
-            latents = {str(number): value.clone().contiguous() for number, value in enumerate(sampled)}
+            latents = {str(number): value.clone().cpu().contiguous() for number, value in enumerate(sampled)}
             save_file(latents, Path(out) / f"{name}.sampled.safetensors")
             results[name] = {"data": {k: v for k, v in made.items() if k not in tensors}}
         except Exception as error:

@@ -198,8 +198,8 @@ def check_low_memory_gives_the_same(pack: Any) -> None:
     assert casting > 20, casting
     assert torch.equal(parts.ksample(video, positive, negative, latent["samples"]), expected)
     parts.forget()
-    video.patch_model(cpu, lowvram_model_memory=1_000_000)
-    stack.patch_model(cpu, lowvram_model_memory=100_000)
+    video.patch_model(video.load_device, lowvram_model_memory=1_000_000)
+    stack.patch_model(video.load_device, lowvram_model_memory=100_000)
     assert parts.hooks(video) > 20
     assert torch.equal(parts.ksample(video, positive, negative, latent["samples"]), expected)
     parts.forget()
