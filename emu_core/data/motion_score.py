@@ -68,7 +68,7 @@ def mean_length(frame: Any) -> float:
 
     nan where less than a quarter of the frame has any, as at a cut: what little was matched there is chance (our choice).
     """
-    data = next((item for item in frame.side_data if item.type.name == "MOTION_VECTORS"), None)
+    data = frame.side_data.get("MOTION_VECTORS")  # iterating gives the data before PyAV 19, and their kinds from then on
     if data is None:
         return math.nan
     vectors = data.to_ndarray()

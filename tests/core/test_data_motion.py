@@ -112,12 +112,12 @@ def test_known_shifts_are_measured_within_five_per_cent(shift: int, across: bool
 def test_vectors_count_by_their_blocks_areas_and_too_few_are_none() -> None:
     kind = np.dtype([(name, "i4") for name in ("w", "h", "motion_x", "motion_y", "motion_scale")])
     vectors = np.array([(16, 16, 12, 16, 4), (8, 8, 0, 4, 4), (16, 8, 0, 0, 4)], kind)  # lengths 5, 1 and 0
-    data = SimpleNamespace(type=SimpleNamespace(name="MOTION_VECTORS"), to_ndarray=lambda: vectors)
-    other = SimpleNamespace(type=SimpleNamespace(name="SEI_UNREGISTERED"))
-    frame = SimpleNamespace(side_data=[other, data], width=32, height=32)
+    data, other = SimpleNamespace(to_ndarray=lambda: vectors), SimpleNamespace()
+    both = {"SEI_UNREGISTERED": other, "MOTION_VECTORS": data}
+    frame = SimpleNamespace(side_data=both, width=32, height=32)
     assert mean_length(frame) == pytest.approx((5 * 256 + 1 * 64) / (256 + 64 + 128))
-    assert math.isnan(mean_length(SimpleNamespace(side_data=[other, data], width=64, height=32)))
-    assert math.isnan(mean_length(SimpleNamespace(side_data=[other], width=32, height=32)))
+    assert math.isnan(mean_length(SimpleNamespace(side_data=both, width=64, height=32)))
+    assert math.isnan(mean_length(SimpleNamespace(side_data={"SEI_UNREGISTERED": other}, width=32, height=32)))
 
 
 def test_a_file_with_b_frames_and_one_without_vectors_get_the_same_score() -> None:

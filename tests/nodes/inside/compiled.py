@@ -28,8 +28,8 @@ def check_traced(pack: Any) -> None:
     expected = parts.ksample(video, positive, negative, latent)
     found = parts.ksample(compiled(video, "eager"), positive, negative, latent)
     torch._dynamo.reset()
-    assert torch.equal(found, expected), (found - expected).abs().max()
-    assert torch.equal(parts.ksample(video, positive, negative, latent), expected)
+    assert parts.same(found, expected), (found - expected).abs().max()
+    assert parts.same(parts.ksample(video, positive, negative, latent), expected)
 
 
 def check_the_node(pack: Any) -> None:
@@ -58,7 +58,7 @@ def check_put_in_the_models_place(pack: Any) -> None:
     result.add_object_patch("diffusion_model", torch.compile(video.get_model_object("diffusion_model"), backend="eager"))
     found = parts.ksample(result, positive, negative, latent, steps=1)
     torch._dynamo.reset()
-    assert torch.equal(found, expected), (found - expected).abs().max()
-    assert torch.equal(parts.ksample(video, positive, negative, latent, steps=1), expected)
+    assert parts.same(found, expected), (found - expected).abs().max()
+    assert parts.same(parts.ksample(video, positive, negative, latent, steps=1), expected)
     parts.forget()
     assert parts.hooks(video) == 0

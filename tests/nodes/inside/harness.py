@@ -97,6 +97,8 @@ def start(root: Path, pack: Path, out: Path, dynamic: bool = False) -> Comfy:
     import torch
 
     torch.set_num_threads(1)
+    if "--cpu" not in sys.argv:  # float32 as it is written, not with ten bits, which is a convolution's default on a card
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     folder_paths.models_dir = str(out / "models")
     return Comfy(load_pack(pack), out, dynamic)
 

@@ -37,15 +37,15 @@ def check_strengths(pack: Any) -> None:
     what comes in stays as it was."""
     video, *rest = video_parts(pack)
     plain = sampled(video, *rest)
-    assert torch.equal(sampled(with_lora(pack, video, 0.0), *rest), plain)
+    assert parts.same(sampled(with_lora(pack, video, 0.0), *rest), plain)
     two = with_lora(pack, with_lora(pack, video, 0.6), 0.4, OTHER)
     for one, merged in ((with_lora(pack, video, 0.7), "merged.safetensors"), (two, "merged two.safetensors")):
         found = sampled(one, *rest)
         wanted = sampled(video_parts(pack, merged)[0], *rest)
         assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
         assert (found - plain).abs().max() > 0.01 * wanted.abs().max()
-    assert not torch.equal(sampled(with_lora(pack, video, -0.7), *rest), plain)
-    assert torch.equal(sampled(video, *rest), plain)
+    assert not parts.same(sampled(with_lora(pack, video, -0.7), *rest), plain)
+    assert parts.same(sampled(video, *rest), plain)
 
 
 def check_clones(pack: Any) -> None:
@@ -55,15 +55,15 @@ def check_clones(pack: Any) -> None:
     zoom, pan = with_lora(pack, video), with_lora(pack, video, 0.5, OTHER)
     wanted = [sampled(one, *rest) for one in (zoom, pan)]
     for one, expected in ((zoom, wanted[0]), (video, plain), (pan, wanted[1]), (zoom.clone(), wanted[0]), (video, plain)):
-        assert torch.equal(sampled(one, *rest), expected)
+        assert parts.same(sampled(one, *rest), expected)
     if "disable_dynamic" in inspect.signature(zoom.clone).parameters:
-        assert torch.equal(sampled(zoom.clone(disable_dynamic=True), *rest), wanted[0])
+        assert parts.same(sampled(zoom.clone(disable_dynamic=True), *rest), wanted[0])
     del zoom, pan
     parts.forget()
-    assert torch.equal(sampled(video, *rest), plain)
+    assert parts.same(sampled(video, *rest), plain)
     weights = video.get_additional_models()[0].model.state_dict()
     fresh = parts.apply(pack, pack.run("EmuVideoTinyModel")[0], STACK).get_additional_models()[0].model.state_dict()
-    assert all(torch.equal(weights[name], value) for name, value in fresh.items())
+    assert all(parts.same(weights[name], value) for name, value in fresh.items())
 
 
 def check_without_the_stack_nothing_is_left(pack: Any) -> None:
@@ -71,11 +71,11 @@ def check_without_the_stack_nothing_is_left(pack: Any) -> None:
     model, clip, vae = pack.run("EmuVideoTinyModel")
     video, *rest = video_parts(pack)
     again = parts.apply(pack, with_lora(pack, video), STACK)
-    assert torch.equal(sampled(again, *rest), sampled(video, *rest))
+    assert parts.same(sampled(again, *rest), sampled(video, *rest))
     texts = parts.texts(clip)
     still = torch.zeros(1, 4, 8, 8)
     bare = pack.module("nodes.adapter.video_model").without_stack(with_lora(pack, video))
-    assert torch.equal(sampled(bare, *texts, still), sampled(model, *texts, still))
+    assert parts.same(sampled(bare, *texts, still), sampled(model, *texts, still))
 
 
 def check_among_other_nodes(pack: Any) -> None:
@@ -87,9 +87,9 @@ def check_among_other_nodes(pack: Any) -> None:
     between = with_lora(pack, parts.random_lora(parts.apply(pack, model, STACK), clip))
     behind = parts.random_lora(with_lora(pack, parts.apply(pack, model, STACK)), clip)
     found = [sampled(one, *rest) for one in (before, between, behind)]
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[1], found[2])
-    assert not torch.equal(found[0], sampled(with_lora(pack, parts.apply(pack, model, STACK)), *rest))
+    assert parts.same(found[0], found[1])
+    assert parts.same(found[1], found[2])
+    assert not parts.same(found[0], sampled(with_lora(pack, parts.apply(pack, model, STACK)), *rest))
 
 
 def check_context_windows(pack: Any) -> None:
@@ -101,8 +101,8 @@ def check_context_windows(pack: Any) -> None:
     texts = parts.texts(pack.run("EmuVideoTinyModel")[1])
     before, behind = parts.windowed(with_lora(pack, video), 16, False), with_lora(pack, parts.windowed(video, 16, False))
     found = [sampled(one, *texts, latent) for one in (before, behind, parts.windowed(video, 16, False))]
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+    assert parts.same(found[0], found[1])
+    assert not parts.same(found[0], found[2])
 
 
 def check_unloaded_and_loaded_again(pack: Any) -> None:
@@ -111,10 +111,10 @@ def check_unloaded_and_loaded_again(pack: Any) -> None:
     zoom = with_lora(pack, video)
     expected = sampled(zoom, *rest)
     comfy.model_management.unload_all_models()
-    assert torch.equal(sampled(zoom, *rest), expected)
+    assert parts.same(sampled(zoom, *rest), expected)
     for own in zoom.get_additional_models():
         own.partially_unload(own.offload_device, 10**9)
-    assert torch.equal(sampled(zoom, *rest), expected)
+    assert parts.same(sampled(zoom, *rest), expected)
 
 
 def check_little_memory(pack: Any) -> None:
@@ -136,7 +136,7 @@ def check_little_memory(pack: Any) -> None:
         del own.load
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
     parts.forget()
-    assert torch.equal(sampled(zoom, *rest), expected)
+    assert parts.same(sampled(zoom, *rest), expected)
 
 
 def check_half_precision(pack: Any) -> None:
@@ -161,7 +161,7 @@ def check_half_precision(pack: Any) -> None:
         assert (found[name].float() - value.float()).abs().max() <= step, name
     own.unpatch_model()
     plain = core.load_stack(stack, dtype=torch.float16).state_dict()
-    assert all(torch.equal(value, plain[name]) for name, value in own.model.state_dict().items())
+    assert all(parts.same(value, plain[name]) for name, value in own.model.state_dict().items())
 
 
 def check_refusals(pack: Any) -> None:

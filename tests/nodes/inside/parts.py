@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,16 @@ def on_the_same_schedule(pack: Any, model: Any, **schedule: Any) -> Any:
     result = model.clone()
     result.add_object_patch("model_sampling", sampling(pack.module("emu_core.model.schedule").ScheduleConfig(**schedule)))
     return result
+
+
+def same(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether two results are equal: to the bit on the CPU. On a card cuBLAS and cuDNN choose kernels by where tensors lie."""
+    if comfy.model_management.get_torch_device().type == "cpu":
+        return torch.equal(found, expected)
+    difference = float((found.cpu().float() - expected.cpu().float()).abs().max()) if found.shape == expected.shape else math.inf
+    if difference:
+        logging.warning(f"on the card, not equal to the bit: {difference:.2e}")
+    return difference <= 1e-4
 
 
 def hooks(model: Any) -> int:

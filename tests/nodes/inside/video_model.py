@@ -33,7 +33,7 @@ def identity_check(pack: Any, change: Any = None, control: bool = False) -> None
         latent = torch.zeros(8, 4, 8, 8)
         before = parts.ksample(model, *parts.texts(clip), latent)
         model = changed
-        assert not torch.equal(before, parts.ksample(model, *parts.texts(clip), latent)), "the patch does nothing"
+        assert not parts.same(before, parts.ksample(model, *parts.texts(clip), latent)), "the patch does nothing"
     name = parts.save_new_stack(pack, model, "identity.safetensors")
     video, plain = parts.apply(pack, model, name), parts.on_the_same_schedule(pack, model)
     positive, negative = parts.texts(clip)
@@ -45,8 +45,8 @@ def identity_check(pack: Any, change: Any = None, control: bool = False) -> None
     expected = parts.ksample(plain, positive, negative, latent["samples"])
     found = parts.ksample(video, given_positive, given_negative, latent["samples"])
     if control:
-        assert not torch.equal(expected, unguided), "the ControlNet does nothing"
-    assert torch.equal(found, expected), (found - expected).abs().max()
+        assert not parts.same(expected, unguided), "the ControlNet does nothing"
+    assert parts.same(found, expected), (found - expected).abs().max()
     # and one frame by itself is what the whole batch has there
     assert torch.isfinite(found).all() and found.std() > 0.1
 
@@ -82,7 +82,7 @@ def check_the_model_that_came_in_is_untouched(pack: Any) -> None:
     assert not model.injections and not model.wrappers.get("diffusion_model") and not model.object_patches
     parts.forget()
     after = model.model.state_dict()
-    assert after.keys() == weights.keys() and all(torch.equal(after[k], v) for k, v in weights.items())
+    assert after.keys() == weights.keys() and all(parts.same(after[k], v) for k, v in weights.items())
     assert parts.hooks(model) == 0
 
 
@@ -100,7 +100,7 @@ def check_no_residue(pack: Any) -> None:
     for name, make in makers.items():
         parts.forget()
         fresh[name] = make()
-    assert not torch.equal(fresh["plain"], fresh["F"]) and not torch.equal(fresh["F"], fresh["I"])
+    assert not parts.same(fresh["plain"], fresh["F"]) and not parts.same(fresh["F"], fresh["I"])
     parts.forget()
     kept = {"F": parts.apply(pack, model), "I": parts.apply(pack, model, "tiny I (bundled)")}
     for name in ("plain", "F", "plain", "I", "F", "plain"):
@@ -109,7 +109,7 @@ def check_no_residue(pack: Any) -> None:
             assert parts.hooks(model) == 0, "hooks are left on the plain MODEL"
         else:
             found = parts.ksample(kept[name], positive, negative, latent["samples"])
-        assert torch.equal(found, fresh[name]), name
+        assert parts.same(found, fresh[name]), name
     assert model.get_model_object("model_sampling").sigma_max == model.model.model_sampling.sigma_max
 
 
@@ -129,8 +129,8 @@ def check_cancel_in_the_middle(pack: Any) -> None:
         raise AssertionError("it was not cancelled")
     except comfy.model_management.InterruptProcessingException:
         pass
-    assert torch.equal(parts.ksample(video, positive, negative, latent["samples"]), expected)
-    assert torch.equal(parts.ksample(model, *parts.texts(clip), latent["samples"]), plain)
+    assert parts.same(parts.ksample(video, positive, negative, latent["samples"]), expected)
+    assert parts.same(parts.ksample(model, *parts.texts(clip), latent["samples"]), plain)
 
 
 def check_clones_share_the_stack_and_take_further_patches(pack: Any) -> None:
@@ -141,8 +141,8 @@ def check_clones_share_the_stack_and_take_further_patches(pack: Any) -> None:
     video = parts.apply(pack, model)
     first = parts.ksample(video, positive, negative, latent["samples"])
     after = parts.ksample(parts.random_lora(video, clip), positive, negative, latent["samples"])
-    assert torch.equal(before, after) and not torch.equal(first, after)
-    assert torch.equal(parts.ksample(video, positive, negative, latent["samples"]), first)
+    assert parts.same(before, after) and not parts.same(first, after)
+    assert parts.same(parts.ksample(video, positive, negative, latent["samples"]), first)
 
 
 def check_a_second_stack_replaces_the_first(pack: Any) -> None:
@@ -150,7 +150,7 @@ def check_a_second_stack_replaces_the_first(pack: Any) -> None:
     positive, _, negative, latent = parts.conditioning(pack, clip, vae)
     twice = parts.apply(pack, parts.apply(pack, model, "tiny I (bundled)"))
     once = parts.apply(pack, model)
-    assert torch.equal(*(parts.ksample(m, positive, negative, latent["samples"]) for m in (twice, once)))
+    assert parts.same(*(parts.ksample(m, positive, negative, latent["samples"]) for m in (twice, once)))
 
 
 def check_without_stack_is_the_image_model(pack: Any) -> None:
@@ -159,7 +159,7 @@ def check_without_stack_is_the_image_model(pack: Any) -> None:
     video, latent = parts.apply(pack, model), torch.zeros(2, 4, 8, 8)
     expected = parts.ksample(model, *parts.texts(clip), latent)
     parts.ksample(video, *parts.texts(clip), torch.zeros(8, 4, 8, 8))
-    assert torch.equal(parts.ksample(strip(video), *parts.texts(clip), latent), expected)
+    assert parts.same(parts.ksample(strip(video), *parts.texts(clip), latent), expected)
     assert parts.hooks(model) == 0
 
 
@@ -171,8 +171,8 @@ def check_strength(pack: Any) -> None:
         parts.ksample(parts.apply(pack, model, strength=s), positive, negative, latent["samples"]) for s in (0.0, 0.5, 1.0)
     ]
     plain = parts.ksample(parts.on_the_same_schedule(pack, model), *parts.texts(clip), latent["samples"])
-    assert torch.equal(results[0], plain)
-    assert not torch.equal(results[1], results[0]) and not torch.equal(results[1], results[2])
+    assert parts.same(results[0], plain)
+    assert not parts.same(results[1], results[0]) and not parts.same(results[1], results[2])
 
 
 def check_low_memory_gives_the_same(pack: Any) -> None:
@@ -187,7 +187,7 @@ def check_low_memory_gives_the_same(pack: Any) -> None:
         for _ in range(2):
             for patcher in (video, stack):
                 assert patcher.partially_unload(cpu, 1e32) > 0
-            assert torch.equal(parts.ksample(video, positive, negative, latent["samples"]), expected)
+            assert parts.same(parts.ksample(video, positive, negative, latent["samples"]), expected)
         parts.forget()
         assert parts.hooks(video) == 0
         return
@@ -196,12 +196,12 @@ def check_low_memory_gives_the_same(pack: Any) -> None:
         assert freed > 0
     casting = sum(getattr(m, "comfy_cast_weights", False) for p in (video, stack) for m in p.model.modules())
     assert casting > 20, casting
-    assert torch.equal(parts.ksample(video, positive, negative, latent["samples"]), expected)
+    assert parts.same(parts.ksample(video, positive, negative, latent["samples"]), expected)
     parts.forget()
     video.patch_model(video.load_device, lowvram_model_memory=1_000_000)
     stack.patch_model(video.load_device, lowvram_model_memory=100_000)
     assert parts.hooks(video) > 20
-    assert torch.equal(parts.ksample(video, positive, negative, latent["samples"]), expected)
+    assert parts.same(parts.ksample(video, positive, negative, latent["samples"]), expected)
     parts.forget()
     assert parts.hooks(video) == 0
 
@@ -300,10 +300,10 @@ def check_the_anchor_is_cut_from_all_that_goes_by_frames(pack: Any) -> None:
     frames, kept, other = torch.arange(6.0), torch.tensor([1.0, 2, 4, 5]), torch.arange(5.0)
     context = frames[:, None].expand(6, 7)
     x, control, others = cut((context, {"output": [frames, None], "middle": [other]}, {"y": None, "scale": 3.0}))
-    assert torch.equal(x, kept[:, None].expand(4, 7))
-    assert torch.equal(control["output"][0], kept) and control["output"][1] is None and control["middle"][0] is other
+    assert parts.same(x, kept[:, None].expand(4, 7))
+    assert parts.same(control["output"][0], kept) and control["output"][1] is None and control["middle"][0] is other
     assert others == {"y": None, "scale": 3.0}
-    assert torch.equal(cut.undo(kept), torch.tensor([0.0, 1, 2, 0, 4, 5]))
+    assert parts.same(cut.undo(kept), torch.tensor([0.0, 1, 2, 0, 4, 5]))
 
 
 def check_wired_form_gives_the_same_latents(pack: Any) -> None:
@@ -332,9 +332,9 @@ def check_trailing_sigmas(pack: Any) -> None:
     video = parts.apply(pack, model)
     all_sigmas = video.get_model_object("model_sampling").sigmas
     sigmas = pack.run("EmuVideoScheduler", model=video, steps=250, denoise=1.0)[0]
-    assert torch.equal(sigmas[:-1], all_sigmas[torch.arange(999, 0, -4)]) and sigmas[-1] == 0
+    assert parts.same(sigmas[:-1], all_sigmas[torch.arange(999, 0, -4)]) and sigmas[-1] == 0
     half = pack.run("EmuVideoScheduler", model=video, steps=10, denoise=0.5)[0]
-    assert torch.equal(half, pack.run("EmuVideoScheduler", model=video, steps=20, denoise=1.0)[0][-11:])
+    assert parts.same(half, pack.run("EmuVideoScheduler", model=video, steps=20, denoise=1.0)[0][-11:])
     assert abs(float(all_sigmas[-1]) - (1 / 4.8973451890853435e-08 - 1) ** 0.5) < 0.01
     assert len(pack.run("EmuVideoScheduler", model=video, steps=5, denoise=0.0)[0]) == 0
 
@@ -345,9 +345,9 @@ def check_text_alone(pack: Any) -> None:
     video, latent = parts.apply(pack, model), torch.zeros(8, 4, 8, 8)
     given = parts.conditioning(pack, clip, vae, image=None)
     bare = parts.ksample(video, *parts.texts(clip), latent)
-    assert torch.equal(bare, parts.ksample(video, given[0], given[2], latent))
+    assert parts.same(bare, parts.ksample(video, given[0], given[2], latent))
     packed = parts.conditioning(pack, clip, vae)
-    assert torch.equal(parts.ksample(model, packed[0], packed[2], latent), parts.ksample(model, *parts.texts(clip), latent))
+    assert parts.same(parts.ksample(model, packed[0], packed[2], latent), parts.ksample(model, *parts.texts(clip), latent))
 
 
 def check_given_frames_reach_the_latents(pack: Any) -> None:
