@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +60,7 @@ def whole_file(path: PathLike) -> Iterator[Path]:
     part = _part_of(target)
     try:
         with _errors_in_words(path):
+            _tidy(target)
             yield part
             with open(part, "rb+") as file:
                 os.fsync(file.fileno())  # or the name could outlive a crash of the machine, and the contents not
@@ -76,9 +79,10 @@ def write_text(path: PathLike, text: str) -> None:
 def whole_folder(path: PathLike) -> Iterator[Path]:
     """As whole_file, for a folder: an earlier one is moved aside, and put back if the new one cannot take its place."""
     target = real_target(path)
-    part, old = _part_of(target), _part_of(target)
+    part, old = _part_of(target), _part_of(target, "old")
     try:
         with _errors_in_words(path):
+            _tidy(target)
             part.mkdir()
             yield part
             if target.exists():
@@ -91,8 +95,41 @@ def whole_folder(path: PathLike) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _part_of(target: Path) -> Path:
-    return target.parent / f".{uuid.uuid4().hex}.part"
+def _part_of(target: Path, kind: str = "part") -> Path:
+    """A hidden name beside the target that tells target, computer and process, so that whoever writes the same target next finds
+    what a killed process left there."""
+    return target.parent / f"{_mark(target)}{os.getpid()}-{uuid.uuid4().hex[:8]}.{kind}"
+
+
+def _mark(target: Path) -> str:
+    name, here = (hashlib.sha256(os.fsencode(text)).hexdigest() for text in (target.name, socket.gethostname()))
+    return f".{name[:12]}-{here[:6]}-"
+
+
+def _tidy(target: Path) -> None:
+    """Removes what killed processes of this computer left of the target; an earlier folder that was moved aside and never
+    replaced goes back. On Windows, where no process can be asked for without more, nothing is touched."""
+    for left in target.parent.glob(f"{_mark(target)}*.[op][la]*"):
+        if _is_running(int(left.name.split("-")[2])):
+            continue
+        if left.suffix == ".old" and not target.exists():
+            os.rename(left, target)
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -15,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emu_core.media import VIDEO_EXTENSIONS, Unreadable, read_image, read_video, write_video, writing
+from emu_core.media import VIDEO_EXTENSIONS, Unreadable, files, read_image, read_video, write_video, writing
 from emu_core.media.decoding import filter_chain
 from emu_core.media.reading import is_animation
 from emu_core.media.writing import ENCODINGS
@@ -475,3 +476,26 @@ def test_link_stays_a_link_and_rights_are_ordinary(tmp_path):
     assert os.listdir(tmp_path / "real") == ["clip.mp4"]
     (tmp_path / "plain").touch()
     assert (tmp_path / "real" / "clip.mp4").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only there are processes asked whether they run")
+def test_what_a_killed_process_left_goes_when_the_same_is_written_again(tmp_path: Path) -> None:
+    """Half a file, half a folder, and a folder that was moved aside when the kill came before the new one took its place; what
+    a running process writes, and what is another file's, stays."""
+    killed, name = subprocess.Popen(["true"]), "clip.mp4"
+    killed.wait()  # nobody has its number now
+    gone, running = (tmp_path / f"{files._mark(tmp_path / name)}{number}-0" for number in (killed.pid, os.getpid()))
+    other = tmp_path / f"{files._mark(tmp_path / 'other.mp4')}{killed.pid}-0.part"
+    for path in (f"{gone}.part", f"{running}.part", other):
+        Path(path).write_text("half")
+    with files.whole_file(tmp_path / name) as part:
+        part.write_text("whole")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f"{running.name}.part", other.name, name])
+    for kind, content in (("part", "half"), ("old", "earlier")):
+        folder = tmp_path / f"{files._mark(tmp_path / 'frames')}{killed.pid}-0.{kind}"
+        folder.mkdir()
+        (folder / "1.png").write_text(content)
+    with pytest.raises(KeyError), files.whole_folder(tmp_path / "frames"):
+        raise KeyError
+    assert (tmp_path / "frames" / "1.png").read_text() == "earlier"
+    assert len(list(tmp_path.glob(".*"))) == 2
