@@ -76,7 +76,11 @@ def create(options: Namespace) -> None:
     if made["silenced"]:
         print(f"{made['silenced']} videos have sound, which was left out: raters judge what they see.")
     print(f"Next: emu-video study serve {options.out}")
+    for why in made["left_out"]:
+        print(f"left out: {' '.join(why.split())}", file=sys.stderr)
 
+    if made["left_out"]:
+        print(f"{len(made['left_out'])} videos could not be read; their pairs are left out (the list is above).")
 
 def serve(options: Namespace) -> None:
     """Serve a study until Ctrl-C; say where it is and who can reach it."""

@@ -17,10 +17,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..data.rows import decoded, read_table, unique_names
 from ..errors import UserError
+from .database import insert, now_ms
 from .questions import KEYS, ordered_reasons
 from .results import Pair, Results, Vote
 from .rules import NAME_LENGTH
-from .store import Study, insert, now_ms, pairs_in
+from .store import Study, pairs_in
 
 MARK = {"format": "emu-video-study", "version": 1}
 UID = re.compile(r"[A-Za-z0-9]{16,64}")
@@ -149,14 +150,14 @@ def import_new(results: Results, folder: str | Path) -> None:
 
     ValueError: something is there already, or one system has two videos of a prompt.
     """
-    from .create import new_folder  # loads what reads videos, which takes a third of a second; reports do not wait for it
+    from .folders import new_folder  # loads what reads videos, which takes a third of a second; reports do not wait for it
 
     hashes: dict[tuple[str, str], str] = {}
     for pair in results.pairs:
         for system, sha256 in ((pair.first, pair.first_sha256), (pair.second, pair.second_sha256)):
             one = hashes.setdefault((pair.prompt, system), sha256) == sha256
             _expect(one, f"pair {pair.name}: expected one video of a system for a prompt, found two; export it anew.")
-    with new_folder(folder) as part, Study.create(part, results.title, results.raters, uid=results.uid) as study:
+    with new_folder(folder) as part, Study.begin(part, results.title, results.raters, uid=results.uid) as study:
         with study.transaction() as db:
             systems = {name: insert(db, "systems", name=name) for name in results.systems}
             prompts = {key: insert(db, "prompts", key=key, text=text) for key, text in results.prompts.items()}

@@ -17,6 +17,8 @@ from typing import IO
 from ..errors import UserError
 
 LOCK_NAME = "study.lock"
+MAKING_NAME = "making.lock"
+"""Held by whoever makes the study; a whole one has no such file."""
 FAR = 1 << 30
 """Windows locks bytes and then nobody else can read them: this one lies behind the text."""
 
@@ -37,9 +39,14 @@ else:
 class ServerLock:
     """Held from `take` to `release`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK_NAME
+    def __init__(self, folder: Path, name: str = LOCK_NAME) -> None:
+        self.path = folder / name
         self._file: IO[str] | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this one holds it."""
+        return self._file is not None
 
     def take(self, address: str) -> None:
         """ValueError, naming the owner, if another server holds it. address: where this one is reached, for that sentence."""

@@ -14,7 +14,8 @@ CREATE TABLE study (
     lease_ms INTEGER NOT NULL CHECK (lease_ms > 0),
     tokens_required INTEGER NOT NULL DEFAULT 0 CHECK (tokens_required IN (0, 1)),
     secret TEXT NOT NULL,
-    created_ms INTEGER NOT NULL
+    created_ms INTEGER NOT NULL,
+    signup_open INTEGER NOT NULL DEFAULT 1 CHECK (signup_open IN (0, 1))
 );
 CREATE TABLE systems (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE CHECK (name <> ''));
 CREATE TABLE prompts (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE CHECK (key <> ''), text TEXT NOT NULL);
@@ -58,6 +59,7 @@ CREATE TABLE seats (
     rater_id INTEGER NOT NULL REFERENCES raters (id),
     expires_ms INTEGER,
     draft TEXT,
+    watched INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (pair_id, seat),
     UNIQUE (pair_id, rater_id),
     UNIQUE (pair_id, seat, rater_id)

@@ -12,10 +12,9 @@ import json
 import secrets
 import sqlite3
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from .database import STORE_NAME, VIDEOS, HalfMade, insert, lay_out, looks_half_made, now_ms, open_store
 from .lock import ServerLock
 from .results import SIDES, Answer, Pair, Results, Side, Vote
 from .rules import TOKEN_LETTERS, Refused, check_key, clean_name, new_token, read_answer, token_hash
@@ -32,14 +32,11 @@ if TYPE_CHECKING:
     from ..media.files import PathLike
     from .videos import Prepared
 
-STORE_NAME = "study.sqlite"
-VIDEOS = "videos"
-SCHEMA = Path(__file__).with_name("schema.sql")
-APPLICATION_ID = 0x454D5653  # "EMVS"
-VERSION = 1
 TITLE = "Which video is better?"
 MAX_EVENTS = 10_000
 MOST_RANKS = 500_000
+UNWATCHED_MS = 60_000
+"""How long a seat is kept of which nobody has asked for a video yet; what a lease of at most this long is kept anyway."""
 PAIRS = """
 SELECT p.id, t.key prompt, t.text, x.name first, y.name second, a.sha256 first_sha256, b.sha256 second_sha256,
     a.file first_file, b.file second_file
@@ -76,36 +73,28 @@ class Showing:
     draft: dict[str, Any] | None
 
 
-def now_ms() -> int:
-    """Unix time in milliseconds."""
-    return int(time.time() * 1000)
-
-
 class Study(AbstractContextManager["Study"]):
     """One study. Safe to use from several threads; several processes may have it open."""
 
-    def __init__(self, folder: PathLike, clock: Callable[[], int] = now_ms) -> None:
-        """Open. ValueError: no study there, or one of another version. clock: milliseconds, for tests."""
+    def __init__(self, folder: PathLike, clock: Callable[[], int] = now_ms, being_made: bool = False) -> None:
+        """Open. ValueError: no study there, a half-made one, or one of another version. clock: milliseconds, for tests;
+        being_made: by this program."""
         self.folder = Path(folder).resolve()
         self.clock = clock
         self.lock = ServerLock(self.folder)
         self._guard = threading.RLock()
         # Where a pair stands in a rater's own random order; remembered, since each choice compares all free pairs.
         self._rank = lru_cache(MOST_RANKS)(lambda rater, pair: int(self._mac("order", rater, pair)[:15], 16))
-        file = self.folder / STORE_NAME
-        if not file.is_file():
+        if not being_made and looks_half_made(self.folder):
+            raise HalfMade(folder)
+        if not (self.folder / STORE_NAME).is_file():
             raise UserError(f"{folder}: expected a study's folder with {STORE_NAME}, found none; make one with `study create`.")
-        try:
-            self._db = _connect(file)
-            found = [self._all(f"PRAGMA {name}")[0][0] for name in ("application_id", "user_version")]
-        except sqlite3.Error as problem:
-            raise UserError(f"{file}: expected a study's store, found {problem}; take the file from a copy.") from problem
-        if found != [APPLICATION_ID, VERSION]:
-            self._db.close()
-            raise UserError(f"{file}: expected a study of version {VERSION}, found {found[1]}; use the program that made it.")
-        row = self._all("SELECT * FROM study")[0]
+        self._db, row = open_store(folder, self.folder / STORE_NAME)
         self.uid, self.title, self.raters = str(row["uid"]), str(row["title"]), int(row["raters"])
         self.lease_ms, self._secret = int(row["lease_ms"]), bytes.fromhex(row["secret"])
+        self.unwatched_ms = min(self.lease_ms, UNWATCHED_MS)
+        self.owner_token = self._mac("owner", self.uid)[:40]
+        """Opens the owner's page; as secret as the study's file."""
 
     @staticmethod
     def create(
@@ -116,21 +105,21 @@ class Study(AbstractContextManager["Study"]):
         seed: makes the sides and orders repeatable; who knows it can work out the sides, so leave it out for a real study.
         ValueError: numbers that cannot be, or a folder with a study in it.
         """
-        if not 1 <= raters <= 99 or raters % 2 == 0:
-            raise UserError(f"raters: expected an odd number from 1 to 99, for a majority, found {raters}; change it.")
-        if not 0.05 <= lease_seconds <= 7 * 24 * 3600:
-            raise UserError(f"lease: expected seconds up to a week, found {lease_seconds:g}; change it.")
-        file = Path(folder) / STORE_NAME
-        if file.exists():
-            raise UserError(f"{folder}: expected a folder without a study, found one in it; choose another folder.")
-        (file.parent / VIDEOS).mkdir(parents=True, exist_ok=True)
-        secret = secrets.token_bytes(32) if seed is None else sha256(f"emu-video study {seed}".encode()).digest()
-        with closing(_connect(file)) as db:
-            marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
-            db.executescript(f"{marks} BEGIN; {SCHEMA.read_text(encoding='utf-8')} COMMIT;")
-            values = (uid or secrets.token_hex(8), title, raters, int(lease_seconds * 1000), secret.hex(), now_ms())
-            db.execute("INSERT INTO study VALUES (1, ?, ?, ?, ?, 0, ?, ?)", values)
+        from .folders import new_folder  # its libraries take a third of a second, for which a server or a report need not wait
+
+        Path(folder).parent.mkdir(parents=True, exist_ok=True)
+        with new_folder(folder) as part:
+            Study.begin(part, title, raters, lease_seconds, seed, uid).close()
         return Study(folder)
+
+    @staticmethod
+    def begin(
+        part: PathLike, title: str = TITLE, raters: int = 5, lease_seconds: float = 900, seed: int | None = None, uid: str = ""
+    ) -> Study:
+        """An empty study in a folder of `new_folder`, which is not whole before that ends; otherwise as `create`."""
+        (Path(part) / VIDEOS).mkdir()
+        lay_out(Path(part) / STORE_NAME, title, raters, lease_seconds, seed, uid)
+        return Study(part, being_made=True)
 
     def close(self) -> None:
         """The last one to close leaves everything in the one file, which can then be copied; the server's lock goes."""
@@ -142,13 +131,15 @@ class Study(AbstractContextManager["Study"]):
         self.close()
 
     @contextmanager
-    def transaction(self, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
+    def transaction(self, kind: str = "IMMEDIATE", lasting: bool = True) -> Iterator[sqlite3.Connection]:
         """All or nothing; other writers wait. ValueError: the disk is full or read-only, or another writer takes very long.
 
-        kind: "DEFERRED" sees one moment of the store and keeps nobody from writing.
+        kind: "DEFERRED" sees one moment of the store and keeps nobody from writing. lasting: not even a power cut undoes it;
+        the disk takes some milliseconds for that, which leases are not worth.
         """
         with self._guard:
             try:
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if lasting else 'NORMAL'}")
                 self._db.execute(f"BEGIN {kind}")
                 yield self._db
                 self._db.execute("COMMIT")
@@ -224,6 +215,28 @@ class Study(AbstractContextManager["Study"]):
         """Whether only raters with a token may vote."""
         return bool(self._all("SELECT tokens_required FROM study")[0][0])
 
+    @property
+    def signup_open(self) -> bool:
+        """Whether new raters may sign up by a name."""
+        return bool(self._all("SELECT signup_open FROM study")[0][0])
+
+    def set_signup(self, wanted: bool) -> None:
+        """Let new raters sign up, or no more of them; who has a session, a code or a token goes on."""
+        with self.transaction() as db:
+            db.execute("UPDATE study SET signup_open = ?", (int(wanted),))
+
+    def overview(self) -> dict[str, Any]:
+        """What the owner wants to know: the settings, `counts`, and `needed` (votes in all), `held` (seats on lease), `unwatched`
+        (those of them whose rater has asked for no video), `new` and `refused` (raters and refused requests of the last hour)."""
+        now = self.clock()
+        sql = "SELECT count(*) held, coalesce(sum(watched = 0), 0) unwatched FROM seats WHERE expires_ms > ?"
+        raters, events = "SELECT count(*) FROM raters WHERE created_ms > ?", "SELECT count(*) FROM events WHERE time_ms > ?"
+        new = f"SELECT ({raters}) new, ({events}) refused"
+        counts, hour = self.counts(), now - 3_600_000
+        settings = {"title": self.title, "signup_open": self.signup_open, "tokens_required": self.tokens_required}
+        found = dict(self._all(sql, now)[0]) | dict(self._all(new, hour, hour)[0])
+        return {**settings, **counts, "needed": counts["pairs"] * self.raters, **found}
+
     def require_tokens(self, number: int) -> list[tuple[str, str]]:
         """From now on only raters with a token may vote; makes `number` raters. Returns (name, token); only hashes are kept."""
         with self.transaction() as db:
@@ -255,6 +268,8 @@ class Study(AbstractContextManager["Study"]):
             elif self.tokens_required:
                 raise Refused(401, "This study needs a token: open the link that you were given, or ask for one.")
             else:
+                if not self.signup_open:
+                    raise Refused(403, "Sign-up is closed. If you were given a code or a personal link, come back with that.")
                 name, code = clean_name(name), new_token()
                 if db.execute("SELECT 1 FROM raters WHERE name = ?", (name,)).fetchone():
                     raise Refused(409, "This name is taken. Choose another, or enter the code that you were given to come back.")
@@ -266,7 +281,7 @@ class Study(AbstractContextManager["Study"]):
 
     def rater_of(self, session: str) -> Rater:
         """The rater of a session's secret; Refused 401 if it is not one."""
-        number, _, secret = session.partition(".")
+        number, _, secret = session.encode("ascii", "replace").decode().partition(".")
         known = int(number) if number.isascii() and number.isdigit() and len(number) < 16 else 0
         sql = "SELECT r.id, r.name, s.secret_hash FROM sessions s JOIN raters r ON r.id = s.rater_id WHERE s.id = ?"
         row = next(iter(self._all(sql, known)), None)
@@ -299,10 +314,18 @@ class Study(AbstractContextManager["Study"]):
         return hmac.compare_digest(self._name(*what).encode(), key.encode())
 
     def video_file(self, rater: Rater, key: str) -> Path:
-        """The file behind a video's name on the page; only those of the rater's pair of the moment. Refused 404 for any other."""
-        held = self._all(f"{PAIRS} JOIN seats s ON s.pair_id = p.id WHERE s.rater_id = ? AND s.expires_ms IS NOT NULL", rater.id)
+        """The file behind a video's name on the page; only those of the rater's pair of the moment. Refused 404 for any other.
+
+        The first one makes the seat a watched one, which is kept for the whole lease."""
+        pairs = PAIRS.replace("SELECT", "SELECT s.watched,", 1)
+        held = self._all(f"{pairs} JOIN seats s ON s.pair_id = p.id WHERE s.rater_id = ? AND s.expires_ms IS NOT NULL", rater.id)
         for row, side in product(held, SIDES):
             if row[f"{side}_file"] and key.isascii() and self._is(key, "video", rater.id, row["id"], side):
+                if not row["watched"]:
+                    with self.transaction(lasting=False) as db:
+                        values = (self.clock() + self.lease_ms, rater.id, row["id"])
+                        watched = "UPDATE seats SET watched = 1, expires_ms = ? WHERE rater_id = ? AND pair_id = ?"
+                        db.execute(f"{watched} AND expires_ms NOTNULL", values)
                 return self.folder / VIDEOS / row[f"{side}_file"]
         raise Refused(404, "There is no such video in the pair that you are judging.")
 
@@ -310,7 +333,7 @@ class Study(AbstractContextManager["Study"]):
 
     def next_pair(self, rater: Rater) -> Showing | None:
         """The rater's pair of the moment, else a new one in their own random order, with a seat on lease; None: none is free."""
-        with self.transaction() as db:
+        with self.transaction(lasting=False) as db:
             held, now = db.execute(LEASE, (rater.id,)).fetchone(), self.clock()
             if held:
                 self._renew(db, rater, None)
@@ -326,21 +349,23 @@ class Study(AbstractContextManager["Study"]):
                 ended = [seat for seat, end in ends.items() if end is not None and end <= now]
                 seat = empty[0] if empty else min(ended, key=lambda seat: ends[seat])
                 db.execute("DELETE FROM seats WHERE pair_id = ? AND seat = ?", (pair, seat))
-                insert(db, "seats", pair_id=pair, seat=seat, rater_id=rater.id, expires_ms=now + self.lease_ms)
+                insert(db, "seats", pair_id=pair, seat=seat, rater_id=rater.id, expires_ms=now + self.unwatched_ms)
             text = db.execute("SELECT t.text FROM pairs p JOIN prompts t ON t.id = p.prompt_id WHERE p.id = ?", (pair,))
             names = {place: self._name("video", rater.id, pair, side) for place, side in self.sides(rater.id, pair).items()}
             key = self._name("pair", rater.id, pair)
             return Showing(key, text.fetchone()[0], **names, draft=json.loads(draft) if draft else None)
 
     def _renew(self, db: sqlite3.Connection, rater: Rater, draft: str | None) -> None:
-        values = (self.clock() + self.lease_ms, draft, rater.id)
-        db.execute(
-            "UPDATE seats SET expires_ms = ?, draft = coalesce(?, draft) WHERE rater_id = ? AND expires_ms NOTNULL", values
-        )
+        now = self.clock()  # a seat of which nothing was watched is kept no longer, unless nobody wanted it until now
+        ended = "WHEN expires_ms <= :now THEN :now + :short"
+        kept = f"CASE WHEN watched OR :short = :long THEN :now + :long {ended} ELSE expires_ms END"
+        values = {"now": now, "long": self.lease_ms, "short": self.unwatched_ms, "draft": draft, "rater": rater.id}
+        where = "rater_id = :rater AND expires_ms NOTNULL"
+        db.execute(f"UPDATE seats SET expires_ms = {kept}, draft = coalesce(:draft, draft) WHERE {where}", values)
 
     def keep(self, rater: Rater, key: str, draft: str | None = None) -> None:
         """Renew the lease on the rater's pair while its page is open. Refused as `vote`."""
-        with self.transaction() as db:
+        with self.transaction(lasting=False) as db:
             self._seat(db, rater, key)
             self._renew(db, rater, draft)
 
@@ -397,7 +422,7 @@ class Study(AbstractContextManager["Study"]):
     def record(self, status: int, request: str, sentence: str, rater: str | None = None) -> None:
         """Remember a refused request, the last 10,000 of them."""
         request, sentence = (text.encode("utf-8", "replace").decode()[:500] for text in (request, sentence))
-        with self.transaction() as db:
+        with self.transaction(lasting=False) as db:
             row = {"time_ms": self.clock(), "status": status, "rater": rater, "request": request, "sentence": sentence}
             db.execute("DELETE FROM events WHERE id <= ?", (insert(db, "events", **row) - MAX_EVENTS,))
 
@@ -417,24 +442,7 @@ class Study(AbstractContextManager["Study"]):
         return Results(self.uid, self.title, self.raters, systems, {pair.prompt: texts[pair.prompt] for pair in pairs}, pairs)
 
 
-def _connect(file: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(file, timeout=30, isolation_level=None, check_same_thread=False)
-    db.row_factory = sqlite3.Row
-    # FULL: a vote that was acknowledged survives a power cut too, not only the death of the process.
-    for setting in ("journal_mode = WAL", "foreign_keys = ON", "synchronous = FULL", "trusted_schema = OFF"):
-        db.execute(f"PRAGMA {setting}")
-    return db
-
-
 def pairs_in(db: sqlite3.Connection) -> dict[Pair, int]:
     """All pairs in their order, without their votes, and the numbers of their rows."""
     names = [field.name for field in fields(Pair) if field.name != "votes"]
     return {Pair(*(row[name] for name in names)): row["id"] for row in db.execute(f"{PAIRS} ORDER BY p.id")}
-
-
-def insert(db: sqlite3.Connection, table: str, **row: object) -> int:
-    """Add a row; returns its number. Table and columns are this program's own words, never a user's."""
-    sql = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
-    number = db.execute(sql, tuple(row.values())).lastrowid
-    assert number is not None
-    return number

@@ -218,16 +218,70 @@ def test_every_two_systems_or_one_against_the_others(tmp_path: Path, systems: di
         assert study.video_file(rater, task.left).is_file()
 
 
+def broken(systems: dict[str, Path], folder: Path, *names: str) -> Path:
+    """A copy of the first system in which these videos are none."""
+    made = Path(shutil.copytree(systems["ours"], folder))
+    for name in names:
+        (made / name).write_bytes(b"no video")
+    return made
+
+
 def test_a_failure_leaves_nothing(tmp_path: Path, systems: dict[str, Path], prompts: Path) -> None:
-    broken = Path(shutil.copytree(systems["ours"], tmp_path / "broken"))
-    (broken / "001.mp4").write_bytes(b"no video")
-    with pytest.raises(ValueError, match="001.mp4: expected a video"):
-        create_study(tmp_path / "out", {**systems, "broken": broken}, prompts)
+    bad = broken(systems, tmp_path / "broken", "000.mp4", "001.mp4")
+    found = r"two videos of a prompt that can be read, found none:\n.*000.mp4: expected a video.*\n.*001.mp4: expected a video"
+    with pytest.raises(ValueError, match=found):
+        create_study(tmp_path / "out", {"ours": systems["ours"], "broken": bad}, prompts)
     with pytest.raises(ValueError, match="--against"):
         create_study(tmp_path / "out", systems, prompts, against="other")
     with pytest.raises(ValueError, match="new or empty folder"):
-        create_study(broken, systems, prompts)
+        create_study(bad, systems, prompts)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["broken", "prompts.txt"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "against", "pairs"),
+    [
+        (["000.mp4"], None, ["0 blurred frozen", "1 b blurred", "1 b frozen", "1 blurred frozen"]),
+        (["001.mp4"], "b", ["0 b blurred", "0 b frozen"]),
+        (["000.mp4", "001.mp4"], None, ["0 blurred frozen", "1 blurred frozen"]),
+    ],
+)
+def test_what_cannot_be_read_is_listed_and_left_out(
+    tmp_path: Path, systems: dict[str, Path], prompts: Path, wrong: list[str], against: str | None, pairs: list[str]
+) -> None:
+    """Its pairs alone; the systems stay in the order given, and no video is there that is in no pair."""
+    bad = broken(systems, tmp_path / "broken", *wrong)
+    given = {"b": bad, "blurred": systems["blurred"], "frozen": systems["frozen"]}
+    made = create_study(tmp_path / "out", given, prompts, against)
+    for name, why in zip(wrong, made["left_out"], strict=True):
+        assert f"{bad / name}: expected a video" in why
+    with Study(tmp_path / "out") as study:
+        assert [f"{int(pair.prompt)} {pair.first} {pair.second}" for pair in study.results().pairs] == pairs
+        files = {row[0] for row in study._all("SELECT file FROM videos")}
+    assert {file.name for file in (tmp_path / "out" / "videos").iterdir()} == files
+
+
+def test_the_command_lists_what_is_left_out(
+    tmp_path: Path, systems: dict[str, Path], prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And goes on; a second run to another folder is the same."""
+    bad = broken(systems, tmp_path / "broken", "001.mp4")
+    for out in ("one", "two"):
+        assert main(["study", "create", str(tmp_path / out), str(bad), str(systems["frozen"]), "--prompts", str(prompts)]) == 0
+        told = capsys.readouterr()
+        assert f"left out: {bad / '001.mp4'}: expected a video" in told.err
+        assert "1 pairs of 1 prompts and 2 systems" in told.out
+        assert "1 videos could not be read; their pairs are left out" in told.out
+
+
+def test_all_missing_videos_are_named_at_once(tmp_path: Path) -> None:
+    prompts = [Prompt(f"{number:03d}", f"text {number}") for number in range(60)]
+    for number in range(0, 60, 2):
+        (tmp_path / f"{number:03d}.mp4").touch()
+    with pytest.raises(ValueError, match=r"'text 1'.*") as refused:
+        one_video_each(open_set("", tmp_path), prompts)
+    told = str(refused.value)
+    assert (told.count("expected exactly one video"), told.splitlines()[-1]) == (20, "And 10 more prompts.")
 
 
 def test_one_system_alone_is_refused(tmp_path: Path, systems: dict[str, Path], prompts: Path) -> None:
