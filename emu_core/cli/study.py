@@ -37,6 +37,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: every network of this computer")
     serve.add_argument("--port", type=int, default=8190, help="port; 0: any free one")
     serve.add_argument("--tokens", type=int, metavar="N", help=tokens)
+    proxy = "address or network of a reverse proxy, whose X-Forwarded-For is believed; may be given several times"
+    signups = "new raters an hour from one address (an IPv6 /64 is one); raters with a token are not counted"
+    serve.add_argument("--trusted-proxy", action="append", default=[], metavar="ADDRESS", help=proxy)
+    serve.add_argument("--signups", type=int, default=60, metavar="N", help=signups)
+    crowd = "connections open at once; for one more, the one that has been idle longest is closed"
+    serve.add_argument("--connections", type=int, default=500, metavar="N", help=crowd)
     serve.add_argument("--public-host", action="append", default=[], metavar="NAME", help=names)
 
     report = add_command(parts, "report", "win rates, agreement and reasons of a study", f"{__name__}:report")
@@ -70,23 +76,24 @@ def create(options: Namespace) -> None:
     of_study["lease_seconds"] = options.lease_minutes * 60
     made = create_study(options.out, systems, options.prompts, options.against, progress, **of_study)
     pairs = f"{made['pairs']} pairs of {made['prompts']} prompts and {made['systems']} systems"
+    for why in made["left_out"]:
+        print(f"left out: {' '.join(why.split())}", file=sys.stderr)
     print(f"{options.out}: {pairs}, {made['pairs'] * options.raters} votes to give.")
+    if made["left_out"]:
+        print(f"{len(made['left_out'])} videos could not be read; their pairs are left out (the list is above).")
     if made["reencoded"]:
         print(f"{made['reencoded']} videos could not be shown by every browser and were encoded as H.264, crf 12.")
     if made["silenced"]:
         print(f"{made['silenced']} videos have sound, which was left out: raters judge what they see.")
     print(f"Next: emu-video study serve {options.out}")
-    for why in made["left_out"]:
-        print(f"left out: {' '.join(why.split())}", file=sys.stderr)
 
-    if made["left_out"]:
-        print(f"{len(made['left_out'])} videos could not be read; their pairs are left out (the list is above).")
 
 def serve(options: Namespace) -> None:
     """Serve a study until Ctrl-C; say where it is and who can reach it."""
     import asyncio
     from contextlib import suppress
 
+    from ..study.connections import Limits
     from ..study.server import LOOPBACK
     from ..study.server import serve as run
     from ..study.store import Study
@@ -105,10 +112,13 @@ def serve(options: Namespace) -> None:
             print("Links, one a rater; they are shown only now:")
         for name, token in links:
             print(f"  {name}  {address}#token={token}", flush=True)
+        print(f"For you alone, progress and sign-up: {address}owner.html#owner={study.owner_token}", flush=True)
         print("Ctrl-C ends it; votes are stored as they come.", flush=True)
 
     with Study(options.study) as study, suppress(KeyboardInterrupt):
-        asyncio.run(run(study, options.host, options.port, tuple(options.public_host), started))
+        limits, proxies = Limits(options.connections), tuple(options.trusted_proxy)
+        hosts = tuple(options.public_host)
+        asyncio.run(run(study, options.host, options.port, hosts, started, proxies, options.signups, limits))
     print("Stopped.", flush=True)
 
 

@@ -1,5 +1,6 @@
-// Raters in headless Chromium: node browser.mjs tour|raters ADDRESS PLAN.json OUT_FOLDER. Prints one JSON object.
+// Raters in headless Chromium: node browser.mjs tour|owner|raters ADDRESS PLAN.json OUT_FOLDER. Prints one JSON object.
 // tour: one rater with keys only, every screen photographed at desktop and phone width, light and dark; reload, pause, lost network.
+// owner: the owner's page, which PLAN has the address of, closes and opens sign-up; and what raters see of that.
 // raters: many at once, with clicks and keys in turn; PLAN says which video each of them takes and why.
 import fs from 'node:fs';
 import path from 'node:path';
@@ -182,8 +183,44 @@ async function rate(rater) {
   return { name: rater.name, count, seconds: (Date.now() - started) / 1000 };
 }
 
+async function owner() {
+  const page = await newPage();
+  const said = (words) => page.waitForFunction((wanted) => document.getElementById('signup').textContent === wanted, words);
+  await page.goto(plan.address);
+  await said('Sign-up is open');
+  result.facts = await page.locator('#facts').innerText();
+  result.votes = await page.locator('#votes').textContent();
+  await shots(page, 'owner_open');
+  await page.click('#turn');
+  await said('Sign-up is closed');
+  await shots(page, 'owner_closed');
+  const rater = await newPage();
+  await rater.goto(address);
+  await shown(rater, 'welcome');
+  result.closed = await rater.evaluate(() => !document.getElementById('closed').hidden && document.getElementById('name-field').hidden);
+  await shots(rater, 'welcome_closed');
+  await page.keyboard.press('Tab');
+  await page.locator('#turn').focus();
+  await page.keyboard.press('Enter');
+  await said('Sign-up is open');
+  await rater.reload();
+  await shown(rater, 'welcome');
+  result.open = await rater.evaluate(() => document.getElementById('closed').hidden && !document.getElementById('name-field').hidden);
+  const dark = await newPage({ colorScheme: 'dark' });
+  await dark.goto(plan.address);
+  await dark.waitForSelector('#study:not([hidden])');
+  await shots(dark, 'owner_dark');
+  const errors = result.errors.length;
+  const stranger = await newPage();
+  await stranger.goto(`${plan.address.split('#')[0]}#owner=wrong`);
+  result.stranger = await stranger.locator('#notice:not([hidden])').textContent();
+  result.hidden = await stranger.locator('#study').isHidden();
+  result.errors.length = errors; // the browser tells of the 403
+}
+
 await report(browser, result, async () => {
   if (mode === 'tour') await tour();
+  else if (mode === 'owner') await owner();
   else result.raters = await Promise.all(plan.raters.map(rate));
 }, async () => {
   for (const [index, page] of browser.contexts().flatMap((context) => context.pages()).entries()) {

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,18 @@ getattr(importlib.import_module(m), f)(o)"
 
 
 class Serving:
-    """`emu-video study serve` on a free port; `address` once it answers."""
+    """`emu-video study serve` on a free port; `address` once it answers.
 
-    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
-        command = [sys.executable, "-c", START, "serve", str(folder), "--port", str(port), *options]
+    before: runs in the new process before the program does; program: another one, which is given the folder."""
+
+    def __init__(
+        self, folder: Path, *options: str, port: int = 0, before: Callable[[], None] | None = None, program: str = ""
+    ) -> None:
+        arguments = [program, str(folder)] if program else [START, "serve", str(folder), "--port", str(port), *options]
+        command = [sys.executable, "-c", *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody reads would stop a server that logs much
-        settings: dict[str, Any] = {"text": True, "cwd": folder.parent, "env": environment}
+        settings: dict[str, Any] = {"text": True, "cwd": folder.parent, "env": environment, "preexec_fn": before}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors, **settings)
         assert self.process.stdout is not None
         self.out = self.process.stdout
@@ -52,6 +58,7 @@ class Serving:
     def _end(self) -> tuple[int, str, str]:
         with self.out, self.errors:
             written = self.first_line + self.out.read()  # not communicate(): readline may have taken more than a line
+            self.written = written
             code = self.process.wait(timeout=60)
             self.errors.seek(0)
             return code, written, self.errors.read()

@@ -69,6 +69,30 @@ def test_the_page_by_keys_at_both_widths(tmp_path: Path) -> None:
         assert study.events() == []
 
 
+@needs_browser
+def test_the_owners_page(tmp_path: Path) -> None:
+    folder = worlds.make_study(tmp_path, 2, "--raters", "1", systems=("ours", "blurred"))
+    with Study(folder) as study:
+        worlds.vote_all_by(study, "Ann", 1)
+        study.next_pair(study.join("Bob")[0])
+    shots = Path(os.environ.get("EMU_SCREENSHOTS", tmp_path)) / "study_owner"
+    with Serving(folder) as serving:
+        serving.stop()
+        link = next(line.split()[-1] for line in serving.written.splitlines() if "owner.html#owner=" in line)
+    with Serving(folder, port=int(link.split(":")[2].split("/")[0])) as serving:
+        found = browse("owner", serving.address, {"address": link}, shots, 180)
+    assert found["errors"] == []
+    assert found["overflow"] <= 0
+    assert found["votes"] == "1 of 2 votes"
+    assert "Seats taken now\n1, 1 of them without a look at a video" in found["facts"]
+    assert found["closed"]
+    assert found["open"]
+    assert "for the study's owner" in found["stranger"]
+    assert found["hidden"]
+    with Study(folder) as study:
+        assert study.signup_open
+
+
 def plan_votes(study: Study, generator: random.Random) -> tuple[list[dict[str, Any]], dict[tuple[int, str], Counter[str]]]:
     """Five raters with the tastes above: what each does with each video on the left, and the votes that must come of it."""
     pairs = study._all(

@@ -101,12 +101,14 @@ function playExamples(play) {
 function askForCode(code) {
   const byLink = Boolean(state.token);
   const token = state.study.tokens_required;
-  $('name-field').hidden = byLink || token || code;
-  $('token-field').hidden = byLink || !(token || code);
+  const closed = !token && !state.study.signup_open;
+  $('name-field').hidden = byLink || token || closed || code;
+  $('token-field').hidden = byLink || !(token || closed || code);
   $('token-label').textContent = token ? 'Your token' : 'Your code';
-  $('use-code').hidden = byLink || token;
+  $('use-code').hidden = byLink || token || closed;
   $('use-code').textContent = code ? 'I am new here' : 'I have a code to come back';
   $('by-link').hidden = !byLink;
+  $('closed').hidden = byLink || !closed;
 }
 
 async function join(event) {
