@@ -9,6 +9,7 @@ import asyncio
 import atexit
 import html
 import logging
+import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -18,17 +19,21 @@ from aiohttp import web
 from comfy.cli_args import args
 
 from ...emu_core.errors import UserError
+from ...emu_core.study.access import HEADERS, LOOPBACK, POLICY, Access, Sparing
+from ...emu_core.study.database import STORE_NAME, HalfMade, looks_half_made
 from ...emu_core.study.rules import Refused
-from ...emu_core.study.server import HEADERS, POLICY, add_routes, send_file, shown_host, to_folder
-from ...emu_core.study.store import STORE_NAME, Study
+from ...emu_core.study.server import LINES_A_MINUTE, add_routes, guard, send_file, shown_host, to_folder
+from ...emu_core.study.store import Study
 from .paths import studies_folder
 from .shown import server_instance
 
 PREFIX = "/emu_video/study"
+VARIABLES = ("EMU_VIDEO_STUDY_HOSTS", "EMU_VIDEO_STUDY_PROXIES")
 NAME_LENGTH = 64
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(10))}
 """Names that mean something else to Windows, wherever they stand."""
 logger = logging.getLogger(__name__)
+logger.addFilter(Sparing(LINES_A_MINUTE))
 
 
 def checked_name(name: str) -> str:
@@ -49,15 +54,18 @@ class Studies:
         """By the store's device and inode: on some disks two names are one folder, and a folder may have been replaced."""
 
     def find(self, name: str) -> Study:
-        """LookupError: there is no such study, or none that can be opened."""
+        """LookupError: there is no such study, or none that can be opened. HalfMade: its creation was ended on the way."""
         try:
             return self._opened(name)
+        except HalfMade:
+            raise
         except ValueError as problem:
             logger.warning("%s", problem)
             raise LookupError(name) from problem
 
     def make(self, name: str, raters: int) -> Study:
-        """The study of this name, new if there is none. ValueError: a name or number that cannot be, or a broken store."""
+        """The study of this name, new if there is none. ValueError: a name or number that cannot be, a half-made or a broken
+        store."""
         folder = studies_folder() / checked_name(name)
         if not (folder / STORE_NAME).exists():
             Study.create(folder, raters=raters).close()
@@ -65,6 +73,8 @@ class Studies:
 
     def _opened(self, name: str) -> Study:
         folder = studies_folder() / checked_name(name)
+        if looks_half_made(folder):
+            raise HalfMade(folder)
         key = _identity(folder)
         if key is None:
             raise LookupError(name)
@@ -76,15 +86,21 @@ class Studies:
             return self._open[key]
 
     def names(self) -> list[str]:
-        """All studies that are there, by the alphabet."""
-        return sorted((file.parent.name for file in studies_folder().glob(f"*/{STORE_NAME}") if file.is_file()), key=str.lower)
+        """All studies that are there, half-made ones too, by the alphabet."""
+        folders = [folder for folder in studies_folder().glob("*") if (folder / STORE_NAME).is_file() or looks_half_made(folder)]
+        return sorted((folder.name for folder in folders), key=str.lower)
 
     def served(self, request: web.Request) -> Study:
         """For `add_routes`: the study of the request's address, whose server is then this one."""
         name = request.match_info["study"]
-        study = self.find(name)
         try:
+            study = self.find(name)
+            known = study.lock.held
             study.lock.take(address(name))
+            if not known:
+                logger.info("Study %r, for its owner alone: %sowner.html#owner=%s", name, address(name), study.owner_token)
+        except HalfMade as problem:
+            raise Refused(409, HALF_MADE) from problem
         except ValueError as problem:
             raise Refused(409, str(problem).replace(str(study.folder), name)) from problem
         return study
@@ -120,6 +136,19 @@ def address(name: str) -> str:
     return f"{scheme}://{shown_host(server.address)}:{port}{path}"
 
 
+def access() -> Access:
+    """As `emu-video study serve`: on loopback only under this computer's own names and those of EMU_VIDEO_STUDY_HOSTS. Proxies
+    whose X-Forwarded-For is believed: EMU_VIDEO_STUDY_PROXIES. Both lists have commas."""
+    hosts, proxies = ([part.strip() for part in os.environ.get(name, "").split(",") if part.strip()] for name in VARIABLES)
+    alone = all(part.strip() in LOOPBACK for part in str(args.listen).split(","))
+    return Access((*LOOPBACK, *map(str.lower, hosts)) if alone else (), tuple(proxies))
+
+
+def _ours(path: str) -> bool:
+    """Whether a path is one of the study's; ComfyUI puts each route under /api once more."""
+    return f"{path.removeprefix('/api')}/".startswith(f"{PREFIX}/")
+
+
 def mount() -> None:
     """Put the pages on the running server; nothing where there is none."""
     server = server_instance()
@@ -129,14 +158,18 @@ def mount() -> None:
     pages = {"": to_folder, "/": _list, "/study.css": send_file, "/icon.svg": send_file}
     for path, page in pages.items():
         server.routes.get(f"{PREFIX}{path}")(page)
-    add_routes(server.routes, STUDIES.served, f"{PREFIX}/{{study}}")
+    who = access()
+    add_routes(server.routes, STUDIES.served, f"{PREFIX}/{{study}}", who)
+    server.app.middlewares.insert(0, guard(who, _ours))  # before ComfyUI's own, which fail on a Host or Origin that is none
     server.app.on_response_prepare.append(_keep_strict)
 
 
 async def _keep_strict(request: web.Request, response: web.StreamResponse) -> None:
     """ComfyUI's middlewares may set another policy (--disable-api-nodes) and let other sites in (--enable-cors-header): not on
     these pages. Signals come after all of them."""
-    if request.path.removeprefix("/api").startswith(f"{PREFIX}/"):
+    if _ours(request.path):
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
         response.headers["Content-Security-Policy"] = POLICY
         for name in [name for name in response.headers if name.lower().startswith("access-control-")]:
             del response.headers[name]
@@ -147,6 +180,8 @@ async def _list(request: web.Request) -> web.StreamResponse:
     return web.Response(text=LIST.format(cards=cards or NONE), content_type="text/html", headers=HEADERS)
 
 
+UNREADABLE = "This one cannot be opened; ComfyUI's log says why."
+HALF_MADE = "This one is half-made: its creation was ended on the way. Delete its folder and add the videos again."
 NONE = '<p class="lead">There is none yet. The node <b>Add to Study</b> makes one.</p>'
 LIST = """<!doctype html>
 <html lang="en">
@@ -171,8 +206,8 @@ def _card(name: str) -> str:
     try:
         study = STUDIES.find(name)
         counts = study.counts()
-    except (LookupError, sqlite3.Error):
-        told = "This one cannot be opened; ComfyUI's log says why."
+    except (LookupError, HalfMade, sqlite3.Error) as problem:
+        told = HALF_MADE if isinstance(problem, HalfMade) or looks_half_made(studies_folder() / name) else UNREADABLE
         return f'<div class="card join"><p class="brand">{title}</p><p class="soft">{told}</p></div>'
     needed = counts["pairs"] * study.raters
     return f"""<div class="card join">

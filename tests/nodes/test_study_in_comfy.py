@@ -17,6 +17,7 @@ import pytest
 from emu_core.study.server import POLICY
 from emu_core.study.store import Study
 
+from ..study.raw import JSON, ask, statuses
 from ..study.serving import LACKING, browse
 from .server import Refused, Server
 
@@ -188,6 +189,61 @@ def test_one_server_has_a_study(server: Server) -> None:
     assert page.ask("")[0] == 404
     server.run(adding(name, "third"))
     assert page.ask("api/join", {"name": "new"})[2]["left"] == 1
+
+
+def test_other_names_and_what_is_none(server: Server, study: tuple[str, dict[str, Any]]) -> None:
+    """As the stand-alone server: nothing under another name on loopback, also not with an Origin that fits; and what is no Host,
+    no Origin or no session is refused before ComfyUI's own checks fail on it, with the same headers."""
+    name = study[0].replace(" ", "%20")
+    host = f"Host: 127.0.0.1:{server.port}\r\n".encode()
+    with Study(folder(server, study[0])) as opened:
+        cookie = f"emu_study_{opened.uid}=1.".encode()
+    last = b"Connection: close\r\n\r\n"
+    for place in (f"{MOUNTED}/{name}/", f"/api{MOUNTED}/{name}/"):
+        post, get = (f"{method} {place}api/{what} HTTP/1.1\r\n".encode() for method, what in (("POST", "join"), ("GET", "state")))
+        evil = b"Host: evil.example\r\nOrigin: http://evil.example\r\n"
+        assert statuses(ask(server.address, post + evil + JSON)) == [421]
+        assert statuses(ask(server.address, get + evil + last)) == [421]
+        assert statuses(ask(server.address, post + host + b"Origin: http://evil.example\r\n" + JSON)) == [403]
+        for wrong in (b"[", b"http://[", b"\xff\xfe", b"http://\xc3\xa4"):
+            assert statuses(ask(server.address, post + host + b"Origin: " + wrong + b"\r\n" + JSON)) == [400]
+            assert statuses(ask(server.address, post + b"Host: " + wrong + b"\r\n" + JSON)) == [400]
+        session = b"Cookie: " + cookie + b"\xff\xfe\r\n"
+        assert statuses(ask(server.address, post + host + session + JSON)) == [400]
+        assert statuses(ask(server.address, post + host + b"Authorization: Bearer \xff\r\n" + JSON)) == [400]
+    for path in (f"{MOUNTED}/{name}/nothing", f"{MOUNTED}/nothing/", f"{MOUNTED}/{name}/api/vote"):
+        (status,) = statuses(ask(server.address, f"GET {path} HTTP/1.1\r\n".encode() + host + last))
+        assert status in (404, 405)
+    assert Rater(server.address).ask(f"{MOUNTED}/", Host="evil.example")[0] == 421
+    assert Rater(server.address).ask("/system_stats", Host="evil.example")[0] == 200  # the rest of ComfyUI is not ours
+
+
+def test_a_half_made_study_is_called_that(server: Server) -> None:
+    """By the list, the page and the node."""
+    name = f"half {secrets.token_hex(3)}"
+    (folder(server, name) / "videos").mkdir(parents=True)
+    (folder(server, name) / "study.sqlite").touch()
+    page = Rater(server.address).ask(f"{MOUNTED}/")[2].decode()
+    card = page[page.index(name) :].split("</div>")[0]
+    assert "This one is half-made: its creation was ended on the way." in card
+    status, _, answer = Rater(server.address).ask(f"{MOUNTED}/{name.replace(' ', '%20')}/api/state")
+    assert (status, "half-made" in answer["error"]) == (409, True)
+    with pytest.raises(RuntimeError, match="found a half-made one, whose creation was ended on the way"):
+        server.run(adding(name, "text"))
+
+
+def test_the_owner_is_told_the_link(server: Server, study: tuple[str, dict[str, Any]]) -> None:
+    """In ComfyUI's log, once: the page of a study that it serves can be closed to new raters."""
+    place = f"{server.address}{MOUNTED}/{study[0].replace(' ', '%20')}/"
+    assert Rater(place).ask("api/state")[0] == 200
+    with Study(folder(server, study[0])) as opened:
+        token = opened.owner_token
+    assert server.log.read_text().count(f"{place}owner.html#owner={token}") == 1
+    owner = {"Authorization": f"Bearer {token}"}
+    assert Rater(place).ask("api/signup", {"open": False}, **owner)[2]["signup_open"] is False
+    assert Rater(place).ask("api/join", {"name": "late"})[0] == 403
+    assert Rater(place).ask("api/signup", {"open": True}, **owner)[2]["signup_open"] is True
+    assert Rater(place).ask("owner.html")[0] == 200
 
 
 def test_listening_to_others_and_with_cors(comfy_root: Path, tmp_path: Path) -> None:
