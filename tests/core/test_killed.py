@@ -126,10 +126,9 @@ class Command:
             return {self.out: self.read(out)}
         files = [out] if out.is_file() else [path for path in sorted(out.rglob("*")) if path.is_file()]
         parts = {str(path.relative_to(folder)): path for path in files}
-        shown = {name: path for name, path in parts.items() if not any(p.startswith(".") for p in Path(name).parts)}
-        return {
-            name: READERS.get(path.suffix, Path.read_bytes)(path) for name, path in shown.items() if path.name not in self.own
-        }
+        hidden = ("/.", "/checkpoint-", *(f"/{name}" for name in self.own))
+        shown = [name for name in parts if not any(word in f"/{name}" for word in hidden)]
+        return {name: READERS.get(parts[name].suffix, Path.read_bytes)(parts[name]) for name in shown}
 
 
 @pytest.fixture(scope="module")
