@@ -17,6 +17,7 @@ from .errors import UserError
 from .interop import AUTO, animatediff, bare, hotshot_xl, import_plan, motion_lora, recognise
 from .interop.layers import MotionModules
 from .interop.motion_lora import LowRank
+from .limits import json_of
 from .model.config import SamplingConfig, StackConfig, UNetShape
 from .model.layers import TORCH_LAYERS, Layers, LayerShape, LayerTypes
 from .model.schedule import ScheduleConfig
@@ -76,7 +77,7 @@ def config_of(settings: dict[str, Any]) -> StackConfig:
         given["values"] = tuple((str(name), float(number)) for name, number in given.get("values", ()))
         layers = layers if motion is None else MotionModules(mixing=layers.mixing, **motion)
         return StackConfig(unet, sites, layers=layers).changed(**given)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"missing or misshapen entry: {error}") from error
 
 
@@ -99,7 +100,7 @@ def _own_config(file: WeightFile, variant: str | None = None) -> StackConfig | N
     if version != str(VERSION):
         raise UserError(f"{path} has format version {version!r}, and this program reads {VERSION}: update the program")
     try:
-        config = config_of(json.loads(metadata["config"]))
+        config = config_of(json_of(metadata["config"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} has damaged metadata ({error}): download or copy it again") from error
     known = _CORRECTED.get((config.origin.family, config.origin.stage))

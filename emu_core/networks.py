@@ -7,7 +7,6 @@ another: what is not given is not measured. Frames come as (H, W, 3) uint8; vect
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import UserError
+from .limits import json_of
 from .media.decoding import Pixels
 from .media.files import PathLike, natural, reason
 from .weights import SUFFIXES, read_header
@@ -217,7 +217,7 @@ def open_text_network(folder: str, device: Device = "cpu") -> TextVectors:
     """CLIP or a sentence-embedding network, by the folder's config.json. ValueError where that is missing."""
     wanted = f"{folder}: expected a transformers folder, found no config.json"
     with _refusing(wanted, "check it", OSError, ValueError, AttributeError):
-        kind = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+        kind = json_of((Path(folder) / "config.json").read_bytes()).get("model_type", "")
     return ClipNetwork(folder, device) if kind == "clip" else Sentences(folder, device)
 
 
@@ -321,7 +321,7 @@ class TorchScript:
         if not beside.is_file():
             return {}
         with _refusing(f"{beside}: expected a JSON object of settings, found something else", "mend it", ValueError, TypeError):
-            given = json.loads(beside.read_text(encoding="utf-8"))
+            given = json_of(beside.read_bytes())
             unknown = ", ".join(sorted(set(given) - set(self.defaults)))
         if unknown:
             raise UserError(f"{beside}: expected settings among {', '.join(self.defaults)}, found {unknown}; remove them")

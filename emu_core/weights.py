@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 import struct
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .errors import UserError
+from .limits import json_of, unique_names
 from .media.files import reason, whole_file
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -108,19 +110,39 @@ def read_header(path: Path) -> WeightFile:
         raise UserError(f"{path}: expected a safetensors file, found {size} bytes of something else: copy it again")
     if len(text) < length:
         raise UserError(f"{path}: expected a header of {length} bytes, found a file of {size}, cut short: copy it again")
+    wanted = f"{path}: expected the JSON header of a safetensors file, found"
     try:
-        content = json.loads(text)
+        content = json_of(text, unique_names)
         metadata = dict(content.pop("__metadata__", {}))
-        shapes = {name: tuple(map(int, tensor["shape"])) for name, tensor in content.items()}
+        shapes = {name: tuple(map(_whole, tensor["shape"])) for name, tensor in content.items()}
         kinds = {name: str(tensor["dtype"]) for name, tensor in content.items()}
-        spans = {name: tuple(map(int, tensor["data_offsets"])) for name, tensor in content.items()}
+        spans = {name: tuple(map(_whole, tensor["data_offsets"])) for name, tensor in content.items()}
         sizes = {name: end - begin for name, (begin, end) in spans.items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{path}: expected the JSON header of a safetensors file, found something else: copy it again") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{wanted} something else ({reason(error)}): copy it again") from None
     expected = 8 + length + max((end for _, end in spans.values()), default=0)
     if size < expected:
         raise UserError(f"{path}: expected {expected} bytes, found {size}, so the file is truncated: copy it again")
+    _check_spans(wanted, shapes, kinds, spans)
     return WeightFile(path, shapes, kinds, sizes, metadata)
+
+
+def _check_spans(wanted: str, shapes: Mapping[str, Any], kinds: Mapping[str, str], spans: Mapping[str, tuple[int, ...]]) -> None:
+    """ValueError unless the tensors lie one behind the other, each as long as its shape says."""
+    end = 0
+    for name, span in sorted(spans.items(), key=lambda one: one[1]):
+        bits = re.search(r"\d+", kinds[name])
+        length = math.prod(shapes[name]) * (int(bits[0]) if bits else 8) // 8  # BOOL is a byte
+        if span != (end, end + length):
+            found = f"{name[:80]} of shape {list(shapes[name])} at bytes {list(span)} where {end} to {end + length} were to be"
+            raise UserError(f"{wanted} {found}: copy it again")
+        end += length
+
+
+def _whole(number: Any) -> int:
+    if type(number) is not int or number < 0:
+        raise UserError(f"{str(number)[:40]} as a size")
+    return number
 
 
 @lru_cache(maxsize=2)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..limits import json_of
 from ..model.schedule import ScheduleConfig
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. ValueError for a file that holds none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_of(path.read_bytes())
     except (ValueError, OSError):
         raise UserError(f"{path}: expected a JSON file, found none that can be read: restore it from its source") from None
     if not isinstance(content, dict):

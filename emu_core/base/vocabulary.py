@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..errors import UserError
+from .checks import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ def find_clip_tokenizer(tokenizer: str | Path | None, needed_by: Path) -> Path:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in `folder` with all its settings."""
     config_file = folder / "tokenizer_config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
-    is_clip = "CLIP" in config.get("tokenizer_class", "") or not (folder / "tokenizer.json").is_file()
+    config = read_json(config_file) if config_file.is_file() else {}
+    is_clip = "CLIP" in str(config.get("tokenizer_class", "")) or not (folder / "tokenizer.json").is_file()
     cls = CLIPTokenizer if is_clip else PreTrainedTokenizerFast
     tokenizer = cls.from_pretrained(str(folder), local_files_only=True)
     if tokenizer.pad_token is None:
@@ -59,9 +59,10 @@ def load_clip_vocabulary(folder: Path, open_clip: bool) -> CLIPTokenizer:
     if (folder / "vocab.json").is_file():
         vocab, merges = str(folder / "vocab.json"), str(folder / "merges.txt")
         return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=pad_token, name_or_path=str(folder))
-    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
-    if model.get("type") != "BPE":
-        what, kind = "CLIP's vocabulary of byte pairs", model.get("type")
+    model = read_json(folder / "tokenizer.json").get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or kind != "BPE":
+        what = "CLIP's vocabulary of byte pairs"
         raise UserError(f"{folder}: expected {what}, found one of kind {kind}: pass CLIP's own folder as tokenizer=")
     pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]  # both ways are in use
     return CLIPTokenizer(vocab=model["vocab"], merges=pairs, pad_token=pad_token, name_or_path=str(folder))  # type: ignore[arg-type]

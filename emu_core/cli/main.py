@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from .. import __version__
+from ..limits import changed
 from . import animate, convert, curate, equalise, evaluate, generate, info, interpolate, retrieve, select, study, train
 
 COMMANDS = (generate, animate, interpolate, info, convert, curate, select, train, evaluate, equalise, retrieve, study)
@@ -24,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
     try:
         module, _, function = options.run.partition(":")
-        getattr(import_module(module), function)(options)
+        with changed(options.limit):
+            getattr(import_module(module), function)(options)
     except (ValueError, OSError, MemoryError) as error:
         print(f"emu-video: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return EXIT_INPUT

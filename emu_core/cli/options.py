@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..limits import NAMES
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,8 @@ def add_command(commands: argparse._SubParsersAction, name: str, summary: str, r
     parser = commands.add_parser(name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.set_defaults(run=run, command=name)
     parser.add_argument("-v", "--verbose", action="store_true", help="say more about what is being done")
+    limit = f"what one file that is read may cost: {', '.join(NAMES)}; may be repeated (see docs/security.md)"
+    parser.add_argument("--limit", action="append", default=[], metavar="NAME=NUMBER", help=limit)
     return parser
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import UserError
+from ..limits import json_of
 from ..media.files import whole_file, write_text
 from ..media.writing import transcode
 from . import table
@@ -238,7 +239,7 @@ class _Run:
             with whole_file(path) as part, open(part, "w", encoding="utf-8") as file:
                 if path.exists():
                     with open(path, encoding="utf-8") as earlier:  # of sources that are not part of this run
-                        file.writelines(line for line in earlier if json.loads(line)["root"] not in self.sources)
+                        file.writelines(line for line in earlier if _root(line) not in self.sources)
                 shutil.copyfileobj(self.left_out, file)
         return self.summary
 
@@ -287,6 +288,14 @@ class _Run:
                 yield batch
 
 
+def _root(line: str) -> str | None:
+    """The source that a line of an earlier run is of."""
+    try:
+        return str(json_of(line)["root"])
+    except (ValueError, KeyError, TypeError):  # a damaged line tells nothing, and is kept
+        return None
+
+
 def _check(sources: Sequence[str], folder: Path, curation: Curation) -> None:
     check_sources(sources)
     if curation.aesthetic and not curation.clip:
@@ -321,7 +330,9 @@ def _check_measures(folder: Path, curation: Curation) -> None:
     path = folder / MEASURED_BY
     if not path.exists():
         write_text(path, json.dumps(mine, indent=2))
-    earlier = json.loads(path.read_text(encoding="utf-8"))
+    earlier = json_of(path.read_bytes())
+    if not isinstance(earlier, dict):
+        raise UserError(f"{path}: expected the settings of an earlier run, found something else; curate into a new folder.")
     for name, value in mine.items():
         if earlier.get(name) != value:
             same = f"--{name.replace('_', '-')} as when the folder was begun ({earlier.get(name)})"

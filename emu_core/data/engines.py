@@ -16,6 +16,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from ..errors import UserError
+from ..limits import in_environment
 
 AHEAD = 4
 """Tasks under way for each worker."""
@@ -107,8 +108,9 @@ class RayEngine:
         self._ray: Any = ray
         self._mine = not ray.is_initialized()
         if self._mine:
+            env = {"env_vars": in_environment()}  # other machines know nothing of this one's
             try:
-                ray.init(address, num_cpus=workers, include_dashboard=False, logging_level=logging.WARNING)
+                ray.init(address, num_cpus=workers, include_dashboard=False, logging_level=logging.WARNING, runtime_env=env)
             except (ConnectionError, RuntimeError, ValueError) as problem:
                 found = f"expected a Ray cluster, found none that answers ({problem})"
                 raise UserError(f"--address {address}: {found}.") from problem

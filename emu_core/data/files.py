@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import numpy as np
+
 from ..errors import UserError
 
 
@@ -80,6 +82,15 @@ def read_at(handle: BinaryIO, offset: int, size: int) -> bytes:
     while len(data) < size and (part := os.pread(handle.fileno(), min(size - len(data), 1 << 30), offset + len(data))):
         data += part
     return data
+
+
+def mapped(path: str | os.PathLike[str]) -> np.ndarray:
+    """A .npy file by memory map, so that one that claims more than it has takes no memory. ValueError, a short reason, for what
+    is none."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    except (ValueError, TypeError, EOFError, OverflowError, SyntaxError, AttributeError) as problem:
+        raise UserError(f"no array: {problem}") from problem
 
 
 class TarWriter:

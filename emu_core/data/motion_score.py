@@ -79,6 +79,16 @@ def mean_length(frame: Any) -> float:
     return float((length * area).sum() / area.sum())
 
 
+def measured_size(frame: av.VideoFrame, aspect: Fraction, height: int | None) -> tuple[int, int]:
+    """Width and height, as it lies in the file, to which a frame is brought for the measurement."""
+    if height is None:
+        return frame.width // 2 * 2, frame.height // 2 * 2
+    sides = frame.width * float(aspect), float(frame.height)
+    if orientation(frame).transposed:  # lies on its side in the file
+        return height, max(16, 2 * round(height * sides[1] / sides[0] / 2))
+    return max(16, 2 * round(height * sides[0] / sides[1] / 2)), height
+
+
 class _Measure:
     """Frames at the fixed height go to the cut detector, and at the fixed rate to an encoder in memory and a decoder that tells
     the motion vectors of what came out. Memory does not grow."""
@@ -86,13 +96,8 @@ class _Measure:
     def __init__(
         self, frame: av.VideoFrame, base: Fraction, aspect: Fraction, fps: float | None = None, height: int | None = None
     ) -> None:
-        sides = frame.width * float(aspect), float(frame.height)
-        if height is None:
-            name, size = "crop", f"{frame.width // 2 * 2}:{frame.height // 2 * 2}:0:0"
-        elif orientation(frame).transposed:  # lies on its side in the file
-            name, size = "scale", f"{height}:{max(16, 2 * round(height * sides[1] / sides[0] / 2))}:flags=area"
-        else:
-            name, size = "scale", f"{max(16, 2 * round(height * sides[0] / sides[1] / 2))}:{height}:flags=area"
+        width, high = measured_size(frame, aspect, height)
+        name, size = ("crop", f"{width}:{high}:0:0") if height is None else ("scale", f"{width}:{high}:flags=area")
         self._graph = graph = av.filter.Graph()
         self._entry = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
         resized, pixels, split = graph.add(name, size), graph.add("format", "pix_fmts=yuv420p"), graph.add("split", "2")
@@ -158,7 +163,9 @@ def look(source: Source, fps: float | None = None, height: int | None = None, na
                 seen.first = video.pixels(frame) if first else None
             length = getattr(frame, "duration", 0)  # older PyAV lacks it
             frame, aspect = video.measurable(frame)
-            measure = measure or _Measure(frame, video.base, aspect, fps, height)
+            if measure is None:
+                video.budget.claim(*measured_size(frame, aspect, height))
+                measure = _Measure(frame, video.base, aspect, fps, height)
             frame.pts, frame.time_base = moment, video.base
             measure.add(frame)
             moments.append(moment)

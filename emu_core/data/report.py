@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from ..limits import json_of
 from ..media import contact_sheet, fit, write_image
 from ..media.files import whole_file
 from .clips import read_at_times
@@ -53,8 +53,16 @@ def draw_report(folder: Path) -> None:
 def count_reasons(folder: Path) -> Counter[str]:
     """How often each reason stands in left_out.jsonl, numbers and details aside."""
     with open(folder / LEFT_OUT, encoding="utf-8") as lines:
-        reasons = (re.sub(r" \(.*\)|[;:].*", "", json.loads(line)["reason"]) for line in lines)
+        reasons = (re.sub(r" \(.*\)|[;:].*", "", reason_in(line)) for line in lines)
         return Counter(re.sub(r"\d+(\.\d+)?", "#", reason) for reason in reasons)
+
+
+def reason_in(line: str) -> str:
+    """Of a line of left_out.jsonl, which somebody may have damaged."""
+    try:
+        return str(json_of(line)["reason"])
+    except (ValueError, KeyError, TypeError):
+        return "a line that cannot be read"
 
 
 def _draw_sheet(folder: Path, shards: Shards) -> None:

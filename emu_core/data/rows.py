@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import json
 import os
 import re
 from collections import Counter, deque
@@ -18,6 +17,7 @@ from functools import cache
 from typing import Any, TextIO
 
 from ..errors import UserError
+from ..limits import json_of
 
 MAX_ROW = 1 << 20
 """Characters of a row."""
@@ -122,17 +122,12 @@ class Lines:
 class Object(dict[str, Any]):
     """For json's object_pairs_hook: an object that knows which names it was given twice, of which json keeps the last."""
 
+    twice: tuple[str, ...] = ()
+
     def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        self.twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
-
-
-def unique_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """For json's object_pairs_hook. ValueError where a name is given twice."""
-    found = Object(pairs)
-    if found.twice:
-        raise UserError(f"the name {found.twice[0]!r} twice in one object")
-    return found
+        if len(self) < len(pairs):
+            self.twice = tuple(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
 
 
 def lowered(cells: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
@@ -166,9 +161,9 @@ def _json_row(place: str, line: str, known: Collection[str], taken: Callable[[An
     if wrong := not_text(line):
         return Row(place, problem=wrong)
     try:
-        cells = taken(json.loads(line, object_pairs_hook=Object))
+        cells = taken(json_of(line, Object))
         return Row(place, problem="no JSON object") if cells is None else Row(place, lowered(cells, known))
-    except (ValueError, RecursionError) as problem:
+    except ValueError as problem:
         return Row(place, problem=f"no JSON ({problem})")
 
 

@@ -6,7 +6,6 @@ Opening maps the index into memory and touches nothing else until asked. What a 
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
@@ -18,9 +17,10 @@ import numpy as np
 from fsspec.core import url_to_fs
 
 from ..errors import UserError
+from ..limits import json_of
 from ..media.files import whole_file
 from .arrow import parquet, pc
-from .files import Segment, locked, read_at
+from .files import Segment, locked, mapped, read_at
 from .table import CAPTIONS, COLUMNS, INDEX, INDEX_TYPE, TABLE, shard_name
 
 SELECTIONS = "selections"
@@ -74,7 +74,7 @@ class Shards:
 
     def _load_selection(self, name: str) -> np.ndarray:
         try:
-            rows = np.load(name) if name.endswith(".npy") else self._array(f"{SELECTIONS}/{name}.npy")
+            rows = mapped(name) if name.endswith(".npy") else self._array(f"{SELECTIONS}/{name}.npy")
         except (OSError, ValueError) as problem:
             why = f"expected the selection {name!r}, found none that can be read ({problem})"
             raise UserError(f"{self.address}: {why}; make it with emu-video select.") from problem
@@ -127,7 +127,10 @@ class Shards:
 
     def facts(self, row: int) -> dict[str, Any]:
         """What the clip's .json says: key, caption, duration, motion_score ... It lies next to the video in the shard."""
-        return json.loads(self._member(row, "json"))
+        facts = json_of(self._member(row, "json"))
+        if not isinstance(facts, dict) or not isinstance(facts.get("caption"), str):
+            raise UserError(f"{self.address}: expected what the .json of row {row} tells, found others; copy the shard again.")
+        return facts
 
     def caption(self, row: int) -> str:
         """The clip's caption, the first where it has several."""
@@ -183,7 +186,7 @@ class Shards:
         """A .npy file, by memory map where it is local; of a remote one the whole, since it is 28 bytes a clip."""
         if self._folder is not None:
             # without the subclass: each access to a np.memmap makes an object that keeps track of the file
-            return np.load(self._folder / name, mmap_mode="r").view(np.ndarray)
+            return mapped(self._folder / name).view(np.ndarray)
         with self._file(name) as file:
             return np.load(io.BytesIO(file.read()))
 

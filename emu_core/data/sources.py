@@ -5,7 +5,6 @@ Listing opens no video. What cannot be a clip is listed too, with the reason in 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tarfile
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..limits import NotJson, json_of
 from ..media.reading import is_frame_folder
 from .arrow import pa, parquet
 from .files import Place
@@ -434,10 +434,10 @@ def read_captions(item: Item) -> list[str]:
         raise UserError(f"caption of more than {MAX_CAPTION_BYTES >> 20} MB")
     try:
         text = decoded(data)
-        content = json.loads(text, object_pairs_hook=Object) if item.caption_is_json else {"text": text}
+        content = json_of(text, Object) if item.caption_is_json else {"text": text}
     except UnicodeDecodeError as problem:
         raise UserError("caption is not UTF-8 text") from problem
-    except (ValueError, RecursionError) as problem:
+    except NotJson as problem:
         raise UserError(f"caption file is not JSON ({problem})") from problem
     if isinstance(content, Object) and (twice := {*content.twice} & {*TEXT_COLUMNS}):
         raise UserError(f"the name {min(twice)!r} twice in the JSON file")

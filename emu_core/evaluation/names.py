@@ -12,6 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from ..errors import UserError
+from ..limits import json_of
 from ..media.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -62,10 +63,10 @@ def entries(report: Path) -> dict[str, str]:
     """Files that a report says this program wrote, with their prompts or "": `videos`, each with its `file`, or an object path ->
     prompt of paths in the folder of its own name. Empty for any other JSON, which is not ours."""
     try:
-        content = json.loads(report.read_text(encoding="utf-8"))
+        content = json_of(report.read_bytes())
         if isinstance(content.get("videos"), list):
             return {str(each["file"]): "" for each in content["videos"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     ours = all(file.startswith(f"{report.stem}/") and isinstance(prompt, str) for file, prompt in content.items())
     return content if ours else {}

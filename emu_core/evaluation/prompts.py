@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import unicodedata
@@ -14,6 +13,7 @@ from typing import Any
 
 from ..data.rows import MARK, Object, Row, lowered, not_text, open_text, read_json_lines, read_table
 from ..errors import UserError
+from ..limits import NotJson, how, json_of, limits
 from ..media import IMAGE_EXTENSIONS, read_image
 from ..media.files import PathLike
 
@@ -75,9 +75,11 @@ def read_prompts(name: PathLike) -> list[Prompt]:
             kinds = f"a file of prompts (.txt, .csv, .tsv, .json, .jsonl) or a bundled set ({', '.join(sets)})"
             raise UserError(f"{name}: expected {kinds}, found neither; check the path")
         path = sets[os.fspath(name)]
+    if (size := path.stat().st_size) > limits().json:
+        raise UserError(f"{path}: expected at most {limits().json:,} bytes of prompts, found {size:,}; {how('json')}")
     try:
         rows = list(_rows(path))
-    except (OSError, json.JSONDecodeError, RecursionError) as problem:
+    except (OSError, NotJson) as problem:
         kind = f"{path.suffix or 'text'} in UTF-8"
         raise UserError(f"{path}: expected prompts as {kind}, found something else ({problem}); mend the file") from problem
     if not rows:
@@ -147,7 +149,7 @@ def _rows(path: Path) -> Iterator[Row]:
 def _json(path: Path, text: str) -> Any:
     if wrong := not_text(text):
         raise UserError(f"{path}: expected prompts as .json in UTF-8, found {wrong}")
-    content = json.loads(text.lstrip(MARK), object_pairs_hook=Object)
+    content = json_of(text.lstrip(MARK), Object)
     if isinstance(content, Object) and content.twice:
         raise UserError(f"{path}: expected every name once, found the name {content.twice[0]!r} twice in one object; rename one")
     return content

@@ -22,8 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from ..data.files import mapped
 from ..data.shards import Shards
 from ..errors import UserError
+from ..limits import json_of
 from ..media.files import whole_file, write_text
 from ..networks import TextVectors
 from .names import check_free, check_written, claim
@@ -102,7 +104,9 @@ def caption_vectors(
             write_text(about, json.dumps(facts))
         return np.load(file, mmap_mode="r")
     try:
-        facts, found = json.loads(about.read_text(encoding="utf-8")), np.load(file, mmap_mode="r")
+        facts, found = json_of(about.read_bytes()), mapped(file)
+        if not isinstance(facts, dict) or found.ndim != 2 or found.dtype != np.float16:
+            raise UserError(f"{found.dtype} of shape {found.shape}")
     except (OSError, ValueError) as problem:
         raise UserError(f"{file}: expected vectors of `emu-video retrieve`, found others ({problem}); delete it") from problem
     if facts.get("sha256") != network.source.sha256:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import unicodedata
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..limits import json_of
 from ..media import VIDEO_EXTENSIONS, Unreadable, VideoReader
 from ..media.files import natural
 from ..media.reading import frame_names
@@ -117,7 +117,7 @@ class _Names:
         self.exact = _unique([(_spaced(prompt.text), prompt) for prompt in prompts]) | _exported(prompts)
         self.slugs = _unique([(slug(prompt.text), prompt) for prompt in prompts])
         self.texts = _unique([(_plain(prompt.text), prompt) for prompt in prompts])
-        numeric = all(prompt.id.isdigit() for prompt in prompts)
+        numeric = all(prompt.id.isdecimal() and len(prompt.id) < LONGEST for prompt in prompts)
         self.numbers = {int(prompt.id) if numeric else number: prompt for number, prompt in enumerate(prompts)}
         self.counted = list(self.numbers) == list(range(len(prompts)))
 
@@ -137,8 +137,8 @@ class _Names:
         """By the prompt that the file was made with, or any text of a ComfyUI graph in its place."""
         told = VideoReader(path).facts.metadata.get("prompt", "")
         try:
-            texts = [value for node in json.loads(told).values() for value in node["inputs"].values() if isinstance(value, str)]
-        except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+            texts = [value for node in json_of(told).values() for value in node["inputs"].values() if isinstance(value, str)]
+        except (ValueError, AttributeError, KeyError, TypeError):
             texts = [told]
         found = (self.exact.get(_spaced(text)) or self.texts.get(_plain(text)) for text in texts)
         return next(filter(None, found), None)

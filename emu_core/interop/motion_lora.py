@@ -7,7 +7,7 @@ list without names that MotionDirector itself writes for ModelScope. What stands
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
+from ..limits import json_of
 from ..model.config import StackConfig
 from ..model.sites import Site
 from ..model.stack import TemporalStack
@@ -30,6 +31,8 @@ EXPECTED = "such as down_blocks.0.motion_modules.0 ... to_q_lora.down.weight"
 _FROM_BLOCKS = re.compile(r"(?:^|[._])((?:down_blocks|up_blocks)[._]\d.*|(?:mid_block|transformer_in)[._].*)$")
 _TEMPORAL = re.compile(r"motion_modules|temporal_transformer|temporal_attentions|temp_attentions|temp_convs|transformer_in")
 _TABLES = (".pos_encoder.pe", ".pos_embed.pe", ".positional_encoding")
+_REPEATED_GROUP = re.compile(r"\)\s*[*+?{]")
+"""In a pattern: what can take longer than anybody waits, and no file needs."""
 _END = re.compile(
     r"(?:_lora|\.lora|\.lora_linear_layer)?\.(?:(?P<side>(?:lora_)?(?:up|down))\.weight|"
     r"lora_(?P<letter>[AB])(?:\.(?!weight|bias)\w+)?(?:\.weight)?|(?P<alpha>alpha))$"
@@ -165,14 +168,18 @@ def _told_alpha(file: WeightFile, down: str) -> float | None:
     if METADATA not in file.metadata:
         return None
     try:
-        settings: dict[str, Any] = json.loads(file.metadata[METADATA])
+        settings: dict[str, Any] = json_of(file.metadata[METADATA])
         own = {name.removeprefix("unet."): value for name, value in settings.items()}
         module = re.sub(_END, "", down).removeprefix("unet.")
         patterns: dict[str, float] = own.get("alpha_pattern") or {}
+        if endless := next(filter(_REPEATED_GROUP.search, patterns), None):
+            raise UserError(f"the pattern {endless[:60]!r} repeats a group")
         alpha = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), own.get("lora_alpha"))
         rank = file.shapes[down][0]
+        if alpha is not None and not math.isfinite(float(alpha)):
+            raise UserError(f"an alpha of {alpha}")
         return None if alpha is None else float(alpha) * (rank**0.5 if own.get("use_rslora") else 1.0)
-    except (ValueError, TypeError, AttributeError, re.error) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, re.error) as error:
         raise UserError(f"{file.path} has damaged metadata in {METADATA} ({error}): download or copy it again") from error
 
 

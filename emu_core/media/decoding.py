@@ -28,6 +28,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 from PIL import Image
 
+from .budget import Budget, check_chunks, for_ffmpeg, size_of, too_large_perhaps
 from .colours import BT2020, to_bt709
 from .files import Unreadable, check_input, reason
 from .images import on_white
@@ -40,7 +41,8 @@ Filter = Callable[[av.VideoFrame], av.VideoFrame]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What is said where no more can be written: the fault of a target, never of a source."""
 NOTHING_ELSE = {"protocol_whitelist": "none"}
-"""Of the container, not of its streams: PyAV before 15 crashes where streams are found late (FLV, MPEG-PS) and have options."""
+PROBED = int(av.__version__.partition(".")[0]) >= 15
+"""PyAV before 15 crashes where streams are found late (FLV, MPEG-PS) and have options."""
 NOT_VIDEO = ("image2", "tty", "hls", "concat", "dash", "ffmetadata")
 USUAL_RATE = Fraction(25)
 WHOLE = 0.9
@@ -126,10 +128,13 @@ def orientation(frame: av.VideoFrame) -> Orientation:
 
 class Decoder:
     """The pictures of an open video. name: for messages; codec: its usual name; base: seconds a tick of the frames' times;
-    aspect: of its pixels; start: where it says it begins, in ticks; sound: whether the file has any."""
+    aspect: of its pixels; start: where it says it begins, in ticks; sound: whether the file has any; budget: what it may cost.
+    Raises Unreadable where its header is over a limit."""
 
-    def __init__(self, name: str, container: av.container.InputContainer, stream: av.VideoStream, threads: Threads) -> None:
-        self.name, self.container, self.stream = name, container, stream
+    def __init__(
+        self, name: str, container: av.container.InputContainer, stream: av.VideoStream, threads: Threads, budget: Budget
+    ) -> None:
+        self.name, self.container, self.stream, self.budget = name, container, stream, budget
         self.codec: str = stream.codec_context.codec.canonical_name
         self.base: Fraction = stream.time_base or Fraction(1, 90_000)
         self.aspect: Fraction = stream.sample_aspect_ratio or Fraction(1)
@@ -145,6 +150,7 @@ class Decoder:
         self._alpha: dict[str, bool] = {}
         self._own = _alpha_decoder(name, stream, self.codec, threads)
         self._own_orientation: Orientation | None = None
+        budget.claim(stream.width, stream.height, max(1, stream.frames), self.length or 0.0)
 
     @property
     def is_mp4(self) -> bool:
@@ -182,12 +188,14 @@ class Decoder:
         return float(self.stream.duration * self.base) if exact and self.stream.duration else None
 
     def decode(self, packet: av.Packet) -> list[av.VideoFrame]:
-        """The frames that come out when a packet of the stream goes in."""
-        if self._own is None:
-            return cast("list[av.VideoFrame]", packet.decode())
-        if self._own_orientation is None:  # which comes from the container, by way of the stream's own decoder
+        """The frames that come out when a packet of the stream goes in. Raises Unreadable where they are over a limit."""
+        if self._own is not None and self._own_orientation is None:
+            # which comes from the container, by way of the stream's own decoder
             self._own_orientation = next((orientation(frame) for frame in packet.decode()), None)
-        return cast("list[av.VideoFrame]", self._own.decode(packet))
+        frames: Any = packet.decode() if self._own is None else self._own.decode(packet)
+        for frame in frames:
+            self.budget.add(frame.width, frame.height)
+        return cast("list[av.VideoFrame]", frames)
 
     def frames(self) -> Iterator[av.VideoFrame]:
         """The frames as they are decoded, in the order in which they are seen."""
@@ -218,6 +226,7 @@ class Decoder:
                     moment = last + self.step(base)
             check_gap(self.name, float((moment - max(last, 0)) * base))
             last = max(moment, last + 1)
+            self.budget.until(float(last * base))
             yield last, frame
 
     def step(self, base: Fraction) -> int:
@@ -313,6 +322,7 @@ class Decoder:
     def shape(self, frame: av.VideoFrame) -> tuple[int, int]:
         """Height and width of a frame, upright and with square pixels."""
         shape = frame.height, max(1, round(frame.width * self.aspect))
+        self.budget.claim(*shape[::-1])
         return shape[::-1] if self.orientation(frame).transposed else shape
 
     def measurable(self, frame: av.VideoFrame) -> tuple[av.VideoFrame, Fraction]:
@@ -355,7 +365,7 @@ def _alpha_decoder(name: str, stream: av.VideoStream, codec: str, threads: Threa
     own: Any = av.CodecContext.create(WITH_ALPHA[codec], "r")
     for part in ("colorspace", "color_range", "color_primaries", "color_trc"):
         setattr(own, part, getattr(stream.codec_context, part))
-    own.thread_count = 1 if threads == "NONE" else 0
+    own.options, own.thread_count = for_ffmpeg(), 1 if threads == "NONE" else 0
     stream.thread_type = "SLICE"  # it decodes the first picture, for its orientation, and must not wait for others
     return own
 
@@ -382,8 +392,9 @@ def opened(source: Source, name: str = "", threads: Threads = "AUTO") -> Iterato
             if path is not None:
                 check_input(path, "a video")
                 file = closed.enter_context(open(path, "rb"))
-            container = closed.enter_context(av.open(file, container_options=NOTHING_ELSE, metadata_errors="replace"))
-            yield Decoder(name, container, picture_stream(container, name, threads), threads)
+            budget = Budget(name, size_of(file))
+            container = closed.enter_context(container_of(file, name))
+            yield Decoder(name, container, picture_stream(container, name, threads), threads, budget)
     except wrong as problem:
         code = getattr(problem, "errno", None)
         if code in FULL:
@@ -391,9 +402,16 @@ def opened(source: Source, name: str = "", threads: Threads = "AUTO") -> Iterato
         raise undecodable(name, problem) from problem
 
 
+def container_of(file: BinaryIO, name: str) -> av.container.InputContainer:
+    """An open file as FFmpeg's container; while it is probed, too, no picture is decoded that is far over the limit."""
+    check_chunks(file, name)
+    probing = for_ffmpeg() if PROBED else None
+    return av.open(file, "r", options=probing, container_options=NOTHING_ELSE, metadata_errors="replace")
+
+
 def undecodable(name: str | os.PathLike[str], problem: Exception) -> Unreadable:
     """The sentence for a video that a decoder stumbled over."""
-    found = f"a broken file or none ({reason(problem)})"
+    found = f"a broken file or none ({reason(problem)}{too_large_perhaps(problem)})"
     return Unreadable(f"{name}: expected a video that can be decoded, found {found}; check the file or convert it to mp4.")
 
 
@@ -431,6 +449,7 @@ def picture_stream(container: av.container.InputContainer, name: str, threads: T
     # As FFmpeg chooses: what is marked as the main one, then the largest; a preview may come first.
     stream = max(found, key=lambda each: (bool(each.disposition & Disposition.default), each.width * each.height))
     stream.thread_type = threads
+    stream.codec_context.options = for_ffmpeg()
     if threads == "NONE":
         stream.codec_context.thread_count = 1
     return stream

@@ -9,6 +9,7 @@ from einops import rearrange
 from PIL import Image, ImageOps
 
 from ..errors import UserError
+from .budget import picture_of
 from .files import PathLike, Unreadable, check_input, reason
 
 if TYPE_CHECKING:
@@ -31,9 +32,14 @@ def read_pixels(path: PathLike) -> np.ndarray:
     """As read_image, as an array."""
     check_input(path, "a picture")
     try:
-        with Image.open(path) as picture:
+        with picture_of(path, path) as (picture, budget):
+            if picture.format in ("JPEG", "MPO"):
+                budget.claim(picture.width, picture.height, _scans(path))
             picture.load()
+            budget.claim(picture.width, picture.height)  # of what some kinds have inside
             pixels = _floats(ImageOps.exif_transpose(picture))
+    except Unreadable:
+        raise
     except Exception as problem:  # decoders of broken files raise nearly anything, from SyntaxError to IndexError
         raise Unreadable(
             f"{path}: expected a picture (PNG, JPEG, WebP, TIFF, ...), found a file that cannot be read as one "
@@ -41,6 +47,12 @@ def read_pixels(path: PathLike) -> np.ndarray:
         ) from problem
     check_sides(path, pixels.shape[0], pixels.shape[1])
     return pixels
+
+
+def _scans(path: PathLike) -> int:
+    """How often a JPEG goes over all of its picture: thousands of times in one that was made to take hours."""
+    with open(path, "rb") as file:
+        return 1 + sum(part.count(b"\xff\xda") for part in iter(lambda: file.read(1 << 20), b""))
 
 
 def check_sides(path: PathLike, height: int, width: int) -> None:
@@ -57,7 +69,8 @@ def _floats(picture: Image.Image) -> np.ndarray:
     if they are small: a dark picture has to stay dark.
     """
     if picture.mode != "F" and not picture.mode.startswith("I"):
-        return np.asarray(on_white(picture), dtype=np.float32) / 255
+        pixels = np.array(on_white(picture), dtype=np.float32)
+        return np.divide(pixels, np.float32(255), out=pixels)
     values = np.asarray(picture)
     levels = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)

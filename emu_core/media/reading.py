@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import re
@@ -19,9 +18,11 @@ from typing import TYPE_CHECKING, Any, cast
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from ..errors import UserError
+from ..limits import how, json_of
+from .budget import Budget, picture_of
 from .decoding import WHOLE, Decoder, Pixels, Source, Threads, check_gap, check_whole, opened, undecodable
 from .files import PathLike, Unreadable, check_input, natural, reason
 from .images import check_sides, on_white, read_pixels
@@ -37,7 +38,6 @@ FRAME_EXTENSIONS = (".png", ".jpg", ".jpeg")
 EXIF_ORIENTATION = 0x0112
 NUMBERED = re.compile(r"\d{5,}\.png")
 """The names of the frames that `write_video` writes."""
-MAX_PIXELS = 2**30
 MAX_LOST = 0.1
 """The part of the pictures that a decoder may leave out before a video counts as broken."""
 
@@ -91,7 +91,7 @@ class VideoReader:
             else:
                 if on_disk:
                     check_input(self.path, "a video")
-                stored = _animation(source) if is_animation(source) else _film(source, str(self.path))
+                stored = (_animation if is_animation(source) else _film)(source, str(self.path))
             metadata, timing = unpack(stored.comment) or (stored.tags, None)
             if stored.length is not None and (most is None or len(stored.durations) <= most):
                 least = WHOLE * stored.length
@@ -100,6 +100,8 @@ class VideoReader:
                 check_whole(self.path, sum(stored.durations), stored.length, least)
             shown, rate = even_out(stored.durations, stored.rate, timing, stored.tick)
             shown = shown[:most]
+            self.budget = stored.budget
+            self.budget.claim(stored.shape[1], stored.shape[0], len(shown), sum(stored.durations))
             self.facts = Facts(stored.shape[1], stored.shape[0], len(shown), fps or rate, metadata, stored.sound)
             self._times, self._pictures = np.bincount(shown).astype(np.int32), stored.pictures
 
@@ -142,7 +144,7 @@ class Stills:
 
     def __init__(self, reader: VideoReader, codec: str) -> None:
         self.name, self.codec, self._reader = str(reader.path), codec, reader
-        self.rate = Fraction(reader.facts.fps).limit_denominator(1001)
+        self.budget, self.rate = reader.budget, Fraction(reader.facts.fps).limit_denominator(1001)
         self.base = 1 / self.rate
 
     def timed(self) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -189,9 +191,11 @@ def read_video(path: PathLike, fps: float | None = None, max_frames: int | None 
     reader = VideoReader(path, fps, max_frames)
     height, width, count = reader.facts.height, reader.facts.width, reader.facts.frames
     check_sides(path, height, width)
-    if count * height * width > MAX_PIXELS:
-        most = f"{MAX_PIXELS // (height * width)} frames of {width} x {height} ({MAX_PIXELS * 12 / 2**30:.0f} GiB of memory)"
-        raise Unreadable(f"{path}: expected at most {most}, found more; cut it or read fewer frames (max_frames).")
+    held = reader.budget.limits.bytes
+    if count * height * width * 12 > held:
+        most = f"{held // (height * width * 12)} frames of {width} x {height} ({held / 2**30:g} GiB of memory)"
+        fewer = f"cut it or read fewer frames (max_frames), or, {how('bytes')}"
+        raise Unreadable(f"{path}: expected at most {most}, found {count}; {fewer}.")
     frames = torch.from_numpy(np.stack(list(reader.pictures())))
     frames = frames.float().div_(255) if frames.dtype == torch.uint8 else frames
     return Video(frames, reader.facts.fps, reader.facts.metadata, reader.facts.sound)
@@ -201,8 +205,9 @@ def read_video(path: PathLike, fps: float | None = None, max_frames: int | None 
 class _Stored:
     """What a file has: a way to its pictures, each with its place, their height and width, how long each place stays in seconds,
     tags, the comment among them, frames a second, how many seconds it claims to last, what its times are rounded to, whether it
-    has sound."""
+    has sound, and what it may cost."""
 
+    budget: Budget
     pictures: Callable[[], Iterator[tuple[int, Pictures]]]
     shape: tuple[int, ...]
     durations: list[float]
@@ -248,6 +253,7 @@ def _film(source: Source, name: str) -> _Stored:
         for packet in video.container.demux(video.stream):
             if packet.size and not packet.is_discard:
                 starts.append(packet.pts)
+                video.budget.claim(0, 0, len(starts))
                 anew |= decoded is not None and packet.dts is not None and packet.dts < decoded - video.step(video.base)
                 decoded = packet.dts if packet.dts is not None else decoded
                 if packet.pts is not None and packet.duration:
@@ -255,7 +261,7 @@ def _film(source: Source, name: str) -> _Stored:
             if shape is None:
                 shape, first = next(((video.shape(frame), frame.pts) for frame in video.decode(packet)), (None, None))
         tags, rate, length = dict(video.container.metadata), float(video.rate) if video.rate else None, video.length
-        base, sound, exact = video.base, video.sound, video.exact_length
+        base, sound, exact, budget = video.base, video.sound, video.exact_length, video.budget
     if shape is None:
         raise Unreadable(f"{name}: expected a video with at least one frame, found none in it; check the file.")
     # A file whose head was cut off begins with packets that nothing can be made of.
@@ -283,30 +289,33 @@ def _film(source: Source, name: str) -> _Stored:
                 yield place, video.pixels(frame)
 
     comment = next((value for key, value in tags.items() if key.lower() == COMMENT_KEY), "")
-    return _Stored(pictures, shape, durations, tags, comment, rate, length, float(base), sound)
+    return _Stored(budget, pictures, shape, durations, tags, comment, rate, length, float(base), sound)
 
 
-def _animation(source: Source) -> _Stored:
+def _animation(source: Source, name: str) -> _Stored:
     durations: list[float] = []
     file_of = partial(io.BytesIO, source) if isinstance(source, bytes) else lambda: source
-    with Image.open(file_of()) as file:
+    with picture_of(file_of(), name) as (file, budget):
         exif = file.getexif()
         comment, turned = file.info.get("comment") or exif.get(EXIF_DESCRIPTION, ""), exif.get(EXIF_ORIENTATION, 1)
         count, shape = getattr(file, "n_frames", 1), (file.height, file.width)
+        budget.claim(file.width, file.height, count)
         for index in range(count):
             file.seek(index)
             file.load()  # WebP knows a picture's duration only then
+            budget.add(file.width, file.height)
             milliseconds = file.info.get("duration", 0)
             durations.append(BROWSER_DELAY if milliseconds == 0 and count > 1 else milliseconds / 1000)
 
     def pictures() -> Iterator[tuple[int, Pixels]]:
-        with Image.open(file_of()) as file:
+        with picture_of(file_of(), name) as (file, _):
             for index in range(count):
                 file.seek(index)
                 yield index, np.asarray(on_white(file if turned == 1 else ImageOps.exif_transpose(file)))
 
     text = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
-    return _Stored(pictures, shape[::-1] if turned >= 5 else shape, durations, {COMMENT_KEY: text} if text else {}, text)
+    tags = {COMMENT_KEY: text} if text else {}
+    return _Stored(budget, pictures, shape[::-1] if turned >= 5 else shape, durations, tags, text)
 
 
 def _folder(path: Path, fps: float | None) -> _Stored:
@@ -316,17 +325,19 @@ def _folder(path: Path, fps: float | None) -> _Stored:
     told, metadata = path / FOLDER_SETTINGS, dict[str, str]()
     if told.exists():
         try:
-            settings = json.loads(told.read_text(encoding="utf-8"))
+            settings = json_of(told.read_bytes())
             stated = float(settings["fps"])
             metadata = {str(key): str(value) for key, value in settings.get("metadata", {}).items()}
             if not (math.isfinite(stated) and stated > 0):
                 raise UserError(f"an fps of {stated}")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as problem:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as problem:
             expected = 'JSON as {"fps": 8.0, "metadata": {}}'
             raise Unreadable(f"{told}: expected {expected}, found others ({reason(problem)}); mend or delete it.") from problem
         fps = fps or stated
     if fps is None:
         raise Unreadable(f"{path}: expected the frame rate in {FOLDER_SETTINGS}, found none; give it (fps).")
+    budget = Budget(path, sum(os.path.getsize(path / name) for name in names))
+    budget.claim(0, 0, len(names), len(names) / fps)
     shape = read_pixels(path / names[0]).shape[:2]
 
     def pictures() -> Iterator[tuple[int, Pictures]]:
@@ -337,7 +348,7 @@ def _folder(path: Path, fps: float | None) -> _Stored:
                 raise Unreadable(f"{path / name}: expected {expected} as in {names[0]}, found {found}; make all frames alike.")
             yield index, picture
 
-    return _Stored(pictures, shape, [1 / fps] * len(names), metadata, rate=fps)
+    return _Stored(budget, pictures, shape, [1 / fps] * len(names), metadata, rate=fps)
 
 
 def is_frame_folder(folder: PathLike) -> bool:

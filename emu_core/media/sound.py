@@ -14,7 +14,8 @@ from typing import Any
 import av
 
 from ..errors import UserError
-from .decoding import FULL, NOTHING_ELSE, picture_stream
+from ..limits import how, limits
+from .decoding import FULL, container_of, picture_stream
 from .files import PathLike, reason
 
 COPIED = {"mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"), "webm": ("opus", "vorbis")}
@@ -35,7 +36,7 @@ def sound_of(path: PathLike | None, late: float = 0.0) -> Iterator[Sound | None]
         try:
             if path is not None and os.path.isfile(path):
                 file = closed.enter_context(open(path, "rb"))
-                container = closed.enter_context(av.open(file, container_options=NOTHING_ELSE, metadata_errors="replace"))
+                container = closed.enter_context(container_of(file, str(path)))
                 if container.streams.audio:
                     sound = Sound(path, container, late)
         except (av.FFmpegError, OSError, ValueError) as problem:
@@ -81,7 +82,7 @@ class Sound:
                     return
                 self._output.mux(self._next)
                 self._next = None
-        except (av.FFmpegError, EOFError) as problem:
+        except (av.FFmpegError, EOFError, UserError) as problem:
             if getattr(problem, "errno", None) in FULL:
                 raise
             log.warning("%s: the rest of its sound is not kept (%s).", self.path, reason(problem))
@@ -93,6 +94,7 @@ class Sound:
             if packet.pts is None or packet.pts < shift:
                 continue
             packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.pts - shift, made
+            self._check(packet.pts * packet.time_base, 1)
             yield packet
 
     def _encoded(self, made: Any) -> Iterator[Any]:
@@ -112,6 +114,7 @@ class Sound:
             if frame.pts is None or frame.pts * frame.time_base < self._begin:
                 continue
             begins = round((frame.pts * frame.time_base - self._begin) * context.rate)
+            self._check(begins, context.rate)
             moment = begins if moment is None else moment
             lacking = begins - moment - fifo.samples
             if lacking > GAP * context.rate:  # what comes behind a gap is not to come early
@@ -119,12 +122,18 @@ class Sound:
                 resampler = av.AudioResampler(format=context.format or "fltp", layout=context.layout, rate=context.rate)
                 for samples in _pieces(begins - moment - fifo.samples, context.rate):
                     self._fill(fifo, [_silence(context, samples)])
+                    yield from taken(context.frame_size or 1024)
             self._fill(fifo, resampler.resample(frame))
             yield from taken(context.frame_size or 1024)
         if moment is not None:
             self._fill(fifo, resampler.resample(None))
             yield from taken(0)
         yield from made.encode(None)
+
+    @staticmethod
+    def _check(begin: Any, rate: int) -> None:
+        if begin > (most := limits().seconds) * rate:
+            raise UserError(f"expected at most {most:,} s, found {float(begin / rate):,.0f} s; {how('seconds')}")
 
     @staticmethod
     def _fill(fifo: av.AudioFifo, pieces: list[Any]) -> None:

@@ -7,7 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from .tags import MOST_FRAMES, Timing
+from ..limits import limits
+from .tags import Timing
 
 BROWSER_DELAY = 0.1
 EVEN = 1.5
@@ -48,7 +49,7 @@ def even_rate(durations: Sequence[float], told: float | None, tick: float = 0.0)
 
 def even_out(durations: Sequence[float], told: float | None, timing: Timing | None, tick: float) -> tuple[Sequence[int], float]:
     """Which picture each evenly spaced frame shows, and the frame rate. timing: what the video was written with, if known; the
-    others as in `even_rate`. The last picture always is shown."""
+    others as in `even_rate`. The last picture always is shown. One frame more than the limit stands for all that are more."""
     count, total = len(durations), sum(durations)
     # A video of equal frames is one still WebP picture without any duration.
     if timing is not None and (total == 0 or is_length_of(timing, total)):
@@ -65,8 +66,8 @@ def even_out(durations: Sequence[float], told: float | None, timing: Timing | No
     if len(usual) < 2 and durations[-1] < shortest:
         usual = [durations[-1]]
     step = sum(usual) / len(usual)
-    shown = _shown_at(durations, min(max(1, round(total / step)), MOST_FRAMES), step)
-    return [*shown, count - 1] if shown[-1] < count - 1 and len(shown) < MOST_FRAMES else shown, 1 / step
+    shown = _shown_at(durations, max(1, round(min(total / step, limits().frames + 1))), step)
+    return [*shown, count - 1] if shown[-1] < count - 1 else shown, 1 / step
 
 
 def _shown_at(durations: Sequence[float], count: int, step: float) -> list[int]:

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from ..errors import UserError
+from ..limits import json_of, limits
 
 TIMING_KEY = "_clip"
 COMMENT_KEY = "comment"
 EXIF_DESCRIPTION = 0x010E
 FOLDER_SETTINGS = "metadata.json"
-MOST_FRAMES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ def pack(metadata: Mapping[str, str], timing: Timing | None = None) -> str:
 def unpack(comment: str) -> tuple[dict[str, str], Timing] | None:
     """The metadata and timing of a comment that pack wrote; None for anything else."""
     try:
-        content = json.loads(comment)
+        content = json_of(comment)
         timing = Timing(int(content[TIMING_KEY]["frames"]), float(content[TIMING_KEY]["fps"]))
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
-    if not 1 <= timing.frames <= MOST_FRAMES or not 0 < timing.fps < float("inf"):
+    if not 1 <= timing.frames <= limits().frames or not 0 < timing.fps < float("inf"):
         return None
     return {key: value for key, value in content.items() if isinstance(value, str)}, timing
 

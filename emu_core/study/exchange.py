@@ -15,8 +15,9 @@ from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..data.rows import decoded, read_table, unique_names
+from ..data.rows import decoded, not_text, read_table
 from ..errors import UserError
+from ..limits import json_of, unique_names
 from .database import insert, now_ms
 from .questions import KEYS, ordered_reasons
 from .results import Pair, Results, Vote
@@ -63,7 +64,7 @@ def read_results(path: str | Path) -> Results:
     file = Path(path)
     try:
         if file.suffix.lower() == ".json":
-            found = json.loads(decoded(file.read_bytes()), object_pairs_hook=unique_names)
+            found = json_of(decoded(file.read_bytes()), unique_names)
             for key, value in MARK.items():
                 _expect(found[key] == value, f"{key} {found[key]}, not {value}")
             found = {field.name: found[field.name] for field in fields(Results)}
@@ -73,7 +74,7 @@ def read_results(path: str | Path) -> Results:
         _check(results)
     except OSError as problem:
         raise UserError(f"{path}: expected an exported study, found {problem.strerror}; check the path.") from problem
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as problem:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as problem:
         mistake = f"no {problem}" if isinstance(problem, KeyError) else problem
         found = f"found a mistake in it ({mistake})"
         raise UserError(f"{path}: expected an exported study (JSON or CSV), {found}; export it anew.") from problem
@@ -96,7 +97,7 @@ def _from_csv(file: Path) -> Results:
         pair = pairs.setdefault(key, Pair(*key, row["first_sha256"], row["second_sha256"]))
         if row["vote"]:
             pairs[key] = replace(pair, votes=(*pair.votes, Vote.from_columns(row["vote"], row["rater"], row, ";")))
-    systems = tuple(json.loads(head["systems"]))
+    systems = tuple(json_of(head["systems"]))
     return Results(head["study"], head["title"], int(head["raters"]), systems, prompts, tuple(pairs.values()))
 
 
@@ -112,6 +113,7 @@ def _typed(kind: Any, value: Any) -> Any:
     if get_origin(kind) is dict and isinstance(value, dict):
         return {_typed(inner[0], name): _typed(inner[1], part) for name, part in value.items()}
     fits = type(value) is kind or (get_origin(kind) is Literal and value in inner)
+    _expect(not isinstance(value, str) or not not_text(value), f"{str(value)[:40]!r}, which is no text")
     _expect(fits, f"{str(value)[:40]!r} instead of {getattr(kind, '__name__', kind)}")
     return value
 
@@ -131,7 +133,7 @@ def _check(results: Results) -> None:
         _expect(len(raters) == len(pair.votes) <= results.raters, enough)
         for vote in pair.votes:
             name, numbers = f"vote {vote.uid}", (vote.time_ms, vote.quality.ms, vote.faithfulness.ms)
-            _expect(UID.fullmatch(vote.uid) and min(numbers) >= 0, f"{name} with a value that cannot be")
+            _expect(UID.fullmatch(vote.uid) and min(numbers) >= 0 and max(numbers) < 2**53, f"{name} with a value that cannot be")
             _expect(1 <= len(vote.rater) <= NAME_LENGTH and vote.rater.isprintable(), f"{name} of a rater without a name")
             for key in KEYS:
                 reasons = vote.answer(key).reasons

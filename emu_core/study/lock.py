@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import UserError
+from ..limits import json_of
 
 LOCK_NAME = "study.lock"
 MAKING_NAME = "making.lock"
@@ -59,7 +60,7 @@ class ServerLock:
             owner = "another process"
             with file, suppress(OSError, ValueError, KeyError, TypeError):
                 file.seek(0)
-                owner = "process {process} on {computer} at {address}".format(**json.load(file))
+                owner = "process {process} on {computer} at {address}".format(**json_of(file.read(1 << 16)))
             expected = f"{self.path.parent}: expected a study that no other server has open, found it served by {owner}"
             raise UserError(f"{expected}; stop that one first, or use its page.") from problem
         file.truncate(0)

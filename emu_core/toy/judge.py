@@ -5,7 +5,6 @@ Frames are read by the exact detectors of `detect`, which are first held against
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import UserError
+from ..limits import json_of
 from ..media import VIDEO_EXTENSIONS, contact_sheet, read_video, write_image
 from ..model.conditioning import slots
 from ..pipeline import EmuVideoPipeline, Settings
@@ -184,7 +184,7 @@ def _read_sample(path: Path) -> Sample:
 def _texts(prompt: str) -> list[str]:
     """The prompt itself, or every text in a ComfyUI graph."""
     try:
-        nodes = [node["inputs"] for node in json.loads(prompt).values()]
+        nodes = [node["inputs"] for node in json_of(prompt).values()]
     except (ValueError, AttributeError, KeyError, TypeError):
         nodes = [{"text": prompt}]
     return [value for inputs in nodes for value in inputs.values() if isinstance(value, str)]

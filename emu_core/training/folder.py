@@ -15,6 +15,7 @@ from einops import rearrange
 from PIL import Image
 
 from ..errors import UserError
+from ..limits import json_of
 from ..media.files import whole_file
 
 RECIPE_FILE, LOG_FILE, BAD_BATCH = "recipe.json", "log.jsonl", "bad_batch.pt"
@@ -47,8 +48,8 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     rows = []
     for line in path.read_text().splitlines() if path.is_file() else ():
         with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    return rows
+            rows.append(json_of(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def forget_rows_after(step: int, path: Path) -> None:

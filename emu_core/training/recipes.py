@@ -6,7 +6,6 @@ Here is the form of a recipe and of its file. The paper's stages are in `paper`,
 from __future__ import annotations
 
 import dataclasses
-import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UserError
+from ..limits import json_of
 from ..model.schedule import ScheduleConfig
 
 
@@ -194,7 +194,7 @@ def _from_dict(kind: Any, values: Any, path: str) -> Any:
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a file that a run wrote, or that somebody wrote in its form. ValueError for what is none."""
     try:
-        return from_dict(json.loads(path.read_text()))
+        return from_dict(json_of(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no recipe: {error}") from error
 

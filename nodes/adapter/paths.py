@@ -5,7 +5,6 @@ Checked on ComfyUI 0.3.64, 0.8.0 and 0.33.0; read further, up to about 0.38.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 import folder_paths
 
 from ...emu_core.errors import UserError
+from ...emu_core.limits import json_of
 from ...emu_core.weights import SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def _clips() -> dict[str, Path]:
         name, last = os.path.split(file)
         path = folder_paths.get_full_path(METRICS, file) if name and last == "config.json" else None
         try:
-            settings = json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+            settings = json_of(Path(path).read_bytes()) if path else None
         except (OSError, ValueError):
             continue
         if isinstance(settings, dict) and settings.get("model_type") == "clip":

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 ROOMS = {
     **{
-        "errors": -1,
+        "errors": -2,
         "limits": -1,
         "model": 0,
         "media": 0,

@@ -290,7 +290,9 @@ def test_foreign_gif_is_expanded_by_its_delays(tmp_path):
 def test_clip_too_long_for_memory_is_refused(tmp_path):
     first, second = Image.new("L", (512, 512), 0), Image.new("L", (512, 512), 255)
     first.save(tmp_path / "a.gif", save_all=True, append_images=[second], duration=[20, 600_000])
-    refused(read_video, tmp_path / "a.gif", kind=Unreadable, words=("4096 frames", "12 GiB"))
+    refused(read_video, tmp_path / "a.gif", kind=Unreadable, words=("30,001 frames", "EMU_VIDEO_MAX_BYTES"))
+    first.save(tmp_path / "b.gif", save_all=True, append_images=[second], duration=[20, 30_000])
+    refused(read_video, tmp_path / "b.gif", kind=Unreadable, words=("1365 frames", "4 GiB", "found 1501"))
     assert levels_of(read_video(tmp_path / "a.gif", max_frames=3).frames) == [0, 260, 260]
 
 
