@@ -11,7 +11,9 @@ import io
 import json
 import logging
 import shutil
+import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count, groupby, islice
@@ -120,18 +122,29 @@ def _examine(curation: Curation, item: Item, known: int | None) -> Outcome:
             network = scorer(curation.clip, curation.aesthetic, curation.device)
             facts["clip_score"], facts["aesthetic"] = network.score(captions[0], seen.first)
         return Found(item, facts, state)
-    except OSError as problem:
-        return _left_out(item, f"cannot be read ({problem.strerror or problem})")
-    except ValueError as problem:
-        return _left_out(item, problem)
+    except Exception as problem:  # whatever is wrong with one item, the others go on
+        return _left_out(item, _reason(problem))
+
+
+def _reason(problem: Exception) -> str:
+    """Why an item is left out."""
+    if isinstance(problem, UserError):
+        return str(problem)
+    if isinstance(problem, OSError):
+        return f"cannot be read ({problem.strerror or problem})"
+    if isinstance(problem, MemoryError):
+        return "not enough memory for it; use fewer workers"
+    place = traceback.extract_tb(problem.__traceback__)[-1]
+    where = f"{type(problem).__name__}: {problem}, {Path(place.filename).name} line {place.lineno}"
+    return f"a fault of this program, which its makers would like to know ({where})"
 
 
 def _crashed(batch: Sequence[Candidate]) -> list[Outcome]:
     return [_left_out(item, KILLED) for item, _ in batch]
 
 
-def _left_out(item: Item, reason: str | ValueError) -> LeftOut:
-    text = str(reason).removeprefix(f"{item.source}: ").rstrip(".") + (f" ({item.row})" if item.row else "")
+def _left_out(item: Item, reason: str) -> LeftOut:
+    text = reason.removeprefix(f"{item.source}: ").rstrip(".") + (f" ({item.row})" if item.row else "")
     return {"key": item.key, "source": item.source, "root": item.root, "reason": " ".join(text.split())}
 
 
@@ -147,8 +160,10 @@ def write_shard(folder: Path, shard: tuple[int, Sequence[Found]]) -> tuple[int, 
             for found in clips:
                 try:
                     rows.append({**found.facts, "shard": number, **_write_clip(tar, found)})
-                except ValueError as problem:
-                    left.append(_left_out(found.item, problem))
+                except OSError:  # of the shard
+                    raise
+                except Exception as problem:
+                    left.append(_left_out(found.item, _reason(problem)))
             tar.close()
         if rows:
             table.write_table(table.part_path(folder, number), rows)
@@ -161,21 +176,29 @@ def write_shard(folder: Path, shard: tuple[int, Sequence[Found]]) -> tuple[int, 
     return len(rows), left
 
 
+@contextmanager
+def _of_the_source() -> Iterator[None]:
+    """An OSError here is not the shard's."""
+    try:
+        yield
+    except OSError as problem:
+        raise UserError(f"cannot be read any more ({problem.strerror or problem})") from problem
+
+
 def _write_clip(tar: TarWriter, found: Found) -> dict[str, int]:
     """Where the two members lie. ValueError, and the tar as before, where the source is no longer what was examined."""
     key, place, size = found.item.key, found.item.video, found.state[0]
-    try:
+    with _of_the_source():
         same, source = place.state() == found.state, place.source()
-    except OSError as problem:
-        raise UserError(f"cannot be read any more ({problem.strerror or problem})") from problem
     with source as video, tar.all_or_nothing():
         if not same:
             raise UserError("changed while curate ran")
         if found.facts["transcoded"] or isinstance(video, str):
             made = io.BytesIO()
-            transcode(video, made, found.item.source)
+            with _of_the_source():
+                transcode(video, made, found.item.source)
             video, size = io.BytesIO(made.getvalue()), len(made.getvalue())
-        offset = tar.add(f"{key}.mp4", video, size)
+        offset = tar.add(f"{key}.mp4", video, size)  # what the source lacks or cannot give is a ValueError
         about = {name: value for name, value in found.facts.items() if name not in table.LOCATION}
         text = json.dumps(about, ensure_ascii=False, sort_keys=True).encode()
         json_offset = tar.add(f"{key}.json", io.BytesIO(text), len(text))
@@ -202,11 +225,18 @@ def curate(
             if number <= last:
                 table.part_path(folder, number).unlink()
         (folder / table.PARTS).mkdir(exist_ok=True)
-        summary = _Run(folder, sources, curation, engine or ProcessEngine(1)).run(progress)
+        summary = _Run(folder, sources, curation, engine or ProcessEngine(0)).run(progress)
         summary.total = table.merge(folder)
         # not rmdir: workers of a killed run may only now be ending, and what they leave is half-written or in the table already
         shutil.rmtree(folder / table.PARTS, ignore_errors=True)
     return summary
+
+
+def _try_writing(found: Found) -> bool:
+    """Do with a clip what killed a process that wrote a shard; what is wrong with it otherwise, writing says."""
+    with suppress(Exception):
+        _write_clip(TarWriter(io.BytesIO()), found)
+    return True
 
 
 class _Run:
@@ -230,7 +260,7 @@ class _Run:
         if progress:
             Thread(target=find_total, daemon=True).start()
         with self.bar, TemporaryFile("w+", encoding="utf-8", dir=self.folder) as self.left_out:
-            for added, left in self.engine.map(partial(write_shard, self.folder), self._shards()):
+            for added, left in self.engine.map(partial(write_shard, self.folder), self._shards(), self._rescued):
                 self.summary.added += added
                 late += left
             for entry in late:  # last, so that the file does not depend on when shards are written
@@ -242,6 +272,16 @@ class _Run:
                         file.writelines(line for line in earlier if _root(line) not in self.sources)
                 shutil.copyfileobj(self.left_out, file)
         return self.summary
+
+    def _rescued(self, shard: tuple[int, Sequence[Found]]) -> tuple[int, list[LeftOut]]:
+        """Write a shard whose writing killed a process, without the clips whose decoding does."""
+        number, clips = shard
+        lives = self.engine.map(_try_writing, clips, lambda _: False)
+        fine, left = [], []
+        for found, alive in zip(clips, lives, strict=True):
+            fine.append(found) if alive else left.append(_left_out(found.item, KILLED))
+        (written,) = self.engine.map(partial(write_shard, self.folder), [(number, fine)])
+        return written[0], [*left, *written[1]]
 
     def _leave_out(self, entry: LeftOut) -> None:
         self.summary.left_out += 1

@@ -30,10 +30,10 @@ def _killed(item: Any) -> Any:
 
 
 class ProcessEngine:
-    """Processes on this machine. One worker: everything runs in this very process."""
+    """Processes on this machine. 0 workers: everything runs in this very process, which an item that crashes takes along."""
 
     def __init__(self, workers: int) -> None:
-        if workers < 1:
+        if workers < 0:
             raise UserError(f"--workers: expected at least 1, found {workers}.")
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
@@ -41,7 +41,7 @@ class ProcessEngine:
     def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] = _killed) -> Iterator[R]:
         """Results in the order of the items, of which only a bounded number is taken ahead. `crashed(item)` gives the result of
         an item that kills its worker; by default that is an OSError."""
-        if self.workers == 1:
+        if not self.workers:
             yield from map(function, items)
             return
         for item, future in _ahead(partial(self._submit, function), items, AHEAD * self.workers):
@@ -146,4 +146,6 @@ def open_engine(kind: str, workers: int, address: str | None = None) -> Engine:
         return RayEngine(address, workers if address is None else None)
     if address:
         raise UserError("--address: expected --engine ray with it, found none; add it or leave the address out.")
+    if workers < 1:
+        raise UserError(f"--workers: expected at least 1, found {workers}.")
     return ProcessEngine(workers)

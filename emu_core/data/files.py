@@ -15,6 +15,10 @@ import numpy as np
 
 from ..errors import UserError
 
+EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+"""Kinds of headers that are read into memory."""
+MOST_NAME, MOST_SIZE = 1 << 20, 1 << 62
+
 
 @dataclass(frozen=True)
 class Place:
@@ -93,6 +97,40 @@ def mapped(path: str | os.PathLike[str]) -> np.ndarray:
         raise UserError(f"no array: {problem}") from problem
 
 
+class _Header(tarfile.TarInfo):
+    """A header of a tar that claims nothing which cannot be."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        """As of TarInfo."""
+        found = super().frombuf(buf, encoding, errors)
+        most = MOST_NAME if found.type in EXTENSIONS else MOST_SIZE
+        if not 0 <= found.size <= most:
+            raise tarfile.InvalidHeaderError(f"a header of {found.size} bytes")  # type: ignore[attr-defined]
+        return found
+
+
+def members_of(path: str | os.PathLike[str], wrong: list[str]) -> Iterator[tarfile.TarInfo]:
+    """The members of an uncompressed tar, none of which is kept. wrong: gets the reason why it cannot be read to its end."""
+    try:
+        with tarfile.open(path, "r:", tarinfo=_Header) as tar:
+            last = -1
+            while (member := tar.next()) is not None:
+                if member.offset <= last or member.size < 0:
+                    raise tarfile.ReadError("a member that ends before it begins")
+                last, tar.members = member.offset, []  # type: ignore[attr-defined]  # or millions would stay in memory
+                yield member
+            end: int = tar.offset  # type: ignore[attr-defined]
+    except Exception as problem:  # tarfile lets through whatever a field is not: ValueError, RecursionError, OverflowError, ...
+        wrong.append(f"the tar cannot be read to its end ({problem})")
+        return
+    with open(path, "rb") as file:  # tarfile ends in silence at a header that it cannot read, and at an empty block
+        file.seek(end)
+        if any(rest.strip(b"\0") for rest in iter(lambda: file.read(1 << 20), b"")):
+            rest = "a damaged member, or another tar"
+            wrong.append(f"the tar ends at byte {end}, but more lies behind it ({rest})")
+
+
 class TarWriter:
     """Writes members to an open file and says where their bytes lie. Nothing of the clock or the user goes in."""
 
@@ -100,20 +138,27 @@ class TarWriter:
         self._file = file
 
     def add(self, name: str, source: BinaryIO, size: int) -> int:
-        """Copy `size` bytes; returns their offset. ValueError, and the tar as it was before, if the source has fewer."""
+        """Copy `size` bytes; returns their offset. ValueError, and the tar as before, if the source does not give them."""
         assert len(name) < 100, name
         member, left = tarfile.TarInfo(name), size
         member.size = size
         with self.all_or_nothing():
             self._file.write(member.tobuf(tarfile.USTAR_FORMAT))
             offset = self._file.tell()
-            while left and (part := source.read(min(left, 1 << 20))):
+            while left and (part := self._part(source, min(left, 1 << 20))):
                 self._file.write(part)
                 left -= len(part)
             if left:
                 raise UserError(f"{left} of {size} bytes are missing")
             self._file.write(bytes(-size % tarfile.BLOCKSIZE))
         return offset
+
+    @staticmethod
+    def _part(source: BinaryIO, size: int) -> bytes:
+        try:
+            return source.read(size)
+        except OSError as problem:
+            raise UserError(f"cannot be read any more ({problem.strerror or problem})") from problem
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:

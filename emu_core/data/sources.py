@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import count, groupby
+from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,8 +22,8 @@ import numpy as np
 from ..errors import UserError
 from ..limits import NotJson, json_of
 from ..media.reading import is_frame_folder
-from .arrow import pa, parquet
-from .files import Place
+from .columns import parquet_rows
+from .files import Place, members_of
 from .rows import Object, Row, decoded, not_text, read_json_lines, read_table
 from .table import hashed
 
@@ -37,6 +37,8 @@ PATH_COLUMNS, TEXT_COLUMNS = ("path", "video"), ("caption", "captions", "text")
 LISTS = (".csv", ".tsv", ".jsonl", ".parquet")
 SLUG_LENGTH = 60
 MAX_CAPTION_BYTES = 1 << 20
+MOST_MEMBERS = 1000
+"""Of a sample in a tar."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,15 @@ def _caption(places: Sequence[tuple[str, Place]]) -> dict[str, Any]:
 
 
 def _list(root: str, path: Path) -> Iterator[Item]:
+    """As `_listed`, and the list itself where it cannot be read to its end. ValueError for one without its columns."""
+    next(_rows(path), None)  # a list whose heading is wrong is none
+    try:
+        yield from _listed(root, path)
+    except (ValueError, OSError) as problem:
+        yield _item(root, "", problem=f"the list cannot be read to its end ({problem})")
+
+
+def _listed(root: str, path: Path) -> Iterator[Item]:
     """The videos of a list, each where it first stands, with all captions that it has there, and the rows that cannot be used."""
     several, told, folder = _repeated(path), set(), str(path.parent)
     for row, inner, captions, same in _clips(path):
@@ -234,7 +245,7 @@ def _rows(path: Path) -> Iterator[Row]:
         yield from read_json_lines(path, known)
         return
     if kind == ".parquet":
-        rows = _parquet_rows(path)
+        rows = parquet_rows(path, known)
     else:
         rows = read_table(path, known, one_line=PATH_COLUMNS, like=lambda *rows: _alike(path.parent, *rows))
     names = next(rows).cells
@@ -252,74 +263,38 @@ def _alike(folder: Path, one: Mapping[str, str], other: Mapping[str, str]) -> bo
     return _extension(path) in {*VIDEO_NAMES, _extension(first)} - {""} or (path != "" and os.path.lexists(folder / path))
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    """As `read_table`: the heading first, then each row."""
-    try:
-        with parquet.ParquetFile(path) as file:
-            columns = {name: name.strip().lower() for name in file.schema_arrow.names}
-            yield Row("", dict.fromkeys(columns.values(), ""))
-            wanted = {name: plain for name, plain in columns.items() if plain in (*PATH_COLUMNS, *TEXT_COLUMNS)}
-            if len({*wanted.values()}) < len(wanted):
-                raise UserError(f"{path}: expected every column once, found {', '.join(wanted)}; rename one.")
-            rows = count(1)
-            for batch in file.iter_batches(4096, columns=list(wanted)):
-                for cells in zip(*(_cells(batch.column(name)) for name in wanted), strict=True):
-                    yield Row(f"row {next(rows)}", dict(zip(wanted.values(), cells, strict=True)))
-    except pa.ArrowException as problem:
-        raise UserError(f"{path}: expected a parquet file, found one that cannot be read ({problem}).") from problem
-
-
-def _cells(column: Any) -> list[Any]:
-    """Values of a column, bytes as text."""
-
-    def text(value: Any) -> Any:
-        if isinstance(value, list):
-            return [text(each) for each in value]
-        return value.decode("utf-8", "emu_video.marked") if isinstance(value, bytes) else value
-
-    def raw(value: Any) -> Any:
-        if hasattr(value, "as_buffer"):
-            return value.as_buffer().to_pybytes() if value.is_valid else None
-        return [raw(each) for each in value.values or ()] if hasattr(value, "values") else value.as_py()
-
-    try:
-        return text(column.to_pylist())
-    except UnicodeDecodeError:  # pyarrow does not say in which row
-        return [text(raw(value)) for value in column]
-
-
 # -- tars
 
 
 def _tar(root: str, path: Path, inside: str) -> Iterator[Item]:
     """Samples of a WebDataset tar: members in a row that share the path up to the first dot of the file's name."""
-    prefix, whole = inside + "/" if inside else "", path.stat().st_size
+    prefix = inside + "/" if inside else ""
     targets: dict[str, Place] = {}
+    wrong, cut = list[str](), False
     try:
-        with tarfile.open(path, "r:") as tar:
-            shown = (m for m in iter(tar.next, None) if not m.isdir() and not PurePosixPath(m.name).name.startswith("."))
-            for _, sample in groupby(shown, lambda member: _sample(member.name)):
-                members, parts = list(sample), []
-                tar.members = []  # type: ignore[attr-defined]  # or a tar of a million members would stay in memory
-                if not targets and any(member.islnk() for member in members):
-                    targets = _members(path)
-                for member in members:
-                    try:
-                        parts.append((member.name, _in_tar(path, member, targets)))
-                    except ValueError as problem:
-                        yield _item(root, prefix + member.name, problem=str(problem))
-                for name, given in _paired(parts):
-                    video = given.get("video")
-                    if video is not None and video.offset + (video.size or 0) > whole:
-                        given = {"problem": "the tar breaks off inside it"}
-                    yield _item(root, prefix + name, **given)
-            with open(path, "rb") as file:  # tarfile ends in silence at a header that it cannot read, and at an empty block
-                file.seek(tar.offset)  # type: ignore[attr-defined]
-                if any(rest.strip(b"\0") for rest in iter(lambda: file.read(1 << 20), b"")):
-                    rest = "a damaged member, or another tar"
-                    yield _item(root, inside, problem=f"the tar ends at byte {tar.offset}, but more lies behind it ({rest})")  # type: ignore[attr-defined]
-    except (tarfile.TarError, OSError) as problem:
-        yield _item(root, inside, problem=f"the tar cannot be read to its end ({problem})")
+        whole = path.stat().st_size
+        shown = (m for m in members_of(path, wrong) if not m.isdir() and not PurePosixPath(m.name).name.startswith("."))
+        for _, sample in groupby(shown, lambda member: _sample(member.name)):
+            members, parts = list(islice(sample, MOST_MEMBERS + 1)), []
+            if len(members) > MOST_MEMBERS:
+                problem = f"more than {MOST_MEMBERS} members of one sample in the tar"
+                yield _item(root, prefix + members[0].name, problem=problem)
+                continue
+            if not targets and any(member.islnk() for member in members):
+                targets = _plain_files(path)
+            for member in members:
+                try:
+                    parts.append((member.name, _in_tar(path, member, targets)))
+                except ValueError as problem:
+                    yield _item(root, prefix + member.name, problem=str(problem))
+            for name, given in _paired(parts):
+                places = [each for each in (given.get("video"), given.get("caption")) if each is not None]
+                if any(place.offset + (place.size or 0) > whole for place in places):
+                    given, cut = {"problem": "the tar breaks off inside it"}, True
+                yield _item(root, prefix + name, **given)
+    except OSError as problem:
+        wrong.append(f"the tar cannot be read to its end ({problem})")
+    yield from (_item(root, inside, problem=problem) for problem in wrong if not cut)
 
 
 def _in_tar(path: Path, member: tarfile.TarInfo, targets: Mapping[str, Place]) -> Place:
@@ -334,10 +309,10 @@ def _in_tar(path: Path, member: tarfile.TarInfo, targets: Mapping[str, Place]) -
     return Place(str(path), member.offset_data, member.size)
 
 
-def _members(path: Path) -> dict[str, Place]:
+def _plain_files(path: Path) -> dict[str, Place]:
     """Every plain file of a tar, for hard links."""
-    with tarfile.open(path, "r:") as tar:
-        return {os.path.normpath(m.name): Place(str(path), m.offset_data, m.size) for m in tar if m.isreg() and m.sparse is None}
+    plain = (member for member in members_of(path, []) if member.isreg() and member.sparse is None)
+    return {os.path.normpath(member.name): Place(str(path), member.offset_data, member.size) for member in plain}
 
 
 def _sample(name: str) -> tuple[str, str]:
