@@ -132,7 +132,7 @@ def _whole(digits: str) -> int:
 
 def _check_depth(content: Any) -> None:
     level = [content]
-    for _ in range(DEPTH + 1):
+    for _ in range(DEPTH):
         inside = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
         level = [each for one in inside for each in one]
         if not level:

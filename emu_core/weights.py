@@ -114,6 +114,8 @@ def read_header(path: Path) -> WeightFile:
     try:
         content = json_of(text, unique_names)
         metadata = dict(content.pop("__metadata__", {}))
+        if odd := [name for name, value in metadata.items() if not isinstance(value, str)]:
+            raise UserError(f"no text as {odd[0][:80]} in its metadata")
         shapes = {name: tuple(map(_whole, tensor["shape"])) for name, tensor in content.items()}
         kinds = {name: str(tensor["dtype"]) for name, tensor in content.items()}
         spans = {name: tuple(map(_whole, tensor["data_offsets"])) for name, tensor in content.items()}

@@ -28,8 +28,10 @@ def parquet_rows(path: str | os.PathLike[str], known: Collection[str]) -> Iterat
     """The columns of these names, in small letters; as `read_table`, the heading first, then each row. ValueError for a file that
     is no parquet, or has such a column twice."""
     try:
-        file = parquet.ParquetFile(path)
-        columns = {name: name.strip().lower() for name in file.schema_arrow.names}
+        schema = parquet.read_schema(path)
+        columns = {name: name.strip().lower() for name in schema.names}
+        # A text that stands in many rows is in the file, and then in memory, once.
+        file = parquet.ParquetFile(path, read_dictionary=[name for name in schema.names if _is_text(schema.field(name).type)])
     except BROKEN as problem:
         raise UserError(f"{path}: expected a parquet file, found one that cannot be read ({problem}).") from problem
     with file:
@@ -96,10 +98,14 @@ def _too_large(column: Any) -> str:
         column = column.flatten()
     if pa.types.is_dictionary(column.type):
         column = column.dictionary
-    kinds = pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary
-    if any(kind(column.type) for kind in kinds) and (pc.max(pc.binary_length(column)).as_py() or 0) > MAX_ROW:
+    if _is_text(column.type) and (pc.max(pc.binary_length(column)).as_py() or 0) > MAX_ROW:
         return f"a text of more than {MAX_ROW} bytes"
     return ""
+
+
+def _is_text(kind: Any) -> bool:
+    kinds = pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary
+    return any(one(kind) for one in kinds)
 
 
 def _text(value: Any) -> Any:

@@ -102,7 +102,7 @@ def read_prompts(name: PathLike) -> list[Prompt]:
         if key in prompts:
             raise UserError(f"{path}: expected every id once, found {key!r} again in {place}; rename one")
         image = path.parent / Path(image_name).expanduser() if image_name else None
-        if image is not None and not image.is_file():
+        if image is not None and not os.path.isfile(image):
             raise UserError(f"{path}: expected the conditioning image {image}, found no such file; check its path")
         prompts[key] = Prompt(key, text, image)
     return list(prompts.values())

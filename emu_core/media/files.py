@@ -17,6 +17,7 @@ import av
 
 from ..errors import UserError
 
+MOST_SAID = 300
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
 
@@ -30,8 +31,9 @@ class Unreadable(UserError):
 
 
 def reason(problem: Exception) -> str:
-    """What an exception says, on one line."""
-    return getattr(problem, "strerror", None) or " ".join(str(problem).split()) or type(problem).__name__
+    """What an exception says, on one line, which a file that it quotes does not make a long one."""
+    said = getattr(problem, "strerror", None) or " ".join(str(problem).split()) or type(problem).__name__
+    return said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]} ..."
 
 
 def check_input(path: PathLike, expected: str) -> None:

@@ -23,7 +23,7 @@ from PIL import ImageOps
 from ..errors import UserError
 from ..limits import how, json_of
 from .budget import Budget, picture_of
-from .decoding import WHOLE, Decoder, Pixels, Source, Threads, check_gap, check_whole, opened, undecodable
+from .decoding import LONGEST_GAP, WHOLE, Decoder, Pixels, Source, Threads, check_gap, check_whole, opened, undecodable
 from .files import PathLike, Unreadable, check_input, natural, reason
 from .images import check_sides, on_white, read_pixels
 from .spacing import BROWSER_DELAY, ending, even_out, is_length_of
@@ -38,6 +38,7 @@ FRAME_EXTENSIONS = (".png", ".jpg", ".jpeg")
 EXIF_ORIENTATION = 0x0112
 NUMBERED = re.compile(r"\d{5,}\.png")
 """The names of the frames that `write_video` writes."""
+FASTEST = 1_000_000
 MAX_LOST = 0.1
 """The part of the pictures that a decoder may leave out before a video counts as broken."""
 
@@ -144,7 +145,9 @@ class Stills:
 
     def __init__(self, reader: VideoReader, codec: str) -> None:
         self.name, self.codec, self._reader = str(reader.path), codec, reader
-        self.budget, self.rate = reader.budget, Fraction(reader.facts.fps).limit_denominator(1001)
+        fps = reader.facts.fps
+        self.budget = reader.budget
+        self.rate = Fraction(fps).limit_denominator(1001) if fps > 1 else 1 / Fraction(1 / fps).limit_denominator(1001)
         self.base = 1 / self.rate
 
     def timed(self) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -328,7 +331,7 @@ def _folder(path: Path, fps: float | None) -> _Stored:
             settings = json_of(told.read_bytes())
             stated = float(settings["fps"])
             metadata = {str(key): str(value) for key, value in settings.get("metadata", {}).items()}
-            if not (math.isfinite(stated) and stated > 0):
+            if not 1 / LONGEST_GAP <= stated <= FASTEST:
                 raise UserError(f"an fps of {stated}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as problem:
             expected = 'JSON as {"fps": 8.0, "metadata": {}}'

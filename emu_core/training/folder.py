@@ -46,7 +46,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_rows(path: Path) -> list[dict[str, float]]:
     """The rows of a log; one that a crash cut off is left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
         with contextlib.suppress(ValueError):
             rows.append(json_of(line))
     return [row for row in rows if isinstance(row, dict)]

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from PIL import Image
 
 
 def gif(width: int, height: int, frames: int, delay: int = 4) -> bytes:
@@ -43,8 +49,9 @@ def png(width: int, height: int, depth: int = 1, kind: int = 0, before: bytes = 
 
 def webp(width: int, height: int, frames: int) -> bytes:
     """An animated WebP whose frames are one pixel each, lossless, on a large canvas."""
-    pixel = bytes.fromhex("2f00000000070050d2ff01")  # VP8L of 1 x 1
-    pixel = b"VP8L" + struct.pack("<I", len(pixel)) + pixel + b"\0" * (len(pixel) % 2)
+    still = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(still, "WEBP", lossless=True)
+    pixel = still.getvalue()[12:]
     inside = b"\0\0\0" * 2 + b"\0\0\0" * 2 + struct.pack("<I", 40)[:3] + b"\0" + pixel
     frame = b"ANMF" + struct.pack("<I", len(inside)) + inside
     sides = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
@@ -73,3 +80,16 @@ def tiff(width: int, height: int) -> bytes:
 def y4m(width: int, height: int) -> bytes:
     """A raw film that is hardly there."""
     return f"YUV4MPEG2 W{width} H{height} F25:1 C420\nFRAME\n".encode() + bytes(1000)
+
+
+def jpeg_scans(data: bytes, count: int) -> bytes:
+    """A progressive JPEG whose last scan comes `count` times more."""
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * count + data[-2:]
+
+
+def deadly(name: str, work: Sequence[str], function: Callable[[Any], Any], item: Any) -> Any:
+    """What takes its process along where one of these functions works on something of that name."""
+    if getattr(function, "func", function).__name__ in work and name in repr(item):
+        os._exit(9)
+    return function(item)
