@@ -6,6 +6,9 @@ whose Inception score keeps all samples and whose Fréchet distance does not cen
 
 from __future__ import annotations
 
+import math
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from math import nan
 from pathlib import Path
@@ -15,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import UserError
+from ..limits import how, limits
 from ..media.files import PathLike, whole_file
 from ..networks import Array
 
@@ -138,13 +142,30 @@ def save_statistics(path: PathLike, statistics: Gaussian, facts: Mapping[str, st
         np.savez(file, count=statistics.count, mean=statistics.mean, covariance=statistics.covariance, **told)
 
 
+_BROKEN = (zipfile.BadZipFile, zlib.error)
+
+
+def _check_archive(path: PathLike) -> None:
+    """ValueError where arrays claim more than their part of the archive has, or it unfolds to more than the limit."""
+    with zipfile.ZipFile(path) as archive:
+        if (size := sum(part.file_size for part in archive.infolist())) > limits().bytes:
+            raise UserError(f"{size:,} bytes of arrays; {how('bytes')}")
+        for part in archive.infolist():
+            with archive.open(part) as file:
+                read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+                shape, _, kind = read[np.lib.format.read_magic(file)](file)
+                if math.prod(shape) * kind.itemsize > part.file_size:
+                    raise UserError(f"an array {shape} in {part.file_size:,} bytes")
+
+
 def load_statistics(path: PathLike, facts: Mapping[str, str]) -> Gaussian:
     """Read what save_statistics wrote. Raises ValueError where `facts` differ: such features cannot be compared."""
     try:
+        _check_archive(path)
         with np.load(path, allow_pickle=False) as file:
             found = {name.removeprefix("fact_"): str(file[name]) for name in file.files if name.startswith("fact_")}
             count, mean, covariance = int(file["count"]), file["mean"], file["covariance"]
-    except (OSError, ValueError, KeyError, EOFError) as problem:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, OverflowError, RuntimeError, *_BROKEN) as problem:
         wanted = f"{path}: expected statistics of `emu-video evaluate --save-reference`"
         raise UserError(f"{wanted}, found others ({problem}); make it again") from problem
     for name, value in facts.items():

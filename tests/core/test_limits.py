@@ -7,6 +7,7 @@ import json
 import struct
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,11 @@ from emu_core.cli.main import main
 from emu_core.data import curate as work
 from emu_core.data.curate import Curation, curate
 from emu_core.data.engines import ProcessEngine
+from emu_core.data.files import mapped
 from emu_core.data.motion_score import look
 from emu_core.data.sources import listing, read_captions
 from emu_core.errors import UserError
+from emu_core.evaluation.frechet import load_statistics
 from emu_core.limits import DEPTH, Limits, NotJson, changed, json_of, limits
 from emu_core.media import Unreadable, VideoReader, read_image, read_video, write_video
 from emu_core.media import budget as budgets
@@ -210,6 +213,24 @@ def test_json_within_its_limits() -> None:
         assert len(str(told.value)) < 200
     with changed(["json=9"]), pytest.raises(NotJson, match="EMU_VIDEO_MAX_JSON"):
         json_of("[1, 2, 3, 4]")
+
+
+# -- arrays
+
+
+@pytest.mark.parametrize("shape", [(10**12,), (-1,), (2**40, 2**40)])
+def test_arrays_that_claim_more_than_there_is_take_no_memory(shape: tuple[int, ...], tmp_path: Path) -> None:
+    lying = io.BytesIO()
+    np.lib.format.write_array_header_1_0(lying, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    lying.write(bytes(16))
+    (tmp_path / "a.npy").write_bytes(lying.getvalue())
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for name in ("count", "mean", "covariance"):
+            archive.writestr(f"{name}.npy", lying.getvalue())
+    with pytest.raises(UserError, match="found others"):
+        load_statistics(tmp_path / "a.npz", {})
+    with pytest.raises(UserError, match="no array"):
+        mapped(tmp_path / "a.npy")
 
 
 # -- curation
