@@ -1,0 +1,37 @@
+"""Fixtures that several files of this folder share."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .ldm_layout import Layout
+from .small_bases import (
+    Model,
+    write_models,
+)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, Model]:
+    """Small models of each layout; what changes one copies it."""
+    return write_models(tmp_path_factory.mktemp("bases"))
+
+
+@pytest.fixture
+def folder(small: dict[Layout, Model], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small["sd1"].folder, tmp_path / "model"))
