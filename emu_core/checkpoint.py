@@ -16,8 +16,8 @@ import torch
 from .errors import UserError
 from .interop import AUTO, animatediff, bare, hotshot_xl, import_plan, motion_lora, recognise
 from .interop.layers import MotionModules
-from .interop.motion_lora import LowRank
 from .limits import json_of
+from .low_rank import LowRank
 from .model.config import SamplingConfig, StackConfig, UNetShape
 from .model.layers import TORCH_LAYERS, Layers, LayerShape, LayerTypes
 from .model.schedule import ScheduleConfig

@@ -7,18 +7,16 @@ list without names that MotionDirector itself writes for ModelScope. What stands
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..errors import UserError
-from ..limits import json_of
+from ..low_rank import told_alpha
 from ..model.config import StackConfig
 from ..model.sites import Site
 from ..model.stack import TemporalStack
@@ -26,34 +24,15 @@ from ..weights import WeightFile
 from .layers import MotionModules
 from .layout import DIFFUSERS, HOTSHOT, ORIGINAL, Shapes
 
-METADATA = "lora_adapter_metadata"  # in which diffusers keeps peft's settings
 EXPECTED = "such as down_blocks.0.motion_modules.0 ... to_q_lora.down.weight"
 _FROM_BLOCKS = re.compile(r"(?:^|[._])((?:down_blocks|up_blocks)[._]\d.*|(?:mid_block|transformer_in)[._].*)$")
 _TEMPORAL = re.compile(r"motion_modules|temporal_transformer|temporal_attentions|temp_attentions|temp_convs|transformer_in")
 _TABLES = (".pos_encoder.pe", ".pos_embed.pe", ".positional_encoding")
-_REPEATED_GROUP = re.compile(r"\)\s*[*+?{]")
-"""In a pattern: what can take longer than anybody waits, and no file needs."""
 _END = re.compile(
     r"(?:_lora|\.lora|\.lora_linear_layer)?\.(?:(?P<side>(?:lora_)?(?:up|down))\.weight|"
     r"lora_(?P<letter>[AB])(?:\.(?!weight|bias)\w+)?(?:\.weight)?|(?P<alpha>alpha))$"
 )
 _LORA = re.compile(r"lora|hada_|lokr_|oft_|\.diff(_b)?$")
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """A change of one weight: `up` (o, r), `down` (r, i), of a convolution with further dimensions; `alpha` None for r."""
-
-    up: torch.Tensor
-    down: torch.Tensor
-    alpha: float | None
-
-    def of(self, weight: torch.Tensor) -> torch.Tensor:
-        """alpha / r * up @ down, in the weight's shape and at least in float32."""
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        up, down = (part.to(weight.device, dtype).flatten(1) for part in (self.up, self.down))
-        scale = 1.0 if self.alpha is None else self.alpha / len(down)
-        return scale * (up @ down).reshape(weight.shape)
 
 
 @dataclass(frozen=True)
@@ -160,27 +139,8 @@ def _pair(what: str, file: WeightFile, module: str, found: dict[str, str]) -> Pa
         raise UserError(f"{what} that lacks the {sorted(lacking)[0]} weight of {module}, found only {has}: copy it again")
     if "alpha" in found:
         return Pair(found["up"], found["down"], found["alpha"])
-    return Pair(found["up"], found["down"], _told_alpha(file, found["down"]))
-
-
-def _told_alpha(file: WeightFile, down: str) -> float | None:
-    """The alpha of peft's settings, where the file has them. A rank-stabilised scale, alpha / sqrt(r), is put into alpha / r."""
-    if METADATA not in file.metadata:
-        return None
-    try:
-        settings: dict[str, Any] = json_of(file.metadata[METADATA])
-        own = {name.removeprefix("unet."): value for name, value in settings.items()}
-        module = re.sub(_END, "", down).removeprefix("unet.")
-        patterns: dict[str, float] = own.get("alpha_pattern") or {}
-        if endless := next(filter(_REPEATED_GROUP.search, patterns), None):
-            raise UserError(f"the pattern {endless[:60]!r} repeats a group")
-        alpha = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), own.get("lora_alpha"))
-        rank = file.shapes[down][0]
-        if alpha is not None and not math.isfinite(float(alpha)):
-            raise UserError(f"an alpha of {alpha}")
-        return None if alpha is None else float(alpha) * (rank**0.5 if own.get("use_rslora") else 1.0)
-    except (ValueError, TypeError, AttributeError, OverflowError, re.error) as error:
-        raise UserError(f"{file.path} has damaged metadata in {METADATA} ({error}): download or copy it again") from error
+    down = found["down"]
+    return Pair(found["up"], down, told_alpha(file.path, file.metadata, re.sub(_END, "", down), file.shapes[down][0]))
 
 
 def _few(names: list[str]) -> str:

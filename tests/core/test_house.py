@@ -16,6 +16,7 @@ ROOMS = {
         "model": 0,
         "media": 0,
         "weights": 1,
+        "low_rank": 1,
         "base": 2,
         "interop": 2,
         "networks": 2,

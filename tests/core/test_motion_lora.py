@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from emu_core.checkpoint import check_motion_lora, load_motion_lora, load_stack, merge_motion_loras, read_config, save_stack
-from emu_core.interop import motion_lora
+from emu_core.low_rank import METADATA
 from emu_core.model.stack import TemporalStack
 from emu_core.model.video_model import VideoModel
 from tests.core import reference
@@ -203,7 +203,7 @@ def written(kind: str, adapter: Any, file: Path) -> Path:
     make, settings = KINDS[kind]
     told = None if settings is None else json.dumps({**settings, "unet.target_modules": sorted(attentions(state))})
     weights = {name: value.clone() for name, value in make(state).items()}
-    save_file(weights, file, None if told is None else {motion_lora.METADATA: told})
+    save_file(weights, file, None if told is None else {METADATA: told})
     return file
 
 
@@ -522,5 +522,5 @@ def test_a_stack_of_this_program_is_named(tmp_path: Path) -> None:
 def test_damaged_settings_of_peft(adapter: Any, v2: Path, tmp_path: Path) -> None:
     weights = {name: value.clone() for name, value in lora_state(adapter.state_dict(), peft).items()}
     for text in ("{", '["a"]', '{"unet.lora_alpha": "x"}'):
-        save_file(weights, tmp_path / "lora.safetensors", {motion_lora.METADATA: text})
+        save_file(weights, tmp_path / "lora.safetensors", {METADATA: text})
         assert "damaged metadata" in words(lambda: check_motion_lora(tmp_path / "lora.safetensors", read_config(v2)))
