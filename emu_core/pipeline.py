@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from .base import Base, load_base
+from .base import Base, inspect_base, load_base
 from .base.checks import read_json
+from .base.prompts import plain
 from .checkpoint import load_stack, merge_motion_loras
 from .errors import UserError
 from .media import fit
@@ -48,6 +49,8 @@ class Settings:
     `window`: frames that the network sees at a time, for videos that are longer than it allows, `overlap` of which each window
     shares with the next. What some stacks are told besides: `motion`, how far frames may go from the given one (PIA; a name from
     `conditioning.AMOUNTS_OF_MOTION`); `cond_fps` and `motion_score` (FancyVideo).
+
+    `negative` is what the calls without text get instead of the empty prompt, written as prompts are (see `base.prompts`).
     """
 
     size: tuple[int, int] | None = None
@@ -67,6 +70,7 @@ class Settings:
     motion: str | None = None
     cond_fps: float | None = None
     motion_score: float | None = None
+    negative: str = ""
 
     def check(self, multiple: int = 8, max_steps: int = 1000) -> None:
         """Refuse, before any model is loaded, what no model can do."""
@@ -88,6 +92,7 @@ class Settings:
             raise UserError(f"a window needs 1 or more frames and a smaller overlap, found {self.window} and {self.overlap}")
         if self.motion is not None and self.motion not in AMOUNTS_OF_MOTION:
             raise UserError(f"motion should be one of {'; '.join(AMOUNTS_OF_MOTION)}, found {self.motion!r}")
+        plain(self.negative)
 
     def check_stack(self, config: StackConfig) -> None:
         """Refuse what the video stack does not understand, or cannot do at this length."""
@@ -137,8 +142,8 @@ class Result:
 
 
 def check_prompt(prompt: str) -> str:
-    """The prompt without blanks around it; an empty one is refused."""
-    if not prompt.strip():
+    """The prompt without blanks around it; refused are an empty one, and what `base.prompts` cannot read."""
+    if not plain(prompt):
         raise UserError("the prompt is empty: say what the video should show")
     return prompt.strip()
 
@@ -178,11 +183,16 @@ class EmuVideoPipeline:
         attention: Backend = "auto",
         variant: str | None = None,
         motion_loras: Sequence[tuple[str | Path, float]] = (),
+        loras: Sequence[tuple[str | Path, float]] = (),
+        vae: str | Path | None = None,
     ) -> EmuVideoPipeline:
         """Load a base (default: the bundled tiny model) and its stacks; a model folder may hold `stack_F.safetensors` and
         `stack_I.safetensors` itself. `variant`: what `stack` is, where its keys cannot tell (see `interop.VARIANTS`).
-        `motion_loras`, (file, strength) each, are added to the weights of stack F."""
+        `motion_loras`, (file, strength) each, are added to the weights of stack F, `loras` to those of the base; `vae`, a file or
+        a folder, takes the place of the base's."""
         folder = Path(model) if model is not None else BUNDLED
+        if loras or vae:
+            inspect_base(folder, vae=vae, loras=loras)  # before the stacks' weights are read
         own = [file if (file := folder / f"stack_{role}.safetensors").is_file() else None for role in "FI"]
         paths = (stack or own[0], interpolation_stack or own[1])
         variants = (variant if stack else None, None)
@@ -191,7 +201,7 @@ class EmuVideoPipeline:
             if stacks[0] is None:
                 raise UserError(f"{motion_loras[0][0]} is for a video stack, and {folder} has none: name one with --stack")
             merge_motion_loras(stacks[0], motion_loras)
-        base = load_base(folder, tokenizer=tokenizer, dtype=dtype, device=device)
+        base = load_base(folder, tokenizer=tokenizer, dtype=dtype, device=device, vae=vae, loras=loras)
         found = find_sites(base.unet)
         for path, loaded in zip(paths, stacks, strict=True):
             if loaded is not None:
@@ -319,11 +329,12 @@ class EmuVideoPipeline:
     ) -> torch.Tensor:
         """Latents (f, C, h, w) from such `noise`, which was drawn on the CPU in one call, as ComfyUI draws it."""
         base, size, prompt = self.base, self._size(stage.settings), check_prompt(stage.prompt)
-        if unknown := base.unknown_words(prompt):
+        negative = stage.settings.negative
+        if unknown := base.unknown_words(f"{plain(prompt)} {plain(negative)}"):
             quoted = ", ".join(f'"{word}"' for word in unknown)
             known = " ".join(base.known_words() or [])
             logger.warning("the model does not know %s and passes over it; it knows: %s", quoted, known)
-        texts = {True: base.encode_text([prompt]), False: base.encode_text([""])}
+        texts = {True: base.encode_prompt(prompt), False: base.encode_prompt(negative)}
 
         def evaluate(x: torch.Tensor, t: torch.Tensor, call: Call) -> torch.Tensor:
             text = texts[call.text]

@@ -18,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from ..errors import UserError
 from ..model.schedule import ScheduleConfig
 from . import vocabulary
+from .prompts import chunks
 
 TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
 
@@ -45,6 +46,7 @@ class BaseInfo:
     configs: dict[str, dict[str, Any]]
     schedule: ScheduleConfig
     variants: dict[str, str | None] = field(default_factory=dict)  # folder: "fp16" where a part has only such weights
+    vae: Path | None = None  # from where it is read, if not from the model itself
 
 
 @dataclass(eq=False)
@@ -97,20 +99,47 @@ class Base:
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> TextStates:
-        """Text states of `prompts`; "" is a prompt like any other.
+        """Text states of texts as they stand, such as captions, cut to what the text encoder reads at once; "" is one like any
+        other. What a person asks for goes through `encode_prompt`.
 
         One text encoder: its last hidden state after the final norm. (For SD 2.1 that encoder is OpenCLIP without its
         last layer, so these are the penultimate states.) Two, as in SDXL: the penultimate hidden states of both, not
         normed, side by side, and the second one's projected text embedding as `pooled`.
         """
         assert not isinstance(prompts, str), "encode_text takes a list of prompts"
-        outputs: list[Any] = []
+        outputs = []
         for encoder, tokenizer in zip(self.text_encoders, self.tokenizers, strict=True):
-            ids = vocabulary.token_ids(tokenizer, prompts, encoder.config.max_position_embeddings)
-            outputs.append(encoder(ids.to(encoder.device), output_hidden_states=len(self.text_encoders) > 1))
-        if len(outputs) == 1:
-            return TextStates(outputs[0].last_hidden_state)
-        return TextStates(torch.cat([o.hidden_states[-2] for o in outputs], dim=-1), outputs[1].text_embeds)
+            ids = vocabulary.token_ids(tokenizer, prompts, vocabulary.length(tokenizer, encoder.config.max_position_embeddings))
+            outputs.append(self._read(encoder, ids))
+        return TextStates(torch.cat([hidden for hidden, _ in outputs], dim=-1), outputs[-1][1])
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: str) -> TextStates:
+        """Text states (1, n, d) of one prompt with weights and of any length, as ComfyUI makes them (see `prompts`). A prompt
+        without weights that is read at once has the states that `encode_text` gives it.
+
+        Of a token of weight w they are e + w (s - e), where s is its own state and e that which the empty prompt has at its
+        place; parts of a long prompt follow each other. `pooled` is the first part's, and knows no weights.
+        """
+        outputs = []
+        for encoder, tokenizer in zip(self.text_encoders, self.tokenizers, strict=True):
+            length = vocabulary.length(tokenizer, encoder.config.max_position_embeddings)
+            parts = chunks(tokenizer, prompt, length)
+            weights = torch.tensor([[weight for _, weight in part] for part in parts], device=encoder.device)[..., None]
+            bare = bool((weights == 1).all())
+            rows = parts if bare else parts + chunks(tokenizer, "", length)
+            hidden, pooled = self._read(encoder, torch.tensor([[token for token, _ in row] for row in rows]))
+            if not bare:
+                own, empty = hidden[:-1].float(), hidden[-1:].float()
+                hidden = torch.where(weights == 1, own, empty + weights * (own - empty)).to(hidden.dtype)
+            outputs.append((hidden.reshape(1, -1, hidden.shape[-1]), None if pooled is None else pooled[:1]))
+        return TextStates(torch.cat([hidden for hidden, _ in outputs], dim=-1), outputs[-1][1])
+
+    def _read(self, encoder: TextEncoder, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What one text encoder makes of tokens (b, n): the states that are read of it, and the pooled one."""
+        two = len(self.text_encoders) > 1
+        output: Any = encoder(ids.to(encoder.device), output_hidden_states=two)
+        return (output.hidden_states[-2] if two else output.last_hidden_state), output.get("text_embeds")
 
     def unknown_words(self, prompt: str) -> list[str]:
         """The words of `prompt`, as written there, each once, that the model has no token for; [] when it spells any word."""
@@ -197,11 +226,16 @@ def build(module: nn.Module, state: dict[str, Tensor], what: str) -> Any:
 
 def build_text_encoder(config: dict[str, Any], state: dict[str, Tensor], projected: bool, what: str) -> TextEncoder:
     """A CLIP text encoder, with its text projection if `projected`, from weights named with or without `text_model.`"""
-    with torch.device("meta"):
-        model = (CLIPTextModelWithProjection if projected else CLIPTextModel)(CLIPTextConfig.from_dict(config))
+    model = empty_text_encoder(config, projected)
     # whether the model itself wraps a `text_model` depends on the class and on the version of transformers
     prefix = "text_model." if hasattr(model, "text_model") else ""
     ignored = {"logit_scale", "embeddings.position_ids"} | (set() if projected else {"text_projection.weight"})
     bare = {k.removeprefix("text_model."): v for k, v in state.items()}
     named = {k if k.startswith("text_projection") else prefix + k: v for k, v in bare.items() if k not in ignored}
     return build(model, named, what)
+
+
+def empty_text_encoder(config: dict[str, Any], projected: bool) -> TextEncoder:
+    """A CLIP text encoder on the meta device."""
+    with torch.device("meta"):
+        return (CLIPTextModelWithProjection if projected else CLIPTextModel)(CLIPTextConfig.from_dict(config))

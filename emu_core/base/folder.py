@@ -29,10 +29,10 @@ def inspect(path: Path, prediction_type: str | None) -> BaseInfo:
         hint = f"give {files[0]} itself" if files else "give the folder that holds it, or one .safetensors file"
         raise UserError(f"{path}: expected a diffusers folder with model_index.json, found none: {hint}")
     read_json(index)
-    configs = {name: _part_config(path, name) for name in ("unet", "vae", "text_encoder")}
+    configs = {name: part_config(path, name, CLASSES.get(name)) for name in ("unet", "vae", "text_encoder")}
     names = ["unet", "vae", "text_encoder", "tokenizer", "scheduler"]
     if configs["unet"].get("addition_embed_type") == "text_time":  # SDXL reads two text encoders
-        configs["text_encoder_2"] = _part_config(path, "text_encoder_2")
+        configs["text_encoder_2"] = part_config(path, "text_encoder_2")
         names += ["text_encoder_2", "tokenizer_2"]
     for name in names:
         if name.startswith("tokenizer") and not vocabulary.has_tokenizer(path / name):
@@ -44,20 +44,20 @@ def inspect(path: Path, prediction_type: str | None) -> BaseInfo:
     said = read_json(file).get("family", family) if file.is_file() else family
     if said != family and (family in FAMILIES or said in ("sd15", "sd21", "sdxl")):
         raise UserError(f"{file}: expected the family {family}, as the U-Net's structure says, found {said}: correct the file")
-    weights = {name: _weights(path / name, "diffusion_pytorch_model" if name in CLASSES else "model") for name in configs}
-    sizes = {name: sum(sum(read_header(f).sizes.values()) for f in files) for name, (files, _) in weights.items()}
-    variants = {name: variant for name, (_, variant) in weights.items()}
+    parts = {name: weights(path / name, "diffusion_pytorch_model" if name in CLASSES else "model") for name in configs}
+    sizes = {name: sum(sum(read_header(f).sizes.values()) for f in found) for name, (found, _) in parts.items()}
+    variants = {name: variant for name, (_, variant) in parts.items()}
     return BaseInfo(path, "folder", said, {n: sizes.get(n, 0) for n in names}, configs, schedule, variants)
 
 
-def _part_config(path: Path, name: str) -> dict[str, Any]:
-    """The configuration of a part, with the defaults of its class filled in."""
+def part_config(path: Path, name: str, cls: Any = None) -> dict[str, Any]:
+    """The configuration of the part in the folder `name` of `path`, of diffusers' class `cls` (None: a text encoder), with the
+    defaults of its class filled in. ValueError for another class, or none."""
     file = path / name / "config.json"
     if not file.is_file():
         parts = ", ".join(sorted(p.name for p in path.iterdir() if p.is_dir())) or "no parts"
         raise UserError(f"{path}: expected the part {name}/ with its config.json, found {parts}: use a complete model")
     config = read_json(file)
-    cls = CLASSES.get(name)
     if cls is None:
         found, right, what = config.get("model_type", "clip"), {"clip_text_model", "clip"}, "a CLIP text encoder"
     else:
@@ -88,8 +88,8 @@ def _schedule(file: Path, prediction_type: str | None) -> ScheduleConfig:
     return schedule_of(file, values, prediction_type)
 
 
-def _weights(folder: Path, stem: str) -> tuple[list[Path], str | None]:
-    """The weight files of a part and their variant: None, or "fp16" where there is nothing else."""
+def weights(folder: Path, stem: str) -> tuple[list[Path], str | None]:
+    """The weight files of a part and their variant: None, or "fp16" where there is nothing else. ValueError without any."""
     for variant, name, index in (
         (None, f"{stem}.safetensors", f"{stem}.safetensors.index.json"),
         ("fp16", f"{stem}.fp16.safetensors", f"{stem}.safetensors.index.fp16.json"),
@@ -111,18 +111,24 @@ def _weights(folder: Path, stem: str) -> tuple[list[Path], str | None]:
     raise UserError(f"{folder}: expected {stem}.safetensors, found no weights: download them again")
 
 
-def load_unet_and_vae(info: BaseInfo, dtype: torch.dtype) -> tuple[UNet2DConditionModel, AutoencoderKL]:
-    """The two diffusers parts on the CPU."""
-    parts = []
+def load_unet(info: BaseInfo, dtype: torch.dtype) -> UNet2DConditionModel:
+    """The U-Net on the CPU."""
+    return load_part(info.path / "unet", UNet2DConditionModel, info.variants["unet"], dtype)
+
+
+def load_vae(info: BaseInfo, dtype: torch.dtype) -> AutoencoderKL:
+    """The VAE on the CPU."""
+    return load_part(info.path / "vae", AutoencoderKL, info.variants["vae"], vae_dtype(dtype, info.configs["vae"]))
+
+
+def load_part(folder: Path, cls: Any, variant: str | None, dtype: torch.dtype) -> Any:
+    """A part of diffusers' class `cls`, on the CPU. ValueError where the folder lacks a weight."""
     options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
-    for name, kind in (("unet", dtype), ("vae", vae_dtype(dtype, info.configs["vae"]))):
-        folder, variant = str(info.path / name), info.variants[name]
-        part, report = CLASSES[name].from_pretrained(folder, variant=variant, torch_dtype=kind, **options)
-        if report["missing_keys"]:  # diffusers would leave those at random values
-            some = sorted(report["missing_keys"])[:3]
-            raise UserError(f"{folder}: expected every weight of its config, found none for {some}: download it again")
-        parts.append(part)
-    return parts[0], parts[1]
+    part, report = cls.from_pretrained(str(folder), variant=variant, torch_dtype=dtype, **options)
+    if report["missing_keys"]:  # diffusers would leave those at random values
+        some = sorted(report["missing_keys"])[:3]
+        raise UserError(f"{folder}: expected every weight of its config, found none for {some}: download it again")
+    return part
 
 
 def load_text_encoders(info: BaseInfo, dtype: torch.dtype) -> list[TextEncoder]:
@@ -131,7 +137,7 @@ def load_text_encoders(info: BaseInfo, dtype: torch.dtype) -> list[TextEncoder]:
     for name in ("text_encoder", "text_encoder_2"):
         if name in info.configs:
             folder = info.path / name
-            state = {k: v for file in _weights(folder, "model")[0] for k, v in read_header(file).read(dtype=dtype).items()}
+            state = {k: v for file in weights(folder, "model")[0] for k, v in read_header(file).read(dtype=dtype).items()}
             encoders.append(build_text_encoder(info.configs[name], state, name == "text_encoder_2", str(folder)))
     return encoders
 

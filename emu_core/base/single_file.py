@@ -14,8 +14,8 @@ from transformers import CLIPTextConfig, PreTrainedTokenizerBase
 
 from ..errors import UserError
 from ..weights import PICKLES, WeightFile, read_header
-from . import ldm_configs, vocabulary
-from .base import BaseInfo, TextEncoder, build, build_text_encoder, vae_dtype
+from . import ldm_configs, vae, vocabulary
+from .base import BaseInfo, TextEncoder, build, build_text_encoder
 from .checks import check_structure, family_of, schedule_of
 from .ldm_configs import Layout
 
@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
-VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")  # a VAE may bring its training loss along
 # per layout: the prefix of each text encoder's weights
 TEXT: dict[Layout, tuple[str, ...]] = {
     "sd1": ("cond_stage_model.transformer.",),
@@ -117,20 +116,22 @@ def _prediction(path: Path, header: WeightFile, layout: Layout) -> str:
     return "v_prediction"
 
 
-def load_unet_and_vae(info: BaseInfo, dtype: torch.dtype) -> tuple[UNet2DConditionModel, AutoencoderKL]:
-    """The two diffusers parts on the CPU."""
-    unet, vae = info.configs["unet"], info.configs["vae"]
-    file = read_header(info.path)
-    state = file.read(UNET, dtype)
-    converted = convert.convert_ldm_unet_checkpoint(state, unet)
+def load_unet(info: BaseInfo, dtype: torch.dtype) -> UNet2DConditionModel:
+    """The U-Net on the CPU."""
+    config = info.configs["unet"]
+    state = read_header(info.path).read(UNET, dtype)
+    converted = convert.convert_ldm_unet_checkpoint(state, config)
     surplus = len(state) - len(converted)
     if surplus:  # such as motion modules, which the conversion would leave out without a word
         raise UserError(f"{info.path}: expected a plain text-to-image U-Net, found {surplus} tensors more: use a plain one")
     with torch.device("meta"):
-        empty_unet, empty_vae = UNet2DConditionModel(**unet), AutoencoderKL(**vae)
-    loaded = build(empty_unet, converted, f"{info.path}, U-Net")
-    state = {k: v for k, v in file.read(VAE, vae_dtype(dtype, vae)).items() if k.removeprefix(VAE).startswith(VAE_PARTS)}
-    return loaded, build(empty_vae, convert.convert_ldm_vae_checkpoint(state, vae), f"{info.path}, VAE")
+        empty = UNet2DConditionModel(**config)
+    return build(empty, converted, f"{info.path}, U-Net")
+
+
+def load_vae(info: BaseInfo, dtype: torch.dtype) -> AutoencoderKL:
+    """The VAE on the CPU."""
+    return vae.load(vae.VaeSource(info.path, info.configs["vae"], read_header(info.path), VAE), dtype)
 
 
 def load_text_encoders(info: BaseInfo, dtype: torch.dtype) -> list[TextEncoder]:

@@ -76,11 +76,20 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, exact: bool,
             f"{what}: expected a tokenizer of {rows} tokens, as the text encoder's table has rows, found {found} in"
             f" {tokenizer.name_or_path}: use the tokenizer that belongs to this model"
         )
+    if (added := len(tokenizer("").input_ids)) != 2:
+        wanted = "a tokenizer that puts a start and an end around a text"
+        raise UserError(
+            f"{what}: expected {wanted}, found {added} tokens around one: use the tokenizer that belongs to this model"
+        )
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, prompts: list[str], most: int) -> Tensor:
-    """(b, n) token numbers, padded and cut to n = the model's length: `most`, or less where the tokenizer says so."""
-    length = min(most, tokenizer.model_max_length)
+def length(tokenizer: PreTrainedTokenizerBase, most: int) -> int:
+    """How many tokens a text encoder of `most` positions reads at once: all, or fewer where the tokenizer says so."""
+    return min(most, tokenizer.model_max_length)
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, prompts: list[str], length: int) -> Tensor:
+    """(b, length) token numbers, padded and cut."""
     for prompt, ids in zip(prompts, tokenizer(prompts, verbose=False).input_ids, strict=True):
         if len(ids) > length:
             logger.warning("the model reads %d tokens; of these %d the end is cut off: %r", length, len(ids), prompt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import add_command, add_model_options, add_output_options, add_sampling_options, progress_bars
+from .options import WEIGHTS_HELP, add_command, add_model_options, add_output_options, add_sampling_options, progress_bars
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -13,7 +13,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, "animate", summary, f"{__name__}:animate")
     picture = "any picture; it is turned upright, put on white if transparent, centre-cropped and resized"
     parser.add_argument("image", help=picture)
-    parser.add_argument("prompt", help="what should happen")
+    parser.add_argument("prompt", help=f"what should happen; {WEIGHTS_HELP}")
     parser.add_argument("--position", type=int, default=0, help="which frame the picture is: 0 the first, -1 the last")
     add_output_options(parser)
     parser.add_argument("--no-interpolate", action="store_true", help="leave out the last step")

@@ -6,7 +6,15 @@ import argparse
 from dataclasses import replace
 
 from ..errors import UserError
-from .options import add_command, add_model_options, add_output_options, add_sampling_options, choose_device, progress_bars
+from .options import (
+    WEIGHTS_HELP,
+    add_command,
+    add_model_options,
+    add_output_options,
+    add_sampling_options,
+    choose_device,
+    progress_bars,
+)
 
 NO_CHOICE = "--candidates chooses a starting frame, and this stack takes none: leave it out, or choose another stack"
 
@@ -15,7 +23,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     """The command and its options."""
     summary = "text -> starting frame -> video -> four times the frame rate"
     parser = add_command(commands, "generate", summary, f"{__name__}:generate")
-    parser.add_argument("prompt", help='for the bundled model such as "a big red circle moves right on a white background"')
+    example = 'for the bundled model such as "a big red circle moves right on a white background"'
+    parser.add_argument("prompt", help=f"{example}; {WEIGHTS_HELP}")
     add_output_options(parser)
     parser.add_argument("--starting-frame", metavar="OUT.png", help="also write the starting frame")
     parser.add_argument("--candidates", type=int, default=1, help="starting frames to make, of which CLIP takes the best")
@@ -29,7 +38,8 @@ def add(commands: argparse._SubParsersAction) -> None:
 def generate(options: argparse.Namespace) -> None:
     """Make a video of the prompt. With --candidates its starting frame is the best of several by CLIP, made from the seeds that
     follow the given one."""
-    from ..evaluation.candidates import MOST_CANDIDATES, best, rank  # here: they bring torch, and help does not wait for it
+    from ..base.prompts import plain  # here: they bring torch, and help does not wait for it
+    from ..evaluation.candidates import MOST_CANDIDATES, best, rank
     from ..networks import ClipNetwork
     from .making import interpolates, load_pipeline, read_request, write
 
@@ -50,7 +60,7 @@ def generate(options: argparse.Namespace) -> None:
                 raise UserError(NO_CHOICE)
             seeds = range(settings.seed, settings.seed + options.candidates)
             frames = [pipeline.starting_frame(prompt, replace(settings, seed=seed), progress) for seed in seeds]
-            scores = rank([frame[0] for frame in frames], prompt, clip)
+            scores = rank([frame[0] for frame in frames], plain(prompt), clip)
             image = frames[best(scores)]
         result = pipeline(prompt, settings, image, interpolate=third_step, progress=progress)
     write(options, settings, pipeline, *result.final, result.starting_frame[0], scores)

@@ -6,7 +6,7 @@ import argparse
 import logging
 
 from ..errors import UserError
-from .options import add_command, add_model_options, add_output_options, add_sampling_options, progress_bars
+from .options import WEIGHTS_HELP, add_command, add_model_options, add_output_options, add_sampling_options, progress_bars
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     summary = "video and text -> the video at four times the frame rate"
     parser = add_command(commands, "interpolate", summary, f"{__name__}:interpolate")
     parser.add_argument("video", help="video file, animated picture, or folder of frames; at least 2 frames")
-    parser.add_argument("prompt", help="what the video shows")
+    parser.add_argument("prompt", help=f"what the video shows; {WEIGHTS_HELP}")
     add_output_options(parser)
     stitch = "how windows of 8 frames are joined; the paper's way drops frames at the joint"
     parser.add_argument("--stitch", default="continuous", choices=("continuous", "paper"), help=stitch)

@@ -31,9 +31,9 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(found[2] or found[1]), int(found[1])
 
 
-def parse_motion_lora(text: str) -> tuple[Path, float]:
-    """FILE or FILE:STRENGTH -> (file, strength). What is a file as it stands is one, colons and all, and a drive's colon belongs
-    to its name. ValueError for a strength that is no finite number."""
+def parse_lora(text: str, option: str) -> tuple[Path, float]:
+    """FILE or FILE:STRENGTH of `option` -> (file, strength). What is a file as it stands is one, colons and all, and a drive's
+    colon belongs to its name. ValueError for a strength that is no finite number."""
     file, colon, strength = text.rpartition(":")
     if not colon or Path(text).is_file():
         return Path(text), 1.0
@@ -44,13 +44,18 @@ def parse_motion_lora(text: str) -> tuple[Path, float]:
             return Path(text), 1.0
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"--motion-lora {text}: expected a number as the strength of {file}, found {strength!r}")
+        raise UserError(f"{option} {text}: expected a number as the strength of {file}, found {strength!r}")
     return Path(file), number
+
+
+def read_loras(options: Namespace) -> list[tuple[Path, float]]:
+    """Those of --lora, in their order."""
+    return [parse_lora(text, "--lora") for text in options.lora or ()]
 
 
 def read_motion_loras(options: Namespace) -> list[tuple[Path, float]]:
     """Those of a command's --motion-lora, in their order; none for a command without it."""
-    return [parse_motion_lora(text) for text in getattr(options, "motion_lora", None) or ()]
+    return [parse_lora(text, "--motion-lora") for text in getattr(options, "motion_lora", None) or ()]
 
 
 def read_request(options: Namespace) -> tuple[str, Settings]:
@@ -66,7 +71,7 @@ def read_request(options: Namespace) -> tuple[str, Settings]:
             media.check_output(picture, "image")
     if options.variant and not options.stack:
         raise UserError(f"--variant {options.variant} says what the file of --stack is, found no --stack: name it")
-    family = inspect_base(options.model or BUNDLED).family
+    family = inspect_base(options.model or BUNDLED, vae=options.vae, loras=read_loras(options)).family
     for stack, role in ((options.stack, "F"), (options.interpolation_stack, "I")):
         if not stack:
             continue
@@ -102,7 +107,8 @@ def load_pipeline(options: Namespace) -> EmuVideoPipeline:
     usual = "float32" if device.type == "cpu" else "float16"
     dtype = getattr(torch, usual if options.dtype == "auto" else options.dtype)
     stacks = options.stack, options.interpolation_stack
-    how = {"dtype": dtype, "attention": options.attention, "variant": options.variant, "motion_loras": read_motion_loras(options)}
+    how = {"dtype": dtype, "attention": options.attention, "variant": options.variant, "vae": options.vae}
+    how |= {"motion_loras": read_motion_loras(options), "loras": read_loras(options)}
     return EmuVideoPipeline.from_files(options.model, *stacks, options.tokenizer, device, **how)
 
 
@@ -131,7 +137,8 @@ def write(
     chosen from. `sound`: a video whose sound is kept, and `late`,
     how many seconds after the beginning its first picture comes."""
     stages = {f"stack_{role}": model.stack.config.origin.stage for role, model in pipeline.models.items()}
-    loras = [f"{lora.name}:{strength:g}" for lora, strength in read_motion_loras(options)]
+    named = {"motion_loras": read_motion_loras(options), "loras": read_loras(options)}
+    loras = {name: ", ".join(f"{file.name}:{strength:g}" for file, strength in each) for name, each in named.items() if each}
     values = {
         "software": f"ComfyUI-EmuVideo {__version__}",
         "command": options.command,
@@ -139,8 +146,9 @@ def write(
         "model": Path(options.model).name if options.model else "bundled tiny model",
         "dtype": str(pipeline.base.dtype).removeprefix("torch."),
         **{role: stage for role, stage in stages.items() if stage},
-        **({"motion_loras": ", ".join(loras)} if loras else {}),
-        **{name: value for name, value in vars(settings).items() if value is not None},
+        **loras,
+        **({"vae": Path(options.vae).name} if options.vae else {}),
+        **{name: value for name, value in vars(settings).items() if value not in (None, "")},
     }
     told = {name: json.dumps(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
     if first is not None and options.starting_frame:

@@ -26,6 +26,9 @@ VARIANT_HELP = (
     "lightning-2step, lightning-4step, lightning-8step or animatelcm"
 )
 
+WEIGHTS_HELP = r"weights as in ComfyUI: (word) counts 1.1 times, (word:1.3) 1.3 times; \( and \) are brackets that are read"
+NEGATIVE_HELP = "what the video should not show: it takes the place of the empty text; written as the prompt is"
+
 
 def add_command(commands: argparse._SubParsersAction, name: str, summary: str, run: str) -> argparse.ArgumentParser:
     """A parser for one command; `run` is the function that takes its options, as "module:function"."""
@@ -64,6 +67,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, keyframes: bool = Fals
     add("--sampler", help="ddim, dpmpp_2m, dpmpp_2m_sde, euler, euler_ancestral, lcm or unipc")
     add("--text-guidance", type=float, help="w_p of the paper: how much the text counts; more motion")
     add("--image-guidance", type=float, help="w_i of the paper: how much the starting frame counts; less motion")
+    add("--negative", metavar="TEXT", default=argparse.SUPPRESS, help=NEGATIVE_HELP)
     add("--seed", type=int, default=0, help="same seed, same video")
 
 
@@ -75,7 +79,11 @@ def add_model_options(parser: argparse.ArgumentParser, motion_loras: bool = Fals
         "temporal stack F (video), or the original file of AnimateDiff, Hotshot-XL, PIA, FancyVideo or ModelScope; default: "
         "stack_F.safetensors in the model's folder"
     )
+    lora = "LoRA on the image model, with a strength (1 if left out), as ComfyUI's LoRA loader takes them; may be repeated"
+    vae = "VAE instead of the image model's: one file, or a diffusers folder"
     add("--model", help=model)
+    add("--lora", action="append", metavar="FILE[:STRENGTH]", help=lora)
+    add("--vae", metavar="FILE", help=vae)
     add("--stack", help=stack)
     add("--variant", metavar="NAME", help=VARIANT_HELP)
     if motion_loras:

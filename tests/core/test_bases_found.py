@@ -223,7 +223,7 @@ def test_files_of_real_size_are_understood(tmp_path: Path, layout: Layout, famil
     for name, config in zip(("text_encoder", "text_encoder_2"), true["texts"], strict=False):
         assert ({k: derived[name][k] for k in config}, derived[name]["eos_token_id"]) == (config, 49407)
     # float16 as in the file: nothing but the VAE is copied, the rest stays a view of the hole
-    loaded_unet, loaded_vae = single_file.load_unet_and_vae(info, torch.float16)
+    loaded_unet, loaded_vae = single_file.load_unet(info, torch.float16), single_file.load_vae(info, torch.float16)
     assert (shapes(loaded_unet), shapes(loaded_vae)) == (shapes(unet), shapes(vae))
     loaded_encoders = single_file.load_text_encoders(info, torch.float16)
     assert [len(e.state_dict()) for e in loaded_encoders] == {"sd1": [196], "sd2": [372], "sdxl": [196, 517]}[layout]

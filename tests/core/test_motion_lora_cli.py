@@ -10,7 +10,7 @@ import torch
 from emu_core.base import load_base
 from emu_core.checkpoint import load_stack, merge_motion_loras, save_stack
 from emu_core.cli.main import main
-from emu_core.cli.making import parse_motion_lora
+from emu_core.cli.making import parse_lora
 from emu_core.media import read_video
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline
 from tests.core import reference
@@ -80,7 +80,7 @@ def test_in_python(files: Path) -> None:
 )
 def test_file_and_strength(files: Path, monkeypatch: pytest.MonkeyPatch, text: str, file: str, strength: float) -> None:
     monkeypatch.chdir(files)
-    assert parse_motion_lora(text) == (Path(file), strength)
+    assert parse_lora(text, "--motion-lora") == (Path(file), strength)
 
 
 @pytest.mark.parametrize("command", ["generate", "animate"])
