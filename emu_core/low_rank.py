@@ -53,7 +53,7 @@ def difference(parts: Mapping[str, Tensor], shape: torch.Size, alpha: float | No
     elif any(name.startswith("lokr") for name in parts):
         (first, one), (second, other) = _product(parts, "lokr_w1"), _product(parts, "lokr_w2")
         rank = one if other is None else other
-        change = torch.kron(first[..., None, None] if second.ndim == 4 else first, second)
+        change = torch.kron(first[..., None, None] if second.ndim == 4 else first, second.contiguous())
     else:
         up, down = parts["up"], parts["down"]
         rank = len(down)

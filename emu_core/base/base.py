@@ -116,7 +116,7 @@ class Base:
     @torch.no_grad()
     def encode_prompt(self, prompt: str) -> TextStates:
         """Text states (1, n, d) of one prompt with weights and of any length, as ComfyUI makes them (see `prompts`). A prompt
-        without weights that is read at once has the states that `encode_text` gives it.
+        without weights that is read at once has the states that `encode_text` gives it (but for "!", see `vocabulary.reader`).
 
         Of a token of weight w they are e + w (s - e), where s is its own state and e that which the empty prompt has at its
         place; parts of a long prompt follow each other. `pooled` is the first part's, and knows no weights.

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
+from .vocabulary import reader
 
 Tokens: TypeAlias = list[tuple[int, float]]
 """Numbers of tokens, each with its weight."""
@@ -61,11 +62,12 @@ def chunks(tokenizer: PreTrainedTokenizerBase, prompt: str, length: int) -> list
 
     ValueError as `weighted`.
     """
-    start, end = tokenizer("").input_ids
+    read = reader(tokenizer)
+    start, end = read("")
     room = length - 2
     parts: list[Tokens] = [[]]
     for text, weight in weighted(prompt):
-        rest = [(token, weight) for token in tokenizer(text, verbose=False).input_ids[1:-1]]
+        rest = [(token, weight) for token in read(text)[1:-1]]
         together = len(rest) < min(WORD, room + 1)
         while len(rest) > (free := room - len(parts[-1])):
             if not together:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -81,6 +85,19 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, exact: bool,
         raise UserError(
             f"{what}: expected {wanted}, found {added} tokens around one: use the tokenizer that belongs to this model"
         )
+
+
+@lru_cache(maxsize=4)
+def reader(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int]]:
+    """What numbers a text, with its start and end. OpenCLIP pads with the number of "!"; for diffusers that makes every "!" of a
+    text padding, where OpenCLIP itself and ComfyUI read it as the sign that it is, and so does this."""
+    named = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
+    if tokenizer.pad_token in named or not isinstance(tokenizer.backend_tokenizer.model, BPE):
+        return lambda text: tokenizer(text, verbose=False).input_ids
+    settings = json.loads(tokenizer.backend_tokenizer.to_str())
+    settings["added_tokens"] = [each for each in settings["added_tokens"] if each["content"] != tokenizer.pad_token]
+    plain = Tokenizer.from_str(json.dumps(settings | {"padding": None, "truncation": None}))
+    return lambda text: plain.encode(text).ids
 
 
 def length(tokenizer: PreTrainedTokenizerBase, most: int) -> int:
