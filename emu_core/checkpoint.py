@@ -195,7 +195,7 @@ def _open_motion_lora(path: str | Path) -> WeightFile:
         return file
     if motion_lora.is_spatial_lora(file.shapes):
         what = "is a spatial LoRA, which changes the image model, not a motion LoRA"
-        raise UserError(f"{path} {what}: load it with ComfyUI's LoRA loader, in front of the stack")
+        raise UserError(f"{path} {what}: load it with ComfyUI's LoRA loader, in front of the stack, or with --lora")
     family = "emu" if _own_config(file) else recognise(file.shapes)
     if family is not None:
         what = f"is a temporal stack of family {family}, not a motion LoRA"

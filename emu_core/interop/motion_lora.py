@@ -87,7 +87,7 @@ def plan(file: WeightFile, config: StackConfig) -> LoraPlan:
         told = f"{len(middle)} of its changes are left out: it was made for AnimateDiff v2, and this stack has no module there"
         notes.append(f"{file.path} also changes the module in the middle, and {told}")
     if rest:
-        told = f"{len(rest)} weights of the image model, which are left out: load it with ComfyUI's LoRA loader too"
+        told = f"{len(rest)} weights of the image model, which are left out: load it with ComfyUI's LoRA loader, or --lora, too"
         notes.append(f"{file.path} also changes {told}")
     return LoraPlan(pairs, tuple(notes))
 
