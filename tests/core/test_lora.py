@@ -14,13 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from emu_core.base import Base, inspect_base, load_base
+from emu_core.base.lora import open_lora, plan
 from emu_core.cli.main import main
 from emu_core.cli.making import parse_lora
 from emu_core.low_rank import METADATA, added, difference
 from emu_core.media import read_video
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline
 
-from .ldm_layout import Layout, vae_to_ldm
+from .helpers import meta_unet
+from .ldm_layout import Layout, unet_to_ldm, vae_to_ldm
 from .small_bases import Model, edit, load, randomised, small_vae
 from .test_cli import refused
 
@@ -378,3 +380,20 @@ def test_in_python(tmp_path: Path) -> None:
     assert set(pipeline.models) == {"F", "I"}
     with pytest.raises(ValueError, match="expected a VAE"):
         EmuVideoPipeline.from_files(vae=PASTEL)
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl"])
+def test_a_lora_of_true_size_finds_every_place(name: str, tmp_path: Path) -> None:
+    """Of each matrix and kernel of the U-Net, under the original layout's names."""
+    unet = meta_unet(name)
+    names = list(unet.state_dict())
+    marked = unet_to_ldm({k: torch.full((), float(i)) for i, k in enumerate(names)}, unet.config)
+    original = {names[int(v)]: k.removesuffix(".weight") for k, v in marked.items()}
+    state = {}
+    for key, value in unet.state_dict().items():
+        if key.endswith(".weight") and value.ndim > 1:
+            state[f"lora_unet_{original[key].replace('.', '_')}.lora_up.weight"] = torch.zeros(len(value), 1).half()
+            state[f"lora_unet_{original[key].replace('.', '_')}.lora_down.weight"] = torch.zeros(1, *value.shape[1:]).half()
+    changes, strange = plan(open_lora(write(state, tmp_path / "a.safetensors")), {"unet": unet}, name)
+    assert not strange
+    assert {change.parameter for change in changes} == {k for k, v in unet.state_dict().items() if v.ndim > 1}
