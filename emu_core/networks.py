@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -109,15 +109,7 @@ class _Transformers:
     source: Provenance
 
     def __init__(self, folder: PathLike, device: Device = "cpu") -> None:
-        self._folder = place = Path(folder).expanduser()
-        if not place.is_dir():
-            found = "a file" if place.exists() else "nothing"
-            raise UserError(f"{folder}: expected a local folder with {self.what}, found {found}; check it")
-        lacking = [name for name in ("config.json", *self.files) if not (place / name).is_file()]
-        lacking += [] if any(file.suffix in _WEIGHTS for file in place.iterdir()) else ["model.safetensors"]
-        if lacking:
-            wanted = f"{folder}: expected {self.what} in a transformers folder"
-            raise UserError(f"{wanted}, found none of {', '.join(lacking)}; copy all its files")
+        self._folder = place = self.check(folder)
         kind, kinds = self._class(self.model), (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
         with _refusing(f"{place}: expected {self.what}, found a folder that is none", "check it", *kinds):
             module, facts = kind.from_pretrained(place, local_files_only=True, output_loading_info=True)
@@ -126,6 +118,20 @@ class _Transformers:
             found = f"{len(absent)} missing, such as {absent[0]}"
             raise UserError(f"{place}: expected the weights of {self.what}, found {found}; take the whole model")
         self.module: Any = module.float().eval().to(device)
+
+    @classmethod
+    def check(cls, folder: PathLike) -> Path:
+        """The folder, if the names of its files are those of such a network. ValueError otherwise."""
+        place = Path(folder).expanduser()
+        if not place.is_dir():
+            found = "a file" if place.exists() else "nothing"
+            raise UserError(f"{folder}: expected a local folder with {cls.what}, found {found}; check it")
+        lacking = [name for name in ("config.json", *cls.files) if not (place / name).is_file()]
+        lacking += [] if any(file.suffix in _WEIGHTS for file in place.iterdir()) else ["model.safetensors"]
+        if lacking:
+            wanted = f"{folder}: expected {cls.what} in a transformers folder"
+            raise UserError(f"{wanted}, found none of {', '.join(lacking)}; copy all its files")
+        return place
 
     def _class(self, name: str) -> Any:
         """A class of transformers; of what prepares frames the one that needs no torchvision, Pil since version 5."""
@@ -255,9 +261,7 @@ class AestheticHead:
     """
 
     def __init__(self, file: PathLike, clip: ImageText, size: int) -> None:
-        path = Path(file).expanduser()
-        if not path.is_file() or path.suffix != ".safetensors":
-            raise UserError(f"{file}: expected an aesthetic head as a .safetensors file, found none; convert or check it")
+        path = self.check(file)
         opened = read_header(path)
         activation = opened.metadata.get("activation", "none")
         if activation != "none":
@@ -277,6 +281,14 @@ class AestheticHead:
             raise UserError(f"{file}: expected vectors of {wanted}, found {size} from {name}; {use}")
         self.clip, self._layers = clip, layers
         self.source = Provenance(path.name, sha256(path), f"{len(layers)} linear layers on the image vectors of {name}")
+
+    @classmethod
+    def check(cls, file: PathLike) -> Path:
+        """The file, if its name is that of a head. ValueError otherwise."""
+        path = Path(file).expanduser()
+        if not path.is_file() or path.suffix != ".safetensors":
+            raise UserError(f"{file}: expected an aesthetic head as a .safetensors file, found none; convert or check it")
+        return path
 
     def scores(self, vectors: Array) -> Array:
         """(n, d) of length 1 -> (n,)."""
@@ -302,10 +314,8 @@ class TorchScript:
     defaults: ClassVar[dict[str, Any]]
 
     def __init__(self, file: PathLike, device: Device = "cpu") -> None:
-        path = Path(file).expanduser()
+        path = self.check(file)
         wanted = f"{file}: expected {self.what} as a TorchScript file"
-        if not path.is_file():
-            raise UserError(f"{wanted}, found none; check the path")
         with _refusing(f"{wanted}, found one that cannot be loaded", "export it again", RuntimeError, ValueError, OSError):
             self._network = torch.jit.load(path, map_location=device).eval()
         self._device = torch.device(device)
@@ -316,6 +326,14 @@ class TorchScript:
         shown = ", ".join(f"{name} {value}" for name, value in settings.items())
         flags = f"; flags of the file: {', '.join(self._flags)}" if self._flags else ""
         self.source = Provenance(path.name, sha256(path), shown + flags)
+
+    @classmethod
+    def check(cls, file: PathLike) -> Path:
+        """The file, if there is one. ValueError otherwise."""
+        path = Path(file).expanduser()
+        if not path.is_file():
+            raise UserError(f"{file}: expected {cls.what} as a TorchScript file, found none; check the path")
+        return path
 
     def _given(self, beside: Path) -> dict[str, Any]:
         if not beside.is_file():
@@ -413,7 +431,7 @@ class Networks:
         return found
 
 
-_KINDS: Mapping[str, Callable[[str, Device], Any]] = {
+_KINDS: Mapping[str, Any] = {
     "clip": ClipNetwork,
     "inception": Inception,
     "classifier": Classifier,
@@ -424,11 +442,20 @@ NETWORKS = ("clip", "aesthetic", "aesthetic_clip", "inception", "classifier", "i
 """What can be given to `load_networks`: folders of CLIP and VideoMAE, files of the others."""
 
 
+def check_networks(**places: str | None) -> None:
+    """Refuse, before any weights are read, what is named and is not there; by the names in NETWORKS."""
+    kinds = {**_KINDS, "aesthetic": AestheticHead, "aesthetic_clip": ClipNetwork}
+    for name, place in places.items():
+        if place:
+            kinds[name].check(place)
+    if (head := places.get("aesthetic")) and not places.get("aesthetic_clip") and not places.get("clip"):
+        raise UserError(f"{head}: expected the CLIP that this head was trained on, found none; give --aesthetic-clip FOLDER")
+
+
 def load_networks(device: Device = "cpu", **places: str | None) -> Networks:
     """Load what is named, by the names in NETWORKS. Raises ValueError for what cannot be used."""
+    check_networks(**places)
     head, own = places.pop("aesthetic", None), places.pop("aesthetic_clip", None)
-    if head and not own and not places.get("clip"):
-        raise UserError(f"{head}: expected the CLIP that this head was trained on, found none; give --aesthetic-clip FOLDER")
     loaded = {name: _KINDS[name](place, device) for name, place in places.items() if place}
     if head:
         judge = ClipNetwork(own, device) if own else loaded["clip"]

@@ -6,19 +6,21 @@ Shapes at the edges: images (f, H, W, 3) float32 0..1 on the CPU; a single pictu
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .base import Base, inspect_base, load_base
+from .base import Base, check_base, load_base, outline
 from .base.checks import read_json
 from .base.prompts import plain
-from .checkpoint import load_stack, merge_motion_loras
+from .checkpoint import load_stack, merge_motion_loras, read_config
 from .errors import UserError
-from .media import fit
+from .media import fit, pad
 from .model.conditioning import AMOUNTS_OF_MOTION, FACTOR, MAX_FRAMES, Stitch, augment, condition, slot_count, slots, windows
 from .model.config import StackConfig
 from .model.guidance import Call, GuidedDenoiser, calls
@@ -43,8 +45,9 @@ Progress = Callable[[str, int, int], None]
 class Settings:
     """How to sample. None takes what the model's maker recommends.
 
-    `size` is (height, width) in pixels. `image_guidance` is w_i and `text_guidance` w_p of the paper, `t2i_guidance` that of the
-    starting frame. `rescale` 0..1 is guidance rescale, not the paper's. `strength` scales the temporal layers.
+    `size` is (height, width) in pixels; None leaves frames that are interpolated as large as they are. `image_guidance` is w_i
+    and `text_guidance` w_p of the paper, `t2i_guidance` that of the starting frame. `rescale` 0..1 is guidance rescale, not the
+    paper's. `strength` scales the temporal layers.
 
     `window`: frames that the network sees at a time, for videos that are longer than it allows, `overlap` of which each window
     shares with the next. What some stacks are told besides: `motion`, how far frames may go from the given one (PIA; a name from
@@ -84,6 +87,16 @@ class Settings:
             raise UserError(f"fps must be above 0 and at most 240, found {self.fps}")
         if self.steps is not None and not 1 <= self.steps <= max_steps:
             raise UserError(f"steps must be 1 to {max_steps}, found {self.steps}")
+        numbers = {
+            "rescale": self.rescale,
+            "strength": self.strength,
+            "cond_fps": self.cond_fps,
+            "motion_score": self.motion_score,
+        }
+        numbers |= {name: getattr(self, name) for name in ("text_guidance", "image_guidance", "t2i_guidance")}
+        for name, number in numbers.items():
+            if number is not None and not math.isfinite(number):
+                raise UserError(f"{name} must be a finite number, found {number}")
         if self.sampler not in (None, *SAMPLERS):
             raise UserError(f"unknown sampler {self.sampler!r}: expected one of {', '.join(SAMPLERS)}")
         if not 0 <= self.seed < 2**64:
@@ -161,6 +174,7 @@ class EmuVideoPipeline:
     ) -> None:
         self.base = base
         self.defaults = defaults or {}
+        self._told: set[str] = set()  # prompts whose unknown words were named
         self.attend = choose(attention, base.device, base.dtype)
         if attention == "xformers":
             base.unet.enable_xformers_memory_efficient_attention()
@@ -190,25 +204,24 @@ class EmuVideoPipeline:
         `stack_I.safetensors` itself. `variant`: what `stack` is, where its keys cannot tell (see `interop.VARIANTS`).
         `motion_loras`, (file, strength) each, are added to the weights of stack F, `loras` to those of the base; `vae`, a file or
         a folder, takes the place of the base's."""
-        folder = Path(model) if model is not None else BUNDLED
-        if loras or vae:
-            inspect_base(folder, vae=vae, loras=loras)  # before the stacks' weights are read
-        own = [file if (file := folder / f"stack_{role}.safetensors").is_file() else None for role in "FI"]
-        paths = (stack or own[0], interpolation_stack or own[1])
-        variants = (variant if stack else None, None)
-        stacks = [None if p is None else load_stack(p, variant=v, dtype=dtype) for p, v in zip(paths, variants, strict=True)]
-        if motion_loras:
-            if stacks[0] is None:
-                raise UserError(f"{motion_loras[0][0]} is for a video stack, and {folder} has none: name one with --stack")
+        folder, files = Path(model or BUNDLED), stack_files(model, stack, interpolation_stack)
+        variants = {"F": variant if stack else None, "I": None}
+        choose(attention, device, dtype)
+        if motion_loras and files["F"] is None:
+            raise UserError(f"{motion_loras[0][0]} is for a video stack, and {folder} has none: name one with --stack")
+        found = find_sites(outline(check_base(folder, tokenizer=tokenizer, vae=vae, loras=loras)))
+        for role, path in files.items():
+            if path is None:
+                continue
+            config = read_config(path, variants[role])
+            try:
+                check_fit(config, found)
+            except ValueError as error:
+                raise UserError(f"{path} does not fit {folder}: {error}") from error
+        stacks = [None if p is None else load_stack(p, variant=variants[role], dtype=dtype) for role, p in files.items()]
+        if stacks[0] is not None and motion_loras:
             merge_motion_loras(stacks[0], motion_loras)
         base = load_base(folder, tokenizer=tokenizer, dtype=dtype, device=device, vae=vae, loras=loras)
-        found = find_sites(base.unet)
-        for path, loaded in zip(paths, stacks, strict=True):
-            if loaded is not None:
-                try:
-                    check_fit(loaded.config, found)
-                except ValueError as error:
-                    raise UserError(f"{path} does not fit {folder}: {error}") from error
         return cls(base, stacks[0], stacks[1], attention=attention, defaults=read_defaults(folder))
 
     # -- the three steps
@@ -252,30 +265,45 @@ class EmuVideoPipeline:
         stage = _Stage("video", prompt, settings, settings.seed, progress)
         return self.base.decode_latents(self._sample_video(stage, model, given, images is not None))
 
-    @torch.inference_mode()
     def interpolate(
         self, images: torch.Tensor, prompt: str, settings: Settings = Settings(), progress: Progress | None = None
     ) -> torch.Tensor:
-        """Keyframes (n, H', W', 3), n >= 2 -> frames (4(n + 1) + 1, H, W, 3) at four times the rate: keyframe k at 4(k + 1).
+        """Keyframes (n, H, W, 3), n >= 2 -> frames (4(n + 1) + 1, H, W, 3) at four times the rate: keyframe k at 4(k + 1).
 
-        The model sees `frames` keyframes at a time (8); windows share none and are stitched (see `conditioning.windows`).
+        The model sees `frames` keyframes at a time (8); windows share none and are stitched (see `conditioning.windows`). What
+        comes out is as large as what comes in, or of `settings.size`, to which the keyframes are then cut and resized.
         """
+        return torch.cat([*self.interpolated(images, len(images), prompt, settings, progress)])
+
+    @torch.inference_mode()
+    def interpolated(
+        self,
+        images: Iterable[torch.Tensor],
+        count: int,
+        prompt: str,
+        settings: Settings = Settings(),
+        progress: Progress | None = None,
+    ) -> Iterator[torch.Tensor]:
+        """As `interpolate`, of `count` keyframes (H, W, 3) that come one by one: the frames of one window after the other. What
+        is held does not grow with their number."""
         model = self._model("I")
         config = model.stack.config
         size = (config.clip.frames - 1) // FACTOR - 1
-        plan = windows(len(images), size, settings.stitch)
-        latents = self.base.encode_images(fit(images, *self._size(settings))).cpu()
-        parts = []
+        plan, coming = windows(count, size, settings.stitch), iter(images)
         for number, window in enumerate(plan):
+            known = torch.stack([*islice(coming, window.given)])
+            height, width = settings.size or known.shape[1:3]
+            fitted = fit(known, height, width) if settings.size else pad(known.float().clamp(0, 1), self.base.pixels_per_latent)
+            latents = self.base.encode_images(fitted).cpu()
+            known = latents[[place - window.first for place in window.keyframes]][None]
             seed = settings.seed + number
-            known = latents[window.keyframes][None]
             noise = torch.randn(known.shape, generator=_generator(seed + 1))
             known = augment(known, config.sampling.image_noise, config.schedule, noise)
             given = condition(known, slots(size), slot_count(size), config.channel_order)
-            name = "interpolation" if len(plan) == 1 else f"interpolation {number + 1}/{len(plan)}"
-            output = self._sample_video(_Stage(name, prompt, settings, seed, progress), model, given, True)
-            parts.append(self.base.decode_latents(output[window.start : window.stop]))
-        return torch.cat(parts)
+            told = replace(settings, size=(fitted.shape[1], fitted.shape[2]))
+            stage = _Stage("interpolation", prompt, told, seed, _share(progress, number, len(plan)))
+            output = self._sample_video(stage, model, given, True)
+            yield self.base.decode_latents(output[window.start : window.stop])[:, :height, :width]
 
     def __call__(
         self,
@@ -330,7 +358,9 @@ class EmuVideoPipeline:
         """Latents (f, C, h, w) from such `noise`, which was drawn on the CPU in one call, as ComfyUI draws it."""
         base, size, prompt = self.base, self._size(stage.settings), check_prompt(stage.prompt)
         negative = stage.settings.negative
-        if unknown := base.unknown_words(f"{plain(prompt)} {plain(negative)}"):
+        words = f"{plain(prompt)} {plain(negative)}"
+        if words not in self._told and (unknown := base.unknown_words(words)):
+            self._told.add(words)
             quoted = ", ".join(f'"{word}"' for word in unknown)
             known = " ".join(base.known_words() or [])
             logger.warning("the model does not know %s and passes over it; it knows: %s", quoted, known)
@@ -351,9 +381,7 @@ class EmuVideoPipeline:
 
     def _model(self, role: str) -> VideoModel:
         if role not in self.models:
-            what, option = ("video", "--stack") if role == "F" else ("interpolation", "--interpolation-stack")
-            other = "" if role == "F" else ", or leave this step out with --no-interpolate"
-            raise UserError(f"{self.base.source} comes with no {what} stack (role {role}): name one with {option}{other}")
+            raise missing_stack(self.base.source, role)
         return self.models[role]
 
     def _size(self, settings: Settings) -> tuple[int, int]:
@@ -368,10 +396,33 @@ class EmuVideoPipeline:
         return self.base.latent_channels, *(side // self.base.pixels_per_latent for side in self._size(settings))
 
 
+def stack_files(
+    model: str | Path | None = None, stack: str | Path | None = None, interpolation_stack: str | Path | None = None
+) -> dict[str, Path | None]:
+    """The files of the stacks by role, F and I: those that are named, else those in the model's folder, if there are any."""
+    named = {"F": stack, "I": interpolation_stack}
+    own = {role: Path(model or BUNDLED) / f"stack_{role}.safetensors" for role in named}
+    return {role: Path(path) if path else own[role] if own[role].is_file() else None for role, path in named.items()}
+
+
+def missing_stack(source: str, role: str) -> UserError:
+    """What to say of a model without the stack of a role."""
+    what, option = ("video", "--stack") if role == "F" else ("interpolation", "--interpolation-stack")
+    other = "" if role == "F" else ", or leave this step out with --no-interpolate"
+    return UserError(f"{source} comes with no {what} stack (role {role}): name one with {option}{other}")
+
+
 def read_defaults(folder: Path) -> dict[str, Any]:
     """What a model's maker recommends for its image model: `steps` and `text_guidance`, from DEFAULTS_FILE; may be empty."""
     path = folder / DEFAULTS_FILE
     return read_json(path) if path.is_file() else {}
+
+
+def _share(progress: Progress | None, number: int, parts: int) -> Progress | None:
+    """Who is told of one of several equal parts as of a share of the whole."""
+    if progress is None:
+        return None
+    return lambda stage, done, steps: progress(stage, number * steps + done, parts * steps)
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from ..emu_core.errors import UserError
+from ..emu_core.media import pad
 from ..emu_core.model.conditioning import FACTOR, augment, slot_count, slots, windows
 from .adapter.given import Given, with_given
-from .adapter.pixels import decode, latent_size, prepare
+from .adapter.pixels import decode, latent_size, pixels_per_latent
 from .adapter.sampling import run_guider, stop_if_cancelled
 from .adapter.schema import RARE, Node, io, links
 from .adapter.video_model import require_stack
@@ -32,16 +33,18 @@ class EmuVideoInterpolate(Node):
 
     @classmethod
     def execute(cls, model, positive, negative, vae, images, stitch, fps=0.0, **how: Any) -> io.NodeOutput:
-        """`images` (n, H, W, 3) -> (4 (n + 1) + 1, H, W, 3), sides cut to multiples of 8. `how` is a `Sampling`; each window has
-        the seed after the one before it. ValueError: fewer than 2 frames, or too small ones."""
+        """`images` (n, H, W, 3) -> (4 (n + 1) + 1, H, W, 3), of the same size: what the VAE needs beyond it is padded, and cut
+        off again. `how` is a `Sampling`; each window has the seed after the one before it. ValueError: fewer than 2 frames, or
+        too small ones."""
         config, sampling = require_stack(model, "I"), Sampling(**how)
         size = (config.clip.frames - 1) // FACTOR - 1
         plan = windows(len(images), size, stitch)
-        height, width = (side // 8 * 8 for side in images.shape[1:3])
-        if not height or not width:
-            raise UserError(f"the frames should be at least 8 x 8 pixels, found {images.shape[2]} x {images.shape[1]}")
-        empty = torch.zeros(slot_count(size), *latent_size(vae, height, width))
-        known = model.model.latent_format.process_in(vae.encode(prepare(images, height, width, "center crop")).float())
+        height, width = images.shape[1:3]
+        if min(height, width) < 8:
+            raise UserError(f"the frames should be at least 8 x 8 pixels, found {width} x {height}")
+        padded = pad(images[..., :3], pixels_per_latent(vae))
+        empty = torch.zeros(slot_count(size), *latent_size(vae, *padded.shape[1:3]))
+        known = model.model.latent_format.process_in(vae.encode(padded).float())
         none = with_given(negative, Given(empty[:0], (), len(empty)))
         guider, sigmas, sampler = sampling.video_guider(cls, model, config)
         lengths = [window.stop - window.start for window in plan]
@@ -56,5 +59,5 @@ class EmuVideoInterpolate(Node):
             given = Given(noisy, tuple(slots(size)), len(empty), scaled=True)
             guider.set_conditionings(with_given(positive, given), with_given(negative, given), none)
             latents = run_guider(guider, {"samples": empty}, sigmas, sampler, seed, config.sampling.shared_noise)
-            place[:] = decode(vae, latents[window.start : window.stop])
+            place[:] = decode(vae, latents[window.start : window.stop])[:, :height, :width]
         return io.NodeOutput(result, FACTOR * fps or config.clip.fps)  # a stack I is trained at the rate of what it makes

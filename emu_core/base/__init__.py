@@ -4,6 +4,6 @@ A base is a diffusers folder or one .safetensors file in the original layout. No
 """
 
 from .base import Base, BaseInfo, TextStates
-from .load import inspect_base, load_base
+from .load import check_base, inspect_base, load_base, outline
 
-__all__ = ["Base", "BaseInfo", "TextStates", "inspect_base", "load_base"]
+__all__ = ["Base", "BaseInfo", "TextStates", "check_base", "inspect_base", "load_base", "outline"]

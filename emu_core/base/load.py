@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from diffusers.models import UNet2DConditionModel
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
 from . import folder, lora, single_file, vocabulary
@@ -56,6 +57,20 @@ def _parts(unet: nn.Module, encoders: Sequence[nn.Module]) -> dict[str, nn.Modul
     return {"unet": unet, **dict(zip(ENCODERS, encoders, strict=False))}
 
 
+def check_base(
+    path: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    prediction_type: str | None = None,
+    vae: str | Path | None = None,
+    loras: Sequence[Lora] = (),
+) -> BaseInfo:
+    """As `inspect_base`, and its vocabularies too, as `load_base` takes them: no weights are read."""
+    info = inspect_base(path, prediction_type=prediction_type, vae=vae, loras=loras)
+    _tokenizers(info, tokenizer)
+    return info
+
+
 def load_base(
     path: str | Path,
     *,
@@ -77,12 +92,21 @@ def load_base(
     loras: (file, strength) each, added to the weights of the U-Net and the text encoders.
     """
     info = inspect_base(path, prediction_type=prediction_type, vae=vae, loras=loras)
-    kind = folder if info.kind == "folder" else single_file
-    tokenizers = kind.load_tokenizers(info, tokenizer)
-    names = [name for name in ENCODERS if name in info.configs]
-    for name, tok in zip(names, tokenizers, strict=True):
-        vocabulary.check_vocabulary(tok, info.configs[name]["vocab_size"], info.kind == "single", f"{info.path}, {name}")
+    kind, tokenizers = _kind(info), _tokenizers(info, tokenizer)
     unet, encoders = kind.load_unet(info, dtype), kind.load_text_encoders(info, dtype)
     loaded = kind.load_vae(info, dtype) if vae is None else vaes.load(vaes.inspect(vae, info.configs["vae"]), dtype)
     lora.merge(loras, _parts(unet, encoders), info.family)
     return Base(info.family, str(info.path), unet, loaded, encoders, tokenizers, info.schedule).to(device=device)
+
+
+def _kind(info: BaseInfo) -> Any:
+    return folder if info.kind == "folder" else single_file
+
+
+def _tokenizers(info: BaseInfo, given: str | Path | None) -> list[PreTrainedTokenizerBase]:
+    """One for each text encoder; ValueError for one that knows other tokens than it."""
+    tokenizers: list[PreTrainedTokenizerBase] = _kind(info).load_tokenizers(info, given)
+    names = [name for name in ENCODERS if name in info.configs]
+    for name, tok in zip(names, tokenizers, strict=True):
+        vocabulary.check_vocabulary(tok, info.configs[name]["vocab_size"], info.kind == "single", f"{info.path}, {name}")
+    return tokenizers

@@ -28,8 +28,9 @@ def animate(options: argparse.Namespace) -> None:
 
     prompt, settings = read_request(options)
     image = read_image(options.image)[None]
+    last_step = interpolates(options, settings)
     pipeline = load_pipeline(options)
-    last_step = interpolates(options, settings, pipeline)
     with progress_bars() as progress:
         result = pipeline(prompt, settings, image, last_step, progress, options.position)
-    write(options, settings, pipeline, *result.final)
+    frames, fps = result.final
+    write(options, settings, pipeline, [frames], len(frames), fps)

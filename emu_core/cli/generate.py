@@ -16,8 +16,6 @@ from .options import (
     progress_bars,
 )
 
-NO_CHOICE = "--candidates chooses a starting frame, and this stack takes none: leave it out, or choose another stack"
-
 
 def add(commands: argparse._SubParsersAction) -> None:
     """The command and its options."""
@@ -40,7 +38,7 @@ def generate(options: argparse.Namespace) -> None:
     follow the given one."""
     from ..base.prompts import plain  # here: they bring torch, and help does not wait for it
     from ..evaluation.candidates import MOST_CANDIDATES, best, rank
-    from ..networks import ClipNetwork
+    from ..networks import ClipNetwork, check_networks
     from .making import interpolates, load_pipeline, read_request, write
 
     if not 1 <= options.candidates <= MOST_CANDIDATES:
@@ -50,17 +48,18 @@ def generate(options: argparse.Namespace) -> None:
     if options.candidates == 1 and options.clip:
         raise UserError("--clip judges several starting frames, and there is one: say how many with --candidates")
     prompt, settings = read_request(options)
-    clip = ClipNetwork(options.clip, choose_device(options.device)) if options.candidates > 1 else None
+    third_step = interpolates(options, settings)
+    if options.clip:
+        check_networks(clip=options.clip)
     pipeline = load_pipeline(options)
-    third_step = interpolates(options, settings, pipeline)
+    clip = ClipNetwork(options.clip, choose_device(options.device)) if options.candidates > 1 else None
     image, scores = None, []
     with progress_bars() as progress:
         if clip is not None:
-            if not pipeline.models["F"].stack.config.takes_image:
-                raise UserError(NO_CHOICE)
             seeds = range(settings.seed, settings.seed + options.candidates)
             frames = [pipeline.starting_frame(prompt, replace(settings, seed=seed), progress) for seed in seeds]
             scores = rank([frame[0] for frame in frames], plain(prompt), clip)
             image = frames[best(scores)]
         result = pipeline(prompt, settings, image, interpolate=third_step, progress=progress)
-    write(options, settings, pipeline, *result.final, result.starting_frame[0], scores)
+    video, fps = result.final
+    write(options, settings, pipeline, [video], len(video), fps, result.starting_frame[0], scores)

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from .options import WEIGHTS_HELP, add_command, add_model_options, add_output_options, add_sampling_options, progress_bars
 
+if TYPE_CHECKING:
+    import torch
+
+    from ..media import VideoReader
+
+WHOLE_IN_MEMORY = (".gif", ".webp")
+"""What cannot be written frame by frame."""
 logger = logging.getLogger(__name__)
 
 
@@ -25,25 +35,53 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def interpolate(options: argparse.Namespace) -> None:
-    """Make the frames between those of a video, and keep its sound."""
-    from ..media import read_video  # here: they bring torch, and help does not wait for it
-    from ..model.conditioning import FACTOR, KEYFRAMES, MAX_FRAMES
-    from .making import load_pipeline, read_request, write
+    """Make the frames between those of a video, and keep its sound. Windows of frames are read, worked on and written one after
+    the other, so that a long video takes no more memory than a short one."""
+    from ..model.conditioning import FACTOR, KEYFRAMES, windows  # here: they bring torch, and help does not wait
+    from .making import check_rate, load_pipeline, read_request, read_stacks, write
 
     prompt, settings = read_request(options)
-    video = read_video(options.video, settings.fps)
-    count = len(video.frames)
-    if count < 2:
-        raise UserError(f"{options.video} should have 2 or more frames to interpolate between, found {count}")
-    if count > MAX_FRAMES:
-        raise UserError(f"{options.video} should have at most {MAX_FRAMES} frames, found {count}: cut it into parts")
-    pipeline = load_pipeline(options)
-    with progress_bars() as progress:
-        frames = pipeline.interpolate(video.frames, prompt, settings, progress)
+    video = _open(options.video, settings.fps, options.out)
+    fps, count, config = settings.fps or video.facts.fps, video.facts.frames, read_stacks(options)["I"]
+    check_rate(FACTOR * fps)
+    plan = windows(count, (config.clip.frames - 1) // FACTOR - 1, settings.stitch)
     jumps = options.stitch == "paper" and count > KEYFRAMES
-    if video.sound and (settings.fps or jumps):
+    pipeline = load_pipeline(options)
+
+    def parts() -> Iterator[torch.Tensor]:
+        with progress_bars() as progress:
+            yield from pipeline.interpolated(_frames(video), count, prompt, settings, progress)
+
+    if video.facts.sound and (settings.fps or jumps):
         why = "--stitch paper leaves out moments" if jumps else "--fps changes how long the video lasts"
         logger.warning("%s: its sound is left out, since %s", options.video, why)
     sound = None if settings.fps or jumps else options.video
+    made = sum(window.stop - window.start for window in plan)
     # As many frames come before the first given one as between two.
-    write(options, settings, pipeline, frames, FACTOR * (settings.fps or video.fps), sound=sound, late=1 / video.fps)
+    write(options, settings, pipeline, parts(), made, FACTOR * fps, sound=sound, late=1 / video.facts.fps)
+
+
+def _open(path: str, fps: float | None, out: str) -> VideoReader:
+    """The video, of which no more than its head has been read. ValueError where it cannot be interpolated into `out`."""
+    from ..media import VideoReader  # here: they bring torch, and help does not wait for it
+    from ..media.images import check_sides
+    from ..model.conditioning import MAX_FRAMES
+
+    video = VideoReader(path, fps)
+    count = video.facts.frames
+    check_sides(path, video.facts.height, video.facts.width)
+    if count < 2:
+        raise UserError(f"{path} should have 2 or more frames to interpolate between, found {count}")
+    if count > MAX_FRAMES and Path(out).suffix.lower() in WHOLE_IN_MEMORY:
+        other = "write .mp4, .mkv, .webm or a folder, or cut it into parts"
+        raise UserError(f"{path} should have at most {MAX_FRAMES} frames for a {Path(out).suffix}, found {count}: {other}")
+    return video
+
+
+def _frames(video: VideoReader) -> Iterator[torch.Tensor]:
+    """Frames (H, W, 3) float32 0..1, as exact as the file."""
+    import torch
+
+    for picture in video.pictures():
+        frame = torch.tensor(picture)
+        yield frame.float().div_(255) if frame.dtype == torch.uint8 else frame

@@ -1,4 +1,4 @@
-"""The command line, `emu-video`: the commands, their errors and exit codes. Each command is a file of its own beside this one."""
+"""The command line, `emu-video`: the commands. Each command is a file of its own beside this one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from importlib import import_module
 from .. import __version__
 from ..limits import changed
 from . import animate, convert, curate, equalise, evaluate, generate, info, interpolate, retrieve, select, study, train
+from .said import EXIT_INTERRUPTED, say
 
 COMMANDS = (generate, animate, interpolate, info, convert, curate, select, train, evaluate, equalise, retrieve, study)
-EXIT_INPUT = 2  # what the user gave cannot be used; one sentence on standard error says why
-EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,12 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module, _, function = options.run.partition(":")
         with changed(options.limit):
             getattr(import_module(module), function)(options)
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"emu-video: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-        return EXIT_INPUT
+        sys.stdout.flush()  # a reader that went away, as in `| head`, is noticed here and not after the end
     except KeyboardInterrupt:
         print("emu-video: stopped; nothing half-written is left", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Exception as error:
+        return say(error, options.command, options.verbose)
     return 0
 
 
@@ -44,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Without --model everything runs on the bundled tiny model, which knows coloured shapes that move.",
     )
     parser.add_argument("--version", action="version", version=f"emu-video {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more, and where in the program an error arose")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,8 +17,12 @@ from .. import __version__, media
 from ..base import inspect_base
 from ..checkpoint import check_motion_lora, read_config
 from ..errors import UserError
-from ..pipeline import BUNDLED, EmuVideoPipeline, Settings, check_prompt
-from .options import choose_device
+from ..media.files import real_target
+from ..media.writing import MAX_FPS, MIN_FPS
+from ..model.conditioning import FACTOR, checked_positions
+from ..model.config import StackConfig
+from ..pipeline import BUNDLED, EmuVideoPipeline, Settings, check_prompt, missing_stack, stack_files
+from .options import choose_device, is_there, wrote
 
 logger = logging.getLogger(__name__)
 
@@ -65,32 +69,74 @@ def read_request(options: Namespace) -> tuple[str, Settings]:
     ValueError for an empty prompt, for what no model can do, and for the first file that cannot be used.
     """
     prompt, settings = check_prompt(options.prompt), read_settings(options)
-    media.check_output(options.out)
-    for picture in (options.sheet, getattr(options, "starting_frame", None)):
-        if picture:
-            media.check_output(picture, "image")
+    _check_outputs(options)
     if options.variant and not options.stack:
         raise UserError(f"--variant {options.variant} says what the file of --stack is, found no --stack: name it")
-    family = inspect_base(options.model or BUNDLED, vae=options.vae, loras=read_loras(options)).family
-    for stack, role in ((options.stack, "F"), (options.interpolation_stack, "I")):
-        if not stack:
-            continue
-        config = read_config(stack, options.variant if role == "F" else None)
+    stacks = read_stacks(options)
+    for role, config in stacks.items():
         if "taken for" in config.origin.source and not options.variant and config.origin.family != "animatediff":
-            logger.warning("%s: %s; --variant says otherwise", stack, config.origin.source)
+            named = options.stack if role == "F" else options.interpolation_stack
+            logger.warning("%s: %s; --variant says otherwise", named, config.origin.source)
+    if options.command != "interpolate":
+        _check_video(options, settings, stacks)
+    elif "I" not in stacks:
+        raise UserError(f"{options.model} comes with no interpolation stack (role I): name one with --interpolation-stack")
+    for lora, _ in read_motion_loras(options) if "F" in stacks else ():  # where there is none, the pipeline says so
+        check_motion_lora(lora, stacks["F"])
+    return prompt, settings
+
+
+def _check_outputs(options: Namespace) -> None:
+    """Places to write to that can be written, each its own."""
+    media.check_output(options.out)
+    pictures = [picture for picture in (options.sheet, getattr(options, "starting_frame", None)) if picture]
+    for picture in pictures:
+        media.check_output(picture, "image")
+    places = [real_target(place) for place in (options.out, *pictures)]
+    if twice := next((place for place in places if places.count(place) > 1), None):
+        raise UserError(f"{twice} is named for two things to write: give each a name of its own")
+
+
+def read_stacks(options: Namespace) -> dict[str, StackConfig]:
+    """What the stacks are that would be loaded, by role, from their headers. ValueError for one that does not fit the model."""
+    family = inspect_base(options.model or BUNDLED, vae=options.vae, loras=read_loras(options)).family
+    stacks: dict[str, StackConfig] = {}
+    for role, path in stack_files(options.model, options.stack, options.interpolation_stack).items():
+        if path is None:
+            continue
+        config = stacks[role] = read_config(path, options.variant if role == "F" and options.stack else None)
         if config.unet.base not in (family, "custom"):
-            wrong = f"{stack} is a temporal stack for {config.unet.base!r}, the model is {family!r}"
+            wrong = f"{path} is a temporal stack for {config.unet.base!r}, the model is {family!r}"
             raise UserError(f"{wrong}: choose two that fit")
         if config.role != role:
-            raise UserError(f"{stack} should be of role {role}, found {config.role}: exchange --stack and --interpolation-stack")
-        if role == "F" and options.command != "interpolate":
-            settings.check_stack(config)
-            if options.command == "animate" and not config.takes_image:
-                raise UserError(f"{stack} is of family {config.origin.family}, which knows no image: use it with `generate`")
-    stack = Path(options.stack or Path(options.model or BUNDLED) / "stack_F.safetensors")
-    for lora, _ in read_motion_loras(options) if stack.is_file() else ():  # where there is none, the pipeline says so
-        check_motion_lora(lora, read_config(stack, options.variant if options.stack else None))
-    return prompt, settings
+            raise UserError(f"{path} should be of role {role}, found {config.role}: exchange --stack and --interpolation-stack")
+    return stacks
+
+
+def _check_video(options: Namespace, settings: Settings, stacks: dict[str, StackConfig]) -> None:
+    """Refuse what the video stack cannot do, and rates that no file has."""
+    if "F" not in stacks:
+        raise missing_stack(options.model, "F")
+    config, family = stacks["F"], stacks["F"].origin.family
+    settings.check_stack(config)
+    if options.command == "animate" and not config.takes_image:
+        raise UserError(f"{options.stack} is of family {family}, which knows no image: use it with `generate`")
+    if options.command == "animate":
+        checked_positions((options.position,), 1, settings.frames or config.clip.frames)
+    if getattr(options, "candidates", 1) > 1 and not config.takes_image:
+        raise UserError("--candidates chooses a starting frame, and this stack takes none: leave it out, or choose another stack")
+    third = _third_step(options, settings, stacks)
+    if third and "I" not in stacks:
+        raise missing_stack(options.model or "the bundled model", "I")
+    check_rate((FACTOR if third else 1) * (settings.fps or config.clip.fps))
+
+
+def check_rate(fps: float) -> None:
+    """Refuse a rate of the finished video that no file has."""
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise UserError(
+            f"the video would have {fps:g} frames a second, expected {MIN_FPS} to {MAX_FPS:.0f}: choose another --fps"
+        )
 
 
 def read_settings(options: Namespace) -> Settings:
@@ -112,12 +158,17 @@ def load_pipeline(options: Namespace) -> EmuVideoPipeline:
     return EmuVideoPipeline.from_files(options.model, *stacks, options.tokenizer, device, **how)
 
 
-def interpolates(options: Namespace, settings: Settings, pipeline: EmuVideoPipeline) -> bool:
+def interpolates(options: Namespace, settings: Settings) -> bool:
     """Whether to raise the frame rate: unless told not to, or a public checkpoint is used, for which there is no such stack."""
-    video = pipeline.models.get("F")
-    alone = video is not None and video.stack.config.origin.family != "emu" and "I" not in pipeline.models
-    if alone and not options.no_interpolate:
+    stacks = read_stacks(options)
+    third = _third_step(options, settings, stacks)
+    if not third and not options.no_interpolate and settings.frames != 1:
         logger.warning("the video keeps its frame rate, since no interpolation stack (--interpolation-stack) was named")
+    return third
+
+
+def _third_step(options: Namespace, settings: Settings, stacks: dict[str, StackConfig]) -> bool:
+    alone = stacks["F"].origin.family != "emu" and "I" not in stacks
     return not options.no_interpolate and not alone and settings.frames != 1
 
 
@@ -125,17 +176,18 @@ def write(
     options: Namespace,
     settings: Settings,
     pipeline: EmuVideoPipeline,
-    frames: torch.Tensor,
+    parts: Iterable[torch.Tensor],
+    count: int,
     fps: float,
     first: torch.Tensor | None = None,
     scores: Sequence[float] = (),
     sound: str | None = None,
     late: float = 0.0,
 ) -> None:
-    """Write a video (f, H, W, 3) at `fps` and, where wanted, its starting frame `first` (H, W, 3) and its contact sheet, all with
-    what a person needs to make them again; then say what was made. `scores`: those of the starting frames that `first` was
-    chosen from. `sound`: a video whose sound is kept, and `late`,
-    how many seconds after the beginning its first picture comes."""
+    """Write a video of `count` frames at `fps`, which come in parts (k, H, W, 3), and, where wanted, its starting frame `first`
+    (H, W, 3) and its contact sheet, all with what a person needs to make them again; then say what was made. `scores`: those of
+    the starting frames that `first` was chosen from. `sound`: a video whose sound is kept, and `late`, how many seconds after
+    the beginning its first picture comes."""
     stages = {f"stack_{role}": model.stack.config.origin.stage for role, model in pipeline.models.items()}
     named = {"motion_loras": read_motion_loras(options), "loras": read_loras(options)}
     loras = {name: ", ".join(f"{file.name}:{strength:g}" for file, strength in each) for name, each in named.items() if each}
@@ -151,18 +203,37 @@ def write(
         **{name: value for name, value in vars(settings).items() if value not in (None, "")},
     }
     told = {name: json.dumps(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
+    replaced = is_there(options.out)
     if first is not None and options.starting_frame:
         media.write_image(options.starting_frame, first, told)
-    media.write_video(options.out, frames, fps, told, sound, late)
+    sheet = _Sheet(parts, count, bool(options.sheet))
+    media.write_parts(options.out, sheet, count, fps, told, sound, late)
     if options.sheet:
-        media.write_image(options.sheet, media.contact_sheet(frames), told)
-    count, height, width, _ = frames.shape
+        media.write_image(options.sheet, media.contact_sheet(torch.cat(sheet.shown)), told)
+    height, width = sheet.size
     if options.json:
         made = {"output": str(options.out), "frames": count, "fps": fps, "seconds": round(count / fps, 4)}
-        made |= {"height": height, "width": width, "seed": settings.seed}
+        made |= {"height": height, "width": width, "seed": settings.seed, "replaced": replaced}
         print(json.dumps(made | ({"candidates": list(scores)} if scores else {})))
         return
     if scores:
         marked = [f"{score:.4f}{' (taken)' if score == max(scores) else ''}" for score in scores]
         print(f"starting frames by CLIP, from seed {settings.seed}: {', '.join(marked)}")
-    print(f"{options.out}: {count} frames of {width} x {height} at {fps:g} a second, seed {settings.seed}")
+    print(f"{wrote(options.out, replaced)}: {count} frames of {width} x {height} at {fps:g} a second, seed {settings.seed}")
+
+
+class _Sheet:
+    """Passes parts of a video on; keeps their `size` and the frames that go onto a contact sheet."""
+
+    def __init__(self, parts: Iterable[torch.Tensor], count: int, wanted: bool) -> None:
+        self.size, self.shown = (0, 0), list[torch.Tensor]()
+        self._parts, self._count, self._passed, self._wanted = parts, count, 0, wanted
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for part in self._parts:
+            self.size = part.shape[1], part.shape[2]
+            every = media.shown_every(self._count, *self.size)
+            if self._wanted:
+                self.shown.append(part[-self._passed % every :: every].clone())
+            self._passed += len(part)
+            yield part

@@ -4,6 +4,7 @@ own function, so that `--help` waits for no torch."""
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -34,10 +35,16 @@ def add_command(commands: argparse._SubParsersAction, name: str, summary: str, r
     """A parser for one command; `run` is the function that takes its options, as "module:function"."""
     parser = commands.add_parser(name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.set_defaults(run=run, command=name)
-    parser.add_argument("-v", "--verbose", action="store_true", help="say more about what is being done")
     limit = f"what one file that is read may cost: {', '.join(NAMES)}; may be repeated (see docs/security.md)"
     parser.add_argument("--limit", action="append", default=[], metavar="NAME=NUMBER", help=limit)
+    add_verbose(parser)
     return parser
+
+
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """-v, which may also stand before the command: left out here, it does not undo that."""
+    say = "say more about what is being done, and where in the program an error arose"
+    parser.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help=say)
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +68,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, keyframes: bool = Fals
         add("--cond-fps", type=float, help="FancyVideo: frames a second that the model is told")
         add("--motion-score", type=float, help="FancyVideo: amount of motion that the model is told")
     size = "width and height in pixels, multiples of 8; pictures are centre-cropped to fit, then resized (box, then bicubic)"
+    size += "; left out, the video stays as large as it is" if keyframes else ""
     add("--fps", type=float, help="frames a second before interpolation, which multiplies them by 4")
     add("--size", metavar="WxH", help=size)
     add("--steps", type=int, help="sampling steps of each part")
@@ -125,6 +133,16 @@ def check_folder(name: str | None) -> None:
         raise UserError(f"{name}: expected a folder to write into, found a file; choose another name")
     if not place.parent.is_dir():
         raise UserError(f"{name}: expected the folder {place.parent}, found nothing; make it first")
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether something is at a place that is going to be replaced; an empty folder is nothing."""
+    return any(os.scandir(path)) if os.path.isdir(path) else os.path.lexists(path)
+
+
+def wrote(path: str | Path, replaced: bool) -> str:
+    """How every command says what it has written."""
+    return f"wrote {path}{' (replaced)' if replaced else ''}"
 
 
 @contextmanager

@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import UserError
-from .options import add_command
+from .options import add_command, add_verbose
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """`study` and its own commands."""
     summary = "a human study in the browser: two videos side by side, the paper's two questions (JUICE)"
     parser = commands.add_parser("study", help=summary, description=summary)
+    add_verbose(parser)
     parts = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     create = add_command(parts, "create", "folders of videos and their prompts -> a study", f"{__name__}:create")

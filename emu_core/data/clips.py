@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from ..errors import UserError
+from ..errors import Stopped, UserError
 from ..media import Unreadable, fit
 from ..media.decoding import Decoder, Pixels, Source, opened
 from .order import ClipOrder, fraction
@@ -189,7 +189,7 @@ def loader(dataset: ClipDataset, positions: Iterable[Sequence[int]], workers: in
     """One batch for each sequence of positions, in order, read ahead by `workers` processes (0: by this one).
 
     A batch is a dict: frames (b, f, 3, H, W) uint8, position and row (b,) int64, start (b,) float64, key and caption lists.
-    positions may be endless. Raises ValueError for a clip that cannot be read, ChildProcessError if a worker dies.
+    positions may be endless. Raises ValueError for a clip that cannot be read, Stopped if a worker dies.
     """
     batches: Any = DataLoader(_Guarded(dataset), batch_sampler=map(list, positions), num_workers=workers, collate_fn=_collate)
     try:
@@ -201,4 +201,4 @@ def loader(dataset: ClipDataset, positions: Iterable[Sequence[int]], workers: in
         if "exited unexpectedly" not in str(problem) and "killed by signal" not in str(problem):
             raise
         died = f"a process that reads clips died ({str(problem).splitlines()[0]}), often for want of memory"
-        raise ChildProcessError(f"{died}; use fewer workers than {workers} or smaller clips, and resume.") from problem
+        raise Stopped(f"{died}; use fewer workers than {workers} or smaller clips, and resume.") from problem

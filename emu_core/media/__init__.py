@@ -5,10 +5,10 @@ ValueError of one sentence.
 """
 
 from .files import Unreadable
-from .images import fit, read_image
+from .images import fit, pad, read_image
 from .reading import Facts, Video, VideoReader, read_video
-from .sheet import contact_sheet
-from .writing import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, check_output, write_image, write_video
+from .sheet import contact_sheet, shown_every
+from .writing import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, check_output, write_image, write_parts, write_video
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -20,8 +20,11 @@ __all__ = [
     "check_output",
     "contact_sheet",
     "fit",
+    "pad",
     "read_image",
     "read_video",
+    "shown_every",
     "write_image",
+    "write_parts",
     "write_video",
 ]

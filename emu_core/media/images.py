@@ -111,6 +111,19 @@ def fit(frames: Tensor, height: int, width: int) -> Tensor:
     return rearrange(planes, "f c h w -> f h w c").clamp(0, 1).contiguous()
 
 
+def pad(frames: Tensor, multiple: int) -> Tensor:
+    """Frames (f, h, w, 3) with their last row and column repeated below and to the right, up to sides that `multiple` divides;
+    the frames themselves where it does already."""
+    import torch.nn.functional as F
+
+    check_frames(frames)
+    below, right = (-side % multiple for side in frames.shape[1:3])
+    if not below and not right:
+        return frames
+    planes = F.pad(rearrange(frames, "f h w c -> f c h w"), (0, right, 0, below), mode="replicate")
+    return rearrange(planes, "f c h w -> f h w c").contiguous()
+
+
 def check_frames(frames: Tensor) -> None:
     """Raises ValueError for a tensor that is not (frames, height, width, 3), or empty."""
     if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:

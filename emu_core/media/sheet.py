@@ -22,6 +22,8 @@ FONT_SIZE = 12
 LABEL_HEIGHT = 18
 BACKGROUND = (40, 40, 40)
 INK = (240, 240, 240)
+MAX_HEIGHT, MAX_PIXELS = 16_000, 2**26
+"""Of a sheet of a long video: what every format of pictures takes, and what other programs open without a question."""
 
 
 def contact_sheet(
@@ -54,6 +56,14 @@ def contact_sheet(
             text = _shorten(draw, font, labels[index], width * scale)
             draw.text((left, top + height * scale + 2), text, fill=INK, font=font)
     return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)
+
+
+def shown_every(count: int, height: int, width: int) -> int:
+    """Of so many frames of a size, every how manieth goes onto a sheet that is to stay below MAX_HEIGHT and MAX_PIXELS."""
+    scale = max(1, math.ceil(MIN_SHOWN_SIDE / min(height, width)))
+    rows = max(1, MAX_HEIGHT // (height * scale + GAP))
+    most = max(1, min(rows * MAX_DEFAULT_COLUMNS, MAX_PIXELS // (height * width * scale**2)))
+    return math.ceil(count / most)
 
 
 def _shorten(draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str, width: int) -> str:

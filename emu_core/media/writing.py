@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -274,32 +274,58 @@ def write_video(
     a warning says where it cannot be kept.
     Raises ValueError as check_output does, and for a wrong shape or rate, or a failure on the way (disk full).
     """
-    check_output(path)
     check_frames(frames)
-    if not frames.is_floating_point() or not bool(frames.isfinite().all()):
-        found = "NaN or infinity" if frames.is_floating_point() else frames.dtype
-        raise UserError(f"frames: expected finite floats in 0..1, found {found}; convert them or check the model's precision.")
+    write_parts(path, [frames], len(frames), fps, metadata, sound, late)
+
+
+def write_parts(
+    path: PathLike,
+    parts: Iterable[Tensor],
+    count: int,
+    fps: float,
+    metadata: Mapping[str, str] | None = None,
+    sound: PathLike | None = None,
+    late: float = 0.0,
+) -> None:
+    """As `write_video`, of frames that come in parts (k, H, W, 3), `count` of them in all. A part is let go of once it is
+    written; only GIF and WebP need all frames at once."""
+    check_output(path)
     if not MIN_FPS <= fps <= MAX_FPS:
         raise UserError(f"fps: expected {MIN_FPS} to {MAX_FPS:.0f} frames per second, found {fps}; give another rate.")
-    tags, timing, pixels = check_metadata(metadata), Timing(frames.shape[0], float(fps)), to_bytes(frames)
+    tags, timing = check_metadata(metadata), Timing(count, float(fps))
     if _means_folder(path):
         with whole_folder(path) as folder, sound_of(sound, late) as heard:
             _say_unheard(path, heard)
-            for index, frame in enumerate(pixels):
+            for index, frame in enumerate(_each(parts)):
                 save_picture(folder / f"{index:05d}.png", ".png", frame, tags)
             settings = {"fps": timing.fps, "frames": timing.frames, "metadata": tags}
             (folder / FOLDER_SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
         return
-    encoding, (height, width) = ENCODINGS.get(Path(path).suffix.lower()), pixels.shape[1:3]
+    encoding = ENCODINGS.get(Path(path).suffix.lower())
     with whole_file(path) as part, sound_of(sound, late) as heard:
         if encoding is None:
             _say_unheard(path, heard)
-            _write_animation(part, pixels, timing, tags, Path(path).suffix.lower() == ".gif")
+            _write_animation(part, np.stack([*_each(parts)]), timing, tags, Path(path).suffix.lower() == ".gif")
             return
-        if encoding.encoder == "libx264" and (height % 2 or width % 2):
-            log.warning("%d x %d has an odd side: written as H.264 4:4:4, which some players cannot show.", width, height)
+        pixels = _each(parts)
+        first = next(pixels)
+        if encoding.encoder == "libx264" and (first.shape[0] % 2 or first.shape[1] % 2):
+            log.warning("%d x %d has an odd side: written as H.264 4:4:4, which some players cannot show.", *first.shape[1::-1])
             encoding = replace(encoding, pixels="yuv444p")
-        write_frames(part, enumerate(pixels), timing.fps, encoding, video_tags(tags, timing), sound=heard)
+        frames = enumerate(itertools.chain([first], pixels))
+        write_frames(part, frames, timing.fps, encoding, video_tags(tags, timing), sound=heard)
+
+
+def _each(parts: Iterable[Tensor]) -> Iterator[Pixels]:
+    """The frames (H, W, 3) uint8 of parts (k, H, W, 3) float 0..1. ValueError for what is none."""
+    for frames in parts:
+        check_frames(frames)
+        if not frames.is_floating_point() or not bool(frames.isfinite().all()):
+            found = "NaN or infinity" if frames.is_floating_point() else frames.dtype
+            raise UserError(
+                f"frames: expected finite floats in 0..1, found {found}; convert them or check the model's precision."
+            )
+        yield from to_bytes(frames)
 
 
 def _say_unheard(path: PathLike, heard: Sound | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
-from ..errors import UserError
+from ..errors import Stopped, UserError
 from .processes import Processes
 
 KEPT = 2  # the newest, and one before
@@ -45,7 +45,7 @@ def newest(folder: Path) -> Path:
 
 
 def save(state: dict[str, Any], folder: Path, step: int, processes: Processes) -> None:
-    """Write `state` (tensors, plain or sharded, by name) as the checkpoint of `step`, each process its share. OSError if it
+    """Write `state` (tensors, plain or sharded, by name) as the checkpoint of `step`, each process its share. Stopped if it
     cannot be written; the one before stays."""
     target = folder / f"checkpoint-{step:08d}"
     part = folder / f".{target.name}.part"
@@ -62,7 +62,7 @@ def save(state: dict[str, Any], folder: Path, step: int, processes: Processes) -
         own = next(iter(getattr(error, "failures", {}).values()), error)  # a process's own, of the list that torch makes
         cause = str(own[0] if isinstance(own, tuple) else own).strip() or type(own).__name__
         advice = "make room on the disk, then go on with --resume; the checkpoint before is untouched"
-        raise OSError(f"{target} could not be written ({cause.splitlines()[0]}): {advice}") from error
+        raise Stopped(f"{target} could not be written ({cause.splitlines()[0]}): {advice}") from error
     processes.barrier()  # all shares are written
     if processes.main:
         if target.exists():

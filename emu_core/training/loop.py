@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..errors import Stopped, UserError
 from . import checkpoints
 from .folder import BAD_BATCH, LOG_FILE, RECIPE_FILE, check_folder, forget_rows_after, open_board, plot_losses, write_json
 from .processes import Parallel, Processes, fingerprint, local, whole
@@ -246,7 +246,7 @@ class Trainer:
             path = path.with_stem(f"{path.stem}_{self.processes.rank}")
         if bad:
             torch.save({"step": self.step, "samples": [getattr(s, "to_save", lambda s=s: list(s))() for s in samples]}, path)
-        raise RuntimeError(f"{what} is {value} at step {self.step}; the batch is in {path}")
+        raise Stopped(f"{what} is {value} at step {self.step}; the batch is in {path}")
 
 
 def shares(batch: int, world: int, micro: int) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UserError
+from ..errors import SaidAlready, Stopped, UserError
 from . import checkpoints
 from .checks import check_output, check_recipe
 from .folder import RECIPE_FILE, check_folder, write_json
@@ -57,17 +57,23 @@ def train(recipe: Recipe, folder: Path, options: RunOptions = RunOptions()) -> b
 
 
 def launch(count: int, arguments: Sequence[str]) -> None:
-    """Run `emu-video` with these arguments in `count` processes of this machine, through torch's own launcher. ValueError if one
-    of them fails."""
+    """Run `emu-video` with these arguments in `count` processes of this machine, through torch's own launcher. ValueError if
+    one of them fails."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # the launcher takes a second
     from torch.distributed.run import main
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the process that fails says why
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting processes must not take the cores of those that work
     try:
         main(["--standalone", "--nproc-per-node", str(count), "-m", "emu_core", *arguments, "--processes", "1"])
     except ChildFailedError as error:
-        raise UserError(f"one of the {count} processes failed; what it said stands above") from error
+        rank, failure = error.get_first_failure()
+        if failure.exitcode >= 0:
+            raise SaidAlready(f"one of the {count} processes failed; what it said stands above") from error
+        name = failure.signal_name()
+        why = ", which is often the system's answer to memory that has run out" if name == "SIGKILL" else ""
+        raise Stopped(f"process {rank} of {count} was ended by {name}{why}: go on with --resume") from error
 
 
 # -- chains

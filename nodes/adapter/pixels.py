@@ -29,11 +29,17 @@ def prepare(images: torch.Tensor, height: int, width: int, resize: str) -> torch
     raise UserError(f"{sizes}: give one of that size, or set resize to center crop or stretch")
 
 
-def latent_size(vae: Any, height: int, width: int) -> tuple[int, int, int]:
-    """Channels, height and width of the latents of a picture."""
+def pixels_per_latent(vae: Any) -> int:
+    """How many pixels wide one latent position is."""
     ratio = getattr(vae, "downscale_ratio", 8)
     if not isinstance(ratio, int) or getattr(vae, "latent_dim", 2) != 2:
         raise UserError("expected the VAE of a text-to-image model (SD 1.5, SD 2.1, SDXL), found one for video or sound")
+    return ratio
+
+
+def latent_size(vae: Any, height: int, width: int) -> tuple[int, int, int]:
+    """Channels, height and width of the latents of a picture."""
+    ratio = pixels_per_latent(vae)
     if height % ratio or width % ratio:
         raise UserError(f"width and height should be multiples of {ratio}, found {width} x {height}")
     return vae.latent_channels, height // ratio, width // ratio

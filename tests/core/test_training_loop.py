@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from emu_core.errors import Stopped
 from emu_core.toy.recipes import RECIPES
 from emu_core.training import checkpoints, loop
 from emu_core.training.loop import Trainer, plot_losses, rate_factor, step_generator
@@ -145,7 +146,7 @@ def test_failed_save_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(checkpoints.dcp, "save", breaks)
     trainer.step += 1
-    with pytest.raises(OSError, match=r"checkpoint-00000002 could not be written \(No space left on device\): make room"):
+    with pytest.raises(Stopped, match=r"checkpoint-00000002 could not be written \(No space left on device\): make room"):
         trainer.save()
     assert [p.name for p in checkpoints.checkpoints(tmp_path)] == ["checkpoint-00000001"]
     assert not list(tmp_path.glob(".*"))

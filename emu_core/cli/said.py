@@ -1,0 +1,117 @@
+"""What the command line says when a command fails, and its exit codes: a sentence for what the user can mend, a traceback and
+where to report it for a fault of the program."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import socket
+import sys
+import traceback
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from .. import __version__
+from ..errors import ISSUES, SaidAlready, UserError, out_of_memory
+
+EXIT_FAULT = 1  # a fault of the program
+EXIT_INPUT = 2  # what the user gave cannot be used; one sentence on standard error says why
+EXIT_INTERRUPTED = 130
+EXIT_READER_GONE = 141  # as if ended by SIGPIPE, which is how other programs end then
+
+OF_THE_SYSTEM = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOTEMPTY, errno.EXDEV),
+    *(
+        errno.EBUSY,
+        errno.ETXTBSY,
+        errno.EADDRINUSE,
+        errno.EADDRNOTAVAIL,
+        errno.ENODEV,
+        errno.ENXIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    ),
+}
+"""Errors of files, disks and addresses that the user can mend; others of the system are faults of the program."""
+
+_MAKING = "make smaller pictures (--size), fewer frames (--frames, or --window for fewer at a time)"
+LOWER = {
+    "generate": f"{_MAKING}, fewer candidates at a time, or choose --dtype bfloat16 or float16",
+    "animate": f"{_MAKING}, or choose --dtype bfloat16 or float16",
+    "interpolate": "make smaller pictures (--size), or choose --dtype bfloat16 or float16",
+    "convert": "close other programs; the weights of the file have to fit into memory",
+    "curate": "work on fewer videos at a time (--workers), lower --motion-height, or run the CLIP on --device cpu",
+    "train": (
+        "--fit 8GB chooses what fits; by hand: --set compute.micro=1, --set compute.checkpointing=true, "
+        "--set compute.precision=bfloat16, a smaller optimisation.batch or clips.size, or fewer clips.workers"
+    ),
+    "evaluate": "leave out networks (such as --i3d), run them on --device cpu, or measure smaller videos; toy: fewer --prompts",
+    "retrieve": "run the network on --device cpu, or leave --text-network out",
+}
+"""What takes less memory, by command."""
+
+
+def say(error: Exception, command: str, verbose: bool) -> int:
+    """Say on standard error what ended a command; returns the exit code. Of several processes of one command one speaks."""
+    if isinstance(error, BrokenPipeError) and _reader_gone():
+        return EXIT_READER_GONE
+    if isinstance(error, SaidAlready):
+        return EXIT_INPUT
+    sentence = _sentence(error, command)
+    if _first_to_speak():
+        if verbose or sentence is None:
+            traceback.print_exception(error)
+        print(f"emu-video: {sentence or _fault(error)}", file=sys.stderr)
+    return EXIT_FAULT if sentence is None else EXIT_INPUT
+
+
+def _sentence(error: Exception, command: str) -> str | None:
+    """What to tell a user on one line; None for a fault of the program."""
+    said = " ".join(str(error).split())
+    if out_of_memory(error):
+        lower = LOWER.get(command, "close other programs, or work on smaller files")
+        return f"memory has run out ({said[:200] or type(error).__name__}): {lower}"
+    if isinstance(error, UserError):
+        return said or type(error).__name__
+    if isinstance(error, OSError) and (error.errno in OF_THE_SYSTEM or isinstance(error, socket.gaierror)):
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return f"{' -> '.join(names)}: {error.strerror}" if names else error.strerror
+    return None
+
+
+def _fault(error: Exception) -> str:
+    """Where to report a fault of the program, and what with."""
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:
+        torch = "none"
+    versions = f"emu-video {__version__}, Python {platform.python_version()}, torch {torch}, {platform.system()}"
+    report = f"please report it with all of the above at {ISSUES}"
+    return f"this is a fault of the program ({type(error).__name__}); {report} ({versions})"
+
+
+def _reader_gone() -> bool:
+    """Whether it is our own output that nobody reads any more; nothing is written to it again, not even at the end."""
+    try:
+        sys.stdout.flush()
+        return False
+    except BrokenPipeError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+
+
+def _first_to_speak() -> bool:
+    """Whether none of the processes that torch's launcher started beside this one has spoken yet."""
+    place = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    try:
+        if place and Path(place).parent.parent.is_dir():
+            (Path(place).parent.parent / "said").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True
