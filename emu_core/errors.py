@@ -1,4 +1,9 @@
-"""The errors that are for the user to read."""
+"""The errors that are for the user to read, and which errors are of one item of many."""
+
+import errno
+import logging
+
+logger = logging.getLogger(__name__)
 
 ISSUES = "https://github.com/emuvideo/ComfyUI-EmuVideo/issues"
 """Where a fault of the program is reported."""
@@ -31,3 +36,21 @@ def out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+_OF_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def of_one_item(error: Exception) -> str:
+    """Why one item of many cannot be used, for the list of what was left out. An error that the next item would meet too is
+    raised: a full disk, or an accelerator whose memory has run out."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if getattr(seen, "errno", None) in _OF_ALL or type(seen).__name__ == "OutOfMemoryError":
+            raise error
+        seen = seen.__cause__
+    if isinstance(error, UserError):
+        return str(error)
+    logger.info("one item of many is left out", exc_info=error)
+    said = " ".join(str(error).split())
+    return "memory has run out" if out_of_memory(error) else f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -122,7 +122,7 @@ class _Transformers:
     @classmethod
     def check(cls, folder: PathLike) -> Path:
         """The folder, if the names of its files are those of such a network. ValueError otherwise."""
-        place = Path(folder).expanduser()
+        place = Path(os.path.expanduser(folder))
         if not place.is_dir():
             found = "a file" if place.exists() else "nothing"
             raise UserError(f"{folder}: expected a local folder with {cls.what}, found {found}; check it")
@@ -285,7 +285,7 @@ class AestheticHead:
     @classmethod
     def check(cls, file: PathLike) -> Path:
         """The file, if its name is that of a head. ValueError otherwise."""
-        path = Path(file).expanduser()
+        path = Path(os.path.expanduser(file))
         if not path.is_file() or path.suffix != ".safetensors":
             raise UserError(f"{file}: expected an aesthetic head as a .safetensors file, found none; convert or check it")
         return path
@@ -330,7 +330,7 @@ class TorchScript:
     @classmethod
     def check(cls, file: PathLike) -> Path:
         """The file, if there is one. ValueError otherwise."""
-        path = Path(file).expanduser()
+        path = Path(os.path.expanduser(file))
         if not path.is_file():
             raise UserError(f"{file}: expected {cls.what} as a TorchScript file, found none; check the path")
         return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ def inspect_base(
 
     ValueError, in one sentence, on everything that `load_base` would refuse and that can be known so far.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if path.is_dir():
         info = folder.inspect(path, prediction_type)
     elif path.is_file():

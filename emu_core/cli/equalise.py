@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from pathlib import Path
 
 from ..errors import UserError
-from .options import PROMPTS_HELP, add_command, check_folder, progress_bar
+from .options import PROMPTS_HELP, add_command, check_folder, is_there, progress_bar, wrote
+
+logger = logging.getLogger(__name__)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -26,17 +29,21 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def equalise(options: argparse.Namespace) -> None:
     """Write the equal videos and say what each was and is."""
-    from ..evaluation.equalise import equalise_sets  # here: they bring torch, and help does not wait for it
-    from ..evaluation.prompts import read_prompts
+    from ..evaluation.equalise import REPORT, equalise_sets  # here: they bring torch, and help does not wait for it
+    from ..evaluation.prompts import LeftOut, read_prompts
     from ..evaluation.videos import open_sets
 
     *folders, out = options.folders
     if len(folders) < 2:
         raise UserError(f"equalise: expected two or more folders and OUT, found {len(options.folders)} in all; give A B OUT")
     check_folder(out)
-    prompts = read_prompts(options.prompts) if options.prompts else None
+    bad: LeftOut = []
+    prompts = read_prompts(options.prompts, bad) if options.prompts else None
+    for place, why in bad:
+        logger.warning("%s, %s: %s", options.prompts, place, why)
     sets = open_sets(folders)
     with progress_bar("videos", sum(len(each.files) for each in sets)) as progress:
+        replaced = is_there(Path(out) / REPORT)
         result = equalise_sets(sets, Path(out), prompts, options.across, options.playable, progress)
     if options.json:
         print(json.dumps(result, indent=1, ensure_ascii=False))
@@ -48,3 +55,4 @@ def equalise(options: argparse.Namespace) -> None:
     print(f"\n{result['rule']}; the smallest of {result['smallest_of']}; {result['encoding']}")
     for each in result["left_out"]:
         print(f"left out: {each['file']}: {each['why']}")
+    print(f"{wrote(out, replaced)}: {len(result['videos'])} videos")

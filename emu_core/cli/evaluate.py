@@ -5,10 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import UserError
-from .options import add_command, add_model_options, add_sampling_options, check_folder, choose_device, in_columns, progress_bar
+from .options import (
+    add_command,
+    add_model_options,
+    add_sampling_options,
+    check_file,
+    check_folder,
+    choose_device,
+    in_columns,
+    is_there,
+    progress_bar,
+    wrote,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +88,14 @@ def evaluate(options: argparse.Namespace) -> None:
 def evaluate_toy(options: argparse.Namespace) -> None:
     """The benchmark of the bundled model, of so many held-out prompts or of the videos in a folder."""
     from ..toy import judge  # here: they bring torch, and help does not wait for it
-    from .making import load_pipeline, read_settings
+    from .making import check_stacks, load_pipeline, read_settings
 
     if options.prompts < 1:
         raise UserError(f"--prompts must be 1 or more, found {options.prompts}")
-    settings = read_settings(options)
-    out = Path(options.out) if options.out else None
+    settings, out = read_settings(options), Path(options.out) if options.out else None
+    check_folder(options.out)
+    if not options.videos:
+        check_stacks(options, not options.no_interpolate)
     if options.videos:
         figures = judge.evaluate_folder(Path(options.videos), out)
     else:
@@ -90,7 +106,7 @@ def evaluate_toy(options: argparse.Namespace) -> None:
 def evaluate_folders(options: argparse.Namespace) -> None:
     """options: sets (FOLDER or NAME=FOLDER, one or more), prompts, out, json, device, and those of add_folder_options."""
     from ..evaluation import export  # here: it brings torch, and help does not wait for it
-    from ..evaluation.prompts import check_images, read_prompts, with_images
+    from ..evaluation.prompts import LeftOut, read_prompts, with_images, with_readable_images
     from ..evaluation.report import TABLE_FILE, as_json, as_markdown, write_report
     from ..evaluation.sets import Evaluation, Reference, measure_reference, measure_set
     from ..evaluation.videos import open_sets
@@ -98,12 +114,16 @@ def evaluate_folders(options: argparse.Namespace) -> None:
 
     if not options.prompts:
         raise UserError("evaluate: expected --prompts with the prompts of the videos, found none; give a file or a bundled set")
+    _check_options(options)
     if options.samples < 2:
         raise UserError(f"--samples: expected 2 or more, found {options.samples}; the protocol asks for 10000")
-    prompts = read_prompts(options.prompts)
+    left_out: LeftOut = []
+    prompts = read_prompts(options.prompts, left_out)
     prompts = with_images(prompts, options.images) if options.images else prompts
     sets = open_sets(options.sets)
-    check_images(prompts)
+    prompts = with_readable_images(prompts, left_out)
+    for place, why in left_out:
+        logger.warning("%s, %s: %s", options.prompts, place, why)
     exports = [
         (export.export_vbench, export.vbench_layout, options.export_vbench),
         (export.export_evalcrafter, export.evalcrafter_layout, options.export_evalcrafter),
@@ -122,11 +142,32 @@ def evaluate_folders(options: argparse.Namespace) -> None:
     for each in sets:
         with progress_bar(each.name, len(each.files)) as progress:
             results.append(measure_set(each, prompts, networks, reference.statistics, progress))
-    evaluation = Evaluation(results, prompts, Path(options.prompts).name, networks, reference, options.samples)
+    name = Path(options.prompts).name
+    evaluation = Evaluation(results, prompts, name, networks, reference, options.samples, left_out)
+    # Printed before anything is written: what was measured is not lost with a full disk.
+    print(json.dumps(as_json(evaluation), indent=1, ensure_ascii=False) if options.json else as_markdown(evaluation), flush=True)
+    lines = []
     if options.out:
-        logger.info("wrote %s", ", ".join(map(str, write_report(evaluation, Path(options.out)))))
+        table = Path(options.out) / TABLE_FILE
+        replaced = is_there(table)
+        write_report(evaluation, Path(options.out))
+        lines.append(f"{wrote(table, replaced)}: this table; beside it the figures as JSON and the plots")
     for write, _, folder in exports:
-        logger.info("%s: %d videos", folder, write(results, Path(folder)))
-    print(json.dumps(as_json(evaluation), indent=1, ensure_ascii=False) if options.json else as_markdown(evaluation))
-    if options.out and not options.json:
-        print(f"{Path(options.out) / TABLE_FILE}: this table; beside it the figures as JSON and the plots")
+        lines.append(f"wrote {folder}: {write(results, Path(folder))} videos")
+    print("\n".join(lines), end="\n" if lines else "", file=sys.stderr if options.json else sys.stdout)
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse what no set of videos could mend, before anything is read."""
+    from ..networks import NETWORKS, check_networks
+
+    device = choose_device(options.device)
+    logger.info("measuring on %s", device)
+    check_networks(**{name: getattr(options, name) for name in NETWORKS})
+    if options.out and find_spec("matplotlib") is None:
+        raise UserError("--out: expected the package matplotlib for its plots, found none; install it, or leave --out out")
+    if options.reference and not os.path.exists(os.path.expanduser(options.reference)):
+        raise UserError(f"--reference {options.reference}: expected a folder of videos or a .npz, found nothing; check the path")
+    if options.save_reference and not options.reference:
+        raise UserError("--save-reference writes the statistics of --reference, found none: name it")
+    check_file("--save-reference", options.save_reference, ".npz")

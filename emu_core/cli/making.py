@@ -131,6 +131,14 @@ def _check_video(options: Namespace, settings: Settings, stacks: dict[str, Stack
     check_rate((FACTOR if third else 1) * (settings.fps or config.clip.fps))
 
 
+def check_stacks(options: Namespace, interpolation: bool) -> None:
+    """Refuse, from the headers alone, stacks that do not fit or are lacking."""
+    stacks = read_stacks(options)
+    for role in "FI" if interpolation else "F":
+        if role not in stacks:
+            raise missing_stack(options.model or "the bundled model", role)
+
+
 def check_rate(fps: float) -> None:
     """Refuse a rate of the finished video that no file has."""
     if not MIN_FPS <= fps <= MAX_FPS:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
@@ -128,11 +129,35 @@ def in_columns(figures: Mapping[str, float]) -> str:
 
 def check_folder(name: str | None) -> None:
     """Refuse, before the long work, a folder that could not be written into or made. Empty or None: nothing is wanted."""
-    place = Path(name or ".").absolute()
-    if place.exists() and not place.is_dir():
+    if not name:
+        return
+    place = Path(name).absolute()
+    if os.path.lexists(place) and not place.is_dir():
         raise UserError(f"{name}: expected a folder to write into, found a file; choose another name")
     if not place.parent.is_dir():
         raise UserError(f"{name}: expected the folder {place.parent}, found nothing; make it first")
+    try:
+        place.exists()  # the name may be too long
+        with TemporaryFile(dir=place if place.is_dir() else place.parent):  # permission bits do not say all
+            pass
+    except OSError as problem:
+        raise UserError(
+            f"{name}: expected a folder that can be written into, found {problem.strerror}; choose another"
+        ) from problem
+
+
+def check_file(option: str, name: str | None, suffix: str) -> None:
+    """Refuse, before the long work, a file that could not be written, or does not end in `suffix`. None: it is not wanted."""
+    if name is None:
+        return
+    if Path(name).suffix != suffix:
+        raise UserError(f"{option} {name}: expected a name that ends in {suffix}, found another; change it")
+    if Path(name).is_dir():
+        raise UserError(f"{option} {name}: expected a file, found a folder of that name; choose another name")
+    parent = Path(name).absolute().parent
+    if not parent.is_dir():
+        raise UserError(f"{option} {name}: expected the folder {parent}, found nothing; make it first")
+    check_folder(str(parent))
 
 
 def is_there(path: str | Path) -> bool:

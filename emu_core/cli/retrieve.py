@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from pathlib import Path
 
 from ..errors import UserError
-from .options import PROMPTS_HELP, add_command, check_folder, choose_device, progress_bar
+from .options import PROMPTS_HELP, add_command, check_file, check_folder, choose_device, is_there, progress_bar, wrote
+
+logger = logging.getLogger(__name__)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -28,17 +31,20 @@ def retrieve(options: argparse.Namespace) -> None:
     """Write the nearest clips and say which they are."""
     from ..data.shards import Shards  # here: they bring torch, and help does not wait for it
     from ..evaluation import retrieval
-    from ..evaluation.prompts import read_prompts
+    from ..evaluation.prompts import LeftOut, read_prompts
     from ..networks import open_text_network
 
     if options.vectors and not options.text_network:
         raise UserError("--vectors: expected --text-network with it, found none; vectors are of a network")
-    if options.vectors and Path(options.vectors).suffix != ".npy":
-        raise UserError(f"{options.vectors}: expected a name that ends in .npy, found another; change it")
-    prompts = read_prompts(options.prompts)
+    check_file("--vectors", options.vectors, ".npy")
+    bad: LeftOut = []
+    prompts = read_prompts(options.prompts, bad)
+    for place, why in bad:
+        logger.warning("%s, %s: %s", options.prompts, place, why)
     check_folder(options.out)
-    shards = Shards.open(options.shards)
-    network = open_text_network(options.text_network, choose_device(options.device)) if options.text_network else None
+    device = choose_device(options.device)
+    shards, replaced = Shards.open(options.shards), is_there(Path(options.out) / retrieval.REPORT)
+    network = open_text_network(options.text_network, device) if options.text_network else None
     vectors = Path(options.vectors) if options.vectors else None
     with progress_bar("captions", None, "caption") as progress:
         result = retrieval.retrieve(prompts, shards, Path(options.out), network, vectors, progress)
@@ -47,4 +53,7 @@ def retrieve(options: argparse.Namespace) -> None:
         return
     for each in result["videos"]:
         print(f"{each['file']}: {each['score']:.3f} {each['caption']!r}")
+    for each in result["left_out"]:
+        print(f"left out: {each['id']}: {each['why']}")
     print("by", "; ".join(result["method"][name] for name in ("name", "search") if name in result["method"]))
+    print(f"{wrote(options.out, replaced)}: {len(result['videos'])} videos")

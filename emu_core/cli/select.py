@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
-from .options import add_command
+from .options import add_command, is_there, wrote
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -26,9 +27,10 @@ def select(options: argparse.Namespace) -> None:
     """Write the selection and say how many clips it has."""
     from ..data import select as work  # here: help does not wait for pyarrow
 
+    replaced = is_there(Path(options.out) / work.SELECTIONS / f"{options.name}.npy")
     chosen = work.select(options.out, options.name, work.HQ if options.hq else options.where, options.top, options.by)
     if options.json:
         print(json.dumps({**vars(chosen), "path": str(chosen.path)}, indent=2))
         return
     empty = f"; {chosen.without_value} have no value in a column of it" if chosen.without_value else ""
-    print(f"{chosen.path}: {chosen.count} of {chosen.of} clips{empty}")
+    print(f"{wrote(chosen.path, replaced)}: {chosen.count} of {chosen.of} clips{empty}")

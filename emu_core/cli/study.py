@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import UserError
-from .options import add_command, add_verbose
+from .options import add_command, add_verbose, check_folder, is_there, wrote
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -136,9 +136,11 @@ def report(options: Namespace) -> None:
         found = report.build_report(results)
         print(report.report_json(found) if options.json else tables.markdown(found), end="")
     if options.out:
+        check_folder(options.out)
+        replaced = {path: is_there(path) for path in Path(options.out).glob("*")}
         files = report.write_report(results, options.out)
         if not options.json:
-            print("\n".join(map(str, files)))
+            print("\n".join(wrote(path, replaced.get(Path(path), False)) for path in files))
 
 
 def export(options: Namespace) -> None:
@@ -147,8 +149,11 @@ def export(options: Namespace) -> None:
 
     with store.Study(options.study) as study:
         results = study.results()
+    replaced = is_there(options.file)
     exchange.write_results(results, options.file)
-    print(f"{options.file}: {sum(len(pair.votes) for pair in results.pairs)} votes on {len(results.pairs)} pairs.")
+    print(
+        f"{wrote(options.file, replaced)}: {sum(len(pair.votes) for pair in results.pairs)} votes on {len(results.pairs)} pairs."
+    )
 
 
 def take(options: Namespace) -> None:

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..errors import UserError
-from ..media import Facts, Unreadable, VideoReader, check_output
+from ..errors import UserError, of_one_item
+from ..media import Facts, VideoReader, check_output
 from ..media.decoding import Pixels
 from ..media.files import whole_file, write_text
 from ..media.tags import Timing, video_tags
@@ -200,8 +200,8 @@ def _groups(sets: Sequence[VideoSet], prompts: Sequence[Prompt] | None, left_out
         for file in files:
             try:
                 group.append(VideoReader(file))
-            except Unreadable as problem:
-                left_out.append({"file": str(file), "why": str(problem)})
+            except Exception as problem:
+                left_out.append({"file": str(file), "why": of_one_item(problem)})
         if len(group) == len(sets):
             groups[stem] = group
     return groups
@@ -215,8 +215,8 @@ def _write_group(
     for number, (file, video) in enumerate(zip(files, group, strict=True)):
         try:
             loss = equalise_video(video, file, target, playable)
-        except Unreadable as problem:
-            left_out.append({"file": str(video.path), "why": str(problem)})
+        except Exception as problem:
+            left_out.append({"file": str(video.path), "why": of_one_item(problem)})
             for done in files[:number]:
                 done.unlink()
             return []

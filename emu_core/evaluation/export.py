@@ -8,10 +8,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import of_one_item
 from ..media.files import write_text
 from .equalise import copy_video
 from .names import LONGEST, check_free, check_written, claim, distinct, entries, plain
-from .prompts import Prompt
+from .prompts import Prompt, places
 from .sets import SetResult
 from .videos import Matching, VideoSet, match
 
@@ -56,7 +57,7 @@ def vbench_layout(matching: Matching, broken: Collection[Path] = ()) -> list[Cop
 
 def evalcrafter_layout(matching: Matching, broken: Collection[Path] = ()) -> list[Copy]:
     """NNNN.mp4, the prompt's number from 0 among all prompts, as EvalCrafter names them. Only the first sample of each."""
-    numbers = {prompt.id: number for number, prompt in enumerate(matching.prompts)}
+    numbers = {prompt.id: number for number, prompt in zip(places(matching.prompts), matching.prompts, strict=True)}
     firsts = [(prompt, next((file for file in files if file not in broken), None)) for prompt, files in matching.found]
     return [Copy(file, f"{numbers[prompt.id]:04d}{_suffix(file)}", prompt.text) for prompt, file in firsts if file is not None]
 
@@ -99,19 +100,29 @@ def _export(results: Sequence[SetResult], out: Path, layout: Layout) -> int:
         (out / name).mkdir(parents=True, exist_ok=True)
     claim(out, *planned)
     for name, copies in plans.items():
+        copies = [copy for copy in copies if _copied(copy, out / name / copy.name)]
         index, files = out / f"{name}.json", [f"{name}/{copy.name}" for copy in copies]
         older = {file: prompt for file, prompt in entries(index).items() if (out / file).is_file()}  # another export's, say
         _write_json(index, older | {file: copy.prompt for file, copy in zip(files, copies, strict=True)})
         if layout is vbench_layout:
             _write_json(out / f"{name}{BARE}", {copy.name: copy.prompt for copy in copies})
-        for copy in copies:
-            copy_video(copy.source, out / name / copy.name)
         check_written(out, files)
+        plans[name] = copies
         if altered := len({copy.prompt for copy in copies if not copy.whole}):
             logger.warning(
                 "%s: %d prompts cannot be names as they are, so theirs are altered; %s has them whole", out, altered, index
             )
     return sum(map(len, plans.values()))
+
+
+def _copied(copy: Copy, target: Path) -> bool:
+    """Whether a video could be copied; a warning says why not."""
+    try:
+        copy_video(copy.source, target)
+    except Exception as problem:
+        logger.warning("%s is not exported: %s", copy.source, of_one_item(problem))
+        return False
+    return True
 
 
 def _write_json(path: Path, content: dict[str, str]) -> None:

@@ -7,12 +7,12 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..data.rows import MARK, Object, Row, lowered, not_text, open_text, read_json_lines, read_table
-from ..errors import UserError
+from ..errors import UserError, of_one_item
 from ..limits import NotJson, how, json_of, limits
 from ..media import IMAGE_EXTENSIONS, read_image
 from ..media.files import PathLike
@@ -26,11 +26,17 @@ NAMES = [key for keys in KEYS.values() for key in keys]
 
 @dataclass(frozen=True)
 class Prompt:
-    """id: unique in its set. text: what was asked for. image: the conditioning image (starting frame), if it is known."""
+    """id: unique in its set. text: what was asked for. image: the conditioning image (starting frame), if it is known. place: its
+    number in the set, from 0, where others of the set were left out."""
 
     id: str
     text: str
     image: Path | None = None
+    place: int | None = field(default=None, compare=False)
+
+
+LeftOut = list[tuple[str, str]]
+"""Prompts that cannot be used, or that lost their image: (where they stand, why)."""
 
 
 def bundled_sets() -> dict[str, Path]:
@@ -49,11 +55,16 @@ def file_stem(number: int, text: str) -> str:
     return f"{number:03d}-{slug(text)}".rstrip("-")
 
 
+def places(prompts: Sequence[Prompt]) -> list[int]:
+    """The number of each prompt in its set, from 0."""
+    return [number if prompt.place is None else prompt.place for number, prompt in enumerate(prompts)]
+
+
 def file_stems(prompts: Sequence[Prompt]) -> list[str]:
     """`file_stem` of each prompt, none of which is another's id: `-prompt` is put behind one that would be."""
     found = []
     ids = Counter(prompt.id.casefold() for prompt in prompts)
-    for number, prompt in enumerate(prompts):
+    for number, prompt in zip(places(prompts), prompts, strict=True):
         stem = file_stem(number, prompt.text)
         while ids[stem] - (prompt.id.casefold() == stem):
             stem += "-prompt"
@@ -61,13 +72,14 @@ def file_stems(prompts: Sequence[Prompt]) -> list[str]:
     return found
 
 
-def read_prompts(name: PathLike) -> list[Prompt]:
+def read_prompts(name: PathLike, left_out: LeftOut | None = None) -> list[Prompt]:
     """Read a prompt set: a file, or the name of a bundled one.
 
     .txt: one prompt a line; empty lines and lines that begin with # are left out. .csv, .tsv: a heading with `prompt` and, if
     wanted, `id` and `image`. .json: a list of prompts (text, or objects with those names), or an object id -> prompt. .jsonl: one
     object a line. Images are relative to the file. Without ids they are 000, 001, ...
     Raises ValueError for a file that is none of these, without prompts, with an empty prompt, an id twice, or a missing image.
+    left_out: takes in such prompts instead, with the reason; the others keep their numbers, and one is enough.
     """
     path, sets = Path(name), bundled_sets()
     if not path.is_file():
@@ -86,26 +98,42 @@ def read_prompts(name: PathLike) -> list[Prompt]:
         raise UserError(f"{path}: expected one or more prompts, found none; write one a line")
     prompts: dict[str, Prompt] = {}
     width = max(3, len(str(len(rows) - 1)))
+    problems: LeftOut = []
     for number, row in enumerate(rows):
         place = f"entry {number + 1}" + (f" ({row.place})" if row.place else "")
-        if row.problem:
-            raise UserError(f"{path}: expected a prompt in {place}, found {row.problem}; mend it")
-        given = {name: _first(row.cells, keys) for name, keys in KEYS.items()}
-        for name, value in given.items():
-            if not isinstance(value, str | int | float) or not_text(str(value)):
-                raise UserError(f"{path}: expected text as {name} in {place}, found {str(value)[:60]!r}; mend it")
-        text, key, image_name = (" ".join(str(given["prompt"]).split()), *(str(given[n]).strip() for n in ("id", "image")))
-        if not text:
-            keys = " or ".join(TEXT_KEYS)
-            raise UserError(f"{path}: expected a prompt in {place} ({keys}), found none; write or drop it")
-        key = key or f"{number:0{width}d}"
-        if key in prompts:
-            raise UserError(f"{path}: expected every id once, found {key!r} again in {place}; rename one")
-        image = path.parent / Path(image_name).expanduser() if image_name else None
-        if image is not None and not os.path.isfile(image):
-            raise UserError(f"{path}: expected the conditioning image {image}, found no such file; check its path")
-        prompts[key] = Prompt(key, text, image)
-    return list(prompts.values())
+        try:
+            prompt = replace(_prompt(path, row, place, f"{number:0{width}d}"), place=number)
+            if prompt.id in prompts:
+                raise UserError(f"{path}: expected every id once, found {prompt.id!r} again in {place}; rename one")
+            prompts[prompt.id] = prompt
+            if prompt.image is not None and not os.path.isfile(prompt.image):
+                prompts[prompt.id] = replace(prompt, image=None)
+                raise UserError(f"{path}: expected the conditioning image {prompt.image}, found no such file; check its path")
+        except UserError as problem:
+            if left_out is None:
+                raise
+            problems.append((place, str(problem)))
+    if not prompts:
+        raise UserError(problems[0][1])
+    if left_out is not None:
+        left_out += problems
+    gaps = len(prompts) < len(rows)
+    return [prompt if gaps else replace(prompt, place=None) for prompt in prompts.values()]
+
+
+def _prompt(path: Path, row: Row, place: str, number: str) -> Prompt:
+    """The prompt of a row at a `place`, whose id is its `number` where it has none. ValueError for one that cannot be used."""
+    if row.problem:
+        raise UserError(f"{path}: expected a prompt in {place}, found {row.problem}; mend it")
+    given = {name: _first(row.cells, keys) for name, keys in KEYS.items()}
+    for name, value in given.items():
+        if not isinstance(value, str | int | float) or not_text(str(value)):
+            raise UserError(f"{path}: expected text as {name} in {place}, found {str(value)[:60]!r}; mend it")
+    text, key, image_name = (" ".join(str(given["prompt"]).split()), *(str(given[n]).strip() for n in ("id", "image")))
+    if not text:
+        keys = " or ".join(TEXT_KEYS)
+        raise UserError(f"{path}: expected a prompt in {place} ({keys}), found none; write or drop it")
+    return Prompt(key or number, text, path.parent / os.path.expanduser(image_name) if image_name else None)
 
 
 def _rows(path: Path) -> Iterator[Row]:
@@ -133,9 +161,8 @@ def _rows(path: Path) -> Iterator[Row]:
         for name, value in pairs:
             cells = _object(value)
             if cells is None:
-                raise UserError(
-                    f"{path}: expected each prompt as text or as an object, found {str(value)[:60]!r}; mend that entry"
-                )
+                yield Row("", problem=f"neither text nor an object ({str(value)[:60]!r})")
+                continue
             try:
                 yield Row("", {**lowered(cells, NAMES), **({"id": name} if name else {})})
             except ValueError as problem:
@@ -176,7 +203,7 @@ def with_images(prompts: Sequence[Prompt], folder: PathLike) -> list[Prompt]:
     stems = file_stems(prompts)
     names = [
         (unicodedata.normalize("NFC", prompt.id), f"{number:03d}", stem)
-        for number, (prompt, stem) in enumerate(zip(prompts, stems, strict=True))
+        for number, prompt, stem in zip(places(prompts), prompts, stems, strict=True)
     ]
     images = [next((found[name] for name in choices if name in found), []) for choices in names]
     if twice := next((paths for paths in images if len(paths) > 1), None):
@@ -185,6 +212,20 @@ def with_images(prompts: Sequence[Prompt], folder: PathLike) -> list[Prompt]:
         wanted = f"conditioning images named after prompts (such as {names[0][2]}.png)"
         raise UserError(f"{folder}: expected {wanted}, found none; check it")
     return [replace(prompt, image=[*paths, prompt.image][0]) for prompt, paths in zip(prompts, images, strict=True)]
+
+
+def with_readable_images(prompts: Sequence[Prompt], left_out: LeftOut) -> list[Prompt]:
+    """The prompts after every conditioning image was read once, before long work; without those that cannot be read, which
+    `left_out` takes in."""
+    found = []
+    for prompt in prompts:
+        try:
+            check_images([prompt])
+        except (ValueError, OSError, MemoryError) as problem:
+            left_out.append((f"prompt {prompt.id}", f"its conditioning image is left out: {of_one_item(problem)}"))
+            prompt = replace(prompt, image=None)
+        found.append(prompt)
+    return found
 
 
 def check_images(prompts: Sequence[Prompt]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import UserError
+from ..errors import UserError, of_one_item
 from ..media.files import write_text
 from .metrics import ARROWS, CHANGES, IS_FRAMES, IS_VIDEO, METRICS, NOT_COMPUTED, SET_METRICS, VIDEO_METRICS, Metric
 from .plots import draw_all
@@ -18,6 +19,7 @@ from .sets import SPLITS, Evaluation, SetResult
 from .statistics import CONFIDENCE, RESAMPLES, Interval, bootstrap_difference
 
 JSON_FILE, TABLE_FILE = "evaluation.json", "evaluation.md"
+logger = logging.getLogger(__name__)
 _SHOWN = 5  # files named in the table before "and n more"
 
 
@@ -34,6 +36,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             "count": len(prompts),
             "with_image": sum(prompt.image is not None for prompt in prompts),
             "ids": [prompt.id for prompt in prompts],
+            "left_out": [{"prompt": place, "why": why} for place, why in evaluation.left_out],
         },
         "intervals": f"{CONFIDENCE:.0%}, percentile bootstrap over prompts, {RESAMPLES} resamples; Fréchet distances: "
         f"jackknife over groups of prompts; Inception scores: mean +- standard deviation over {SPLITS} splits",
@@ -148,6 +151,10 @@ def _cell(result: SetResult, metric: Metric, samples: int) -> str:
 
 
 def _left_out(evaluation: Evaluation) -> Iterator[str]:
+    for place, why in evaluation.left_out[:_SHOWN]:
+        yield f"{evaluation.prompts_name}, {place}: {_plain(why)}"
+    if len(evaluation.left_out) > _SHOWN:
+        yield f"{evaluation.prompts_name}: {len(evaluation.left_out) - _SHOWN} more (all in {JSON_FILE})"
     for result in evaluation.results:
         name, matching = result.videos.name, result.matching
         files = {
@@ -174,10 +181,16 @@ def _networks(evaluation: Evaluation) -> Iterator[str]:
 
 
 def write_report(evaluation: Evaluation, out: Path) -> list[Path]:
-    """Write the JSON, the table and the plots into a folder, which is made if it is not there; returns their paths."""
+    """Write the JSON, the table and the plots into a folder, which is made if it is not there; returns their paths. Plots that
+    cannot be drawn are a warning."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: expected a folder for the report, found a file; choose another name")
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / JSON_FILE, json.dumps(as_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False))
     write_text(out / TABLE_FILE, as_markdown(evaluation))
-    return [out / JSON_FILE, out / TABLE_FILE, *draw_all(evaluation, out)]
+    try:
+        plots = draw_all(evaluation, out)
+    except Exception as problem:  # the figures are there, whatever a plot cannot show of them
+        logger.warning("%s: the plots are not drawn (%s)", out, of_one_item(problem))
+        plots = []
+    return [out / JSON_FILE, out / TABLE_FILE, *plots]

@@ -24,7 +24,7 @@ from scipy.sparse import csr_matrix
 
 from ..data.files import mapped
 from ..data.shards import Shards
-from ..errors import UserError
+from ..errors import UserError, of_one_item
 from ..limits import json_of
 from ..media.files import whole_file, write_text
 from ..networks import TextVectors
@@ -227,15 +227,23 @@ def retrieve(
     if any(each.row < 0 for each in found):
         raise UserError("expected clips with captions, found none; caption the clips first")
     ends = np.cumsum(clips.caption_counts())  # a clip may have several, each of which is compared
-    entries = []
+    entries: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
     claim(out, names, [REPORT])
     for name, prompt, each in zip(names, prompts, found, strict=True):
+        row = int(np.searchsorted(ends, each.row, side="right"))
+        try:
+            video, caption = clips.read(row), clips.all_captions(row)[each.row - ends[row]]
+        except Exception as problem:
+            left_out.append({"id": prompt.id, "prompt": prompt.text, "row": row, "why": of_one_item(problem)})
+            continue
         with whole_file(out / name) as part:
-            row = int(np.searchsorted(ends, each.row, side="right"))
-            part.write_bytes(clips.read(row))
-        about = {"id": prompt.id, "prompt": prompt.text, "file": name, "caption": clips.all_captions(row)[each.row - ends[row]]}
+            part.write_bytes(video)
+        about = {"id": prompt.id, "prompt": prompt.text, "file": name, "caption": caption}
         entries.append({**about, **asdict(Nearest(row, each.score))})
-    check_written(out, names)
-    result: dict[str, Any] = {"format": 1, "method": method, "videos": entries}
+    if left_out and not entries:
+        raise UserError(f"expected clips that can be read, found none: {left_out[0]['why']}")
+    check_written(out, [each["file"] for each in entries])
+    result: dict[str, Any] = {"format": 1, "method": method, "videos": entries, "left_out": left_out}
     write_text(out / REPORT, json.dumps(result, indent=1, ensure_ascii=False))
     return result

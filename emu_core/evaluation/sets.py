@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, of_one_item
 from ..media import Unreadable, VideoReader
 from ..networks import Networks, VideoFeatures
 from . import metrics
@@ -69,7 +70,7 @@ class SetResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that is reported. networks: what was given, for names and hashes."""
+    """Everything that is reported. networks: what was given, for names and hashes. left_out: prompts that could not be used."""
 
     results: Sequence[SetResult]
     prompts: Sequence[Prompt]
@@ -77,6 +78,7 @@ class Evaluation:
     networks: Networks = field(default_factory=Networks)
     reference: Reference = field(default_factory=Reference)
     samples: int = SAMPLES
+    left_out: Sequence[tuple[str, str]] = ()
 
     @property
     def names(self) -> list[str]:
@@ -146,7 +148,8 @@ def measure_set(
     references: Statistics | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> SetResult:
-    """Measure a set, streaming. A broken video is named in the result and left out. `progress` is called after each video."""
+    """Measure a set, streaming. A video that cannot be measured is named in the result with the reason and left out; where none
+    can, for a reason that is not the videos', that is raised. `progress` is called after each video."""
     matching = match(videos, prompts)
     sums = _SetSums(networks, sum(len(files) for _, files in matching.found))
     keys = [*(metric.key for metric in metrics.VIDEO_METRICS), *metrics.CHANGES]
@@ -155,13 +158,15 @@ def measure_set(
     reasons = {m.key: f"needs {m.needs}" for m in metrics.METRICS if any(given[thing] is None for thing in m.needed)}
     result = SetResult(videos, matching, columns, reasons)
     numbers = {prompt.id: number for number, prompt in enumerate(prompts)}
+    unusual: Exception | None = None
     for prompt, files in matching.found:
         number, means = numbers[prompt.id], Means()
         for file in files:
             try:
                 measured = measure_video(file, prompt, networks)
-            except Unreadable as problem:
-                result.broken.append((file, str(problem)))
+            except Exception as problem:
+                result.broken.append((file, of_one_item(problem)))
+                unusual = unusual if isinstance(problem, Unreadable) else problem
             else:
                 result.measured += 1
                 facts = measured.facts
@@ -174,6 +179,8 @@ def measure_set(
             progress()
         for key, value in means.values().items():
             columns[key][number] = value
+    if unusual is not None and not result.measured:  # it is not the videos' fault, then
+        raise unusual
     sums.finish(result, references or {})
     for metric in metrics.VIDEO_METRICS:  # what no video of the set has is not computed, and says so
         if not any(map(math.isfinite, columns[metric.key])):
@@ -198,12 +205,13 @@ def measure_reference(
     if Path(reference).is_file():
         saved = {m.key: load_statistics(_named(reference, m, wanted), network.source.facts()) for m, network in wanted}
         return Reference(reference, saved)
-    inside = Path(reference).expanduser().rglob("*")  # nothing where there is no folder
+    inside = Path(os.path.expanduser(reference)).rglob("*")  # nothing where there is no folder
     files = sorted(path for path in inside if path.suffix.lower() in EXTENSIONS)
     if not files:
         raise UserError(f"{reference}: expected a folder of reference videos or statistics (.npz), found none; check the path")
     found: Statistics = {}
     broken: list[tuple[Path, str]] = []
+    unusual: Exception | None = None
     for path in files:
         try:
             video = VideoReader(path)
@@ -211,15 +219,19 @@ def measure_reference(
             for frame in video:
                 for middle in middles.values():
                     middle.add(frame)
-        except Unreadable as problem:
-            broken.append((path, str(problem)))
+            vectors = {key: middle.result() for key, middle in middles.items()}
+        except Exception as problem:
+            broken.append((path, of_one_item(problem)))
+            unusual = unusual if isinstance(problem, Unreadable) else problem
             continue
-        for key, middle in middles.items():
-            if (vector := middle.result()) is None:
+        for key, vector in vectors.items():
+            if vector is None:
                 broken.append((path, f"{path.name}: too short for {key}"))
             else:
                 found.setdefault(key, Gaussian(vector.size)).add(vector)
         progress()
+    if unusual is not None and not found:  # it is not the videos' fault, then
+        raise unusual
     few = ", ".join(metric.label for metric, _ in wanted if metric.key not in found or found[metric.key].count < 2)
     if few:
         raise UserError(f"{reference}: expected 2 or more reference videos for {few}, found fewer that can be used; give more")

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, of_one_item
 from ..limits import json_of
-from ..media import VIDEO_EXTENSIONS, Unreadable, VideoReader
+from ..media import VIDEO_EXTENSIONS, VideoReader
 from ..media.files import natural
 from ..media.reading import frame_names
 from .names import LONGEST, distinct, plain
-from .prompts import Prompt, file_stems, slug
+from .prompts import Prompt, file_stems, places, slug
 
 EXTENSIONS = (*VIDEO_EXTENSIONS, ".mov", ".m4v", ".avi", ".mpg", ".mpeg", ".ts")
 _SHORTEST_SLUG = 4  # characters; anything shorter says too little about a prompt
@@ -49,15 +49,23 @@ def open_sets(arguments: Sequence[str]) -> list[VideoSet]:
 
 def open_set(name: str, place: str | os.PathLike[str]) -> VideoSet:
     """The videos and folders of frames in a folder; `name` empty: as the folder. Raises ValueError where there are none."""
-    folder = Path(place).expanduser()
+    folder = Path(os.path.expanduser(place))
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise UserError(f"{place}: expected a folder of videos, found {found}; check the path")
     visible = sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda e: natural(e.name))
-    files = tuple(e for e in visible if (frame_names(e) if e.is_dir() else e.suffix.lower() in EXTENSIONS))
+    files = tuple(entry for entry in visible if _may_be_video(entry))
     if not files:
         raise UserError(f"{folder}: expected videos ({', '.join(EXTENSIONS)}) or folders of frames, found none; check the path")
     return VideoSet(name or folder.resolve().name, folder, files)
+
+
+def _may_be_video(entry: Path) -> bool:
+    """By its name; a folder by the names in it, or where these cannot be read, which is said once it is."""
+    try:
+        return bool(frame_names(entry)) if entry.is_dir() else entry.suffix.lower() in EXTENSIONS
+    except OSError:
+        return True
 
 
 @dataclass(frozen=True)
@@ -90,14 +98,14 @@ def match(videos: VideoSet, prompts: Sequence[Prompt]) -> Matching:
         else:
             named.append((path, prompt))
     numbers = {number for _, number in numbered}
-    from_one = names.counted and 0 not in numbers and len(prompts) in numbers
+    from_one = names.counted and 0 not in numbers and max(names.numbers) + 1 in numbers
     found: dict[str, list[Path]] = {prompt.id: [] for prompt in prompts}
     extra: list[tuple[Path, str]] = []
     for path, prompt in named + [(path, names.numbers.get(number - from_one)) for path, number in numbered]:
         try:
             prompt = prompt or names.by_metadata(path)
-        except Unreadable as problem:
-            extra.append((path, str(problem)))
+        except Exception as problem:
+            extra.append((path, of_one_item(problem)))
             continue
         if prompt is None:
             extra.append((path, "neither its name nor its metadata has one of the prompts"))
@@ -118,8 +126,9 @@ class _Names:
         self.slugs = _unique([(slug(prompt.text), prompt) for prompt in prompts])
         self.texts = _unique([(_plain(prompt.text), prompt) for prompt in prompts])
         numeric = all(prompt.id.isdecimal() and len(prompt.id) < LONGEST for prompt in prompts)
-        self.numbers = {int(prompt.id) if numeric else number: prompt for number, prompt in enumerate(prompts)}
-        self.counted = list(self.numbers) == list(range(len(prompts)))
+        numbers = places(prompts)
+        self.numbers = {int(p.id) if numeric else number: p for number, p in zip(numbers, prompts, strict=True)}
+        self.counted = list(self.numbers) == numbers
 
     def by_name(self, stem: str) -> Prompt | None:
         if stem in self.ids:

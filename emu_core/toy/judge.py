@@ -5,6 +5,7 @@ Frames are read by the exact detectors of `detect`, which are first held against
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +13,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..errors import UserError, of_one_item
 from ..limits import json_of
 from ..media import VIDEO_EXTENSIONS, contact_sheet, read_video, write_image
 from ..model.conditioning import slots
 from ..pipeline import EmuVideoPipeline, Settings
 from . import shapes
 from .detect import Reading, direction_of, read_frames, separate
+
+logger = logging.getLogger(__name__)
 
 SEED = 987_654  # of the held-out prompts; training uses others, and other combinations
 PARTS = ("colour", "background", "shape", "size")
@@ -142,13 +145,21 @@ def evaluate(
 def evaluate_folder(folder: Path, out: Path | None = None) -> dict[str, float]:
     """Measure videos that were made elsewhere, by the same detectors. Each file's prompt is what its metadata says (of this
     project or of ComfyUI), or the text of a file of the same name that ends in .txt. The given starting frame is not known, so
-    nothing is said of it; a video counts as it is, interpolated or not. ValueError for a folder without videos, for one of
-    another size or without a prompt."""
+    nothing is said of it; a video counts as it is, interpolated or not. A video of another size or without a
+    prompt is a warning; ValueError for a folder without any that can be used."""
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_EXTENSIONS) if folder.is_dir() else []
     if not files:
         raise UserError(f"{folder} should be a folder with videos ({', '.join(VIDEO_EXTENSIONS)}), found none: check the path")
-    samples = [_read_sample(path) for path in files]
-    return {"videos": len(samples), **check_detectors(50), **_judged(samples, out)}
+    samples: list[Sample] = []
+    for path in files:
+        try:
+            samples.append(_read_sample(path))
+        except Exception as problem:
+            if path is files[-1] and not samples:
+                raise
+            logger.warning("%s is left out: %s", path, of_one_item(problem))
+    left = {"left_out": len(files) - len(samples)} if len(samples) < len(files) else {}
+    return {"videos": len(samples), **left, **check_detectors(50), **_judged(samples, out)}
 
 
 def _judged(samples: list[Sample], out: Path | None) -> dict[str, float]:

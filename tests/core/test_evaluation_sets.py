@@ -71,7 +71,7 @@ def test_prompts_in_all_formats_say_the_same(tmp_path: Path) -> None:
         ("p.txt", "# nothing\n", "found none"),
         ("p.json", '[{"prompt": ""}]', "expected a prompt in entry 1"),
         ("p.json", "{", "expected prompts as .json"),
-        ("p.json", "[3]", "as text or as an object"),
+        ("p.json", "[3]", "neither text nor an object"),
         ("p.csv", "id,prompt\na,b\na,c\n", "found 'a' again"),
         ("p.csv", "prompt,image\nb,no.png\n", "no such file"),
         ("p.xls", "", "found .xls"),

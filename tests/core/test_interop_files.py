@@ -465,8 +465,8 @@ def test_convert_takes_modelscopes_image_model_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--out", "stack.ckpt"], "should end in .safetensors"),
-        (["--out", "nowhere/stack.safetensors"], "its folder does not exist"),
+        (["--out", "stack.ckpt"], "a name that ends in .safetensors"),
+        (["--out", "nowhere/stack.safetensors"], "make it first"),
         (["--out", "stack.safetensors", "--image-model", "unet.safetensors"], "holds no image model"),
     ],
 )
