@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -333,6 +334,10 @@ class TorchScript:
         path = Path(os.path.expanduser(file))
         if not path.is_file():
             raise UserError(f"{file}: expected {cls.what} as a TorchScript file, found none; check the path")
+        if not zipfile.is_zipfile(path):
+            raise UserError(
+                f"{file}: expected {cls.what} as a TorchScript file, found one that cannot be loaded; export it again"
+            )
         return path
 
     def _given(self, beside: Path) -> dict[str, Any]:

@@ -101,7 +101,9 @@ class Settings:
             raise UserError(f"unknown sampler {self.sampler!r}: expected one of {', '.join(SAMPLERS)}")
         if not 0 <= self.seed < 2**64:
             raise UserError(f"seed must be 0 to {2**64 - 1}, found {self.seed}")
-        if self.window is not None and (self.window < 1 or not 0 <= self.overlap < self.window):
+        if self.overlap < 0:
+            raise UserError(f"overlap must be 0 or more, found {self.overlap}")
+        if self.window is not None and (self.window < 1 or self.overlap >= self.window):
             raise UserError(f"a window needs 1 or more frames and a smaller overlap, found {self.window} and {self.overlap}")
         if self.motion is not None and self.motion not in AMOUNTS_OF_MOTION:
             raise UserError(f"motion should be one of {'; '.join(AMOUNTS_OF_MOTION)}, found {self.motion!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Callable
 from contextlib import closing
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .options import add_command
+from .options import add_command, choose_device
 
 NEEDED = ("av", "numpy", "pyarrow", "tqdm", "matplotlib", "PIL", "torch")
 
@@ -52,6 +53,10 @@ def curate(options: argparse.Namespace) -> None:
     from ..data.engines import open_engine
     from ..data.report import draw_report
 
+    if not (options.shard_mb > 0 and math.isfinite(options.shard_mb)):
+        raise UserError(f"--shard-mb: expected a number of megabytes above 0, found {options.shard_mb:g}.")
+    if options.clip:
+        choose_device(options.device)
     rate, height = options.motion_fps, options.motion_height
     curation = work.Curation(
         motion_fps=_or_native("--motion-fps", rate, float, lambda fps: 0 < fps <= 1000, "a number above 0 and up to 1000"),

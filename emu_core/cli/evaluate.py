@@ -95,7 +95,7 @@ def evaluate_toy(options: argparse.Namespace) -> None:
     settings, out = read_settings(options), Path(options.out) if options.out else None
     check_folder(options.out)
     if not options.videos:
-        check_stacks(options, not options.no_interpolate)
+        check_stacks(options, settings, not options.no_interpolate)
     if options.videos:
         figures = judge.evaluate_folder(Path(options.videos), out)
     else:

@@ -8,8 +8,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
 
 from .. import __version__
+from ..errors import UserError
 from ..limits import changed
 from . import animate, convert, curate, equalise, evaluate, generate, info, interpolate, retrieve, select, study, train
 from .said import EXIT_INTERRUPTED, say
@@ -23,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
     try:
+        _refuse_empty(sys.argv[1:] if arguments is None else arguments)
         module, _, function = options.run.partition(":")
         with changed(options.limit):
             getattr(import_module(module), function)(options)
@@ -33,6 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return say(error, options.command, options.verbose)
     return 0
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """An option whose value is empty, as of a shell variable that is not set, is not taken for one that was left out."""
+    for option, value in pairwise([*(part for text in arguments for part in _split(text)), "end"]):
+        if option.startswith("--") and not value and option not in ("--title", "--negative"):
+            raise UserError(f"{option}: expected a value, found an empty one; give one, or leave the option out")
+
+
+def _split(text: str) -> list[str]:
+    return text.split("=", 1) if text.startswith("--") else [text]
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -70,8 +70,6 @@ def read_request(options: Namespace) -> tuple[str, Settings]:
     """
     prompt, settings = check_prompt(options.prompt), read_settings(options)
     _check_outputs(options)
-    if options.variant and not options.stack:
-        raise UserError(f"--variant {options.variant} says what the file of --stack is, found no --stack: name it")
     stacks = read_stacks(options)
     for role, config in stacks.items():
         if "taken for" in config.origin.source and not options.variant and config.origin.family != "animatediff":
@@ -99,6 +97,8 @@ def _check_outputs(options: Namespace) -> None:
 
 def read_stacks(options: Namespace) -> dict[str, StackConfig]:
     """What the stacks are that would be loaded, by role, from their headers. ValueError for one that does not fit the model."""
+    if options.variant and not options.stack:
+        raise UserError(f"--variant {options.variant} says what the file of --stack is, found no --stack: name it")
     family = inspect_base(options.model or BUNDLED, vae=options.vae, loras=read_loras(options)).family
     stacks: dict[str, StackConfig] = {}
     for role, path in stack_files(options.model, options.stack, options.interpolation_stack).items():
@@ -131,12 +131,13 @@ def _check_video(options: Namespace, settings: Settings, stacks: dict[str, Stack
     check_rate((FACTOR if third else 1) * (settings.fps or config.clip.fps))
 
 
-def check_stacks(options: Namespace, interpolation: bool) -> None:
-    """Refuse, from the headers alone, stacks that do not fit or are lacking."""
+def check_stacks(options: Namespace, settings: Settings, interpolation: bool) -> None:
+    """Refuse, from the headers alone, stacks that are lacking, do not fit, or cannot do what `settings` say."""
     stacks = read_stacks(options)
     for role in "FI" if interpolation else "F":
         if role not in stacks:
             raise missing_stack(options.model or "the bundled model", role)
+    settings.check_stack(stacks["F"])
 
 
 def check_rate(fps: float) -> None:

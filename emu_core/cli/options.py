@@ -112,6 +112,8 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return found or torch.device("cpu")
+    if name.startswith("meta"):
+        raise UserError(f"--device {name} computes nothing: use auto or cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -1,0 +1,155 @@
+"""What the command line says when something is wrong: a sentence to a user, a traceback of a fault of the program."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from emu_core.cli import description
+from emu_core.cli.main import build_parser, main
+from emu_core.cli.said import LOWER
+from emu_core.errors import ISSUES, Stopped, UserError, of_one_item, out_of_memory
+from emu_core.media import read_image
+
+from .saved import ROOT, surroundings
+from .test_before_weights import COMMANDS, leaves
+
+if sys.version_info >= (3, 11):
+    import tomllib
+
+
+def ended(monkeypatch: pytest.MonkeyPatch, capsys: Any, error: Any, *arguments: str) -> tuple[int, str]:
+    """How `info` ends where this is raised, or comes of a call, in it; and what it says."""
+
+    def fails(*_: Any, **__: Any) -> Any:
+        if isinstance(error, BaseException):
+            raise error
+        return error()
+
+    monkeypatch.setattr(description, "describe_file", fails)
+    return main([*arguments, "info"]), capsys.readouterr().err
+
+
+def test_a_user_s_error_is_a_sentence_and_v_shows_where(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    for error in (UserError("x.png: expected a picture,\n found none"), Stopped("x.png: expected a picture, found none")):
+        assert ended(monkeypatch, capsys, error) == (2, "emu-video: x.png: expected a picture, found none\n")
+        code, said = ended(monkeypatch, capsys, error, "-v")
+        assert (code, "Traceback" in said, said.splitlines()[-1]) == (
+            2,
+            True,
+            "emu-video: x.png: expected a picture, found none",
+        )
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyError("a"), RuntimeError("b"), OSError("c"), ConnectionError("d")])
+def test_a_fault_of_the_program_asks_for_a_report(monkeypatch: pytest.MonkeyPatch, capsys: Any, error: Exception) -> None:
+    code, said = ended(monkeypatch, capsys, error)
+    assert (code, "Traceback" in said) == (1, True)
+    assert f"report it with all of the above at {ISSUES} (emu-video 0.1.0, Python 3." in said
+    assert f"torch {torch.__version__}" in said
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib")
+def test_reports_go_where_the_package_says() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Issues"] == ISSUES
+
+
+@pytest.mark.parametrize("code", ["ENOENT", "EACCES", "ENOSPC", "ENAMETOOLONG", "ENOTDIR", "EADDRINUSE"])
+def test_errors_of_the_system_are_sentences(monkeypatch: pytest.MonkeyPatch, capsys: Any, code: str) -> None:
+    number = getattr(errno, code)
+    found = ended(monkeypatch, capsys, OSError(number, os.strerror(number), "some/file"))
+    assert found == (2, f"emu-video: some/file: {os.strerror(number)}\n")
+
+
+OUT_OF_MEMORY = {
+    "torch on a CPU": lambda: torch.empty(2**45),
+    "numpy": lambda: np.ones((2**25, 2**25)),
+    "Python": lambda: bytearray(2**60),
+    "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "MPS": RuntimeError("MPS backend out of memory (MPS allocated: 17.99 GB)"),
+    "a fork": OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+}
+
+
+@pytest.mark.parametrize("what", OUT_OF_MEMORY)
+def test_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatch, capsys: Any, what: str) -> None:
+    monkeypatch.setitem(LOWER, "info", "lower this")
+    code, said = ended(monkeypatch, capsys, OUT_OF_MEMORY[what])
+    assert (code, said.count("\n"), said.startswith("emu-video: memory has run out (")) == (2, 1, True), said
+    assert said.endswith("): lower this\n")
+
+
+def test_out_of_memory_behind_another_error_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture whose pixels do not fit into memory is no broken picture."""
+    (tmp_path / "a.png").write_bytes(b"x")
+    monkeypatch.setattr("PIL.Image.open", lambda *_: bytearray(2**60))
+    with pytest.raises(ValueError, match="a.png") as caught:
+        read_image(tmp_path / "a.png")
+    assert out_of_memory(caught.value)
+
+
+def test_commands_that_compute_say_what_to_lower() -> None:
+    options = {name: set(parser._option_string_actions) for name, parser in leaves(build_parser())}
+    for command, advice in LOWER.items():
+        named = {word.strip("(),;:") for word in advice.split() if word.strip("(),;:").startswith("--")}
+        assert named <= options[command], command
+
+
+@pytest.mark.parametrize("command", [name for name, _ in leaves(build_parser())])
+def test_v_stands_before_or_behind_any_command(command: str) -> None:
+    parser = dict(leaves(build_parser()))[command]
+    needed = [a for a in parser._actions if not a.option_strings and a.nargs != "?"]
+    given = [*command.split(), *("x" for a in needed for _ in range(2 if a.nargs == "+" else 1))]
+    for action in parser._actions:
+        if action.required and action.option_strings:
+            given += [action.option_strings[-1], "x"]
+    given += ["--hq"] if command == "select" else []
+    assert not build_parser().parse_args(given).verbose
+    assert build_parser().parse_args(["-v", *given]).verbose
+    assert build_parser().parse_args([*given, "-v"]).verbose
+    assert command.split()[0] in {*COMMANDS, "info", "curate", "select", "equalise", "study", "recipes", "train"}
+
+
+def test_a_reader_that_goes_away_ends_it_quietly() -> None:
+    command = [sys.executable, "-m", "emu_core", "recipes"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=surroundings()) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (141, b"")
+
+
+def test_one_item_of_many() -> None:
+    assert of_one_item(UserError("broken")) == "broken"
+    assert of_one_item(KeyError("a")) == "KeyError: 'a'"
+    assert of_one_item(MemoryError()) == "memory has run out"
+    full = UserError("cannot be written")
+    full.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    for error in (full, torch.OutOfMemoryError("CUDA out of memory")):
+        with pytest.raises(type(error)):
+            of_one_item(error)
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_speaks(tmp_path: Path) -> None:
+    """A loss that overflows in both at once."""
+    command = ["train", "tiny-f", "--processes", "2", "--out", str(tmp_path / "run"), "--set", "optimisation.rate=1e30"]
+    few = ["optimisation.batch=2", "cache=4", "optimisation.steps=20", "optimisation.warmup=0", "optimisation.clip=1e30"]
+    settings = [part for setting in few for part in ("--set", setting)]
+    done = subprocess.run(
+        [sys.executable, "-m", "emu_core", *command, *settings], capture_output=True, text=True, cwd=ROOT, env=surroundings()
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("emu-video: ")]
+    assert (done.returncode, len(lines)) == (2, 1), done.stderr[-3000:]
+    assert "is nan at step" in lines[0] or "is inf at step" in lines[0]
+    assert "Traceback" not in done.stderr
