@@ -7,9 +7,9 @@ import errno
 import os
 import platform
 import socket
+import stat
 import sys
 import traceback
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -94,14 +94,14 @@ def _fault(error: Exception) -> str:
 
 
 def _reader_gone() -> bool:
-    """Whether it is our own output that nobody reads any more; nothing is written to it again, not even at the end."""
+    """Whether our own output goes to another program, which reads no more; nothing is written to it again."""
     try:
-        sys.stdout.flush()
+        if not stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
+            return False
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
         return False
-    except BrokenPipeError:
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
+    return True
 
 
 def _first_to_speak() -> bool:
