@@ -101,7 +101,7 @@ class AutoencoderTask(Task):
         images = self.images(indices, generator, progress)
         with zero_residuals_skipped(self.vae):
             posterior = self.vae.encode(images).latent_dist
-            raw = posterior.mean
+            raw = posterior.mean.float()  # of its statistics, 16 bits would keep two digits
             with torch.no_grad():
                 self.mean.lerp_(raw.mean((0, 2, 3), keepdim=True), 0.02)
                 self.std.lerp_(raw.std((0, 2, 3), keepdim=True), 0.02)

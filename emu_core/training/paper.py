@@ -109,10 +109,14 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def ablate(recipe: Recipe, names: Sequence[str]) -> Recipe:
-    """The recipe with these ablations, one after the other. ValueError for a name that is none."""
+    """The recipe with these ablations, one after the other. ValueError for a name that is none, or that changes nothing of it."""
     for name in names:
         if name not in ABLATIONS:
             raise UserError(f"unknown ablation {name!r}: expected one of {', '.join(ABLATIONS)}")
+        if recipe.task != "video":
+            raise UserError(f"recipe {recipe.name!r} trains no temporal layers, which is what ablations change: leave {name} out")
+        if name == "single_stage" and recipe.name == "stage1_256px":
+            raise UserError("single_stage is to train without stage1_256px: start with stage2_512px, or leave single_stage out")
         recipe = override(recipe, ABLATIONS[name][1])
     return recipe
 

@@ -70,7 +70,10 @@ def processes(need_group: bool = False) -> Iterator[Processes]:
         yield Processes(rank, world, device)
         return
     alone: Any = {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # a process of its own that wants to shard
-    dist.init_process_group(dist.get_default_backend_for_device(device), **({} if "MASTER_ADDR" in os.environ else alone))
+    backend = "cpu:gloo"  # the bundled image model is trained on the CPU, whatever else there is
+    if device.type != "cpu":
+        backend += f",{device.type}:{dist.get_default_backend_for_device(device)}"
+    dist.init_process_group(backend, **({} if "MASTER_ADDR" in os.environ else alone))
     try:
         yield Processes(rank, world, device)
     finally:

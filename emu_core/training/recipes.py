@@ -89,6 +89,7 @@ class Compute:
     parallel: Literal["ddp", "fsdp"] = "ddp"  # of several processes: each has everything, or each a share
     cache: bool = False  # encode every clip and caption of the shards once and keep them; needs clips.starts
     ema_on_cpu: bool = False
+    exported: Literal["float32", "bfloat16", "float16"] = "float16"  # what a U-Net that is trained along is written in
 
 
 @dataclass(frozen=True)

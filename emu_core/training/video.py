@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..base import Base, TextStates, load_base
 from ..base.architectures import SLIM, STACK_SETTINGS
+from ..base.base import vae_dtype
 from ..checkpoint import load_stack, save_stack
 from ..errors import UserError
 from ..model.conditioning import KEYFRAMES, augment, condition, slots
@@ -78,7 +79,7 @@ class VideoTask(Task):
         stack = self.fresh_stack().requires_grad_(True).train().to(processes.device)
         everything = recipe.method.trained == "all"
         if everything:
-            self.base.unet.float().requires_grad_(True)
+            self.base.unet.requires_grad_(True)
         self.model = model = VideoModel(self.base.unet, stack)
         if self.base.dtype != torch.float32:
             model.attachment.autocast = self.base.dtype  # the U-Net is in it already, the stack keeps float32 weights
@@ -262,7 +263,7 @@ class VideoTask(Task):
         """`stack_F.safetensors` or `stack_I.safetensors`; with the U-Net trained along, also that, in the base's own folder."""
         stack, everything = self.model.stack, self.recipe.method.trained == "all"
         weights = _gathered(stack)
-        unet = _gathered(self.base.unet, torch.float16) if everything else None
+        unet = _gathered(self.base.unet, PRECISIONS[self.recipe.compute.exported]) if everything else None
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -274,7 +275,10 @@ class VideoTask(Task):
             source = Path(self.recipe.start.base)
             if source.is_dir():
                 shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("unet", "stack_*"))
-            self.base.unet.save_pretrained(folder / "unet", state_dict=unet)
+            with torch.device("meta"):  # the one that was trained may have its weights in shares
+                plain = UNet2DConditionModel.from_config(self.base.unet.config)
+            plain.load_state_dict(unet, assign=True)
+            plain.save_pretrained(folder / "unet")
 
 
 def _gathered(module: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
@@ -283,14 +287,19 @@ def _gathered(module: nn.Module, dtype: torch.dtype | None = None) -> dict[str, 
 
 
 def _load_base(recipe: Recipe, device: torch.device) -> Base:
-    """The frozen image model, in the recipe's precision, with the U-Net that an earlier stage trained along."""
-    start, precision = recipe.start, PRECISIONS[recipe.compute.precision]
-    base = load_base(start.base, device=device, dtype=precision, tokenizer=start.tokenizer or None)
+    """The image model, with the U-Net that an earlier stage trained along; what is frozen of it in the recipe's precision, what
+    is trained in float32 from the first read on."""
+    start, precision, everything = recipe.start, PRECISIONS[recipe.compute.precision], recipe.method.trained == "all"
+    base = load_base(start.base, dtype=torch.float32 if everything else precision, tokenizer=start.tokenizer or None)
     unet = Path(start.init) / "unet"
     if start.init and unet.is_dir():
         trained = UNet2DConditionModel.from_pretrained(unet)
-        base.unet.load_state_dict({k: v.to(precision) for k, v in trained.state_dict().items()})
-    return base
+        base.unet.load_state_dict({k: v.to(base.dtype) for k, v in trained.state_dict().items()})
+    if everything:
+        nn.Module.to(base.vae, dtype=vae_dtype(precision, base.vae.config))
+        for encoder in base.text_encoders:
+            nn.Module.to(encoder, dtype=precision)
+    return base.to(device)
 
 
 def stack_file(init: str) -> Path:

@@ -1,0 +1,289 @@
+"""Every arm of training, run: recipe x ablation x processes x precision, each for three steps at a tiny width, its result loaded
+and sampled.
+
+`python -m tests.core.arms --out FILE` runs all of them and writes what came of each as JSON; `--device cuda` on a GPU, else on the
+CPU; `--docs` also writes the table in docs/training.md. Nothing but what training itself needs is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models import AutoencoderKL
+
+from emu_core.base import load_base
+from emu_core.errors import UserError
+from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings
+from emu_core.toy import recipes as toy
+from emu_core.toy.tasks import TASKS
+from emu_core.training import loop, paper, run
+from emu_core.training.checks import check_recipe
+from emu_core.training.loop import PRECISIONS
+from emu_core.training.processes import Processes, processes
+from emu_core.training.recipes import Recipe, override
+from emu_core.weights import open_weights
+from tests.core.saved import PROMPT, ROOT, narrow_model
+
+RECIPES: dict[str, Recipe] = {**{name: stage(toy.TINY) for name, stage in paper.STAGES.items()}, **toy.RECIPES}
+ABLATIONS = ("", *paper.ABLATIONS)
+WORLDS = {"one": 1, "two": 2, "fsdp": 2}
+"""Kinds of processes, and how many they are; on a machine with one GPU `fsdp` shards in one."""
+STEPS = 3
+MOST_SECONDS = 30  # of one arm
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of them, by the names of its parts; no ablation is ""."""
+
+    recipe: str
+    ablation: str
+    kind: str
+    precision: str
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.recipe, self.ablation, self.kind, self.precision)))
+
+
+def arms() -> list[Arm]:
+    """All combinations, those of one recipe and ablation side by side."""
+    return [Arm(*parts) for parts in itertools.product(RECIPES, ABLATIONS, WORLDS, PRECISIONS)]
+
+
+# -- as small recipes
+
+
+def recipe_of(arm: Arm, base: str = str(BUNDLED), init: str = "") -> Recipe:
+    """The arm's recipe with the same switches at a tiny size. UserError where they cannot combine."""
+    plain = RECIPES[arm.recipe]
+    changes: dict[str, Any] = {
+        "optimisation.steps": STEPS, "optimisation.batch": 2, "optimisation.warmup": 1, "clips.validation": 2, "world.cache": 4,
+        "every.validate": STEPS, "every.sheet": 10 * STEPS, "start.base": base, "start.init": init,
+    }  # fmt: skip
+    if plain.task == "video":
+        changes |= {"clips.size": (32, 32)} | ({"clips.frames": 4} if plain.role == "F" else {})
+    compute = {"compute.precision": arm.precision, "compute.parallel": "fsdp" if arm.kind == "fsdp" else "ddp"}
+    return override(paper.ablate(override(plain, changes), [arm.ablation] if arm.ablation else []), compute)
+
+
+@cache
+def refusal(arm: Arm) -> str:
+    """Why it cannot be, as the trainer says before it begins; "" where it can."""
+    try:
+        check_recipe(recipe_of(arm), WORLDS[arm.kind])
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def starts_from(arm: Arm) -> Arm | None:
+    """The arm whose result this one starts from, as in the paper's chain and in the bundled model's: of the same ablation."""
+    before = {
+        **dict(zip(list(paper.STAGES)[1:], list(paper.STAGES), strict=False)), "interpolation": "stage2_512px",
+        "tiny-vae-wide": "tiny-vae", "tiny-t2i-wide": "tiny-t2i", "tiny-f-wide": "tiny-f", "tiny-i": "tiny-f",
+    }  # fmt: skip
+    name = before.get(arm.recipe)
+    if name is None or arm.ablation == "single_stage":
+        return None
+    return Arm(name, arm.ablation, "one", "float32")
+
+
+# -- running them
+
+
+def run_arm(arm: Arm, work: Path, here: Processes) -> dict[str, Any]:
+    """Train, load and sample one arm in `work`, where its results stay. Every process of its kind calls it."""
+    before, folder = starts_from(arm), work / str(arm).replace(" ", "-")
+    if here.main:  # latents of the same clips are encoded once; their names say of what they are
+        folder.mkdir(parents=True)
+        for file in (work / "latents").glob("*.safetensors"):
+            os.link(file, folder / file.name)
+    here.barrier()
+    init = "" if before is None else str(work / str(before).replace(" ", "-") / "model")
+    recipe = recipe_of(arm, str(work / "narrow"), init)
+    run.train(recipe, folder, run.RunOptions(tasks=TASKS))
+    if not here.main:
+        return {}
+    for file in folder.glob("latents-*.safetensors"):
+        if not (work / "latents" / file.name).exists():
+            os.link(file, work / "latents" / file.name)
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows]
+    if len(losses) != STEPS or not all(math.isfinite(loss) for loss in losses):
+        raise AssertionError(f"expected {STEPS} finite losses, found {losses}")
+    made = sampled(recipe, folder / "model", work)
+    if not bool(torch.isfinite(made).all()) or float(made.std()) == 0:
+        raise AssertionError("the result samples pictures of no value")
+    return {"losses": losses, "picture": [float(made.mean()), float(made.std())]}
+
+
+def sampled(recipe: Recipe, model: Path, work: Path) -> torch.Tensor:
+    """What the exported model makes in one step, in the recipe's precision, where it was trained."""
+    dtype = PRECISIONS[recipe.compute.precision]
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    where: dict[str, Any] = {"dtype": dtype, "device": device or "cpu"}
+    if recipe.task == "autoencoder":
+        vae: Any = AutoencoderKL.from_pretrained(model / "vae")
+        return vae.decode(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))).sample.detach()
+    settings = Settings(frames=4, size=(32, 32), steps=1)
+    if recipe.task == "text_to_image":
+        return EmuVideoPipeline.from_files(model, **where).starting_frame(PROMPT, settings)
+    if recipe.task == "lora":
+        return EmuVideoPipeline(with_lora(work / "narrow", next(model.glob("*.safetensors")))).starting_frame(PROMPT, settings)
+    whole = model / "unet" / "config.json"
+    base = model if whole.is_file() else work / "narrow"
+    if whole.is_file() != (recipe.method.trained == "all"):
+        raise AssertionError(f"expected a U-Net where one was trained and nowhere else, found {whole.is_file()}")
+    stack = model / f"stack_{recipe.role}.safetensors"
+    if recipe.role == "I":
+        finer = EmuVideoPipeline.from_files(base, None, stack, **where)
+        return finer.interpolate(torch.rand(8, 32, 32, 3, generator=torch.Generator().manual_seed(0)), PROMPT, settings)
+    pipeline = EmuVideoPipeline.from_files(base, stack, **where)
+    return pipeline(PROMPT, settings, interpolate=False).video
+
+
+def with_lora(base: Path, file: Path) -> Any:
+    """The image model with the LoRA's weights added, by their names."""
+    loaded, lora = load_base(base), open_weights(file).read()
+    modules = {f"lora_unet_{name.replace('.', '_')}": module for name, module in loaded.unet.named_modules()}
+    for name in (name.removesuffix(".lora_up.weight") for name in lora if name.endswith(".lora_up.weight")):
+        change = lora[f"{name}.lora_up.weight"].float() @ lora[f"{name}.lora_down.weight"].float()
+        modules[name].weight.data += change
+    return loaded
+
+
+def in_order(chosen: Sequence[Arm]) -> list[Arm]:
+    """With what they start from, first what others start from."""
+    found: dict[Arm, None] = {}
+
+    def add(arm: Arm) -> None:
+        if (before := starts_from(arm)) is not None:
+            add(before)
+        found.setdefault(arm)
+
+    for arm in chosen:
+        add(arm)
+    return list(found)
+
+
+def work_through(chosen: Sequence[Arm], work: Path, kind: str) -> Iterator[tuple[Arm, dict[str, Any]]]:
+    """Run the arms of a kind, all in this process or in the group that torchrun started; a failure of one is noted."""
+    torch.set_num_threads(1)
+    loop.plot_losses = lambda folder: None  # type: ignore[assignment]  # it takes longer than the arm
+    with processes(need_group=kind != "one") as here:
+        for arm in chosen:
+            started = time.monotonic()
+            try:
+                found = run_arm(arm, work, here)
+            except Exception as error:  # noqa: BLE001 - that is what is looked for
+                found = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+            yield arm, {**found, "seconds": round(time.monotonic() - started, 2)}
+            if "error" in found and here.world > 1:
+                os._exit(1)  # the others wait for this one, and torchrun ends them; those arms that follow get new processes
+
+
+def run_all(chosen: Sequence[Arm], device: str, say: Callable[[str], None] = print) -> dict[Arm, dict[str, Any]]:
+    """Each arm's outcome: losses and a picture's figures, or the reason why it is refused, or the error."""
+    results = {arm: {"refused": why} for arm in chosen if (why := refusal(arm))}
+    if device == "cuda" and torch.cuda.device_count() < 2:
+        results |= {arm: {"refused": "two processes need two GPUs"} for arm in chosen if arm.kind == "two" and arm not in results}
+    if not find_spec("peft"):
+        results |= {arm: {"refused": "peft is not installed"} for arm in chosen if RECIPES[arm.recipe].task == "lora"}
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        (work / "latents").mkdir()
+        narrow_model(work / "narrow")
+        # a starting point is always trained in one process
+        wanted = [arm for arm in in_order([arm for arm in chosen if arm not in results]) if arm not in results]
+        for kind in WORLDS:
+            if mine := [arm for arm in wanted if arm.kind == kind]:
+                results |= _in_processes(mine, kind, work, device, say)
+    return results
+
+
+def _in_processes(mine: list[Arm], kind: str, work: Path, device: str, say: Callable[[str], None]) -> dict[Arm, dict[str, Any]]:
+    count = 1 if device == "cuda" and torch.cuda.device_count() < 2 else WORLDS[kind]
+    todo, done = work / f"{kind}.json", work / f"{kind}.jsonl"
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
+    command = [sys.executable, *launcher, "-m", "tests.core.arms", "--work", str(work), "--kind", kind]
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    if device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    found: dict[Arm, dict[str, Any]] = {}
+    while left := [arm for arm in mine if arm not in found]:
+        todo.write_text(json.dumps([asdict(arm) for arm in left]))
+        done.write_text("")
+        try:
+            limit = 60 + MOST_SECONDS * len(left)
+            ended = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True, timeout=limit)
+            why = f"status {ended.returncode}: {ended.stderr[-1500:]}"
+        except subprocess.TimeoutExpired:
+            why = f"no end within {limit} s"
+        new = {Arm(**row.pop("arm")): row for row in map(json.loads, done.read_text().splitlines())}
+        if len(new) < len(left) and not any("error" in row for row in new.values()):  # the first of those without a word
+            new[next(arm for arm in left if arm not in new)] = {"error": f"its process ended with {why}"}
+        for arm, row in new.items():
+            say(f"{arm}: {row.get('error') or row['losses']}")
+        found |= new
+    return found
+
+
+def inside(work: Path, kind: str) -> None:
+    """One of the processes: what came of each arm goes to a file, a line each."""
+    chosen = [Arm(**values) for values in json.loads((work / f"{kind}.json").read_text())]
+    main = os.environ.get("RANK", "0") == "0"
+    with open(work / f"{kind}.jsonl", "a") if main else nullcontext() as file:
+        for arm, found in work_through(chosen, work, kind):
+            if file is not None:
+                file.write(json.dumps({"arm": asdict(arm), **found}) + "\n")
+                file.flush()
+
+
+def main() -> int:
+    """The command line; 1 where an arm failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path, help="file for the outcomes, JSON")
+    parser.add_argument("--only", action="append", default=[], help="arms with these words alone, such as 'tiny-f all_trained'")
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--kind", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        inside(options.work, options.kind)
+        return 0
+    words = [only.split() for only in options.only] or [[]]
+    chosen = [arm for arm in arms() if any(set(some) <= set(str(arm).split()) for some in words)]
+    started = time.monotonic()
+    results = run_all(chosen, options.device)
+    failed = [arm for arm, found in results.items() if "error" in found]
+    ran = sum("losses" in found for found in results.values())
+    print(f"{ran} ran, {len(results) - ran - len(failed)} refused, {len(failed)} failed, {time.monotonic() - started:.0f} s")
+    if options.out:
+        machine = {"torch": torch.__version__, "device": options.device}
+        if options.device == "cuda":
+            machine["name"] = torch.cuda.get_device_name(0)
+        rows = [{**asdict(arm), **found} for arm, found in results.items()]
+        options.out.write_text(json.dumps({"machine": machine, "arms": rows}, indent=1))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
