@@ -29,6 +29,7 @@ from .model.sampling import SAMPLERS, sample
 from .model.schedule import ScheduleConfig, frame_noise
 from .model.sites import find_sites
 from .model.stack import TemporalStack, check_fit
+from .model.streams import derived, stream
 from .model.video_model import VideoModel
 from .model.windows import check_frames, over_windows
 
@@ -128,13 +129,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class _Stage:
-    """One of the three steps: what it makes of which text, from which seed, and who is told how far it is."""
+    """One of the three steps: what it makes of which text, from which seed, and who is told how far it is. `on_the_way`: the seed
+    of samplers that add noise, to which 1 is added as ComfyUI does; None: the same."""
 
     name: str
     prompt: str
     settings: Settings
     seed: int
     progress: Progress | None
+    on_the_way: int | None = None
 
 
 _Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any, bool], torch.Tensor]
@@ -238,7 +241,7 @@ class EmuVideoPipeline:
         def network(x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, added: Any, image: bool) -> torch.Tensor:
             return unet(x[0], t, text, added_cond_kwargs=added, return_dict=False)[0][None]
 
-        noise = frame_noise((1, *self._latent_shape(settings)), _generator(settings.seed))
+        noise = frame_noise((1, *self._latent_shape(settings)), stream(settings.seed))
         plan = calls(1.0, weight, has_image=False)
         return self.base.decode_latents(self._sample(stage, network, plan, self.base.schedule, steps, noise))
 
@@ -299,11 +302,11 @@ class EmuVideoPipeline:
             latents = self.base.encode_images(fitted).cpu()
             known = latents[[place - window.first for place in window.keyframes]][None]
             seed = settings.seed + number
-            noise = torch.randn(known.shape, generator=_generator(seed + 1))
+            noise = torch.randn(known.shape, generator=stream(settings.seed, "augmentation", number))
             known = augment(known, config.sampling.image_noise, config.schedule, noise)
             given = condition(known, slots(size), slot_count(size), config.channel_order)
-            told = replace(settings, size=(fitted.shape[1], fitted.shape[2]))
-            stage = _Stage("interpolation", prompt, told, seed, _share(progress, number, len(plan)))
+            told, later = replace(settings, size=(fitted.shape[1], fitted.shape[2])), derived(settings.seed, "sampler", number)
+            stage = _Stage("interpolation", prompt, told, seed, _share(progress, number, len(plan)), later)
             output = self._sample_video(stage, model, given, True)
             yield self.base.decode_latents(output[window.start : window.stop])[:, :height, :width]
 
@@ -350,7 +353,7 @@ class EmuVideoPipeline:
             return over_windows(within, frames, length, settings.overlap)
 
         shape = (frames, *self._latent_shape(settings))
-        noise = frame_noise(shape, _generator(stage.seed), config.sampling.shared_noise)
+        noise = frame_noise(shape, stream(stage.seed), config.sampling.shared_noise)
         steps = settings.steps or config.sampling.steps
         return self._sample(stage, network, calls(w_i, w_p, has_image), config.schedule, steps, noise)
 
@@ -377,7 +380,8 @@ class EmuVideoPipeline:
         def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return guided(x[None], t)[0]  # all frames are one sample for the guidance, and a batch for the sampler
 
-        report, generator = stage.progress, _generator(stage.seed + 1)
+        report = stage.progress
+        generator = stream((stage.seed if stage.on_the_way is None else stage.on_the_way) + 1)
         tell = None if report is None else lambda step, latents: report(stage.name, step + 1, steps)
         return sample(denoise, noise.to(base.device), schedule, steps, stage.settings.sampler or "ddim", generator, tell)
 
@@ -425,7 +429,3 @@ def _share(progress: Progress | None, number: int, parts: int) -> Progress | Non
     if progress is None:
         return None
     return lambda stage, done, steps: progress(stage, number * steps + done, parts * steps)
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed % 2**64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from ..emu_core.errors import UserError
 from ..emu_core.media import pad
 from ..emu_core.model.conditioning import FACTOR, augment, slot_count, slots, windows
+from ..emu_core.model.streams import derived, stream
 from .adapter.given import Given, with_given
 from .adapter.pixels import decode, latent_size, pixels_per_latent
 from .adapter.sampling import run_guider, stop_if_cancelled
@@ -49,15 +49,16 @@ class EmuVideoInterpolate(Node):
         guider, sigmas, sampler = sampling.video_guider(cls, model, config)
         lengths = [window.stop - window.start for window in plan]
         result = torch.empty(sum(lengths), height, width, 3)
-        seeds = (seed % 2**64 for seed in count(sampling.seed))
-        for seed, window, place in zip(seeds, plan, result.split(lengths), strict=False):
+        for number, (window, place) in enumerate(zip(plan, result.split(lengths), strict=True)):
             stop_if_cancelled()
             # The keyframes in their slots, noise-augmented as the stack was trained for.
             keyframes = known[window.keyframes][None].cpu()
-            noise = torch.randn(keyframes.shape, generator=torch.Generator().manual_seed((seed + 1) % 2**64))
+            noise = torch.randn(keyframes.shape, generator=stream(sampling.seed, "augmentation", number))
             noisy = augment(keyframes, config.sampling.image_noise, config.schedule, noise)[0]
             given = Given(noisy, tuple(slots(size)), len(empty), scaled=True)
             guider.set_conditionings(with_given(positive, given), with_given(negative, given), none)
-            latents = run_guider(guider, {"samples": empty}, sigmas, sampler, seed, config.sampling.shared_noise)
+            shared, later = config.sampling.shared_noise, derived(sampling.seed, "sampler", number)
+            seed = (sampling.seed + number) % 2**64
+            latents = run_guider(guider, {"samples": empty}, sigmas, sampler, seed, shared, on_the_way=later)
             place[:] = decode(vae, latents[window.start : window.stop])[:, :height, :width]
         return io.NodeOutput(result, FACTOR * fps or config.clip.fps)  # a stack I is trained at the rate of what it makes

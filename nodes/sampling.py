@@ -148,6 +148,7 @@ class EmuVideoSampler(Node):
         find_given(positive).channels(config)  # refuses what the stack does not take before anything is sampled
         guider, sigmas, sampler = sampling.video_guider(cls, model, config)
         guider.set_conditionings(positive, image_only, negative)
-        samples = run_guider(guider, latent, sigmas, sampler, sampling.seed, config.sampling.shared_noise)
+        shared, frames = config.sampling.shared_noise, find_given(positive).frames
+        samples = run_guider(guider, latent, sigmas, sampler, sampling.seed, shared, frames)
         video = {**{k: v for k, v in latent.items() if k != "noise_mask"}, "samples": samples}
         return io.NodeOutput(video, config.clip.fps)

@@ -39,13 +39,13 @@ def add(commands: argparse._SubParsersAction) -> None:
 def train(options: Namespace) -> None:
     """Train by a recipe or a chain, in one process or several."""
     from ..toy.tasks import TASKS
-    from ..training.checks import check_output, check_recipe
-    from ..training.run import RunOptions, launch
+    from ..training.checks import check_processes
+    from ..training.claim import claimed
+    from ..training.run import RunOptions, check_run, launch
     from ..training.run import train as run_recipe
 
     logging.getLogger("emu_core.training").setLevel(logging.INFO)  # what is trained, and the memory that it takes
-    if options.processes < 1:
-        raise UserError(f"--processes must be 1 or more, found {options.processes}")
+    check_processes(options.processes, video=False)
     minutes = math.inf if options.max_minutes is None else options.max_minutes
     how = RunOptions(options.resume, minutes, options.tensorboard, TASKS)
     if options.recipe == "chain":
@@ -59,33 +59,39 @@ def train(options: Namespace) -> None:
     if options.processes == 1:
         run_recipe(recipe, folder, how)
     else:
-        check_output(folder, options.resume)
-        check_recipe(recipe, options.processes)
+        check_processes(options.processes, video=recipe.task == "video")
+        check_run(recipe, folder, options.resume, options.processes)
+        with claimed(folder, recipe):  # the processes will take it themselves: whether somebody else has it is known now
+            pass
         launch(options.processes, sys.argv[1:])
 
 
 def _train_chain(chain: Chain, options: Namespace, how: RunOptions) -> None:
     """All stages in folders of their own below --out, or on with them; then, of a demo, generate and judge."""
     from ..toy.demo import judge_stacks, make_shards
+    from ..training.checks import check_chain
+    from ..training.claim import claimed
     from ..training.recipes import override
     from ..training.run import open_chain, train_chain
 
     recipes = chain_recipes(chain, options)
     out = Path(options.out or f"runs/{chain.name}")
+    check_chain(recipes, out, options.processes, shards=not chain.demo)
     open_chain(out, options.resume)
-    if chain.demo:  # unless that was done before
-        shards = make_shards(out / "videos", out / "shards", chain.demo)
-        recipes = [override(recipe, {"clips.shards": str(shards)}) for recipe in recipes]
-    stacks: dict[str, Path] = {}
-    for recipe, model, complete in train_chain(recipes, out, how, options.processes):
-        if not complete:
-            print(f"{recipe.name} stopped before its end: go on with --resume")
-            return
-        stacks[recipe.role] = model / f"stack_{recipe.role}.safetensors"
-    if chain.demo:
-        print(f"\n{in_columns(judge_stacks(stacks, out))}", flush=True)
-        print(
-            f"Contact sheets: {out / 'videos_made'}. A miniature of the five stages: it shows that each runs and hands on to the "
-            "next. Motion takes some thousand steps (docs/training.md).",
-            file=sys.stderr,
-        )
+    with claimed(out):
+        if chain.demo:  # unless that was done before
+            shards = make_shards(out / "videos", out / "shards", chain.demo)
+            recipes = [override(recipe, {"clips.shards": str(shards)}) for recipe in recipes]
+        stacks: dict[str, Path] = {}
+        for recipe, model, complete in train_chain(recipes, out, how, options.processes):
+            if not complete:
+                print(f"{recipe.name} stopped before its end: go on with --resume")
+                return
+            stacks[recipe.role] = model / f"stack_{recipe.role}.safetensors"
+        if chain.demo:
+            print(f"\n{in_columns(judge_stacks(stacks, out))}", flush=True)
+            print(
+                f"Contact sheets: {out / 'videos_made'}. A miniature of the five stages: it shows that each runs and hands on to "
+                "the next. Motion takes some thousand steps (docs/training.md).",
+                file=sys.stderr,
+            )

@@ -19,7 +19,8 @@ from ..media.files import PathLike, real_target, whole_folder
 from .database import STORE_NAME, HalfMade, looks_half_made
 from .lock import MAKING_NAME, ServerLock
 
-PART = re.compile(r"\.[0-9a-f]{32}\.part")
+PART = re.compile(r"\.([0-9a-f]{32}|[0-9a-f]{12}-[0-9a-f]{6}-\d+-[0-9a-f]{8})\.part")
+"""The temporary names of `media.files.whole_folder`, of today and of earlier versions."""
 log = logging.getLogger(__name__)
 
 
@@ -40,7 +41,7 @@ def new_folder(path: PathLike) -> Iterator[Path]:
             _check_new(path)  # somebody else may have been faster
             if sys.platform == "win32":
                 lock.release()  # an open file cannot be deleted there, nor its folder renamed
-            lock.path.unlink()
+            (part / MAKING_NAME).unlink()
     finally:
         if lock is not None:
             lock.release()

@@ -12,6 +12,7 @@ from diffusers.models import AutoencoderKL
 from torch import nn
 from torch.nn import functional as F
 
+from ..model.streams import stream
 from ..training.folder import write_sheet
 from ..training.loop import Task
 from ..training.processes import Processes
@@ -139,7 +140,7 @@ class AutoencoderTask(Task):
         images = shapes.render(batch, torch.tensor([0.5]))[:, 0]
         latents = encode(self.vae, images)
         output = decode(self.vae, latents)
-        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(latents.shape, generator=stream(0, "sheet"))
         noisy = decode(self.vae, latents + 0.25 * noise * latents.std((0, 2, 3), keepdim=True))
         write_sheet(torch.cat([images[:12], output[:12], noisy[:12]]), path, columns=12)
         return {"sheet_mse": F.mse_loss(output, images).item()}

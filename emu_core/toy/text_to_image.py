@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..model.guidance import GuidedDenoiser, calls
 from ..model.sampling import build_scheduler, sample
 from ..model.schedule import ScheduleConfig, add_noise, stratified_timesteps, target
+from ..model.streams import stream
 from ..pipeline import DEFAULTS_FILE
 from ..training.folder import write_sheet
 from ..training.loop import Task
@@ -63,7 +64,7 @@ def draw(
     texts = {text: states(said) for text, said in {True: captions, False: [""] * len(captions)}.items()}
     plan = calls(1.0, TEXT_GUIDANCE, has_image=False)
     denoise = GuidedDenoiser(lambda x, t, call: unet(x, t, texts[call.text]).sample, plan)
-    noise = torch.randn(len(captions), 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(len(captions), 4, 8, 8, generator=stream(0, "sheet"))
     return clips, decode(vae, sample(denoise, noise, schedule, STEPS))
 
 

@@ -20,6 +20,7 @@ from ..errors import Stopped, UserError
 from .processes import Processes
 
 KEPT = 2  # the newest, and one before
+GROWTH = "scale_growth"  # steps since float16's scale last changed, of those that let it grow; version 0.1 did not keep it
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -74,8 +75,10 @@ def save(state: dict[str, Any], folder: Path, step: int, processes: Processes) -
 
 
 def load(state: dict[str, Any], path: Path, processes: Processes) -> None:
-    """Read a checkpoint into the tensors of `state`, in place; ValueError if it holds others."""
+    """Read a checkpoint into the tensors of `state`, in place; ValueError if it holds others. Of an earlier version's, what it
+    did not keep stays as it is."""
     saved = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    state = {name: tensor for name, tensor in state.items() if name in saved or name != GROWTH}
     if strange := sorted(saved.keys() ^ state.keys()):
         raise UserError(f"{path} holds other parameters than this recipe trains, such as {strange[0]}: use the same recipe")
     for name, tensor in state.items():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
+
+import torch
 
 from ..base import inspect_base
 from ..checkpoint import read_config
 from ..errors import UserError
 from ..model.conditioning import KEYFRAMES, slot_count
 from . import checkpoints
+from .folder import lacks_room
 from .loop import shares
+from .memory import parameters
 from .recipes import Recipe
 from .video import stack_file
 
@@ -27,27 +31,41 @@ NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
 def check_recipe(recipe: Recipe, world: int = 1) -> None:
     """ValueError for numbers that make no sense together, a base that is missing or of another family, a stack that is for
     another base or was trained by another method. `world`: the processes that will share the batch."""
+    if (first := next(complaints(recipe, world), None)) is not None:
+        raise UserError(first)
+
+
+def complaints(recipe: Recipe, world: int = 1) -> Iterator[str]:
+    """All that `check_recipe` would refuse, a sentence each."""
+    wrong = False
     for names, (expected, right) in NUMBERS.items():
         for name in names.split():
             found = attrgetter(name)(recipe)
             if not right(found):
-                raise UserError(f"{name} must be {expected}, found {found}: change it with --set {name}=...")
-    shares(recipe.optimisation.batch, world, recipe.compute.micro)
+                wrong = True
+                yield f"{name} must be {expected}, found {found}: change it with --set {name}=..."
+    if not wrong:
+        yield from _said_by(lambda: shares(recipe.optimisation.batch, world, recipe.compute.micro))
     if recipe.task == "video":
-        _check_video(recipe)
-        _check_start(recipe)
+        yield from _of_video(recipe)
+        yield from _of_start(recipe)
     elif recipe.compute.parallel == "fsdp":
-        raise UserError(f"recipe {recipe.name!r} is too small to be sharded: leave compute.parallel=fsdp out")
+        yield f"recipe {recipe.name!r} is too small to be sharded: leave compute.parallel=fsdp out"
 
 
-def _refuse(faults: dict[str, bool]) -> None:
-    """ValueError with the first sentence that is true."""
-    for sentence, wrong in faults.items():
-        if wrong:
-            raise UserError(sentence)
+def _said_by(check: Callable[[], object]) -> Iterator[str]:
+    """What a check that raises has to say."""
+    try:
+        check()
+    except UserError as error:
+        yield str(error)
 
 
-def _check_video(recipe: Recipe) -> None:
+def _true(faults: dict[str, bool]) -> Iterator[str]:
+    return (sentence for sentence, wrong in faults.items() if wrong)
+
+
+def _of_video(recipe: Recipe) -> Iterator[str]:
     clips, compute, noise, frames = recipe.clips, recipe.compute, recipe.given.image_noise, slot_count(KEYFRAMES)
     interpolates, sharded = recipe.role == "I", compute.parallel == "fsdp"
     given, last = (
@@ -59,7 +77,7 @@ def _check_video(recipe: Recipe) -> None:
     few = f"a clip has 2 or more frames at a rate above 0, found {clips.frames} at {clips.fps} fps"
     anywhere = f"compute.cache keeps the latents of every clip, and clips.starts=0 cuts a video anywhere: {starts}"
     scaled = "float16 is not sharded here, since its gradients are scaled: use compute.precision=bfloat16"
-    _refuse(
+    yield from _true(
         {
             f"{given}, found clips.frames={clips.frames}": interpolates and clips.frames != frames,
             f"{given}, and method.image=false takes them away: change one of the two": interpolates and not recipe.method.image,
@@ -72,32 +90,44 @@ def _check_video(recipe: Recipe) -> None:
     )
 
 
-def _check_start(recipe: Recipe) -> None:
+def _of_start(recipe: Recipe) -> Iterator[str]:
     """The base, and the stack that training starts from."""
-    name, base, init, method = f"recipe {recipe.name!r}", recipe.start.base, recipe.start.init, recipe.method
+    name, base, init = f"recipe {recipe.name!r}", recipe.start.base, recipe.start.init
     if not base:
-        raise UserError(f"{name} needs an image model to build on: name its folder or file with --base")
-    family = inspect_base(base).family
+        yield f"{name} needs an image model to build on: name its folder or file with --base"
+        return
+    try:
+        family = inspect_base(base).family
+    except UserError as error:
+        yield str(error)
+        return
     of, videos = f"{base} is of family {family}", "needs real videos: name a folder that `emu-video curate` wrote with --shards"
     other = f"{name} is for a base of family {recipe.family}, and {of}: choose --family {family}, or another --base"
     none = not recipe.clips.shards and family != "tiny"
-    _refuse({other: family != recipe.family, f"a base of family {family} {videos}": none})
-    if not init:
-        return
-    path = stack_file(init)
-    if not path.is_file():
-        raise UserError(f"{name} starts from {path}, which does not exist: train that stage first")
+    yield from _true({other: family != recipe.family, f"a base of family {family} {videos}": none})
+    if init and not stack_file(init).is_file():
+        yield f"{name} starts from {stack_file(init)}, which does not exist: train that stage first"
+    elif init:
+        yield from _of_init(recipe, family)
+
+
+def _of_init(recipe: Recipe, family: str) -> Iterator[str]:
+    init, method, path = recipe.start.init, recipe.method, stack_file(recipe.start.init)
     config = read_config(path)
     built_for, made_by, mixing, image = config.unet.base, config.origin.family, config.layers.mixing, config.takes_image
+    slim = "text" not in config.layers.kinds
     stranger = f"{init} is a stack of {made_by}, and training goes on with Emu Video stacks alone: leave it out"
     mixed = f"{init} was trained with method.mixing={mixing}, the recipe asks for {method.mixing}: use the same"
     takes = f"{init} takes {'a starting frame' if image else 'none'}, and the recipe has method.image={str(method.image).lower()}"
-    _refuse(
+    other = f"{path} is a stack for {built_for}, and {recipe.start.base} is of family {family}: choose a stack of that family"
+    shape = f"{init} is a {'slim' if slim else 'full'} stack, and the recipe asks for method.stack={method.stack}: use the same"
+    yield from _true(
         {
-            f"{path} is a stack for {built_for}, and {of}: choose a stack of that family": built_for != family,
+            other: built_for != family,
             stranger: made_by != "emu",
             mixed: mixing != method.mixing,
             f"{takes}: use the same": image != method.image,
+            shape: made_by == "emu" and slim != (method.stack == "slim"),
         }
     )
 
@@ -108,3 +138,69 @@ def check_output(folder: Path, resume: bool) -> None:
         checkpoints.newest(folder)
     elif there := checkpoints.checkpoints(folder):
         raise UserError(f"{there[-1]} exists: continue with --resume, or name another folder with --out")
+
+
+def check_processes(count: int, video: bool = True) -> None:
+    """ValueError for a number of processes that this machine has no accelerators for. video: false for what trains on a CPU."""
+    if count < 1:
+        raise UserError(f"--processes must be 1 or more, found {count}")
+    if video and torch.accelerator.is_available() and count > (there := torch.accelerator.device_count()):
+        raise UserError(f"--processes {count} needs as many GPUs, and this machine has {there}: start with --processes {there}")
+
+
+# -- chains
+
+
+def check_chain(
+    recipes: Sequence[Recipe], out: Path, world: int = 1, shards: bool = True, pending: Sequence[Recipe] | None = None
+) -> None:
+    """ValueError with everything that would stop any stage: all of `check_recipe`, clips that are not there or too short, a
+    folder without room for all that are `pending` (None: all stages). shards: false where they are still to be made."""
+    found: dict[str, list[str]] = {}
+    for recipe in recipes:
+        for sentence in (*complaints(recipe, world), *(_of_clips(recipe) if shards else ())):
+            found.setdefault(sentence, []).append(recipe.name)
+    said = [f"{', '.join(stages)}: {sentence}" for sentence, stages in found.items()]
+    said += _said_by(lambda: check_processes(world))
+    if not said and (lack := lacks_room(out, room_of_chain(recipes if pending is None else pending), ROOM_OF_CHAIN)):
+        said.append(lack)
+    if len(said) == 1:
+        raise UserError(f"the chain cannot begin: {said[0]}")
+    if said:
+        raise UserError("\n".join([f"the chain cannot begin, for {len(said)} reasons:", *(f"- {one}" for one in said)]))
+
+
+ROOM_OF_CHAIN = "the checkpoints, models and latents of all stages", "make room, or name another folder with --out"
+
+
+def room_of_chain(recipes: Sequence[Recipe]) -> int:
+    """Bytes that the stages leave in their folders, with one checkpoint that is being written."""
+    each = []
+    total = 0
+    for recipe in recipes:
+        spatial, temporal = parameters(recipe.family, recipe.method.stack == "slim")
+        trained = temporal + (spatial if recipe.method.trained == "all" else 0)
+        each.append(16 * trained)  # weights, their average and AdamW's two moments, in float32
+        total += checkpoints.KEPT * each[-1] + 4 * trained + (_latents(recipe) if recipe.compute.cache else 0)
+    return total + max(each, default=0)
+
+
+def _latents(recipe: Recipe) -> int:
+    from ..data.shards import Shards  # it needs pyarrow, which the procedural world does not
+
+    clips = recipe.clips
+    if not clips.shards:
+        return 0
+    count = len(Shards.open(clips.shards, clips.selection or None).rows) * max(clips.starts, 1)
+    return count * clips.frames * 4 * (clips.size[0] // 8) * (clips.size[1] // 8) * 2
+
+
+def _of_clips(recipe: Recipe) -> Iterator[str]:
+    from ..data.clips import ClipDataset
+    from ..data.shards import Shards
+
+    clips = recipe.clips
+    if not clips.shards:  # the procedural world, which no selection is of
+        return
+    shape = clips.fps, clips.frames, clips.size, recipe.optimisation.seed, clips.starts or None
+    yield from _said_by(lambda: ClipDataset(Shards.open(clips.shards, clips.selection or None), None, *shape))

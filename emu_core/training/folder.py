@@ -31,10 +31,16 @@ def check_folder(folder: Path, needed: int = 0, room: tuple[str, str] = ROOM) ->
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): name another folder with --out") from error
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        what, advice = room
-        raise UserError(f"{folder} has {free / 2**30:.1f} GB of free space, and {what} need {needed / 2**30:.1f} GB: {advice}")
+    if lack := lacks_room(folder, needed, room):
+        raise UserError(lack)
+
+
+def lacks_room(folder: Path, needed: int, room: tuple[str, str] = ROOM) -> str:
+    """What `check_folder` says where `needed` bytes are not free, of a folder that need not be there yet; else ""."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    free, (what, advice) = shutil.disk_usage(there).free, room
+    said = f"{folder} has {free / 2**30:.1f} GB of free space, and {what} need {needed / 2**30:.1f} GB: {advice}"
+    return said if free < needed else ""
 
 
 def write_json(path: Path, value: Any) -> None:

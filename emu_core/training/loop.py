@@ -97,7 +97,9 @@ class Trainer:
                 moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
                 self.optimiser.state[p] = {"step": torch.tensor(0.0), **moments}
         state = {"step": torch.tensor(self.step), "elapsed": torch.tensor(self.elapsed + time.monotonic() - self.started)}
-        state["scale"] = torch.tensor(self.scaler.get_scale() if self.scaler.is_enabled() else 1.0)
+        scaler = self.scaler.state_dict()  # empty where nothing is scaled
+        state["scale"] = torch.tensor(scaler.get("scale", 1.0))
+        state[checkpoints.GROWTH] = torch.tensor(scaler.get("_growth_tracker", 0))
         for name, p in self.trained.items():
             state[f"weights.{name}"], state[f"average.{name}"] = p.detach(), self.average[name]
             state |= {f"optimiser.{name}.{key}": value for key, value in self.optimiser.state[p].items()}
@@ -113,9 +115,8 @@ class Trainer:
         checkpoints.load(state, checkpoints.newest(self.folder), self.processes)
         self.step, self.elapsed = int(state["step"]), float(state["elapsed"])
         if self.scaler.is_enabled():
-            self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": float(state["scale"])})
-        if self.processes.main:
-            forget_rows_after(self.step, self.folder / LOG_FILE)
+            found = {"scale": float(state["scale"]), "_growth_tracker": int(state[checkpoints.GROWTH])}
+            self.scaler.load_state_dict({**self.scaler.state_dict(), **found})
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -172,6 +173,7 @@ class Trainer:
             needed = (checkpoints.KEPT + 1) * (sum(sizes.values()) - size)  # gradients are not kept
             check_folder(self.folder, 0 if checkpoints.checkpoints(self.folder) else needed)
             write_json(self.folder / RECIPE_FILE, asdict(self.recipe))
+            forget_rows_after(self.step, self.folder / LOG_FILE)  # of a run that broke off before its first checkpoint
             parts = ", ".join(f"{name} {size / 2**20:.0f} MB" for name, size in sizes.items())
             logger.info("%s trains %d parameters: %s", self.recipe.name, sum(p.numel() for p in self.trained.values()), parts)
         self.processes.barrier()

@@ -93,6 +93,21 @@ class _Kept(TorchFunctionMode):
         return output
 
 
+def _on_meta(family: str, slim: bool) -> tuple[Any, TemporalStack]:
+    """An architecture's U-Net and the stack that goes on it, without weights."""
+    shape = dict(STACK_SETTINGS.get(family, {})) | (SLIM if slim else {})
+    with torch.device("meta"):
+        unet = build_unet(family)
+        return unet, TemporalStack.for_unet(unet, base=family, **shape)
+
+
+@lru_cache(maxsize=64)
+def parameters(family: str, slim: bool) -> tuple[int, int]:
+    """How many the U-Net of an architecture has, and its stack."""
+    unet, stack = _on_meta(family, slim)
+    return sum(p.numel() for p in unet.parameters()), sum(p.numel() for p in stack.parameters())
+
+
 @lru_cache(maxsize=64)
 def _counted(
     family: str, slim: bool, frames: int, size: tuple[int, int], recompute: bool, every: bool, mixed: bool
@@ -100,10 +115,9 @@ def _counted(
     """(parameters of the U-Net, of the stack, bytes of one clip that autograd keeps in 16 bits). `mixed`: the stack's layer norms
     are in float32, as under autocast."""
     config = CONFIGS[family]
-    shape = dict(STACK_SETTINGS.get(family, {})) | (SLIM if slim else {})
-    with torch.device("meta"):
-        unet: Any = nn.Module.to(build_unet(family).requires_grad_(every), torch.bfloat16)  # diffusers' own `to` warns
-        stack = TemporalStack.for_unet(unet, base=family, **shape).to(torch.bfloat16).requires_grad_(True).train()
+    unet, stack = _on_meta(family, slim)
+    nn.Module.to(unet.requires_grad_(every), torch.bfloat16)  # diffusers' own `to` warns
+    stack.to(torch.bfloat16).requires_grad_(True).train()
     model = VideoModel(unet, stack)
     kept = _Kept(iter([*unet.parameters(), *stack.parameters()]))
     if recompute:

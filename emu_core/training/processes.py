@@ -55,13 +55,18 @@ def processes_started() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_main() -> bool:
+    """Whether this process writes the files, as torchrun's environment has it: known before the group is joined."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
-def processes(need_group: bool = False) -> Iterator[Processes]:
+def processes(need_group: bool = False, accelerated: bool = True) -> Iterator[Processes]:
     """Join the group that torchrun has laid out in the environment (several processes, or one that has to shard); leave it at
-    the end. The device is the local rank's accelerator, else the CPU."""
+    the end. The device is the local rank's accelerator, else (or where it is not to be `accelerated`) the CPU."""
     world, rank = processes_started(), int(os.environ.get("RANK", "0"))
     device = torch.device("cpu")
-    if torch.accelerator.is_available():
+    if accelerated and torch.accelerator.is_available():
         kind = torch.accelerator.current_accelerator()
         assert kind is not None
         device = torch.device(kind.type, int(os.environ.get("LOCAL_RANK", "0")))
@@ -70,10 +75,7 @@ def processes(need_group: bool = False) -> Iterator[Processes]:
         yield Processes(rank, world, device)
         return
     alone: Any = {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # a process of its own that wants to shard
-    backend = "cpu:gloo"  # the bundled image model is trained on the CPU, whatever else there is
-    if device.type != "cpu":
-        backend += f",{device.type}:{dist.get_default_backend_for_device(device)}"
-    dist.init_process_group(backend, **({} if "MASTER_ADDR" in os.environ else alone))
+    dist.init_process_group(dist.get_default_backend_for_device(device), **({} if "MASTER_ADDR" in os.environ else alone))
     try:
         yield Processes(rank, world, device)
     finally:

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import torch
-
 from ..errors import SaidAlready, Stopped, UserError
 from . import checkpoints
-from .checks import check_output, check_recipe
+from .checks import check_chain, check_output, check_recipe
+from .claim import check_owner, claimed
 from .folder import RECIPE_FILE, check_folder, write_json
 from .loop import Task, Trainer
-from .processes import Processes, processes, processes_started
+from .processes import Processes, is_main, processes, processes_started
 from .recipes import Recipe, override
 from .video import VideoTask
 
@@ -41,19 +40,24 @@ class RunOptions:
 def train(recipe: Recipe, folder: Path, options: RunOptions = RunOptions()) -> bool:
     """Run a recipe in `folder`, from the start or from its newest checkpoint. Returns whether it came to its end. ValueError for
     what can be known to be impossible."""
-    check_output(folder, options.resume)
-    check_recipe(recipe, processes_started())
-    check_folder(folder)
     if recipe.task not in options.tasks:
         raise UserError(f"recipe {recipe.name!r} names an unknown task {recipe.task!r}")
-    with processes(need_group=recipe.compute.parallel == "fsdp") as here:
-        if recipe.task != "video":  # made for the tiny model, on a CPU
-            here = replace(here, device=torch.device("cpu"))
+    check_run(recipe, folder, options.resume, processes_started())
+    group = processes(recipe.compute.parallel == "fsdp", accelerated=recipe.task == "video")  # the others are for a CPU
+    with claimed(folder, recipe, wanted=is_main()), group as here:
         trainer = Trainer(recipe, options.tasks[recipe.task](recipe, folder, here), folder, here)
         if options.resume:
             trainer.load()
         trainer.run(options.max_minutes, options.tensorboard)
     return trainer.step >= recipe.optimisation.steps
+
+
+def check_run(recipe: Recipe, folder: Path, resume: bool, world: int) -> None:
+    """ValueError for what can be known to be impossible, in so many processes. Makes the folder where nothing is."""
+    check_owner(folder, recipe)
+    check_output(folder, resume)
+    check_recipe(recipe, world)
+    check_folder(folder)
 
 
 def launch(count: int, arguments: Sequence[str]) -> None:
@@ -94,20 +98,31 @@ def train_chain(
 ) -> Iterator[tuple[Recipe, Path, bool]]:
     """Run stages in folders of their own below `out`, each in `count` processes from the one before, or pass over those that are
     complete. For each its recipe, its model's folder, and whether it came to its end; after one that did not, no more follow.
-    ValueError as `train` says, of any stage before the first begins."""
-    end = time.monotonic() + 60 * options.max_minutes
-    for recipe in recipes:
-        check_recipe(recipe, count)
-    before = recipes[0].start.init
-    for number, recipe in enumerate(recipes, 1):
-        folder = out / f"{number}-{recipe.name}"
+    ValueError with all that would stop any of the stages, before the first begins."""
+    end, stages = time.monotonic() + 60 * options.max_minutes, _stages(recipes, out)
+    check_chain(recipes, out, count, pending=[r for r, folder in stages if not (folder / DONE).is_file()])
+    if strange := {file.parent for file in out.glob("*/" + RECIPE_FILE)} - {folder for _, folder in stages}:
+        found = f"{out} holds a chain with the stage {min(strange).name}, which this one has not"
+        raise UserError(f"{found}: go on with the same chain, or name another folder with --out")
+    for recipe, folder in stages:
+        check_owner(folder, recipe)
+    for recipe, folder in stages:
         left = replace(options, max_minutes=max((end - time.monotonic()) / 60, 0.0))
-        complete = _run_stage(override(recipe, {"start.init": before}), folder, left, count)
+        complete = _run_stage(recipe, folder, left, count)
         yield recipe, folder / "model", complete
         if not complete:
             return
-        before = str(folder / "model")
     write_json(out / DONE, {"stages": [recipe.name for recipe in recipes]})
+
+
+def _stages(recipes: Sequence[Recipe], out: Path) -> list[tuple[Recipe, Path]]:
+    """Each stage's recipe, from the one before, and its folder. A U-Net that is trained along is handed on as it is."""
+    stages: list[tuple[Recipe, Path]] = []
+    for number, recipe in enumerate(recipes, 1):
+        before = str(stages[-1][1] / "model") if stages else recipe.start.init
+        changes = {"start.init": before} | ({"compute.exported": "float32"} if number < len(recipes) else {})
+        stages.append((override(recipe, changes), out / f"{number}-{recipe.name}"))
+    return stages
 
 
 def _run_stage(recipe: Recipe, folder: Path, options: RunOptions, count: int) -> bool:

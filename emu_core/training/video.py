@@ -24,6 +24,7 @@ from ..model.guidance import Call, GuidedDenoiser, calls
 from ..model.sampling import sample
 from ..model.schedule import add_noise, frame_noise, stratified_timesteps, target
 from ..model.stack import TemporalStack
+from ..model.streams import stream
 from ..model.video_model import VideoModel
 from .folder import write_sheet
 from .loop import PRECISIONS, Task
@@ -173,13 +174,16 @@ class VideoTask(Task):
         dropped = bool(torch.rand(1, generator=generator) < given.image_drop)
         return torch.zeros_like(channels) if dropped else channels
 
-    def known(self, videos: Tensor, generator: torch.Generator) -> Tensor | None:
+    def known(self, videos: Tensor, use: str, positions: Iterable[int]) -> Tensor | None:
         """Conditioning channels of whole videos (n, f, C, h, w), given as at inference: their first frame, their keyframes, or
-        nothing."""
+        nothing. Their noise is a function of `use` and of each video's position."""
         config = self.model.stack.config
-        places = slots(KEYFRAMES) if config.role == "I" else [0]
-        channels = self.channels(videos.cpu(), places, config.sampling.image_noise, generator) if config.takes_image else None
-        return None if channels is None else channels.to(videos.device)
+        if not config.takes_image:
+            return None
+        places, level = slots(KEYFRAMES) if config.role == "I" else [0], config.sampling.image_noise
+        drawn = [stream(0, use, "given", int(position)) for position in positions]
+        channels = [self.channels(v[None].cpu(), places, level, g)[0] for v, g in zip(videos, drawn, strict=True)]
+        return torch.stack(channels).to(videos.device)
 
     def noise(self, videos: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Noise for each of the videos (n, f, C, h, w), from its own generator."""
@@ -219,7 +223,7 @@ class VideoTask(Task):
             x0, errors = batch.latents[part], []
             generators = [sample_generator(2**21, int(batch.positions[i])) for i in part]
             text = self.base.encode_text([batch.captions[i] for i in part])
-            given = self.known(x0, torch.Generator().manual_seed(0))
+            given = self.known(x0, "validation", (int(batch.positions[i]) for i in part))
             for band in range(BANDS):
                 within = torch.tensor([torch.rand(1, generator=g).item() for g in generators])
                 t = ((band + within) / BANDS * config.schedule.steps).long().to(x0.device)
@@ -241,10 +245,9 @@ class VideoTask(Task):
 
     def sample(self, batch: Batch) -> Tensor:
         """Latents (n, f, C, h, w) for the frames and words of clips, at the stack's own recommended guidance, in few steps."""
-        config, generator = self.model.stack.config, torch.Generator().manual_seed(0)
-        like = batch.latents.to(self.processes.device)
+        config, like = self.model.stack.config, batch.latents.to(self.processes.device)
         n, f = like.shape[:2]
-        given = self.known(like, generator)
+        given = self.known(like, "sheet", batch.positions)
         plan = calls(config.sampling.image_guidance if config.takes_image else 1.0, config.sampling.text_guidance)
         texts = {text: self.base.encode_text(list(said)) for text, said in {True: batch.captions, False: [""] * n}.items()}
         images = {True: given, False: None if given is None else torch.zeros_like(given)}
@@ -253,7 +256,7 @@ class VideoTask(Task):
             video = rearrange(x, "(b f) c h w -> b f c h w", f=f)
             return self.draw(video, t, texts[call.text], images[call.image]).flatten(0, 1)
 
-        noise = self.noise(like, [generator] * n).flatten(0, 1)
+        noise = self.noise(like, [stream(0, "sheet", "noise", int(position)) for position in batch.positions]).flatten(0, 1)
         latents = sample(GuidedDenoiser(network, plan), noise, config.schedule, SHEET_STEPS)
         return rearrange(latents, "(b f) c h w -> b f c h w", f=f)
 

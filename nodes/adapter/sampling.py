@@ -126,15 +126,26 @@ class VideoGuider(CFGGuider):
 
 
 def run_guider(
-    guider: CFGGuider, latent: dict[str, Any], sigmas: torch.Tensor, sampler: str, seed: int, shared_noise: float = 0.0
+    guider: CFGGuider,
+    latent: dict[str, Any],
+    sigmas: torch.Tensor,
+    sampler: str,
+    seed: int,
+    shared_noise: float = 0.0,
+    frames: int = 0,
+    on_the_way: int | None = None,
 ) -> torch.Tensor:
     """Sample from noise drawn on the CPU in one call; preview, progress and Cancel as everywhere in ComfyUI. `shared_noise` is
-    the stack's. Latents as `latent` has them, unscaled."""
+    the stack's, of each video of so many `frames` (0: all are one). `on_the_way`: the seed of samplers that add noise (None:
+    `seed`). Latents as `latent` has them, unscaled."""
     start = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
     noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
-    if shared_noise:
-        noise = frame_noise(start.shape, torch.Generator().manual_seed(seed), shared_noise).to(noise)
+    if shared_noise:  # each video has a part of its own that its frames share
+        generator, length = torch.Generator().manual_seed(seed), frames or len(start)
+        drawn = [frame_noise(video.shape, generator, shared_noise) for video in start.split(length)]
+        noise = torch.cat(drawn).to(noise)
     preview = latent_preview.prepare_callback(guider.model_patcher, max(len(sigmas) - 1, 1))
-    settings = {"denoise_mask": latent.get("noise_mask"), "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED, "seed": seed}
+    later = seed if on_the_way is None else on_the_way
+    settings = {"denoise_mask": latent.get("noise_mask"), "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED, "seed": later}
     result = guider.sample(noise, start, comfy.samplers.sampler_object(sampler), sigmas, callback=preview, **settings)
     return result.to(comfy.model_management.intermediate_device())

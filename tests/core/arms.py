@@ -1,8 +1,8 @@
 """Every arm of training, run: recipe x ablation x processes x precision, each for three steps at a tiny width, its result loaded
 and sampled.
 
-`python -m tests.core.arms --out FILE` runs all of them and writes what came of each as JSON; `--device cuda` on a GPU, else on the
-CPU; `--docs` also writes the table in docs/training.md. Nothing but what training itself needs is imported.
+`python -m tests.core.arms --out FILE` runs all of them and writes what came of each as JSON; `--device cuda` on a GPU, else on
+the CPU. Nothing but what training itself needs is imported.
 """
 
 from __future__ import annotations
@@ -187,16 +187,23 @@ def work_through(chosen: Sequence[Arm], work: Path, kind: str) -> Iterator[tuple
     """Run the arms of a kind, all in this process or in the group that torchrun started; a failure of one is noted."""
     torch.set_num_threads(1)
     loop.plot_losses = lambda folder: None  # type: ignore[assignment]  # it takes longer than the arm
-    with processes(need_group=kind != "one") as here:
-        for arm in chosen:
-            started = time.monotonic()
-            try:
-                found = run_arm(arm, work, here)
-            except Exception as error:  # noqa: BLE001 - that is what is looked for
-                found = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
-            yield arm, {**found, "seconds": round(time.monotonic() - started, 2)}
-            if "error" in found and here.world > 1:
-                os._exit(1)  # the others wait for this one, and torchrun ends them; those arms that follow get new processes
+    of_stacks = [arm for arm in chosen if RECIPES[arm.recipe].task == "video"]
+    for accelerated, mine in ((True, of_stacks), (False, [arm for arm in chosen if arm not in of_stacks])):
+        if mine:
+            with processes(kind != "one", accelerated) as here:
+                yield from _each(mine, work, here)
+
+
+def _each(mine: Sequence[Arm], work: Path, here: Processes) -> Iterator[tuple[Arm, dict[str, Any]]]:
+    for arm in mine:
+        started = time.monotonic()
+        try:
+            found = run_arm(arm, work, here)
+        except Exception as error:  # noqa: BLE001 - that is what is looked for
+            found = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+        yield arm, {**found, "seconds": round(time.monotonic() - started, 2)}
+        if "error" in found and here.world > 1:
+            os._exit(1)  # the others wait for this one, and torchrun ends them; those arms that follow get new processes
 
 
 def run_all(chosen: Sequence[Arm], device: str, say: Callable[[str], None] = print) -> dict[Arm, dict[str, Any]]:

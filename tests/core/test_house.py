@@ -13,6 +13,7 @@ ROOMS = {
     **{
         "errors": -2,
         "limits": -1,
+        "locks": 0,
         "model": 0,
         "media": 0,
         "weights": 1,
