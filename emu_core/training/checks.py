@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..base import inspect_base
@@ -167,7 +168,8 @@ def check_chain(
     if len(said) == 1:
         raise UserError(f"the chain cannot begin: {said[0]}")
     if said:
-        raise UserError("\n".join([f"the chain cannot begin, for {len(said)} reasons:", *(f"- {one}" for one in said)]))
+        numbered = " ".join(f"({number}) {one}" for number, one in enumerate(said, 1))
+        raise UserError(f"the chain cannot begin, for {len(said)} reasons: {numbered}")
 
 
 ROOM_OF_CHAIN = "the checkpoints, models and latents of all stages", "make room, or name another folder with --out"
@@ -196,11 +198,24 @@ def _latents(recipe: Recipe) -> int:
 
 
 def _of_clips(recipe: Recipe) -> Iterator[str]:
+    from fsspec.core import url_to_fs
+
     from ..data.clips import ClipDataset
     from ..data.shards import Shards
+    from ..data.table import shard_name
 
     clips = recipe.clips
     if not clips.shards:  # the procedural world, which no selection is of
         return
-    shape = clips.fps, clips.frames, clips.size, recipe.optimisation.seed, clips.starts or None
-    yield from _said_by(lambda: ClipDataset(Shards.open(clips.shards, clips.selection or None), None, *shape))
+    try:
+        shards = Shards.open(clips.shards, clips.selection or None)
+        ClipDataset(shards, None, clips.fps, clips.frames, clips.size, recipe.optimisation.seed, clips.starts or None)
+    except UserError as error:
+        yield str(error)
+        return
+    files, folder = url_to_fs(clips.shards)
+    there = {file.rpartition("/")[2] for file in files.ls(folder, detail=False)}
+    wanted = {shard_name(int(number)) for number in np.unique(shards.index["shard"][shards.rows])}
+    if missing := sorted(wanted - there):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        yield f"{clips.shards}: expected the shards of its index, {missing[0]}{more} is not there: copy the folder whole"
