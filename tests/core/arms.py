@@ -45,6 +45,7 @@ RECIPES: dict[str, Recipe] = {**{name: stage(toy.TINY) for name, stage in paper.
 ABLATIONS = ("", *paper.ABLATIONS)
 WORLDS = {"one": 1, "two": 2, "fsdp": 2}
 """Kinds of processes, and how many they are; on a machine with one GPU `fsdp` shards in one."""
+DOCS = ROOT / "docs" / "training.md"
 STEPS = 3
 MOST_SECONDS = 30  # of one arm
 
@@ -183,15 +184,13 @@ def in_order(chosen: Sequence[Arm]) -> list[Arm]:
     return list(found)
 
 
-def work_through(chosen: Sequence[Arm], work: Path, kind: str) -> Iterator[tuple[Arm, dict[str, Any]]]:
-    """Run the arms of a kind, all in this process or in the group that torchrun started; a failure of one is noted."""
+def work_through(chosen: Sequence[Arm], work: Path) -> Iterator[tuple[Arm, dict[str, Any]]]:
+    """Run arms that belong in the same processes, in this one or in the group that torchrun started; a failure is noted."""
     torch.set_num_threads(1)
     loop.plot_losses = lambda folder: None  # type: ignore[assignment]  # it takes longer than the arm
-    of_stacks = [arm for arm in chosen if RECIPES[arm.recipe].task == "video"]
-    for accelerated, mine in ((True, of_stacks), (False, [arm for arm in chosen if arm not in of_stacks])):
-        if mine:
-            with processes(kind != "one", accelerated) as here:
-                yield from _each(mine, work, here)
+    of_stacks, alone = all(RECIPES[arm.recipe].task == "video" for arm in chosen), chosen[0].kind == "one"
+    with processes(not alone, accelerated=of_stacks) as here:
+        yield from _each(chosen, work, here)
 
 
 def _each(mine: Sequence[Arm], work: Path, here: Processes) -> Iterator[tuple[Arm, dict[str, Any]]]:
@@ -219,17 +218,21 @@ def run_all(chosen: Sequence[Arm], device: str, say: Callable[[str], None] = pri
         narrow_model(work / "narrow")
         # a starting point is always trained in one process
         wanted = [arm for arm in in_order([arm for arm in chosen if arm not in results]) if arm not in results]
-        for kind in WORLDS:
-            if mine := [arm for arm in wanted if arm.kind == kind]:
-                results |= _in_processes(mine, kind, work, device, say)
+
+        def together(arm: Arm) -> tuple[bool, bool]:
+            """Alone or in a group; and on a GPU stacks alone, since the image model's recipes stay on the CPU."""
+            return arm.kind == "one", device != "cpu" and RECIPES[arm.recipe].task == "video"
+
+        for which in sorted({together(arm) for arm in wanted}, reverse=True):
+            results |= _in_processes([arm for arm in wanted if together(arm) == which], work, device, say)
     return results
 
 
-def _in_processes(mine: list[Arm], kind: str, work: Path, device: str, say: Callable[[str], None]) -> dict[Arm, dict[str, Any]]:
-    count = 1 if device == "cuda" and torch.cuda.device_count() < 2 else WORLDS[kind]
-    todo, done = work / f"{kind}.json", work / f"{kind}.jsonl"
+def _in_processes(mine: list[Arm], work: Path, device: str, say: Callable[[str], None]) -> dict[Arm, dict[str, Any]]:
+    count = 1 if device == "cuda" and torch.cuda.device_count() < 2 else WORLDS[mine[0].kind]
+    todo, done = work / "todo.json", work / "done.jsonl"
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
-    command = [sys.executable, *launcher, "-m", "tests.core.arms", "--work", str(work), "--kind", kind]
+    command = [sys.executable, *launcher, "-m", "tests.core.arms", "--work", str(work)]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     if device == "cpu":
@@ -253,15 +256,57 @@ def _in_processes(mine: list[Arm], kind: str, work: Path, device: str, say: Call
     return found
 
 
-def inside(work: Path, kind: str) -> None:
+def inside(work: Path) -> None:
     """One of the processes: what came of each arm goes to a file, a line each."""
-    chosen = [Arm(**values) for values in json.loads((work / f"{kind}.json").read_text())]
+    chosen = [Arm(**values) for values in json.loads((work / "todo.json").read_text())]
     main = os.environ.get("RANK", "0") == "0"
-    with open(work / f"{kind}.jsonl", "a") if main else nullcontext() as file:
-        for arm, found in work_through(chosen, work, kind):
+    with open(work / "done.jsonl", "a") if main else nullcontext() as file:
+        for arm, found in work_through(chosen, work):
             if file is not None:
                 file.write(json.dumps({"arm": asdict(arm), **found}) + "\n")
                 file.flush()
+
+
+# -- the table
+
+MARKS = "abcdefghij"
+
+
+def table(named: Callable[[Arm], str]) -> str:
+    """Markdown: a row a recipe, a column an ablation; in each cell how many arms run, and letters for why the
+    others are refused, below. named: of an arm, why it is refused, or ""."""
+    reasons: dict[str, str] = {}
+
+    def cell(recipe: str, ablation: str) -> str:
+        refused: dict[str, list[Arm]] = {}
+        every = [Arm(recipe, ablation, kind, precision) for kind in WORLDS for precision in PRECISIONS]
+        for arm in every:
+            if why := named(arm):
+                refused.setdefault(why.replace(repr(recipe), "NAME").replace(f"leave {ablation} out", "leave it out"), []).append(
+                    arm
+                )
+        marks = [reasons.setdefault(why, MARKS[len(reasons)]) for why in refused]
+        ran = len(every) - sum(map(len, refused.values()))
+        return f"{ran} <sup>{' '.join(marks)}</sup>" if marks else f"{ran}"
+
+    head = ["recipe", *(f"`{name}`" if name else "as it is" for name in ABLATIONS)]
+    rows = [[f"`{recipe}`", *(cell(recipe, ablation) for ablation in ABLATIONS)] for recipe in RECIPES]
+    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n".join([*lines, "", *(f"* {mark}: {why}." for why, mark in reasons.items())])
+
+
+START, END = "<!-- arms: written by tests/core/test_training_arms.py -->", "<!-- end of arms -->"
+
+
+def in_docs() -> str:
+    """The table as it stands in docs/training.md."""
+    return DOCS.read_text().partition(START)[2].partition(END)[0].strip()
+
+
+def write_docs(text: str) -> None:
+    """Put the table into docs/training.md."""
+    before, _, rest = DOCS.read_text().partition(START)
+    DOCS.write_text(f"{before}{START}\n{text}\n{END}{rest.partition(END)[2]}")
 
 
 def main() -> int:
@@ -271,10 +316,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="file for the outcomes, JSON")
     parser.add_argument("--only", action="append", default=[], help="arms with these words alone, such as 'tiny-f all_trained'")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--kind", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        inside(options.work, options.kind)
+        inside(options.work)
         return 0
     words = [only.split() for only in options.only] or [[]]
     chosen = [arm for arm in arms() if any(set(some) <= set(str(arm).split()) for some in words)]
