@@ -84,6 +84,12 @@ def frame_noise(shape: Sequence[int], generator: torch.Generator, shared: float 
     return (noise + shared * same) / (1 + shared**2) ** 0.5
 
 
+def videos_noise(shape: Sequence[int], frames: int, generator: torch.Generator, shared: float) -> torch.Tensor:
+    """Unit noise (v frames, ...) of videos that stand one after the other, each with a part of its own that its frames share;
+    `frames` 0: all are one video."""
+    return torch.cat([frame_noise(video.shape, generator, shared) for video in torch.empty(*shape).split(frames or shape[0])])
+
+
 def target(config: ScheduleConfig, x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """What the network should say: the noise, or v = sqrt(abar) noise - sqrt(1 - abar) x0 (Salimans & Ho 2202.00512)."""
     if config.prediction == "epsilon":

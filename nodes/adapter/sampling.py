@@ -21,7 +21,7 @@ from comfy.samplers import CFGGuider
 
 from ...emu_core.errors import UserError
 from ...emu_core.model.guidance import calls
-from ...emu_core.model.schedule import ScheduleConfig, abar, frame_noise, trailing_timesteps
+from ...emu_core.model.schedule import ScheduleConfig, abar, trailing_timesteps, videos_noise
 
 SAMPLER_NAMES: list[str] = comfy.samplers.SAMPLER_NAMES
 stop_if_cancelled = comfy.model_management.throw_exception_if_processing_interrupted
@@ -141,9 +141,7 @@ def run_guider(
     start = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
     noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
     if shared_noise:  # each video has a part of its own that its frames share
-        generator, length = torch.Generator().manual_seed(seed), frames or len(start)
-        drawn = [frame_noise(video.shape, generator, shared_noise) for video in start.split(length)]
-        noise = torch.cat(drawn).to(noise)
+        noise = videos_noise(start.shape, frames, torch.Generator().manual_seed(seed), shared_noise).to(noise)
     preview = latent_preview.prepare_callback(guider.model_patcher, max(len(sigmas) - 1, 1))
     later = seed if on_the_way is None else on_the_way
     settings = {"denoise_mask": latent.get("noise_mask"), "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED, "seed": later}

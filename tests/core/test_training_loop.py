@@ -370,3 +370,36 @@ def test_every_recipe_is_named_as_it_is_listed(name: str) -> None:
     recipe = RECIPES[name]
     assert recipe.name == name
     assert 0 < recipe.optimisation.warmup < recipe.optimisation.steps
+
+
+# -- float16
+
+
+def test_resumed_run_in_float16_keeps_the_scale_and_how_long_it_has_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scale doubles after so many good steps in a row; a resumed run counted them from 0 again."""
+    recipe = override(toy_recipe(), {"compute.precision": "float16"})
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaler(device, enabled=enabled, growth_interval=4))
+    whole = new_trainer(tmp_path / "whole", recipe)
+    whole.run()
+    for stop in range(6):
+        trainer = new_trainer(tmp_path / "parts", recipe, seed=stop) if stop else new_trainer(tmp_path / "parts", recipe)
+        if stop:
+            trainer.load()
+        trainer.run(max_minutes=0)
+    assert whole.scaler.state_dict()["scale"] == 2 * 65536  # it has grown once, and two steps further
+    assert trainer.scaler.state_dict() == whole.scaler.state_dict()
+    assert trainer.scaler.state_dict()["_growth_tracker"] == 2
+    assert_same_state(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_checkpoint_without_the_count_is_read(tmp_path: Path) -> None:
+    """As version 0.1 wrote them."""
+    trainer = new_trainer(tmp_path)
+    trainer.run(max_minutes=0)
+    old = {name: value for name, value in trainer.state().items() if name != checkpoints.GROWTH}
+    checkpoints.save(old, tmp_path, 2, Processes())
+    resumed = new_trainer(tmp_path, seed=7)
+    resumed.load()
+    assert resumed.step == 1
+    resumed.run()
