@@ -39,10 +39,11 @@ class Taken(Exception):
 
 
 class OwnerLock:
-    """Held from `take` to `release`."""
+    """Held from `take` to `release`. needed: whether a file system without locks (some of NFS) counts as taken; else nothing
+    keeps others away there, and a warning says so."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, needed: bool = False) -> None:
+        self.path, self.needed = path, needed
         self._file: IO[str] | None = None
 
     @property
@@ -51,15 +52,14 @@ class OwnerLock:
         return self._file is not None
 
     def take(self, **told: str) -> None:
-        """Taken if another process holds it. `told`: what else its sentence is to say of this one, such as at="http://...". Where
-        the file system has no locks (some of NFS) nothing keeps others away, and a warning says so."""
+        """Taken if another process holds it. `told`: what else its sentence is to say of this one, such as at="http://..."."""
         if self._file is not None:
             return
         file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the lock is held
         try:
             _lock(file)
         except OSError as problem:
-            if problem.errno not in HELD:
+            if problem.errno not in HELD and not self.needed:
                 logger.warning(
                     "%s cannot be locked (%s): see to it that one process at a time uses it", self.path, problem.strerror
                 )

@@ -20,7 +20,8 @@ class ServerLock:
     """Held from `take` to `release`."""
 
     def __init__(self, folder: Path, name: str = LOCK_NAME) -> None:
-        self._lock = OwnerLock(folder / name)
+        self.path = folder / name
+        self._lock = OwnerLock(self.path, needed=True)  # a lock decides what may be swept away
 
     @property
     def held(self) -> bool:
@@ -32,7 +33,7 @@ class ServerLock:
         try:
             self._lock.take(at=address)
         except Taken as owner:
-            expected = f"{self._lock.path.parent}: expected a study that no other server has open, found it served by {owner}"
+            expected = f"{self.path.parent}: expected a study that no other server has open, found it served by {owner}"
             raise UserError(f"{expected}; stop that one first, or use its page.") from owner
 
     def release(self) -> None:
