@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from .limits import json_of
+
 logger = logging.getLogger(__name__)
 
 FAR = 1 << 30
@@ -88,7 +90,7 @@ class OwnerLock:
 def _owner(file: IO[str]) -> str:
     with suppress(OSError, ValueError, KeyError, TypeError):
         file.seek(0)
-        told = json.load(file)
+        told = json_of(file.read(1 << 16))
         further = "".join(f" {word} {value}" for word, value in told.items() if word not in ("process", "computer"))
         return f"process {told['process']} on {told['computer']}{further}"
     return "another process"
