@@ -43,6 +43,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOTHING_ELSE = {"protocol_whitelist": "none"}
 PROBED = int(av.__version__.partition(".")[0]) >= 15
 """PyAV before 15 crashes where streams are found late (FLV, MPEG-PS) and have options."""
+LENIENT_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if hasattr(av.container.InputContainer, "metadata_errors") else {}
+"""Bytes in tags that are no UTF-8 stop nothing: PyAV before 19 must be told so, since then it knows no such argument."""
 NOT_VIDEO = ("image2", "tty", "hls", "concat", "dash", "ffmetadata")
 USUAL_RATE = Fraction(25)
 WHOLE = 0.9
@@ -136,8 +138,9 @@ class Decoder:
     ) -> None:
         self.name, self.container, self.stream, self.budget = name, container, stream, budget
         self.codec: str = stream.codec_context.codec.canonical_name
-        self.base: Fraction = stream.time_base or Fraction(1, 90_000)
-        self.aspect: Fraction = stream.sample_aspect_ratio or Fraction(1)
+        # PyAV 19 has rational numbers of its own, 0/1 where others have None, that are rounded to 32 bits when multiplied.
+        self.base = Fraction(stream.time_base or Fraction(1, 90_000))
+        self.aspect = Fraction(stream.sample_aspect_ratio or 1)
         self.start: int = stream.start_time or 0
         self.sound = bool(container.streams.audio)
         # AVI knows only when a picture is decoded: the first that is shown has the time of the first that is decoded, and so on.
@@ -162,7 +165,14 @@ class Decoder:
         """Frames a second, as far as the file says. Where it has no times, the coded pictures may."""
         if self.base == RAW and self.stream.codec_context.framerate:
             return Fraction(self.stream.codec_context.framerate)
-        return self.stream.average_rate or self.stream.guessed_rate
+        told = self.stream.average_rate or self.stream.guessed_rate
+        return Fraction(told) if told else None
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Of the file as a whole; bytes that are no UTF-8 are U+FFFD."""
+        # Which PyAV 19 gives as lone surrogates, that cannot be printed or written.
+        return {_readable(key): _readable(value) for key, value in self.container.metadata.items()}
 
     @property
     def length(self) -> float | None:
@@ -370,6 +380,10 @@ def _alpha_decoder(name: str, stream: av.VideoStream, codec: str, threads: Threa
     return own
 
 
+def _readable(text: str) -> str:
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def _seconds(text: str) -> float | None:
     """Of a time as 00:00:01.150000000, as Matroska's tags have it."""
     found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d*)?)\s*", text)
@@ -406,7 +420,7 @@ def container_of(file: BinaryIO, name: str) -> av.container.InputContainer:
     """An open file as FFmpeg's container; while it is probed, too, no picture is decoded that is far over the limit."""
     check_chunks(file, name)
     probing = for_ffmpeg() if PROBED else None
-    return av.open(file, "r", options=probing, container_options=NOTHING_ELSE, metadata_errors="replace")
+    return av.open(file, "r", options=probing, container_options=NOTHING_ELSE, **LENIENT_TAGS)
 
 
 def undecodable(name: str | os.PathLike[str], problem: Exception) -> Unreadable:

@@ -263,7 +263,7 @@ def _film(source: Source, name: str) -> _Stored:
                     end = max(end, packet.pts + packet.duration)
             if shape is None:
                 shape, first = next(((video.shape(frame), frame.pts) for frame in video.decode(packet)), (None, None))
-        tags, rate, length = dict(video.container.metadata), float(video.rate) if video.rate else None, video.length
+        tags, rate, length = video.tags, float(video.rate) if video.rate else None, video.length
         base, sound, exact, budget = video.base, video.sound, video.exact_length, video.budget
     if shape is None:
         raise Unreadable(f"{name}: expected a video with at least one frame, found none in it; check the file.")

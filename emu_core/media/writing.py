@@ -374,6 +374,8 @@ def copy_pictures(video: Decoder, target: PathLike) -> None:
     with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}) as output:
         copied = output.add_stream_from_template(video.stream)
         copied.metadata.clear()
+        # As PyAV since 15 does by itself; in 14, x264 put its own headers in the place of the film's, and all came out green.
+        copied.codec_context.flags = video.stream.codec_context.flags
         # SEI units: x264 writes its name and settings there
         strip = BitStreamFilterContext("filter_units=remove_types=6", video.stream, copied)
         packets = (packet for packet in video.container.demux(video.stream) if packet.dts is not None)

@@ -64,7 +64,9 @@ def refused(function, *arguments, words: tuple[str, ...] = (), kind: type[ValueE
     one_sentence(error, *words)
 
 
-def encode(path: Path, pictures: list[np.ndarray], pts: list[int], base: Fraction = EIGHTH, rate: int = 8, **more: Any) -> None:
+def encode(
+    path: Path, pictures: list[np.ndarray], pts: list[int], base: Fraction = EIGHTH, rate: int | Fraction = 8, **more: Any
+) -> None:
     """A film as another program writes it: untagged, times as given."""
     with av.open(str(path), "w") as container:
         container.metadata.update(more.get("metadata", {}))
