@@ -161,7 +161,7 @@ def look(source: Source, fps: float | None = None, height: int | None = None, na
                 seen.height, seen.width = video.shape(frame)
                 check_sides(video.name, seen.height, seen.width)
                 seen.first = video.pixels(frame) if first else None
-            length = getattr(frame, "duration", 0)  # older PyAV lacks it
+            length = getattr(frame, "duration", round(1 / rate / video.base))  # PyAV 14 lacks it; this is FFmpeg's own guess
             frame, aspect = video.measurable(frame)
             if measure is None:
                 video.budget.claim(*measured_size(frame, aspect, height))

@@ -164,11 +164,18 @@ def colours(frame: np.ndarray) -> list[list[list[int]]]:
     return known[near.argmin(axis=-1)].tolist()
 
 
+def copied_stream(container: Any, stream: Any) -> Any:
+    """A stream for a container that takes another's packets as they are."""
+    made = container.add_stream_from_template(stream)
+    made.codec_context.flags = stream.codec_context.flags  # as PyAV since 15 does by itself
+    return made
+
+
 def with_sound(data: bytes, form: str, codec: str, seconds: float, start: float = 0.0) -> bytes:
     """The same pictures with a tone of 440 Hz beside them."""
     target = io.BytesIO()
     with av.open(io.BytesIO(data)) as pictures, av.open(target, "w", format=form) as container:
-        stream = container.add_stream_from_template(pictures.streams.video[0])
+        stream = copied_stream(container, pictures.streams.video[0])
         sound = container.add_stream(codec, rate=48000)
         sound.codec_context.layout = "mono"
         packets = [packet for packet in pictures.demux(video=0) if packet.size]

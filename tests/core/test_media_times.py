@@ -34,6 +34,7 @@ from .film import (
     WIDTH,
     Film,
     colours,
+    copied_stream,
     moving,
     numbers,
     quadrants,
@@ -92,7 +93,7 @@ def faststart(film: Film, pictures: list[np.ndarray], folder: Path) -> bytes:
         av.open(str(folder / "plain")) as plain,
         av.open(str(folder / "fast"), "w", format=film.form, options=film.container) as fast,
     ):
-        stream = fast.add_stream_from_template(plain.streams.video[0])
+        stream = copied_stream(fast, plain.streams.video[0])
         for packet in plain.demux(video=0):
             if packet.dts is not None:
                 packet.stream = stream
