@@ -21,7 +21,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..media import Unreadable
-from ..media.decoding import USUAL_RATE, WHOLE, Pixels, Source, check_whole, orientation
+from ..media.decoding import USUAL_RATE, WHOLE, Pixels, Source, check_whole, filter_graph, orientation
 from ..media.images import check_sides
 from ..media.reading import moving
 from ..media.spacing import ending, even_rate
@@ -98,7 +98,7 @@ class _Measure:
     ) -> None:
         width, high = measured_size(frame, aspect, height)
         name, size = ("crop", f"{width}:{high}:0:0") if height is None else ("scale", f"{width}:{high}:flags=area")
-        self._graph = graph = av.filter.Graph()
+        self._graph = graph = filter_graph()
         self._entry = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
         resized, pixels, split = graph.add(name, size), graph.add("format", "pix_fmts=yuv420p"), graph.add("split", "2")
         cuts = graph.add("scdet", f"threshold={CUT_THRESHOLD}:sc_pass=1")

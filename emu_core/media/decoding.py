@@ -77,9 +77,18 @@ SAME_SHAPE = 0.02
 log = logging.getLogger(__name__)
 
 
+def filter_graph() -> av.filter.Graph:
+    """An empty one, without threads of its own where PyAV lets one choose: from 19 on a graph is freed only by the garbage
+    collector, so that threads would pile up, and a forked process that frees it would wait for them forever."""
+    graph: Any = av.filter.Graph()
+    if hasattr(graph, "threads"):
+        graph.threads = 1
+    return cast(av.filter.Graph, graph)
+
+
 def filter_chain(frame: av.VideoFrame, *steps: tuple[str, str]) -> Filter:
     """A way through FFmpeg's filters for frames like this one; each step is a filter's name and its options."""
-    graph = av.filter.Graph()
+    graph = filter_graph()
     base = frame.time_base or Fraction(1, 1000)
     last = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
     for name, options in (*steps, ("buffersink", "")):

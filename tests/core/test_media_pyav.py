@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from emu_core.data.motion_score import look
 from emu_core.media import VideoReader, read_video
 from emu_core.media.decoding import opened
 from emu_core.media.writing import write_frames
@@ -41,3 +44,24 @@ def test_times_and_rates_are_fractions(tmp_path: Path) -> None:
         write_frames(tmp_path / "b.mp4", ((at, video.pixels(frame)) for at, frame in video.timed(1 / rate)), video.rate)
     with opened(tmp_path / "b.mp4") as video:
         assert video.rate == rate
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counted by Linux")
+def test_no_threads_stay_behind(tmp_path: Path) -> None:
+    """A process that is forked later would wait for them forever."""
+    path = tmp_path / "a.mp4"
+    encode(path, [np.zeros((256, 384, 3), np.uint8)] * 4, [0, 1, 2, 3])
+    gc.collect()
+    gc.disable()
+    alone = threads()
+    try:
+        for _ in range(3):
+            assert (len(list(VideoReader(path))), look(path).frames) == (4, 4)
+        assert threads() <= alone
+    finally:
+        gc.enable()
+
+
+def threads() -> int:
+    """Threads of this process, those of libraries too."""
+    return len(os.listdir("/proc/self/task"))
