@@ -14,13 +14,14 @@ from .. import __version__
 from ..errors import UserError
 from ..limits import changed
 from . import animate, convert, curate, equalise, evaluate, generate, info, interpolate, retrieve, select, study, train
-from .said import EXIT_INTERRUPTED, say
+from .said import EXIT_INTERRUPTED, open_streams, say, tell
 
 COMMANDS = (generate, animate, interpolate, info, convert, curate, select, train, evaluate, equalise, retrieve, study)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, of these arguments or the process's own; returns the exit code."""
+    open_streams()
     options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             getattr(import_module(module), function)(options)
         sys.stdout.flush()  # a reader that went away, as in `| head`, is noticed here and not after the end
     except KeyboardInterrupt:
-        print("emu-video: stopped; nothing half-written is left", file=sys.stderr)
+        tell("emu-video: stopped; nothing half-written is left")
         return EXIT_INTERRUPTED
     except Exception as error:
         return say(error, options.command, options.verbose)

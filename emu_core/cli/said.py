@@ -6,10 +6,11 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import select
 import socket
-import stat
 import sys
 import traceback
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -63,9 +64,23 @@ def say(error: Exception, command: str, verbose: bool) -> int:
     sentence = _sentence(error, command)
     if _first_to_speak():
         if verbose or sentence is None:
-            traceback.print_exception(error)
-        print(f"emu-video: {sentence or _fault(error)}", file=sys.stderr)
+            tell("".join(traceback.format_exception(error)).rstrip("\n"))
+        tell(f"emu-video: {sentence or _fault(error)}")
     return EXIT_FAULT if sentence is None else EXIT_INPUT
+
+
+def tell(text: str) -> None:
+    """Say something on standard error, unless nobody hears it: the exit code stays true."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)
+
+
+def open_streams() -> None:
+    """Where the process was started without standard output or error (`>&-`, a program without a console), what is said goes
+    nowhere, and no file that is opened later takes their number."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
 
 
 def _sentence(error: Exception, command: str) -> str | None:
@@ -94,14 +109,19 @@ def _fault(error: Exception) -> str:
 
 
 def _reader_gone() -> bool:
-    """Whether our own output goes to another program, which reads no more; nothing is written to it again."""
-    try:
-        if not stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
-            return False
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        return False
-    return True
+    """Whether what we say goes to another program, which reads no more; nothing is written to it again. A pipe of another kind,
+    to a process of our own, may have broken instead."""
+    gone = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            place, asked = stream.fileno(), select.poll()
+            asked.register(place, 0)  # of errors alone, as that nobody reads
+            if asked.poll(0):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), place)
+                gone = True
+        except (AttributeError, OSError, ValueError):  # no such call on Windows; no real stream
+            continue
+    return gone
 
 
 def _first_to_speak() -> bool:

@@ -18,6 +18,7 @@ from emu_core.cli.main import build_parser, main
 from emu_core.cli.said import LOWER
 from emu_core.errors import ISSUES, Stopped, UserError, of_one_item, out_of_memory
 from emu_core.media import read_image
+from emu_core.pipeline import BUNDLED
 
 from .saved import ROOT, surroundings
 from .test_before_weights import COMMANDS, leaves
@@ -129,6 +130,28 @@ def test_a_reader_that_goes_away_ends_it_quietly() -> None:
     assert (process.returncode, said) == (141, b"")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("closed", "expected"), [("1>&-", 0), ("2>&-", 0), ("2>/dev/full", 0), (">/dev/full", 2)])
+def test_streams_that_take_nothing(closed: str, expected: int) -> None:
+    """As a program without a console has them, and a full disk."""
+    command = f'"{sys.executable}" -m emu_core recipes {closed}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT, env=surroundings())
+    said = "emu-video: No space left on device\n" if expected else ""
+    assert (done.returncode, done.stderr) == (expected, said)
+    wrong = command.replace("recipes", "info /nowhere")
+    done = subprocess.run(["sh", "-c", wrong], capture_output=True, text=True, cwd=ROOT, env=surroundings())
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_only_a_reader_of_ours_that_went_away_ends_it_quietly(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A pipe to a process of our own that broke is a fault of the program, also where the output goes into a pipe."""
+    reading, writing = os.pipe()
+    with open(reading, "rb"), open(writing, "w") as out:  # noqa: PTH123 - numbers of open files
+        monkeypatch.setattr(sys, "stdout", out)
+        code, said = ended(monkeypatch, capsys, BrokenPipeError(errno.EPIPE, "Broken pipe"))
+    assert (code, "BrokenPipeError" in said) == (1, True)
+
+
 def test_one_item_of_many() -> None:
     assert of_one_item(UserError("broken")) == "broken"
     assert of_one_item(KeyError("a")) == "KeyError: 'a'"
@@ -144,12 +167,19 @@ def test_one_item_of_many() -> None:
 def test_of_two_processes_one_speaks(tmp_path: Path) -> None:
     """A loss that overflows in both at once."""
     command = ["train", "tiny-f", "--processes", "2", "--out", str(tmp_path / "run"), "--set", "optimisation.rate=1e30"]
-    few = ["optimisation.batch=2", "cache=4", "optimisation.steps=20", "optimisation.warmup=0", "optimisation.clip=1e30"]
+    few = [
+        f"base={BUNDLED}",
+        "optimisation.batch=2",
+        "cache=4",
+        "optimisation.steps=20",
+        "optimisation.warmup=0",
+        "optimisation.clip=1e30",
+    ]
     settings = [part for setting in few for part in ("--set", setting)]
     done = subprocess.run(
         [sys.executable, "-m", "emu_core", *command, *settings], capture_output=True, text=True, cwd=ROOT, env=surroundings()
     )
-    lines = [line for line in done.stderr.splitlines() if line.startswith("emu-video: ")]
-    assert (done.returncode, len(lines)) == (2, 1), done.stderr[-3000:]
-    assert "is nan at step" in lines[0] or "is inf at step" in lines[0]
+    _, *said = done.stderr.split("emu-video: ")  # it may stand behind the other process's bar
+    assert (done.returncode, len(said)) == (2, 1), done.stderr[-3000:]
+    assert "is nan at step" in said[0] or "is inf at step" in said[0]
     assert "Traceback" not in done.stderr
