@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def plan(file: WeightFile, parts: Mapping[str, nn.Module], family: str) -> tuple
 
 def open_lora(path: str | Path) -> WeightFile:
     """A file of weights that may be a LoRA; its values are not read yet. ValueError for anything else."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
         raise UserError(f"{path} should be a LoRA's file, found {found}: check the path")

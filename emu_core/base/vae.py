@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +39,7 @@ class VaeSource:
 def inspect(path: str | Path, model: Mapping[str, Any]) -> VaeSource:
     """What a VAE is, without reading its weights. Its latents are scaled as those of `model`, the configuration of the VAE that
     it replaces. ValueError for what is no VAE, or one of other latents."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if path.is_dir():
         source = _folder(path)
     elif path.is_file():

@@ -32,7 +32,7 @@ def find_clip_tokenizer(tokenizer: str | Path | None, needed_by: Path) -> Path:
     the environment variable COMFYUI_PATH, else ~/comfy/ComfyUI.
     """
     usual = [place for place in (os.environ.get("COMFYUI_PATH"), "~/comfy/ComfyUI") if place]
-    places = [Path(place).expanduser() for place in (usual if tokenizer is None else [tokenizer])]
+    places = [Path(os.path.expanduser(place)) for place in (usual if tokenizer is None else [tokenizer])]
     for place in places:
         for folder in (place, place / "tokenizer", place / "comfy" / "sd1_tokenizer"):
             if has_tokenizer(folder):
