@@ -109,3 +109,19 @@ def check_text_states(pack: Any) -> dict[str, torch.Tensor]:
     _, clip, _ = pack.run("EmuVideoTinyModel")
     prompts = [parts.PROMPT, "", "A Small cyan triangle, purple still"]
     return {f"text{i}": clip.encode_from_tokens_scheduled(clip.tokenize(p))[0][0] for i, p in enumerate(prompts)}
+
+
+def check_interpolated_sizes(pack: Any) -> dict[str, torch.Tensor]:
+    """Wide frames, and frames whose sides 8 does not divide; 9 of them, so that two windows are joined."""
+    model, clip, vae = pack.run("EmuVideoTinyModel")
+    model = parts.apply(pack, parts.on_the_same_schedule(pack, model), "standard_I.safetensors")
+    text, empty = parts.texts(clip)
+    found = {}
+    for height, width in ((64, 128), (65, 91)):
+        images = parts.picture(1, 9, height, width)
+        found[f"given_{height}"] = images
+        found[f"finer_{height}"] = pack.run(
+            "EmuVideoInterpolate", model=model, positive=text, negative=empty, vae=vae, images=images, seed=11, steps=3,
+            sampler_name="euler", text_guidance=1.0, image_guidance=1.0, stitch="continuous",
+        )[0]  # fmt: skip
+    return found
