@@ -48,10 +48,9 @@ def write_damaged(folder: Path) -> None:
         _write(folder / name, content)
         _write((folder / name).with_suffix(".txt"), b"a big red circle moves right on a white background")
     _write(folder / "no_caption.mp4", whole)
-    with wave.open(str(folder / "sound.wav"), "wb") as file:
+    with whole_file(folder / "sound_only.mp4") as part, wave.open(str(part), "wb") as file:  # whatever its name says
         file.setparams((1, 2, 8000, 0, "NONE", "not compressed"))
         file.writeframes(bytes(16000))
-    os.replace(folder / "sound.wav", folder / "sound_only.mp4")  # whatever its name says
     _write(folder / "sound_only.txt", b"a sound")
 
 

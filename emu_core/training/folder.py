@@ -67,12 +67,12 @@ def forget_rows_after(step: int, path: Path) -> None:
 
 
 def open_board(folder: Path, step: int) -> Any:
-    """A writer for TensorBoard that forgets what was written after `step`. ValueError if TensorBoard is not installed."""
+    """A writer for TensorBoard that forgets what a run that broke off wrote after `step`. ValueError if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard, or leave it out") from error
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def plot_losses(folder: Path) -> None:
@@ -99,7 +99,8 @@ def plot_losses(folder: Path) -> None:
             axis.set_yscale("log")
     axes[-1, 0].set_xlabel("step")
     figure.tight_layout()
-    figure.savefig(folder / "loss.png", dpi=80)
+    with whole_file(folder / "loss.png") as part:
+        figure.savefig(part, dpi=80, format="png")
     pyplot.close(figure)
 
 
@@ -107,4 +108,6 @@ def write_sheet(images: torch.Tensor, path: Path | None, columns: int) -> None:
     """Pictures (n, 3, H, W) in -1..1, n a multiple of `columns`, row by row as one PNG. No path: nothing is written."""
     if path is not None:
         grid = rearrange(images, "(r c) k h w -> (r h) (c w) k", c=columns)
-        Image.fromarray(((grid.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()).save(path)
+        picture = Image.fromarray(((grid.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy())
+        with whole_file(path) as part:
+            picture.save(part, format="PNG")

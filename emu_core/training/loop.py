@@ -10,6 +10,8 @@ import contextlib
 import json
 import logging
 import math
+import signal
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -22,6 +24,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..errors import Stopped, UserError
+from ..media.files import whole_file, whole_folder
 from . import checkpoints
 from .folder import BAD_BATCH, LOG_FILE, RECIPE_FILE, check_folder, forget_rows_after, open_board, plot_losses, write_json
 from .processes import Parallel, Processes, fingerprint, local, whole
@@ -87,6 +90,7 @@ class Trainer:
         self.step = 0
         self.started = time.monotonic()
         self.elapsed = 0.0
+        self.told = False  # to stop
 
     # -- checkpoints
 
@@ -137,15 +141,15 @@ class Trainer:
     # -- the loop
 
     def run(self, max_minutes: float = math.inf, tensorboard: bool = False) -> None:
-        """Train to the end, or stop after `max_minutes` with a checkpoint to resume from. `tensorboard`: figures also go to the
-        folder `tensorboard`."""
+        """Train to the end, or stop after `max_minutes` with a checkpoint to resume from; on SIGTERM after such a checkpoint with
+        KeyboardInterrupt. `tensorboard`: figures also go to the folder `tensorboard`."""
         self.started = time.monotonic()
         writes = tensorboard and self.processes.main
         board: Any = open_board(self.folder / "tensorboard", self.step) if writes else contextlib.nullcontext()
         self.begin()
         before, main, name = fingerprint(self.task.frozen()), self.processes.main, self.recipe.name
         bar = tqdm(total=self.config.steps, initial=self.step, desc=name, disable=not main, mininterval=2)
-        with bar, board, open(self.folder / LOG_FILE, "a") if main else contextlib.nullcontext() as log:
+        with bar, board, self._heeding(), open(self.folder / LOG_FILE, "a") if main else contextlib.nullcontext() as log:
             for figures in self.steps(max_minutes):
                 bar.update(1)
                 if log is None:
@@ -156,14 +160,41 @@ class Trainer:
                 for key, value in figures.items() if tensorboard else ():
                     board.add_scalar(key, value, self.step)
         self.save()
+        if any(self.processes.flags(self.told)):
+            logger.warning("%s was told to stop, and did at step %d with a checkpoint: go on with --resume", name, self.step)
+            raise KeyboardInterrupt
         if fingerprint(self.task.frozen()) != before:
             raise RuntimeError(f"the frozen parts changed while {name} trained; its result is not to be used")
-        with self.averaged():
-            self.task.export(self.folder / "model" if main else None)
+        self.export()
         if main:
             plot_losses(self.folder)
             write_json(self.folder / "frozen.json", {"sha256_before": before, "sha256_after": before, "step": self.step})
         self.processes.barrier()
+
+    @contextlib.contextmanager
+    def _heeding(self) -> Iterator[None]:
+        """Meanwhile SIGTERM, with which a cluster takes a machine back, stops the run after the step that it is in."""
+
+        def heed(*_: Any) -> None:
+            self.told = True
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, heed)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def export(self) -> None:
+        """Write the averaged result as the folder `model`, whole or not at all."""
+        target = self.folder / "model"
+        with self.averaged(), whole_folder(target) if self.processes.main else contextlib.nullcontext() as part:
+            try:
+                self.task.export(part)
+            except UserError as error:
+                raise Stopped(str(error).replace(str(part), str(target))) from error
 
     def begin(self) -> None:
         """Make the folder, look for room, write down the recipe, and say what is trained."""
@@ -197,7 +228,7 @@ class Trainer:
             yield figures  # its row is written before the checkpoint that follows it
             if self.step % every.save == 0 and self.step < steps:
                 self.save()
-            if self.processes.flags(time.monotonic() > end)[0]:  # clocks differ
+            if any(self.processes.flags(self.told or (self.processes.main and time.monotonic() > end))):  # clocks differ
                 return
 
     def autocast(self) -> Any:
@@ -247,7 +278,9 @@ class Trainer:
         if bad and self.processes.world > 1:
             path = path.with_stem(f"{path.stem}_{self.processes.rank}")
         if bad:
-            torch.save({"step": self.step, "samples": [getattr(s, "to_save", lambda s=s: list(s))() for s in samples]}, path)
+            found = [getattr(s, "to_save", lambda s=s: list(s))() for s in samples]
+            with whole_file(path) as part:
+                torch.save({"step": self.step, "samples": found}, part)
         raise Stopped(f"{what} is {value} at step {self.step}; the batch is in {path}")
 
 

@@ -62,7 +62,8 @@ def check_run(recipe: Recipe, folder: Path, resume: bool, world: int) -> None:
 
 def launch(count: int, arguments: Sequence[str]) -> None:
     """Run `emu-video` with these arguments in `count` processes of this machine, through torch's own launcher. ValueError if
-    one of them fails."""
+    one of them fails; KeyboardInterrupt if they were told to stop, and did."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # the launcher takes a second
     from torch.distributed.run import main
 
@@ -71,6 +72,8 @@ def launch(count: int, arguments: Sequence[str]) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting processes must not take the cores of those that work
     try:
         main(["--standalone", "--nproc-per-node", str(count), "-m", "emu_core", *arguments, "--processes", "1"])
+    except SignalException as error:  # it has passed the signal on, and waited
+        raise KeyboardInterrupt from error
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode >= 0:

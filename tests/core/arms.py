@@ -1,8 +1,8 @@
 """Every arm of training, run: recipe x ablation x processes x precision, each for three steps at a tiny width, its result loaded
 and sampled.
 
-`python -m tests.core.arms --out FILE` runs all of them and writes what came of each as JSON; `--device cuda` on a GPU, else on
-the CPU. Nothing but what training itself needs is imported.
+`python -m tests.core.arms --out FILE` runs all of them, those of one process first, and writes what came of each as JSON as it
+comes; `--device cuda` on a GPU, else on the CPU. Nothing but what training itself needs is imported.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ from diffusers.models import AutoencoderKL
 
 from emu_core.base import load_base
 from emu_core.errors import UserError
+from emu_core.media.files import write_text
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings
 from emu_core.toy import recipes as toy
 from emu_core.toy.tasks import TASKS
@@ -205,13 +207,18 @@ def _each(mine: Sequence[Arm], work: Path, here: Processes) -> Iterator[tuple[Ar
             os._exit(1)  # the others wait for this one, and torchrun ends them; those arms that follow get new processes
 
 
-def run_all(chosen: Sequence[Arm], device: str, say: Callable[[str], None] = print) -> dict[Arm, dict[str, Any]]:
-    """Each arm's outcome: losses and a picture's figures, or the reason why it is refused, or the error."""
+Outcomes = dict[Arm, dict[str, Any]]
+"""Of each arm: losses and a picture's figures, or the reason why it is refused, or the error."""
+
+
+def run_all(chosen: Sequence[Arm], device: str, told: Callable[[Outcomes], object] = len) -> Outcomes:
+    """Each arm's outcome, those first that one process trains. told: called with those that have come since the last call."""
     results = {arm: {"refused": why} for arm in chosen if (why := refusal(arm))}
     if device == "cuda" and torch.cuda.device_count() < 2:
         results |= {arm: {"refused": "two processes need two GPUs"} for arm in chosen if arm.kind == "two" and arm not in results}
     if not find_spec("peft"):
         results |= {arm: {"refused": "peft is not installed"} for arm in chosen if RECIPES[arm.recipe].task == "lora"}
+    told(results)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         (work / "latents").mkdir()
@@ -224,11 +231,11 @@ def run_all(chosen: Sequence[Arm], device: str, say: Callable[[str], None] = pri
             return arm.kind == "one", device != "cpu" and RECIPES[arm.recipe].task == "video"
 
         for which in sorted({together(arm) for arm in wanted}, reverse=True):
-            results |= _in_processes([arm for arm in wanted if together(arm) == which], work, device, say)
+            results |= _in_processes([arm for arm in wanted if together(arm) == which], work, device, told)
     return results
 
 
-def _in_processes(mine: list[Arm], work: Path, device: str, say: Callable[[str], None]) -> dict[Arm, dict[str, Any]]:
+def _in_processes(mine: list[Arm], work: Path, device: str, told: Callable[[Outcomes], object]) -> Outcomes:
     count = 1 if device == "cuda" and torch.cuda.device_count() < 2 else WORLDS[mine[0].kind]
     todo, done = work / "todo.json", work / "done.jsonl"
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
@@ -237,23 +244,45 @@ def _in_processes(mine: list[Arm], work: Path, device: str, say: Callable[[str],
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     if device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    found: dict[Arm, dict[str, Any]] = {}
+    found: Outcomes = {}
+
+    def look() -> None:
+        rows = [json.loads(line) for line in done.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        new = {arm: row for row in rows if (arm := Arm(**row.pop("arm"))) not in found}
+        found.update(new)
+        if new:
+            told(new)
+
     while left := [arm for arm in mine if arm not in found]:
         todo.write_text(json.dumps([asdict(arm) for arm in left]))
         done.write_text("")
-        try:
-            limit = 60 + MOST_SECONDS * len(left)
-            ended = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True, timeout=limit)
-            why = f"status {ended.returncode}: {ended.stderr[-1500:]}"
-        except subprocess.TimeoutExpired:
-            why = f"no end within {limit} s"
-        new = {Arm(**row.pop("arm")): row for row in map(json.loads, done.read_text().splitlines())}
-        if len(new) < len(left) and not any("error" in row for row in new.values()):  # the first of those without a word
-            new[next(arm for arm in left if arm not in new)] = {"error": f"its process ended with {why}"}
-        for arm, row in new.items():
-            say(f"{arm}: {row.get('error') or row['losses']}")
-        found |= new
+        why = _watched(command, environment, 60 + MOST_SECONDS * len(left), look)
+        new = [arm for arm in left if arm in found]
+        if len(new) < len(left) and not any("error" in found[arm] for arm in new):  # the first of those without a word
+            silent = next(arm for arm in left if arm not in found)
+            found[silent] = {"error": f"its process ended with {why}"}
+            told({silent: found[silent]})
     return found
+
+
+def _watched(command: list[str], environment: dict[str, str], limit: float, look: Callable[[], None]) -> str:
+    """How a command ended within `limit` seconds; meanwhile and after its end, `look`."""
+    end = time.monotonic() + limit
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True) as process,
+    ):
+        try:
+            while process.poll() is None and time.monotonic() < end:
+                time.sleep(0.2)
+                look()
+        finally:
+            if late := process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+        look()
+        process.wait()
+        said.seek(0)
+        return f"no end within {limit} s" if late else f"status {process.returncode}: {said.read()[-1500:]}"
 
 
 def inside(work: Path) -> None:
@@ -323,16 +352,26 @@ def main() -> int:
     words = [only.split() for only in options.only] or [[]]
     chosen = [arm for arm in arms() if any(set(some) <= set(str(arm).split()) for some in words)]
     started = time.monotonic()
-    results = run_all(chosen, options.device)
+    machine = {"torch": torch.__version__, "device": options.device}
+    if options.device == "cuda":
+        machine["name"] = torch.cuda.get_device_name(0)
+    so_far: Outcomes = {}
+
+    def told(new: Outcomes) -> None:
+        """A line for each that ran, and the file anew, so that it is there if this is stopped."""
+        so_far.update(new)
+        for arm, row in new.items():
+            if "refused" not in row:
+                print(f"{len(so_far)}/{len(chosen)} {arm}: {row.get('error') or row['losses']}", flush=True)
+        if options.out:
+            write_text(
+                options.out, json.dumps({"machine": machine, "arms": [{**asdict(a), **r} for a, r in so_far.items()]}, indent=1)
+            )
+
+    results = run_all(chosen, options.device, told)
     failed = [arm for arm, found in results.items() if "error" in found]
     ran = sum("losses" in found for found in results.values())
     print(f"{ran} ran, {len(results) - ran - len(failed)} refused, {len(failed)} failed, {time.monotonic() - started:.0f} s")
-    if options.out:
-        machine = {"torch": torch.__version__, "device": options.device}
-        if options.device == "cuda":
-            machine["name"] = torch.cuda.get_device_name(0)
-        rows = [{**asdict(arm), **found} for arm, found in results.items()]
-        options.out.write_text(json.dumps({"machine": machine, "arms": rows}, indent=1))
     return 1 if failed else 0
 
 

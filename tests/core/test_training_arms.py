@@ -31,7 +31,7 @@ SPREAD = [
 
 
 def ran(chosen: list[Arm]) -> dict[Arm, dict[str, Any]]:
-    found = arms.run_all(chosen, "cpu", say=lambda line: None)
+    found = arms.run_all(chosen, "cpu")
     failed = {str(arm): row.get("trace", row["error"]) for arm, row in found.items() if "error" in row}
     assert not failed, json.dumps(failed, indent=1)
     return found
