@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -22,11 +23,18 @@ from .video import stack_file
 
 NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "optimisation.steps optimisation.batch every.sheet every.save": ("1 or more", lambda n: n >= 1),
-    "optimisation.rate optimisation.clip": ("above 0", lambda n: n > 0),
-    "optimisation.warmup every.validate compute.micro": ("0 or more", lambda n: n >= 0),
-    "clips.workers clips.starts clips.validation": ("0 or more", lambda n: n >= 0),
-    "optimisation.ema given.text_drop given.image_drop": ("0 to below 1", lambda n: 0 <= n < 1),
+    "recommended.steps network.widths network.layers": ("1 or more", lambda n: n >= 1),
+    "optimisation.rate optimisation.clip optimisation.t_power clips.fps": ("above 0", lambda n: n > 0),
+    "optimisation.warmup optimisation.weight_decay every.validate compute.micro": ("0 or more", lambda n: n >= 0),
+    "clips.frames clips.workers clips.starts clips.validation": ("0 or more", lambda n: n >= 0),
+    "method.shared_noise recommended.text_guidance recommended.image_guidance": ("0 or more", lambda n: n >= 0),
+    "recommended.image_noise world.cache": ("0 or more", lambda n: n >= 0),
+    "optimisation.decay given.first_frame world.anything": ("0 to 1", lambda n: 0 <= n <= 1),
+    "optimisation.ema optimisation.betas given.text_drop given.image_drop": ("0 to below 1", lambda n: 0 <= n < 1),
+    "schedule.steps": ("2 or more", lambda n: n >= 2),
+    "optimisation.seed world.seed": ("a number", math.isfinite),
 }
+MOST = 2**31 - 1  # of any number
 
 
 def check_recipe(recipe: Recipe, world: int = 1) -> None:
@@ -42,7 +50,10 @@ def complaints(recipe: Recipe, world: int = 1) -> Iterator[str]:
     for names, (expected, right) in NUMBERS.items():
         for name in names.split():
             found = attrgetter(name)(recipe)
-            if not right(found):
+            values = found if isinstance(found, tuple) else (found,)
+            if large := any(abs(value) > MOST for value in values):
+                expected = f"at most {MOST}"
+            if large or not all(map(right, values)):
                 wrong = True
                 yield f"{name} must be {expected}, found {found}: change it with --set {name}=..."
     if not wrong:
@@ -195,6 +206,12 @@ def _latents(recipe: Recipe) -> int:
         return 0
     count = len(Shards.open(clips.shards, clips.selection or None).rows) * max(clips.starts, 1)
     return count * clips.frames * 4 * (clips.size[0] // 8) * (clips.size[1] // 8) * 2
+
+
+def check_clips(recipe: Recipe) -> None:
+    """ValueError for shards, or a selection of them, that are not there or too short."""
+    if (first := next(_of_clips(recipe), None)) is not None:
+        raise UserError(first)
 
 
 def _of_clips(recipe: Recipe) -> Iterator[str]:

@@ -185,7 +185,7 @@ def _from_dict(kind: Any, values: Any, path: str) -> Any:
     for name, value in values.items():
         if dataclasses.is_dataclass(fields[name]):
             value = _from_dict(fields[name], value, f"{path}{name}.")
-        made[name] = tuple(value) if isinstance(value, list) else value
+        made[name] = _checked(fields[name], tuple(value) if isinstance(value, list) else value, f"{path}{name}")
     try:
         return kind(**made)
     except TypeError as error:
@@ -223,7 +223,30 @@ def _set(config: Any, path: list[str], value: Any, name: str) -> Any:
         except (KeyError, ValueError) as error:
             expected = "true or false" if isinstance(old, bool) else type(old).__name__
             raise UserError(f"setting {name!r} must be {expected}, found {value!r}") from error
-    return dataclasses.replace(config, **{own: value})
+    return dataclasses.replace(config, **{own: _checked(typing.get_type_hints(type(config))[own], value, name)})
+
+
+def _checked(hint: Any, value: Any, name: str) -> Any:
+    """A value that is what its setting is declared as. ValueError if not."""
+    kinds = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        right, expected = value in kinds, f"one of {', '.join(kinds)}"
+    elif typing.get_origin(hint) is tuple:
+        many, count = Ellipsis in kinds, len(kinds)
+        right = isinstance(value, tuple) and (many or len(value) == count) and all(_is(kinds[0], part) for part in value)
+        expected = f"{'numbers' if many else f'{count} numbers'}, such as {'64,128' if many else ','.join('0' * count)}"
+    else:
+        right, expected = _is(hint, value), getattr(hint, "__name__", "another value")
+    if not right:
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        raise UserError(f"setting {name!r} must be {expected}, found {shown!r}")
+    return value
+
+
+def _is(kind: Any, value: Any) -> bool:
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, kind)
 
 
 def _read(old: Any, text: str) -> Any:

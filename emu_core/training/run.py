@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import SaidAlready, Stopped, UserError
 from . import checkpoints
-from .checks import check_chain, check_output, check_recipe
+from .checks import check_chain, check_clips, check_output, check_recipe
 from .claim import check_owner, claimed
 from .folder import RECIPE_FILE, check_folder, write_json
 from .loop import Task, Trainer
@@ -57,6 +57,7 @@ def check_run(recipe: Recipe, folder: Path, resume: bool, world: int) -> None:
     check_owner(folder, recipe)
     check_output(folder, resume)
     check_recipe(recipe, world)
+    check_clips(recipe)
     check_folder(folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +128,23 @@ def test_files_and_names_of_version_0_1_are_read() -> None:
     assert (flat["image_noise"], flat["image_noise_inference"]) == (100, 20)
     assert not {new.partition(".")[0] for new in FLAT.values()} - {"optimisation"} & flat.keys()
     assert from_dict(flat) == recipe
+
+
+SILLY = {
+    "compute.precision=x": "must be one of float32, bfloat16, float16, found 'x'", "role=x": "must be one of F, I, found 'x'",
+    "method.stack=": "must be one of full, slim", "clips.size=64": "must be 2 numbers, such as 0,0, found '64'",
+    "optimisation.betas=1,2,3": "must be 2 numbers", "optimisation.betas=0.9,1": "must be 0 to below 1",
+    "optimisation.rate=inf": "must be at most 2147483647, found inf", "optimisation.decay=nan": "must be 0 to 1, found nan",
+    "optimisation.seed=99999999999999999999": "must be at most", "given.first_frame=-1": "must be 0 to 1",
+    "schedule.steps=99999999999": "must be at most", "clips.shards=/nowhere": "/nowhere",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", SILLY)
+def test_a_silly_value_is_a_sentence_before_any_work(setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert main(["train", "stage1_256px", "--family", "tiny", "--set", setting, "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert SILLY[setting] in said
+    assert "Traceback" not in said
+    assert not out.exists()
