@@ -94,8 +94,8 @@ def serve(options: Namespace) -> None:
     import asyncio
     from contextlib import suppress
 
+    from ..study.access import is_loopback
     from ..study.connections import Limits
-    from ..study.server import LOOPBACK
     from ..study.server import serve as run
     from ..study.store import Study
 
@@ -104,7 +104,7 @@ def serve(options: Namespace) -> None:
 
     def started(address: str) -> None:
         links = study.require_tokens(options.tokens) if options.tokens is not None else []
-        if options.host in LOOPBACK:
+        if is_loopback(options.host):
             print(f"{address}  (this computer only; --host 0.0.0.0 lets others in)", flush=True)
         else:
             who = "only raters with a token" if study.tokens_required else "anybody who reaches it (--tokens closes it)"

@@ -18,6 +18,8 @@ import av
 from ..errors import UserError
 
 MOST_SAID = 300
+PART = re.compile(r"\.([0-9a-f]{32}|[0-9a-f]{12}-(?P<computer>[0-9a-f]{6})-(?P<process>\d+)-[0-9a-f]{8})\.part")
+"""The names of `whole_file` and `whole_folder` while they are written, of today (`_part_of`) and of earlier versions."""
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
 
@@ -120,6 +122,13 @@ def _tidy(target: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
+
+
+def left_behind(part: Path) -> bool:
+    """Whether a temporary name of `whole_file` or `whole_folder` is that of a process of this computer which is gone."""
+    found = PART.fullmatch(part.name)
+    here = found is not None and found["computer"] == _mark(part).split("-")[1]
+    return here and found is not None and not _is_running(int(found["process"]))
 
 
 def _is_running(process: int) -> bool:

@@ -41,6 +41,8 @@ MOST_ADDRESSES = 10_000
 HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_.-]{1,253})(?::[0-9]{1,5})?")
 ORIGIN = re.compile(rf"null|[a-z][a-z0-9+.-]{{0,30}}://(?:{HOST.pattern})?", re.IGNORECASE)
 SESSION = re.compile(r"[!-~]{0,200}")
+ALLOW_NAME = "Its owner can allow it: --public-host of `serve`, EMU_VIDEO_STUDY_HOSTS of ComfyUI."
+ALLOW_MORE = "or ask the study's owner, who can allow more (--signups of `serve`, EMU_VIDEO_STUDY_SIGNUPS of ComfyUI)"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Access:
         name = (urlsplit(f"//{hosts[0]}").hostname or "").rstrip(".")
         known = _names_here(request) if self.hosts is None else self.hosts
         if known and name not in known:
-            raise Refused(421, "This study is not served under that name.")
+            raise Refused(421, f"This study is not served under the name {name[:80]}. {ALLOW_NAME}")
 
     def sender(self, request: web.BaseRequest) -> str:
         """Where a request comes from, for counting: the address, or the /64 of an IPv6 address, of which one person has all."""
@@ -92,6 +94,12 @@ class Access:
         if isinstance(address, ipaddress.IPv6Address):
             return str(ipaddress.ip_network((address, 64), strict=False))
         return str(address or request.remote)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this computer reaches what listens on a host."""
+    address = _address(host)
+    return host in LOOPBACK or (address is not None and address.is_loopback)
 
 
 def _address(text: str) -> Address | None:
@@ -120,7 +128,8 @@ def check_origin(request: web.BaseRequest) -> None:
     host = request.headers.get("Host", "").lower()
     ours = origin is None or origin.lower().partition("://")[2] == host
     if not ours if site is None else site != "same-origin":
-        raise Refused(403, "Only the study's own page may send this.")
+        proxy = "a proxy in front of the study has to pass on the name (Host) that it is asked for"
+        raise Refused(403, f"Only the study's own page may send this; {proxy}.")
 
 
 def read_session(request: web.BaseRequest, cookie: str) -> str:

@@ -7,20 +7,17 @@ lock, so the next creation knows whose leftovers it may sweep away.
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import UserError
-from ..media.files import PathLike, real_target, whole_folder
+from ..media.files import PART, PathLike, left_behind, real_target, whole_folder
 from .database import STORE_NAME, HalfMade, looks_half_made
 from .lock import MAKING_NAME, ServerLock
 
-PART = re.compile(r"\.([0-9a-f]{32}|[0-9a-f]{12}-[0-9a-f]{6}-\d+-[0-9a-f]{8})\.part")
-"""The temporary names of `media.files.whole_folder`, of today and of earlier versions."""
 log = logging.getLogger(__name__)
 
 
@@ -56,19 +53,32 @@ def _check_new(path: PathLike) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed creations left in a folder; leftovers of a program that held no lock meanwhile are named only."""
+    """Remove what killed creations left in a folder; leftovers of a program that held no lock meanwhile are named only.
+
+    The lock tells on every system, in containers too, where a process's number says little; the number tells of the moments in
+    which there is no lock: before it is taken, after it is given back, and when a sweep was killed."""
     for part in sorted(folder.iterdir()):
-        if not PART.fullmatch(part.name) or part.is_symlink() or not part.is_dir():
-            continue
-        if (part / MAKING_NAME).is_file():
-            lock = ServerLock(part, MAKING_NAME)
-            try:
-                lock.take("no address: it is being removed")
-            except ValueError:  # alive
-                continue
-            if sys.platform == "win32":
-                lock.release()
-            shutil.rmtree(part, ignore_errors=True)
+        if PART.fullmatch(part.name) and not part.is_symlink() and part.is_dir():
+            with suppress(OSError):  # another creation sweeps too, or it is another user's
+                _sweep_one(part)
+
+
+def _sweep_one(part: Path) -> None:
+    if (part / MAKING_NAME).is_file():
+        lock = ServerLock(part, MAKING_NAME)
+        try:
+            lock.take("no address: it is being removed")
+        except ValueError:  # alive
+            return
+        if sys.platform == "win32":
             lock.release()
-        elif (part / STORE_NAME).exists():
-            log.warning("%s: a half-made study, whose creation was ended on the way: delete it if none is being made.", part)
+        shutil.rmtree(part, ignore_errors=True)
+        lock.release()
+    elif left_behind(part) and _has_nothing_but_a_study(part):
+        shutil.rmtree(part, ignore_errors=True)
+    elif (part / STORE_NAME).exists():
+        log.warning("%s: a half-made study, whose creation was ended on the way: delete it if none is being made.", part)
+
+
+def _has_nothing_but_a_study(part: Path) -> bool:
+    return looks_half_made(part) or not any(part.iterdir())

@@ -24,7 +24,20 @@ from aiohttp import ClientError, web
 from aiohttp.http import HttpProcessingError
 
 from ..errors import UserError
-from .access import HEADERS, LOOPBACK, POLICY, SIGNUPS, Access, Allowance, Sparing, add_headers, check_origin, read_session
+from .access import (
+    ALLOW_MORE,
+    HEADERS,
+    LOOPBACK,
+    POLICY,
+    SIGNUPS,
+    Access,
+    Allowance,
+    Sparing,
+    add_headers,
+    check_origin,
+    is_loopback,
+    read_session,
+)
 from .connections import LINES_A_MINUTE, Connection, Limits, listen
 from .questions import QUESTIONS
 from .rules import Refused
@@ -185,7 +198,9 @@ class _Pages:
 
     async def video(self, request: web.Request, study: Study, session: str) -> web.StreamResponse:
         file = await self._as_rater(study, session, Study.video_file, request.match_info["video"])
-        return web.FileResponse(file, headers={"Cache-Control": "private, max-age=3600"})  # else each round is loaded anew
+        # Kept, else each round is loaded anew; no longer than a lease, else a rater who gets the pair once more watches what the
+        # server does not see, and loses the seat after a minute.
+        return web.FileResponse(file, headers={"Cache-Control": f"private, max-age={min(3600, study.lease_ms // 1000)}"})
 
     async def act(self, request: web.Request, study: Study, session: str) -> web.StreamResponse:
         """One of ACTIONS, by the last part of the request's path."""
@@ -198,17 +213,30 @@ class _Pages:
         body = await self._body(request, optional=("name", "token"))
         if not all(isinstance(value, str) and len(value) <= 200 for value in body.values()):
             raise Refused(422, "A name or a token is a short text.")
-        sender = self._sender(request)
-        if wait := self._signups.take(sender):  # wrong tokens count too
-            minutes = f"{wait // 60 + 1:.0f} minutes" if wait > 60 else "a minute"
-            raise Refused(429, f"Too many people have just signed up from your network. Try again in {minutes}.")
-        rater, made, code = await self._ask(study.join, body.get("name", ""), body.get("token", ""))
-        if not code:  # who comes back with a code, or came by a link of their own, is no stranger
-            self._signups.give_back(sender)
+        rater, made, code = await self._admitted(study, self._sender(request), body.get("name", ""), body.get("token", ""))
         response = web.json_response({"name": rater.name, "code": code, **await self._ask(study.progress, rater)})
         safe: dict[str, Any] = {"httponly": True, "samesite": "Strict", "secure": request.secure}
         response.set_cookie(_cookie(study), made, path=_base(request), max_age=SESSION_SECONDS, **safe)
         return response
+
+    async def _admitted(self, study: Study, sender: str, name: str, token: str) -> tuple[Rater, str, str]:
+        """What `Study.join` returns, unless too many new names or wrong tokens came from there: each has an allowance of its own,
+        so that who has a link or a code gets in beside a crowd. What neither made a rater nor was a guess does not count."""
+        key, what = (f"token {sender}", "wrong tokens have") if token else (f"name {sender}", "new raters have just")
+        if wait := self._signups.take(key):
+            minutes = f"{wait // 60 + 1:.0f} minutes" if wait > 60 else "a minute"
+            raise Refused(429, f"Too many {what} come from your network. Try again in {minutes}, {ALLOW_MORE}.")
+        counts = False
+        try:
+            found = await self._ask(study.join, name, token)
+            counts = not token
+            return found
+        except Refused as refusal:
+            counts = bool(token) and refusal.status == 401
+            raise
+        finally:
+            if not counts:
+                self._signups.give_back(key)
 
     def _sender(self, request: web.Request) -> str:
         """Where a request comes from; tells once if that is a proxy's address, which stands for everybody behind it."""
@@ -298,9 +326,7 @@ def guard(access: Access, ours: Callable[[str], bool] = lambda path: True) -> Ca
                 access.check_name(request)
             except Refused as refusal:
                 name = request.headers.get("Host", "")[:80]
-                hint = "; a proxy's name is allowed by --public-host, in ComfyUI by EMU_VIDEO_STUDY_HOSTS"
-                told = f"refused %s %r: asked for as %r{hint if refusal.status == 421 else ''}"
-                log.warning(told, request.method, request.path[:200], name)
+                log.warning("refused %s %r, asked for as %r: %s", request.method, request.path[:200], name, refusal)
                 return _refused(refusal)
         return await handler(request)
 
@@ -334,7 +360,7 @@ async def serve(
     ValueError: another server has the study, it has no videos, the address cannot be used, or a number that cannot be.
     """
     limits = limits or Limits()
-    hosts = (*LOOPBACK, *(name.lower() for name in public_hosts)) if host in LOOPBACK else ()
+    hosts = (*LOOPBACK, host, *(name.lower() for name in public_hosts)) if is_loopback(host) else ()
     app = application(study, access=Access(hosts, proxies, signups), body_seconds=limits.body)
     if not (await asyncio.to_thread(study.counts))["playable"]:
         raise UserError(f"{study.folder}: expected a study with videos, found none (an import has none); serve the original.")

@@ -227,14 +227,15 @@ class Study(AbstractContextManager["Study"]):
 
     def overview(self) -> dict[str, Any]:
         """What the owner wants to know: the settings, `counts`, and `needed` (votes in all), `held` (seats on lease), `unwatched`
-        (those of them whose rater has asked for no video), `new` and `refused` (raters and refused requests of the last hour)."""
+        (those of them whose rater has asked for no video), and of the last hour `new` (raters), `refused` (requests) and `crowded`
+        (those of them that were one too many from an address)."""
         now = self.clock()
         sql = "SELECT count(*) held, coalesce(sum(watched = 0), 0) unwatched FROM seats WHERE expires_ms > ?"
         raters, events = "SELECT count(*) FROM raters WHERE created_ms > ?", "SELECT count(*) FROM events WHERE time_ms > ?"
-        new = f"SELECT ({raters}) new, ({events}) refused"
+        new = f"SELECT ({raters}) new, ({events}) refused, ({events} AND status = 429) crowded"
         counts, hour = self.counts(), now - 3_600_000
         settings = {"title": self.title, "signup_open": self.signup_open, "tokens_required": self.tokens_required}
-        found = dict(self._all(sql, now)[0]) | dict(self._all(new, hour, hour)[0])
+        found = dict(self._all(sql, now)[0]) | dict(self._all(new, hour, hour, hour)[0])
         return {**settings, **counts, "needed": counts["pairs"] * self.raters, **found}
 
     def require_tokens(self, number: int) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from aiohttp import web
 from comfy.cli_args import args
 
 from ...emu_core.errors import UserError
-from ...emu_core.study.access import HEADERS, LOOPBACK, POLICY, Access, Sparing
+from ...emu_core.study.access import HEADERS, LOOPBACK, POLICY, SIGNUPS, Access, Sparing, is_loopback
 from ...emu_core.study.database import STORE_NAME, HalfMade, looks_half_made
 from ...emu_core.study.rules import Refused
 from ...emu_core.study.server import LINES_A_MINUTE, add_routes, guard, send_file, shown_host, to_folder
@@ -29,6 +29,7 @@ from .shown import server_instance
 
 PREFIX = "/emu_video/study"
 VARIABLES = ("EMU_VIDEO_STUDY_HOSTS", "EMU_VIDEO_STUDY_PROXIES")
+SIGNUPS_VARIABLE = "EMU_VIDEO_STUDY_SIGNUPS"
 NAME_LENGTH = 64
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(10))}
 """Names that mean something else to Windows, wherever they stand."""
@@ -138,10 +139,15 @@ def address(name: str) -> str:
 
 def access() -> Access:
     """As `emu-video study serve`: on loopback only under this computer's own names and those of EMU_VIDEO_STUDY_HOSTS. Proxies
-    whose X-Forwarded-For is believed: EMU_VIDEO_STUDY_PROXIES. Both lists have commas."""
+    whose X-Forwarded-For is believed: EMU_VIDEO_STUDY_PROXIES. Both lists have commas. New raters an hour and address:
+    EMU_VIDEO_STUDY_SIGNUPS; what is no number from 1 is named in the log, and the usual number counts."""
     hosts, proxies = ([part.strip() for part in os.environ.get(name, "").split(",") if part.strip()] for name in VARIABLES)
-    alone = all(part.strip() in LOOPBACK for part in str(args.listen).split(","))
-    return Access((*LOOPBACK, *map(str.lower, hosts)) if alone else (), tuple(proxies))
+    listens, wanted = [part.strip() for part in str(args.listen).split(",")], os.environ.get(SIGNUPS_VARIABLE, "").strip()
+    signups = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 10 else 0
+    if wanted and not signups:
+        logger.warning("%s: expected a number from 1, found %r; it counts as %d", SIGNUPS_VARIABLE, wanted[:80], SIGNUPS)
+    alone = all(map(is_loopback, listens))
+    return Access((*LOOPBACK, *listens, *map(str.lower, hosts)) if alone else (), tuple(proxies), signups or SIGNUPS)
 
 
 def _ours(path: str) -> bool:

@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from emu_core.errors import UserError
 from emu_core.study import database
-from emu_core.study.access import HEADERS, Access, Allowance, Sparing
+from emu_core.study.access import HEADERS, Access, Allowance, Sparing, is_loopback
 from emu_core.study.rules import Refused
 from emu_core.study.server import add_routes, application
 from emu_core.study.store import Study
@@ -69,8 +69,12 @@ def test_new_raters_of_an_address_are_limited(tmp_path: Path) -> None:
     back = ("POST", "/api/join", {"json": {"token": token}})
     found = talk(application(study), *([back] * 100), *map(joining, range(400)), back)
     statuses = [status for status, _ in found]
-    assert statuses == [200] * 100 + [200] * 60 + [429] * 340 + [429]  # wrong tokens count, so none is looked at any more
-    assert found[-1][1]["error"].startswith("Too many people have just signed up from your network. Try again in")
+    assert statuses == [200] * 100 + [200] * 60 + [429] * 340 + [200]
+    told = "Too many new raters have just come from your network. Try again in a minute, or ask the study's owner"
+    assert found[-2][1]["error"].startswith(told)
+    assert "--signups" in found[-2][1]["error"]
+    assert "EMU_VIDEO_STUDY_SIGNUPS" in found[-2][1]["error"]
+    assert study.overview()["crowded"] > 0  # the owner's page tells
     assert study.counts()["raters"] == 61
     study.close()
 
@@ -80,6 +84,25 @@ def test_wrong_tokens_are_limited_too(tmp_path: Path) -> None:
     study.require_tokens(1)
     guess = ("POST", "/api/join", {"json": {"token": "AAAA-BBBB-CCCC-DDDD"}})
     assert [status for status, _ in talk(application(study), *([guess] * 70))] == [401] * 60 + [429] * 10
+    study.close()
+
+
+def test_what_makes_no_rater_and_is_no_guess_does_not_count(tmp_path: Path) -> None:
+    """A class that comes before sign-up is open, or whose names are taken, is not locked out afterwards."""
+    study = study_of(tmp_path)
+    study.join("Ann")
+    study.set_signup(False)
+    names = [("POST", "/api/join", {"json": {"name": name}}) for name in ("Ann", "")]
+    owner = {"headers": {"Authorization": f"Bearer {study.owner_token}"}, "json": {"open": True}}
+    app = application(study, access=Access((), signups=3))
+    found = talk(app, *map(joining, range(9)), ("POST", "/api/signup", owner), *(names * 5), *map(joining, range(4)))
+    assert [status for status, _ in found] == [403] * 9 + [200] + [409, 422] * 5 + [200] * 3 + [429]
+    study.close()
+    study = study_of(tmp_path / "tokens")
+    ((_, token),) = study.require_tokens(1)
+    app = application(study, access=Access((), signups=3))
+    found = talk(app, *map(joining, range(9)), ("POST", "/api/join", {"json": {"token": token}}))
+    assert [status for status, _ in found] == [401] * 9 + [200]
     study.close()
 
 
@@ -210,6 +233,23 @@ def test_bots_that_watch_nothing_do_not_keep_a_rater_out(tmp_path: Path) -> None
     study.close()
 
 
+def test_a_pair_that_comes_back_is_asked_for_again(tmp_path: Path) -> None:
+    """Not played from the browser's cache, in which case the server would see nothing watched and give the seat away: what is
+    cached is too old when a lease has ended."""
+    study = study_of(tmp_path, 1, raters=1, lease_seconds=900)
+    rater, session, _ = study.join("rater")
+    pair = study.next_pair(rater)
+    assert pair is not None
+
+    async def run() -> str:
+        async with TestClient(TestServer(application(study))) as client:
+            answer = await client.get(f"/video/{pair.left}.mp4", headers={"Authorization": f"Bearer {session}"})
+            return answer.headers["Cache-Control"]
+
+    assert asyncio.run(run()) == "private, max-age=900"
+    study.close()
+
+
 # -- the owner
 
 
@@ -295,6 +335,28 @@ def test_a_bare_mount_is_as_strict_as_the_stand_alone_server(tmp_path: Path, nam
     assert [status for status, _ in talk(mounted(study), *requests)] == [421] * 6
     assert study.counts()["raters"] == 0
     study.close()
+
+
+def test_what_is_refused_says_how_to_allow_it(tmp_path: Path) -> None:
+    study = study_of(tmp_path)
+    (_, name), (_, origin) = talk(
+        mounted(study),
+        ("GET", "/x/api/state", {"headers": {"Host": "tunnel.example"}}),
+        ("POST", "/x/api/join", {"json": {}, "headers": {"Host": "localhost", "Origin": "https://tunnel.example"}}),
+    )
+    for word in ("tunnel.example", "--public-host", "EMU_VIDEO_STUDY_HOSTS"):
+        assert word in name["error"]
+    assert "a proxy in front of the study has to pass on the name (Host)" in origin["error"]
+    study.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [("127.0.0.1", 1), ("localhost", 1), ("::1", 1), ("127.0.0.2", 1), ("127.2.2.2", 1), ("0.0.0.0", 0), ("::", 0), ("tower", 0)]
+    + [("127.evil.example", 0), ("192.168.0.1", 0), ("", 0)],
+)
+def test_which_hosts_are_this_computers_alone(host: str, alone: int) -> None:
+    assert is_loopback(host) == bool(alone)
 
 
 def test_a_mount_under_a_name_of_its_own(tmp_path: Path) -> None:

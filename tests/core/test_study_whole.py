@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from emu_core.cli.main import main
+from emu_core.media.files import whole_folder
 from emu_core.study.create import create_study
 from emu_core.study.database import APPLICATION_ID
 from emu_core.study.lock import ServerLock
@@ -90,6 +92,45 @@ def test_what_was_left_is_swept_or_named(
     create_study(tmp_path / "third", systems, prompts)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["other", "prompts.txt", "study", "third"]
     assert sorted(file.name for file in (tmp_path / "third").iterdir()) == ["study.sqlite", "videos"]
+
+
+@pytest.mark.parametrize("moment", ["before the lock", "after the lock", "while it is swept"])
+def test_what_was_killed_while_it_had_no_lock_is_swept(tmp_path: Path, moment: str) -> None:
+    """By the number of its process, which is in the name; one that runs is left alone, and so is what is no study."""
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    parts = []
+    for process in (int(gone.stdout), os.getpid()):
+        with whole_folder(tmp_path / "name") as made:
+            parts.append(made.with_name(made.name.replace(f"-{os.getpid()}-", f"-{process}-")))
+        (tmp_path / "name").rmdir()
+    for part in parts:
+        part.mkdir()
+        if moment != "before the lock":
+            Study.begin(part).close()
+        if moment == "while it is swept":
+            (part / "study.sqlite").unlink()
+    other = parts[0].with_name(f"{parts[0].name[:-13]}{'0' * 8}.part")
+    other.mkdir()
+    (other / "frames.png").touch()
+    Study.create(tmp_path / "next").close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([other.name, parts[1].name, "next"])
+
+
+def test_parts_that_cannot_be_swept_stop_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another user, or gone by the time: another creation sweeps too."""
+    part = tmp_path / f".{'0' * 32}.part"
+    part.mkdir()
+    (part / "making.lock").touch()
+
+    def gone(lock: ServerLock, address: str) -> None:
+        if lock.path.parent == part:
+            raise FileNotFoundError(lock.path)
+        take(lock, address)
+
+    take = ServerLock.take
+    monkeypatch.setattr(ServerLock, "take", gone)
+    Study.create(tmp_path / "study").close()
+    assert (tmp_path / "study" / "study.sqlite").is_file()
 
 
 @pytest.mark.parametrize("names", [["videos/holiday.mp4"], ["videos/0123456789abcdef.mp4", "notes.txt"], []])

@@ -246,8 +246,9 @@ def test_the_owner_is_told_the_link(server: Server, study: tuple[str, dict[str, 
     assert Rater(place).ask("owner.html")[0] == 200
 
 
-def test_listening_to_others_and_with_cors(comfy_root: Path, tmp_path: Path) -> None:
-    """ComfyUI open to the network and to another site's pages: the study stays as strict as it is."""
+def test_listening_to_others_and_with_cors(comfy_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ComfyUI open to the network and to another site's pages: the study stays as strict as it is, and is reached under all names."""
+    monkeypatch.setenv("EMU_VIDEO_STUDY_SIGNUPS", "6")
     with Server(comfy_root, tmp_path, "--listen", "0.0.0.0", "--enable-cors-header", "*") as server:
         text = server.run(adding("open", "text"))["5"]["text"][0].splitlines()[0]
         assert text.endswith(f":{server.port}{MOUNTED}/open/")
@@ -259,6 +260,11 @@ def test_listening_to_others_and_with_cors(comfy_root: Path, tmp_path: Path) -> 
         assert rater.ask("api/join", {"name": "x"}, Origin="http://elsewhere.example")[0] == 403
         assert rater.ask("api/join", {"name": "x"}, Origin=server.address)[0] == 200
         rater.vote()
+        for number, host in enumerate(("127.0.0.1", "localhost", "192.0.2.7", "tower.local", "study.tunnel.example")):
+            names = {"Host": f"{host}:{server.port}", "Origin": f"http://{host}:{server.port}"}
+            assert rater.ask("api/join", {"name": f"rater {number}"}, **names)[0] == 200
+        status, _, answer = rater.ask("api/join", {"name": "one more"})
+        assert (status, "EMU_VIDEO_STUDY_SIGNUPS" in answer["error"]) == (429, True)
         server.process.send_signal(signal.SIGINT)  # Ctrl-C
         server.process.wait(120)
     assert not list(folder(server, "open").glob("study.sqlite-*"))  # closed: one file that can be copied

@@ -2,7 +2,7 @@
 // browsers do not send, and stays in this tab.
 const $ = (id) => document.getElementById(id);
 const token = new URLSearchParams(location.hash.slice(1)).get('owner') ?? '';
-const state = { found: null, busy: false };
+const state = { found: null, asked: 0 };
 
 async function ask(name, body) {
   const settings = { headers: { Authorization: `Bearer ${token}` }, credentials: 'omit', signal: AbortSignal.timeout(20000) };
@@ -32,6 +32,7 @@ function show(found) {
     'Seats taken now': `${found.held}, ${found.unwatched} of them without a look at a video`,
     'Refused in the last hour': found.refused,
   };
+  if (found.crowded) facts['Turned away in the last hour'] = `${found.crowded}: too many from one address, such as a classroom; allow more with --signups (in ComfyUI EMU_VIDEO_STUDY_SIGNUPS), or use --tokens`;
   $('facts').replaceChildren(...Object.entries(facts).flatMap((fact) => fact.map((text, index) => {
     const element = document.createElement(index ? 'dd' : 'dt');
     element.textContent = text;
@@ -48,15 +49,12 @@ function show(found) {
 }
 
 async function look(name = 'owner', body = undefined) {
-  if (state.busy) return;
-  state.busy = true;
+  const number = (state.asked += 1); // only the last answer counts: a click must not be lost to a look that is under way
   try {
-    show(await ask(name, body));
-    notice('');
+    const found = await ask(name, body);
+    if (number === state.asked) { show(found); notice(''); }
   } catch (problem) {
-    notice(problem.name === 'Error' ? problem.message : 'The server cannot be reached; the page tries again.');
-  } finally {
-    state.busy = false;
+    if (number === state.asked) notice(problem.name === 'Error' ? problem.message : 'The server cannot be reached; the page tries again.');
   }
 }
 
