@@ -227,8 +227,8 @@ class Study(AbstractContextManager["Study"]):
 
     def overview(self) -> dict[str, Any]:
         """What the owner wants to know: the settings, `counts`, and `needed` (votes in all), `held` (seats on lease), `unwatched`
-        (those of them whose rater has asked for no video), and of the last hour `new` (raters), `refused` (requests) and `crowded`
-        (those of them that were one too many from an address)."""
+        (those of them whose rater has asked for no video), and of the last hour `new` (raters), `refused` (requests) and
+        `crowded` (those of them that were one too many from an address)."""
         now = self.clock()
         sql = "SELECT count(*) held, coalesce(sum(watched = 0), 0) unwatched FROM seats WHERE expires_ms > ?"
         raters, events = "SELECT count(*) FROM raters WHERE created_ms > ?", "SELECT count(*) FROM events WHERE time_ms > ?"

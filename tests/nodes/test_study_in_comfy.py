@@ -247,7 +247,7 @@ def test_the_owner_is_told_the_link(server: Server, study: tuple[str, dict[str, 
 
 
 def test_listening_to_others_and_with_cors(comfy_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ComfyUI open to the network and to another site's pages: the study stays as strict as it is, and is reached under all names."""
+    """ComfyUI open to the network and to another site's pages: the study stays strict, and is reached under all its names."""
     monkeypatch.setenv("EMU_VIDEO_STUDY_SIGNUPS", "6")
     with Server(comfy_root, tmp_path, "--listen", "0.0.0.0", "--enable-cors-header", "*") as server:
         text = server.run(adding("open", "text"))["5"]["text"][0].splitlines()[0]
