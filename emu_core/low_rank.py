@@ -17,8 +17,8 @@ from .errors import UserError
 from .limits import json_of
 
 METADATA = "lora_adapter_metadata"  # in which diffusers keeps peft's settings
-_REPEATED_GROUP = re.compile(r"\)\s*[*+?{]")
-"""In a pattern: what can take longer than anybody waits, and no file needs."""
+_ENDLESS = re.compile(r"\)\s*[*+?{]|([*+{][^*+{]*){5}")
+"""In a pattern: repeated groups and many repetitions, which can take longer than anybody waits, and no file needs."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ def difference(parts: Mapping[str, Tensor], shape: torch.Size, alpha: float | No
         if "mid" in parts:
             down = torch.einsum("abkl,bi->aikl", parts["mid"], down.flatten(1))
         change = up.flatten(1) @ down.flatten(1)
+    if rank == 0:
+        raise RuntimeError("a product of rank 0")
     return change.reshape(shape) * (1.0 if alpha is None or rank is None else alpha / rank)
 
 
@@ -95,8 +97,8 @@ def told_alpha(path: Path, metadata: Mapping[str, str], module: str, rank: int) 
         start = place[0] if place else "unet."
         own = {name.removeprefix(start): value for name, value in settings.items() if name.startswith(start) or "." not in name}
         patterns: dict[str, float] = own.get("alpha_pattern") or {}
-        if endless := next(filter(_REPEATED_GROUP.search, patterns), None):
-            raise UserError(f"the pattern {endless[:60]!r} repeats a group")
+        if endless := next(filter(_ENDLESS.search, patterns), None):
+            raise UserError(f"the pattern {endless[:60]!r} repeats too much")
         inner = module.removeprefix(start)
         alpha = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", inner)), own.get("lora_alpha"))
         if alpha is not None and not math.isfinite(float(alpha)):

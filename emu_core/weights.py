@@ -31,6 +31,11 @@ _WRAPPERS = (
     *("motion_module_state_dict", "ema_state_dict", "model_ema", "model_state", "net", "weights", "trainable"),
 )
 """Under which trainers keep the weights."""
+_BESIDE = (
+    *("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint", "numpy.dtype"),
+    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
+)
+"""What training programs leave in pickles beside the weights; each is passed over, as an object that does nothing."""
 _COVERS = re.compile(r"(?:^|(?<=\.))(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
 """What DataParallel, torch.compile, FSDP, activation checkpointing and DeepSpeed put into names."""
 
@@ -147,16 +152,30 @@ def _whole(number: Any) -> int:
     return number
 
 
+class _Nothing:
+    """In the place of what is passed over."""
+
+    def __init__(self, *args: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _load_pickle(path: Path, mmap: bool) -> Any:
+    names = (name.rpartition(".") for name in _BESIDE)
+    with torch.serialization.safe_globals([type(name, (_Nothing,), {"__module__": module}) for module, _, name in names]):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
 @lru_cache(maxsize=2)
 def _open_pickle(path: Path, modified: int, size: int) -> WeightFile:
-    """Only tensors and plain containers are let in (`weights_only`): a pickle that would call anything else is refused."""
+    """Only tensors and plain containers are let in (`weights_only`), _BESIDE passed over; all else is refused."""
     try:
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            content = _load_pickle(path, mmap=True)
         except RuntimeError as error:
             if "mmap" not in str(error):
                 raise
-            content = torch.load(path, map_location="cpu", weights_only=True)  # the format before torch 1.6
+            content = _load_pickle(path, mmap=False)  # the format before torch 1.6
     except pickle.UnpicklingError as error:
         match = re.search(r"GLOBAL ([\w.]+)", str(error))
         more = f", it asks for {match.group(1)}" if match else ""

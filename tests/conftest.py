@@ -61,7 +61,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         roots = comfy_roots()
         reason = "NO COMFYUI FOUND: the nodes were NOT tested. Set COMFYUI_PATH, or install it at ~/comfy/ComfyUI."
         missing = pytest.param(None, marks=pytest.mark.skip(reason=reason), id="no-ComfyUI")
-        whole = 1 if metafunc.definition.get_closest_marker("page") else 2  # on the others the same tests are slow
+        newest = any(metafunc.definition.get_closest_marker(name) for name in ("page", "newest"))
+        whole = 1 if newest else 2  # on the others the same tests are slow
         ends = [pytest.param(root, id=root.name) for root in roots[:whole]]
         others = [pytest.param(root, id=root.name, marks=pytest.mark.slow) for root in roots[whole:]]
         metafunc.parametrize("comfy_root", [*ends, *others] or [missing], scope="session", indirect=True)

@@ -33,19 +33,24 @@ _END = re.compile(
     r"\.(?P<other>alpha|dora_scale|hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)|diff|diff_b|w_norm|b_norm))$"
 )
 _UNREAD = {
-    r"\.(oft_|boft_|oft_diag|oft_blocks)": "OFT",
-    r"\.[ab][12]\.weight$": "GLoRA",
-    r"lora_magnitude_vector": "DoRA under peft's names",
-    r"\.(set_weight|reshape_weight)$": "whole new weights",
-    r"(^|\.)ia3_|\.on_input$": "(IA)3",
+    r"\.(oft_|boft_|oft_diag|oft_blocks)": ("OFT", True),
+    r"\.[ab][12]\.weight$": ("GLoRA", True),
+    r"\.(set_weight|reshape_weight)$": ("whole new weights", True),
+    r"lora_magnitude_vector": ("DoRA under peft's names", False),
+    r"(^|\.)ia3_|\.on_input$": ("(IA)3", False),
 }
+"""What it is, and whether ComfyUI reads it."""
+_EIGHT_BITS = ("F8_E4M3", "F8_E5M2", "float8_e4m3fn", "float8_e5m2")
+"""As safetensors and torch call the kinds that are read here, as in ComfyUI, which merges in float32."""
 _OTHERS = {
     r"motion_modules|temporal_transformer|temp_attentions": "a motion LoRA or a stack; name it with --motion-lora or --stack",
-    r"^(string_to_param|emb_params|clip_[lg]$)": "a textual inversion, which only ComfyUI reads",
+    r"^(string_to_param|emb_params|clip_[lg]$|<.*>$)": "a textual inversion, which only ComfyUI reads",
     r"^control_model\.|zero_convs|controlnet_": "a ControlNet",
     r"^model\.diffusion_model\.|^first_stage_model\.": "a whole model; name it with --model",
     r"^(decoder|encoder)\.": "a VAE; name it with --vae",
-    r"double_blocks|joint_blocks|transformer_blocks_\d|transformer\.": "a LoRA for a transformer, not for a U-Net",
+    r"(double|single|joint)_blocks|(^|model\.|lora_)transformer[._]": "a LoRA for a transformer, not for a U-Net",
+    r"^(lora_unet_|diffusion_model\.)(blocks|layers)[._]\d": "a LoRA for a transformer, not for a U-Net",
+    r"^(lora_te3|lora_prior)_": "a LoRA for another kind of model",
 }
 _PLACES = (
     ("text_encoder_2", r"lora_te2_|text_encoder_2\.|text_encoders\.clip_g\.transformer\."),
@@ -119,7 +124,7 @@ def merge(loras: Sequence[Lora], parts: Mapping[str, nn.Module], family: str) ->
         changes, strange = plan(file, parts, family)
         if strange:
             logger.warning("%s: %d of its weights have no place in this model: %s", path, len(strange), _few(strange))
-        read = file.read()
+        read = {name: value.float() if file.kinds.get(name) in _EIGHT_BITS else value for name, value in file.read().items()}
         for name, value in read.items():
             if not torch.isfinite(value).all():
                 raise UserError(f"{path}: {name} holds NaN or infinite values: its training failed, or the file is damaged")
@@ -145,9 +150,10 @@ def _modules(file: WeightFile) -> tuple[dict[str, dict[str, str]], list[str]]:
     modules: dict[str, dict[str, str]] = {}
     strange = []
     for name in file.shapes:
-        if kind := next((kind for pattern, kind in _UNREAD.items() if re.search(pattern, name)), None):
-            raise UserError(f"{file.path}: expected a LoRA (also LoCon, LoHa, LoKr or DoRA), found {kind} in {name}, which only"
-                            " ComfyUI reads: use it there, or take another")  # fmt: skip
+        if unread := next((unread for pattern, unread in _UNREAD.items() if re.search(pattern, name)), None):
+            kind, there = unread
+            what = "which only ComfyUI reads: use it there, or take another" if there else "which is not read: take another"
+            raise UserError(f"{file.path}: expected a LoRA (also LoCon, LoHa, LoKr or DoRA), found {kind} in {name}, {what}")
         found = _END.search(name)
         if found is None:
             strange.append(name)
@@ -173,7 +179,8 @@ def _changes(file: WeightFile, module: str, names: dict[str, str], target: Targe
 def _check(file: WeightFile, change: Change, shape: torch.Size, family: str) -> None:
     """ValueError where the file's matrices do not make up a weight of this shape."""
     some = next(name for role, name in change.names.items() if role != "alpha")
-    file.check_precision("a LoRA", [name for role, name in change.names.items() if role != "alpha"])
+    names = [name for role, name in change.names.items() if role != "alpha" and file.kinds.get(name) not in _EIGHT_BITS]
+    file.check_precision("a LoRA", names)
     values = {role: torch.empty(file.shapes[name], device="meta") for role, name in change.names.items()}
     alpha, lengths = values.pop("alpha", None), values.pop("dora_scale", None)
     if alpha is not None and alpha.numel() != 1:
@@ -198,6 +205,8 @@ def _refuse(file: WeightFile, modules: Mapping[str, Any], family: str) -> None:
     """Says what a file is that changes nothing of this model."""
     names = list(file.shapes)
     kind = next((what for pattern, what in _OTHERS.items() if any(re.search(pattern, name) for name in names)), None)
+    if not names:
+        kind = "a file without tensors, or a hypernetwork, which only ComfyUI reads"
     if kind is None:
         kind = "one for another model" if modules else f"{len(names)} tensors of something else"
     raise UserError(f"{file.path}: expected a LoRA for this model ({family}), found {kind}; its names are such as {_few(names)}")

@@ -28,7 +28,9 @@ _EMBEDDING = re.compile(r"(?:^|(?<=\s))embedding:")
 
 def weighted(prompt: str) -> list[tuple[str, float]]:
     """The pieces of a prompt, each with its weight. ValueError for a weight that is no finite number, for brackets in more than
-    MOST_NESTED others, and for a textual inversion (`embedding:NAME`), which is not read here."""
+    MOST_NESTED others, for half a sign, and for a textual inversion (`embedding:NAME`), which is not read here."""
+    if half := re.search("[\ud800-\udfff]", prompt):  # what Python makes of bytes that are no text
+        raise UserError(f"the prompt has bytes that are no text at sign {half.start() + 1}: write it in UTF-8")
     for escaped, mark in _ESCAPED.items():
         prompt = prompt.replace(escaped, mark)
     found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,10 @@ _FIRST = "decoder.conv_in.weight"
 _MOVED = {"decoder.post_quant_conv.": "post_quant_conv.", "encoder.quant_conv.": "quant_conv."}
 _OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 _ORIGINAL = {"down_blocks.": "down.", "resnets.": "block.", "mid_block.attentions.0.to_q": "mid.attn_1.q"}
+_OTHERS = {
+    r"^(taesd_)?(decoder|encoder)\.(layers\.)?\d+\.(weight|conv)|^[01]\.weight$": "TAESD, which only previews",
+    r"lora_|hada_|lokr_": "a LoRA; name it with --lora",
+}
 _PER_CHANNEL = ("scaling_factor", "shift_factor")
 
 
@@ -78,7 +83,11 @@ def _file(path: Path) -> VaeSource:
     prefix = min((n.removesuffix(_FIRST) for n in file.shapes if n.endswith(_FIRST)), key=len, default=None)
     if prefix is None or f"{prefix}encoder.conv_in.weight" not in file.shapes:
         some = ", ".join(list(file.shapes)[:3]) or "nothing"
-        what = "half a VAE, a decoder alone" if prefix is not None else f"{len(file.shapes)} tensors such as {some}"
+        what = f"{len(file.shapes)} tensors such as {some}"
+        if known := next((kind for pattern, kind in _OTHERS.items() if any(re.search(pattern, n) for n in file.shapes)), None):
+            what = known
+        elif prefix is not None:
+            what = "half a VAE, a decoder alone"
         raise UserError(f"{path}: expected a VAE (encoder.conv_in ..., {_FIRST.removesuffix('.weight')} ...), found {what}")
     own = [name for name in file.shapes if name.removeprefix(prefix).startswith(PARTS) and name.startswith(prefix)]
     file.check_precision("a VAE", own)

@@ -218,7 +218,7 @@ def _refuse_without_middle(what: str, config: StackConfig, changed: set[str]) ->
 
 def _check_shape(what: str, file: WeightFile, pair: Pair, shape: tuple[int, ...], config: StackConfig) -> None:
     up, down = file.shapes[pair.up], file.shapes[pair.down]
-    if len(up) < 2 or len(down) < 2 or up[1] != down[0] or any(size != 1 for size in up[2:]):
+    if len(up) < 2 or len(down) < 2 or not up[1] == down[0] > 0 or any(size != 1 for size in up[2:]):
         raise UserError(f"{what} whose {pair.down} of shape {down} and {pair.up} of shape {up} make no product: copy it again")
     inner, expected = torch.Size(down[1:]).numel(), torch.Size(shape[1:]).numel()
     if (up[0], inner) != (shape[0], expected):

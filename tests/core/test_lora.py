@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,7 +20,7 @@ from emu_core.base import Base, inspect_base, load_base
 from emu_core.base.lora import open_lora, plan
 from emu_core.cli.main import main
 from emu_core.cli.making import parse_lora
-from emu_core.low_rank import METADATA, added, difference
+from emu_core.low_rank import METADATA, added, difference, told_alpha
 from emu_core.media import read_video
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline
 
@@ -31,6 +34,7 @@ State = dict[str, torch.Tensor]
 PASTEL = BUNDLED.parent / "loras" / "emu_video_tiny_pastel.safetensors"
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 KOHYA = f"lora_unet_{QUERY.replace('.', '_')}"
+PLACE = "pytorch_lightning.callbacks.model_checkpoint"
 PROMPT = "a big red circle moves right on a white background"
 QUICK = ["--steps", "2", "--frames", "3", "--size", "64x64", "--no-interpolate"]
 
@@ -154,6 +158,23 @@ def test_peft_tells_alpha_in_its_settings(small: dict[Layout, Model], tmp_path: 
         torch.testing.assert_close(change(small["sd1"], (file, 1.0)), scale * product, atol=1e-5, rtol=1e-5)
 
 
+def test_a_pattern_that_never_ends_is_refused(tmp_path: Path) -> None:
+    """Forty runs of anything against a name of 1160 signs, and groups in groups."""
+    for pattern in (".*" * 40 + "(?=[xz])", "(.*)*" * 3 + "[xz]"):
+        with pytest.raises(ValueError, match="repeats too much"):
+            told_alpha(tmp_path, {METADATA: json.dumps({"unet.alpha_pattern": {pattern: 1.0}})}, "down_blocks.0.to_q" * 70, 2)
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_eight_bits_are_read_as_float32(small: dict[Layout, Model], tmp_path: Path, kind: torch.dtype) -> None:
+    """As ComfyUI does, from safetensors and from a pickle."""
+    state = {k: v.to(kind) for k, v in pair(KOHYA).items()}
+    product = state[f"{KOHYA}.lora_up.weight"].float() @ state[f"{KOHYA}.lora_down.weight"].float()
+    torch.save(state, tmp_path / "a.pt")
+    for file in (write(state, tmp_path / "a.safetensors"), tmp_path / "a.pt"):
+        torch.testing.assert_close(change(small["sd1"], (file, 1.0)), product, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.skipif(find_spec("peft") is None, reason="diffusers loads LoRAs with peft, which is not here")
 def test_as_diffusers_loads_them(small: dict[Layout, Model], tmp_path: Path) -> None:
     """What diffusers writes itself, of U-Net and text encoder with two scales, and kohya's form."""
@@ -209,14 +230,30 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 LORA_FAULTS: dict[str, tuple[State, str]] = {
     "another width": (pair(KOHYA, 32, 48), r"expected a change of down_blocks.* \(32, 32\) in this model .* down \(2, 48\)"),
     "other names": (pair("lora_unet_double_blocks_0_img_attn"), "a LoRA for a transformer, not for a U-Net"),
+    "of a deeper model": (pair("lora_unet_input_blocks_7_1_transformer_blocks_9_attn1_to_q"), "found one for another model"),
+    "another text encoder": (
+        pair("text_encoders.clip_g.transformer.text_model.encoder.layers.0.mlp.fc1"),
+        "found one for another model",
+    ),
+    "videos' transformer": (pair("diffusion_model.blocks.0.cross_attn.k"), "a LoRA for a transformer, not for a U-Net"),
+    "rank 0": (
+        {
+            f"{KOHYA}.lora_up.weight": torch.zeros(32, 0),
+            f"{KOHYA}.lora_down.weight": torch.zeros(0, 32),
+            f"{KOHYA}.alpha": torch.ones(()),
+        },
+        "expected a change of down_blocks",
+    ),
     "other blocks": (pair("lora_unet_down_blocks_7_x"), "found one for another model"),
     "no partner": ({f"{KOHYA}.lora_up.weight": torch.zeros(32, 2)}, "expected down beside lora_unet_down.*found none"),
     "another rank": ({**pair(KOHYA), f"{KOHYA}.lora_up.weight": torch.zeros(32, 3)}, "expected a change of down_blocks"),
     "OFT": ({f"{KOHYA}.oft_blocks": torch.zeros(2, 2)}, "found OFT in lora_unet_down.*only ComfyUI reads"),
-    "GLoRA": ({f"{KOHYA}.a1.weight": torch.zeros(2, 2)}, "found GLoRA in"),
-    "peft's DoRA": ({f"unet.{QUERY}.lora_magnitude_vector": torch.zeros(2)}, "found DoRA under peft's names"),
+    "GLoRA": ({f"{KOHYA}.a1.weight": torch.zeros(2, 2)}, "found GLoRA in .*only ComfyUI reads"),
+    "peft's DoRA": ({f"unet.{QUERY}.lora_magnitude_vector": torch.zeros(2)}, "found DoRA under peft's names .*is not read: take"),
+    "(IA)3": ({f"{KOHYA}.on_input": torch.zeros(1)}, r"found \(IA\)3 in .*which is not read: take"),
     "motion LoRA": (pair("down_blocks.0.motion_modules.0.to_q", up="_lora.up.weight", down="_lora.down.weight"), "--motion-lora"),
     "textual inversion": ({"emb_params": torch.zeros(2, 64)}, "found a textual inversion"),
+    "diffusers' textual inversion": ({"<cat>": torch.zeros(64)}, "found a textual inversion"),
     "VAE": ({"decoder.conv_in.weight": torch.zeros(1)}, "found a VAE; name it with --vae"),
     "a model": ({"model.diffusion_model.out.0.weight": torch.zeros(1)}, "a whole model; name it with --model"),
     "anything": ({"a": torch.zeros(1)}, "found 1 tensors of something else; its names are such as a"),
@@ -236,6 +273,12 @@ def test_loras_that_are_refused(small: dict[Layout, Model], tmp_path: Path, faul
             refuse(small["sd1"].folder, loras=[(file, 1.0)])
         assert str(file) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_what_a_pickle_is_said_to_be(small: dict[Layout, Model], tmp_path: Path) -> None:
+    torch.save({320: ({"linear.0.weight": torch.zeros(4, 4)},) * 2, "layer_structure": [1, 2, 1]}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="a hypernetwork, which only ComfyUI reads"):
+        inspect_base(small["sd1"].folder, loras=[(tmp_path / "a.pt", 1.0)])
 
 
 @pytest.mark.usefixtures("no_weights")
@@ -277,7 +320,10 @@ def with_channels(channels: int) -> State:
 VAE_FAULTS: dict[str, tuple[Any, str]] = {
     "channels": (lambda: with_channels(16), "latents of 4 channels, 2 pixels wide each, as the model's, found 16 channels"),
     "a decoder": (lambda: {k: v for k, v in with_channels(4).items() if "decoder" in k}, "half a VAE, a decoder alone"),
-    "a LoRA": (lambda: pair(KOHYA), r"expected a VAE \(encoder.conv_in .* found 2 tensors such as lora_unet"),
+    "a LoRA": (lambda: pair(KOHYA), r"expected a VAE \(encoder.conv_in .* found a LoRA; name it with --lora"),
+    "anything": (lambda: {"a": torch.zeros(1)}, "found 1 tensors such as a"),
+    "TAESD's decoder": (lambda: {"1.weight": torch.zeros(64, 4, 3, 3), "3.conv.0.weight": torch.zeros(4)}, "found TAESD"),
+    "TAESD of diffusers": (lambda: {"decoder.layers.0.weight": torch.zeros(64, 4, 3, 3)}, "found TAESD"),
     "of videos": (
         lambda: {k: v[:, :, None] if v.ndim == 4 else v for k, v in with_channels(4).items()},
         "a VAE of pictures, found one of videos",
@@ -312,6 +358,23 @@ def test_folders_of_vaes(small: dict[Layout, Model], folder: Path, tmp_path: Pat
     for path, match in ((tmp_path / "none", "found nothing there"), (tmp_path, "expected a VAE's folder")):
         with pytest.raises(ValueError, match=match):
             inspect_base(small["sd1"].folder, vae=path)
+
+
+def test_what_training_leaves_in_a_pickle_is_passed_over(
+    small: dict[Layout, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Lightning's checkpoints of VAEs have it: a class of its own as a key, NumPy's numbers, EMA, and the loss's weights."""
+    monkeypatch.setitem(sys.modules, PLACE, module := ModuleType(PLACE))
+    kind = type("ModelCheckpoint", (), {"__module__": PLACE})
+    module.ModelCheckpoint = kind  # type: ignore[attr-defined]
+    other = randomised(small_vae("sd1"), 9)
+    state = vae_to_ldm(other.state_dict(), other.config) | {"loss.logvar": torch.zeros(()), "model_ema.decay": torch.zeros(())}
+    torch.save({"state_dict": state, "callbacks": {kind: {"best": np.float64(0.5)}}}, tmp_path / "vae.ckpt")
+    monkeypatch.delitem(sys.modules, PLACE)
+    latents = torch.randn(1, 4, 8, 8)
+    wanted = other.decode(latents / 0.18215).sample.movedim(1, -1) / 2 + 0.5
+    found = load_base(small["sd1"].folder, vae=tmp_path / "vae.ckpt").decode_latents(latents)
+    torch.testing.assert_close(found, wanted.clamp(0, 1).detach(), atol=1e-5, rtol=0)
 
 
 def test_a_file_has_the_scale_of_the_model(small: dict[Layout, Model], tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ LENGTH = 24  # tokens that the small text encoders read at once; each letter is 
         ("red) circle (blue)", [("red) circle (blue)", 1.0)]),
         ("", []),
         ("()", []),
+        ("a BREAK b AND c, [d:e:0.5]", [("a BREAK b AND c, [d:e:0.5]", 1.0)]),
+        ("{f|g} <lora:h:1> （i：1.3）", [("{f|g} <lora:h:1> （i：1.3）", 1.0)]),
+        ("(a:1e3)(b:-1)(c:0)", [("a", 1000.0), ("b", -1.0), ("c", 0.0)]),
+        ("(red\\", [("(red\\", 1.0)]),
     ],
 )
 def test_brackets(prompt: str, pieces: list[tuple[str, float]]) -> None:
@@ -61,6 +65,7 @@ def test_escaped_brackets_are_read_as_they_are(text: str) -> None:
         ("(red:-inf)", "has the weight -inf"),
         ("a embedding:EasyNegative", r"names 'embedding:EasyNegative', a textual inversion, which only ComfyUI reads"),
         ("(embedding:x:1.2)", "textual inversion"),
+        ("a red \udcff circle", "bytes that are no text at sign 7: write it in UTF-8"),
         ("(" * 250 + "a" + ")" * 250, "brackets in more than 200 others"),
     ],
 )

@@ -249,6 +249,9 @@ def test_every_command_and_option_is_still_taken(name: str) -> None:
             if argument["options"] == ["--sampler"]:  # without it the stack's own since, which is ddim for all of then
                 assert (argument["default"], same["default"]) == ("ddim", None)
                 same = {**same, "default": "ddim"}
+            if "--verbose" in argument["options"]:  # left out, it does not undo one that stands before the command
+                assert same["default"] == argparse.SUPPRESS
+                same = {**same, "default": argument["default"]}
             choices = same["choices"] and [c for c in same["choices"] if c in (argument["choices"] or ())]
             assert {**same, "options": argument["options"], "choices": choices} == argument
     assert all(not a["required"] for a in found if a["options"] and not any(a["options"] == b["options"] for b in COMMANDS[name]))
