@@ -50,6 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
+        if item.get_closest_marker("last"):
+            return len(LONGEST)
         file = item.path.relative_to(Path(__file__).parent).as_posix()
         return next(number for number, start in enumerate(LONGEST) if file.startswith(start))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -51,9 +52,10 @@ def test_damaged_files_and_bombs_give_a_result_or_a_sentence() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 8))
+@pytest.mark.parametrize("seed", [2, 3, 4])
 def test_many_damaged_files_give_a_result_or_a_sentence(seed: int) -> None:
-    assert fuzzed(seed, 3000, timeout=1800) == []
+    """EMU_VIDEO_FUZZ: how many of a kind."""
+    assert fuzzed(seed, int(os.environ.get("EMU_VIDEO_FUZZ", "300")), timeout=3600) == []
 
 
 # -- each limit, from the header and on the way, whatever reads

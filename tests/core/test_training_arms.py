@@ -43,8 +43,15 @@ def test_a_spread_of_arms_runs() -> None:
 
 
 @pytest.mark.slow
+def test_every_fifth_arm_runs() -> None:
+    ran([*SPREAD, *(arm for arm in arms.arms() if not arms.refusal(arm))][::5])
+
+
+@pytest.mark.slow
+@pytest.mark.full_size
+@pytest.mark.last
 def test_every_arm_runs_and_is_in_the_table() -> None:
-    """It writes the table."""
+    """It writes the table. About a quarter of an hour."""
     found = ran(arms.arms())
     if find_spec("peft"):
         arms.write_docs(arms.table(lambda arm: found[arm].get("refused", "")))

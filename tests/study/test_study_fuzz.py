@@ -306,9 +306,9 @@ def test_mutated_requests(served: Served) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_mutated_requests_for_longer(tmp_path: Path, seed: int) -> None:
     made = Served(tmp_path / "study")
-    found = asyncio.run(fuzz(made, seed=100 + seed, seconds=60, most=10**6))
-    assert sum(found.values()) > 1000
+    found = asyncio.run(fuzz(made, seed=100 + seed, seconds=30, most=10**6))
+    assert sum(found.values()) > 500
     assert "Traceback" not in made.end()
