@@ -41,8 +41,8 @@ Filter = Callable[[av.VideoFrame], av.VideoFrame]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What is said where no more can be written: the fault of a target, never of a source."""
 NOTHING_ELSE = {"protocol_whitelist": "none"}
-PROBED = int(av.__version__.partition(".")[0]) >= 15
-"""PyAV before 15 crashes where streams are found late (FLV, MPEG-PS) and have options."""
+PROBED = tuple(map(int, re.findall(r"\d+", av.__version__)[:2])) >= (17, 1)
+"""PyAV before 17.1 crashes where streams are found late (FLV, MPEG-PS) and have options."""
 LENIENT_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if hasattr(av.container.InputContainer, "metadata_errors") else {}
 """Bytes in tags that are no UTF-8 stop nothing: PyAV before 19 must be told so, since then it knows no such argument."""
 NOT_VIDEO = ("image2", "tty", "hls", "concat", "dash", "ffmetadata")
