@@ -86,7 +86,7 @@ def test_the_owners_page(tmp_path: Path) -> None:
     assert found["overflow"] <= 0
     assert found["votes"] == "1 of 2 votes"
     assert "Seats taken now\n1, 1 of them without a look at a video" in found["facts"]
-    assert "Turned away in the last hour\n1: too many new ones from one address" in found["facts"]
+    assert "Turned away in the last hour\n1: too many from one address" in found["facts"]
     assert found["closed"]
     assert found["open"]
     assert "for the study's owner" in found["stranger"]

@@ -32,7 +32,7 @@ function show(found) {
     'Seats taken now': `${found.held}, ${found.unwatched} of them without a look at a video`,
     'Refused in the last hour': found.refused,
   };
-  if (found.crowded) facts['Turned away in the last hour'] = `${found.crowded}: too many new ones from one address, such as a class; docs/study.md says how to allow more`;
+  if (found.crowded) facts['Turned away in the last hour'] = `${found.crowded}: too many from one address, such as a class; docs/study.md says how to allow more`;
   $('facts').replaceChildren(...Object.entries(facts).flatMap((fact) => fact.map((text, index) => {
     const element = document.createElement(index ? 'dd' : 'dt');
     element.textContent = text;
