@@ -17,8 +17,10 @@ from .errors import UserError
 from .limits import json_of
 
 METADATA = "lora_adapter_metadata"  # in which diffusers keeps peft's settings
-_ENDLESS = re.compile(r"\)\s*[*+?{]|([*+{][^*+{]*){5}")
-"""In a pattern: repeated groups and many repetitions, which can take longer than anybody waits, and no file needs."""
+_ENDLESS = re.compile(r"\)\s*[*+?{]|([*+?{][^*+?{]*){3}|([|][^|]*){5}")
+"""In a pattern: repeated groups and many repetitions or choices, which can take longer than anybody waits, and no file needs."""
+_LONGEST = 300
+"""Signs of a module's name that patterns are matched against; on longer ones even two repetitions take long."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ def told_alpha(path: Path, metadata: Mapping[str, str], module: str, rank: int) 
         if endless := next(filter(_ENDLESS.search, patterns), None):
             raise UserError(f"the pattern {endless[:60]!r} repeats too much")
         inner = module.removeprefix(start)
+        if patterns and len(inner) > _LONGEST:
+            raise UserError(f"a name of {len(inner)} signs")
         alpha = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", inner)), own.get("lora_alpha"))
         if alpha is not None and not math.isfinite(float(alpha)):
             raise UserError(f"an alpha of {alpha}")

@@ -140,7 +140,7 @@ def test_several_are_summed_before_they_are_rounded(small: dict[Layout, Model], 
     plain = load_base(model.folder, dtype=torch.bfloat16).unet.get_parameter(f"{QUERY}.weight")
     product = state[f"{KOHYA}.lora_up.weight"] @ state[f"{KOHYA}.lora_down.weight"]
     found = merged(model, *[(file, 1e-3)] * 60, dtype=torch.bfloat16).unet.get_parameter(f"{QUERY}.weight")
-    assert torch.equal(found, (plain.float() + sum(1e-3 * product for _ in range(60))).bfloat16())
+    torch.testing.assert_close(found.float(), plain.float() + 0.06 * product, rtol=2**-8, atol=1e-6)  # rounded once
     assert not torch.equal(found, plain)
     assert torch.equal(merged(model, (file, 0.0), dtype=torch.bfloat16).unet.get_parameter(f"{QUERY}.weight"), plain)
 
@@ -159,9 +159,9 @@ def test_peft_tells_alpha_in_its_settings(small: dict[Layout, Model], tmp_path: 
 
 
 def test_a_pattern_that_never_ends_is_refused(tmp_path: Path) -> None:
-    """Forty runs of anything against a name of 1160 signs, and groups in groups."""
-    for pattern in (".*" * 40 + "(?=[xz])", "(.*)*" * 3 + "[xz]"):
-        with pytest.raises(ValueError, match="repeats too much"):
+    """Repetitions and choices that `re` would try for hours, on a short name or on a long one."""
+    for pattern in (".*" * 40 + "(?=[xz])", "(.*)*[xz]", "d?" * 30 + "d" * 30 + "x", "(d|d)" * 30 + "x", ".*.*[xz]"):
+        with pytest.raises(ValueError, match="repeats too much|a name of 1260 signs"):
             told_alpha(tmp_path, {METADATA: json.dumps({"unet.alpha_pattern": {pattern: 1.0}})}, "down_blocks.0.to_q" * 70, 2)
 
 
@@ -364,7 +364,9 @@ def test_what_training_leaves_in_a_pickle_is_passed_over(
     small: dict[Layout, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Lightning's checkpoints of VAEs have it: a class of its own as a key, NumPy's numbers, EMA, and the loss's weights."""
-    monkeypatch.setitem(sys.modules, PLACE, module := ModuleType(PLACE))
+    module = ModuleType(PLACE)
+    for name in (PLACE, PLACE.rpartition(".")[0], PLACE.partition(".")[0]):
+        monkeypatch.setitem(sys.modules, name, module)
     kind = type("ModelCheckpoint", (), {"__module__": PLACE})
     module.ModelCheckpoint = kind  # type: ignore[attr-defined]
     other = randomised(small_vae("sd1"), 9)
