@@ -164,7 +164,7 @@ def import_plan(file: WeightFile, variant: str | None = None) -> Plan:
         if why.startswith(str(file.path)):
             raise
         if not why.startswith("is "):
-            shapes = f" ({why})" if type(error) is ValueError and why else ""
+            shapes = f" ({why})" if isinstance(error, UserError) and why else ""
             why = f"has the keys of {family}, but no stack can be built of their shapes{shapes}: copy it again"
         raise UserError(f"{file.path} {why}") from error
     file.check_precision(f"a checkpoint of family {plan.config.origin.family}", plan.sources.values())

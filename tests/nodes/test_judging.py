@@ -16,6 +16,8 @@ from ..core.evaluation_tiny import tiny_clip
 from .conftest import outcome
 from .test_video_model import checks
 
+pytestmark = pytest.mark.newest
+
 
 def with_clip(out: Path) -> None:
     tiny_clip(out / "models" / "emu_video_metrics" / "tiny-clip")

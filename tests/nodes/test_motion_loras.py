@@ -18,6 +18,7 @@ from ..core.test_motion_lora import guoyww, lora_state, peft
 from .conftest import outcome
 from .test_video_model import checks
 
+pytestmark = pytest.mark.newest
 TWO = [("animatediff_motion_lora/zoom.safetensors", 0.6), ("emu_video/pan.ckpt", 0.4)]
 
 
