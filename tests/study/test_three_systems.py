@@ -89,5 +89,5 @@ def test_people_who_prefer_the_truth_are_read_from_the_study(folder: Path, capsy
             assert SYSTEMS.index(comparison["first"]) < SYSTEMS.index(comparison["second"])
             assert comparison["win_rate"] > 0.75
             assert comparison["wilson"][0] > 0.5
-            assert 0.8 < comparison["vote_share"] < 1
+            assert 0.7 < comparison["vote_share"] < 1  # 0.9 of some 60 votes, which are hardly ever below 0.7
     assert list((folder / "votes").glob("*.png"))
