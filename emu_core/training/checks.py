@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -32,9 +31,9 @@ NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "optimisation.decay given.first_frame world.anything": ("0 to 1", lambda n: 0 <= n <= 1),
     "optimisation.ema optimisation.betas given.text_drop given.image_drop": ("0 to below 1", lambda n: 0 <= n < 1),
     "schedule.steps": ("2 or more", lambda n: n >= 2),
-    "optimisation.seed world.seed": ("a number", math.isfinite),
+    "optimisation.seed world.seed": (f"at most {2**63 - 1}", lambda n: abs(n) < 2**63),
 }
-MOST = 2**31 - 1  # of any number
+MOST = 2**31 - 1  # of any number but a seed
 
 
 def check_recipe(recipe: Recipe, world: int = 1) -> None:
@@ -51,11 +50,11 @@ def complaints(recipe: Recipe, world: int = 1) -> Iterator[str]:
         for name in names.split():
             found = attrgetter(name)(recipe)
             values = found if isinstance(found, tuple) else (found,)
-            if large := any(abs(value) > MOST for value in values):
-                expected = f"at most {MOST}"
+            large = not name.endswith("seed") and any(abs(value) > MOST for value in values)
             if large or not all(map(right, values)):
                 wrong = True
-                yield f"{name} must be {expected}, found {found}: change it with --set {name}=..."
+                must = f"at most {MOST}" if large else expected
+                yield f"{name} must be {must}, found {found}: change it with --set {name}=..."
     if not wrong:
         yield from _said_by(lambda: shares(recipe.optimisation.batch, world, recipe.compute.micro))
     if recipe.task == "video":

@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 
+from ..study import worlds
 from .ldm_layout import Layout
-from .small_bases import (
-    Model,
-    write_models,
-)
+from .small_bases import Model, write_models
 
 
 @pytest.fixture
@@ -35,3 +33,18 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[Layout, Model]:
 @pytest.fixture
 def folder(small: dict[Layout, Model], tmp_path: Path) -> Path:
     return Path(shutil.copytree(small["sd1"].folder, tmp_path / "model"))
+
+
+@pytest.fixture(scope="module")
+def systems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders with two videos each, by the names of the systems that made them, for studies."""
+    folder = tmp_path_factory.mktemp("systems")
+    return dict(zip(worlds.SYSTEMS, worlds.make_systems(folder, worlds.captions(2), seconds=0.5), strict=True))
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """The file of the prompts of `systems`."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(worlds.captions(2)))
+    return file

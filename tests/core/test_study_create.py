@@ -190,19 +190,6 @@ def test_a_prompt_without_its_one_video(tmp_path: Path, names: list[str], words:
 # -- studies
 
 
-@pytest.fixture(scope="module")
-def systems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("systems")
-    return dict(zip(worlds.SYSTEMS, worlds.make_systems(folder, worlds.captions(2), seconds=0.5), strict=True))
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    file = tmp_path / "prompts.txt"
-    file.write_text("\n".join(worlds.captions(2)))
-    return file
-
-
 def test_every_two_systems_or_one_against_the_others(tmp_path: Path, systems: dict[str, Path], prompts: Path) -> None:
     made = create_study(tmp_path / "all", systems, prompts)
     assert (made["pairs"], made["prompts"], made["systems"], made["playable"]) == (6, 2, 3, 6)

@@ -20,21 +20,7 @@ from emu_core.study.database import APPLICATION_ID
 from emu_core.study.lock import ServerLock
 from emu_core.study.store import Study
 
-from ..study import worlds
 from ..study.serving import ROOT
-
-
-@pytest.fixture(scope="module")
-def systems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("systems")
-    return dict(zip(worlds.SYSTEMS, worlds.make_systems(folder, worlds.captions(2), seconds=0.5), strict=True))
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    file = tmp_path / "prompts.txt"
-    file.write_text("\n".join(worlds.captions(2)))
-    return file
 
 
 def half_made(folder: Path, kind: str) -> None:

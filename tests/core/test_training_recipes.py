@@ -140,6 +140,11 @@ SILLY = {
 }  # fmt: skip
 
 
+def test_a_seed_may_be_as_large_as_torch_takes_it() -> None:
+    """As in recipes of version 0.1."""
+    check_recipe(small(optimisation__seed=str(2**63 - 1)))
+
+
 @pytest.mark.parametrize("setting", SILLY)
 def test_a_silly_value_is_a_sentence_before_any_work(setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
