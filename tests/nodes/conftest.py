@@ -25,8 +25,12 @@ def has_dynamic_vram(root: Path) -> bool:
     return version(root) >= (0, 30, 0)
 
 
+@pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """No test with dynamic VRAM for a ComfyUI that has none."""
+    """No test with dynamic VRAM for a ComfyUI that has none; those of `newest` files with it are slow."""
+    for item in items:
+        if item.get_closest_marker("newest") and getattr(getattr(item, "callspec", None), "params", {}).get("inside") == DYNAMIC:
+            item.add_marker(pytest.mark.slow)
     none = [item for item in items if _has_none(getattr(getattr(item, "callspec", None), "params", {}))]
     config.hook.pytest_deselected(items=none)
     items[:] = [item for item in items if item not in none]

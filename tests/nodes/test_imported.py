@@ -21,6 +21,7 @@ from ..core.ldm_layout import unet_to_ldm
 from .conftest import outcome
 from .test_video_model import checks
 
+pytestmark = pytest.mark.newest
 PROMPT = "a big red circle moves right on a white background"
 CHECKED_HERE = {"check_a_call_of_the_unet", "check_whole_loops", "check_three_guidances"}
 CHECKED_HERE |= {"check_context_windows_equal_the_pipelines"}
