@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import subprocess
@@ -314,7 +315,7 @@ def test_exports_have_the_names_that_the_tools_expect(tmp_path: Path) -> None:
 # -- memory
 
 _MEASURE = """
-import json, sys
+import ctypes, json, sys
 from pathlib import Path
 import numpy as np
 from emu_core.networks import Networks
@@ -323,21 +324,30 @@ from emu_core.evaluation.prompts import Prompt
 from emu_core.evaluation.videos import open_sets
 from tests.core.evaluation_tiny import Given
 
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+NAMES = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+class MallInfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in NAMES.split()]
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = MallInfo
+
+def memory():
+    # resident MiB, and MiB of the C library that are in use, between which there may be holes
+    told = libc.mallinfo2()
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return resident / 2**20, (told.uordblks + told.hblkhd) / 2**20
 
 prompts = [Prompt(f"{i:04d}", "p") for i in range(int(sys.argv[2]))]
 clip = Given(np.random.default_rng(0).normal(size=(256, 512)), {"p": np.ones(512)})
 seen = []
-result = measure_set(open_sets([sys.argv[1]])[0], prompts, Networks(clip=clip), progress=lambda: seen.append(resident()))
+result = measure_set(open_sets([sys.argv[1]])[0], prompts, Networks(clip=clip), progress=lambda: seen.append(memory()))
 # not getrusage's, which begins with the memory of the process that started this one
 peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
-print(json.dumps({"measured": result.measured, "broken": len(result.broken), "resident": seen, "peak": peak}))
+print(json.dumps({"measured": result.measured, "broken": len(result.broken), "seen": seen, "peak": peak}))
 """
 
 
 def _resident(folder: Path, count: int) -> dict[str, Any]:
-    """Measure a folder in a process of its own; resident MiB after each video."""
+    """Measure a folder in a process of its own; MiB that are resident and in use after each video."""
     root = Path(__file__).parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "MALLOC_ARENA_MAX": "1"}
     command = [sys.executable, "-c", _MEASURE, str(folder), str(count)]
@@ -347,7 +357,7 @@ def _resident(folder: Path, count: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux' own account of memory")
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="asks glibc 2.33 or newer what is in use")
 def test_memory_does_not_grow_with_the_number_of_videos(tmp_path: Path) -> None:
     media.write_video(tmp_path / "v.mp4", toy_video(TOY[0], 0, frames=3)[:, ::2, ::2], 8.0, {"prompt": "p"})
     data, folder = (tmp_path / "v.mp4").read_bytes(), tmp_path / "s"
@@ -356,9 +366,13 @@ def test_memory_does_not_grow_with_the_number_of_videos(tmp_path: Path) -> None:
         (folder / f"{number:04d}.mp4").write_bytes(data[:900] if number % 100 == 7 else data)
     found = _resident(folder, 1000)
     assert (found["measured"], found["broken"]) == (990, 10)
-    first, last = max(found["resident"][:100]), max(found["resident"][900:])
-    print(f"1000 videos: peak resident {found['peak']:.1f} MiB; of the first 100 {first:.1f}, of the last 100 {last:.1f}")  # noqa: T201
-    assert last - first < 4
+    resident, used = zip(*found["seen"], strict=True)
+    grown = max(resident[900:]) - max(resident[:100]), max(used[900:]) - max(used[:100])
+    print(f"1000 videos: peak {found['peak']:.1f} MiB; grown by {grown[0]:.1f}, in use by {grown[1]:.1f}")  # noqa: T201
+    # What is in use stays. Holes in the heap make what is resident grow by up to 12 MiB, another number in each run, for about
+    # 2,000 videos (4,000 were looked at). Decoded videos that are kept would be 9 MiB more in use, 36 as floats.
+    assert grown[1] < 2
+    assert grown[0] < 24
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux' own account of memory")
