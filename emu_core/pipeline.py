@@ -6,7 +6,6 @@ Shapes at the edges: images (f, H, W, 3) float32 0..1 on the CPU; a single pictu
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,110 +20,22 @@ from .base.prompts import plain
 from .checkpoint import load_stack, merge_motion_loras, read_config
 from .errors import UserError
 from .media import fit, pad
-from .model.conditioning import AMOUNTS_OF_MOTION, FACTOR, MAX_FRAMES, Stitch, augment, condition, slot_count, slots, windows
-from .model.config import StackConfig
+from .model.conditioning import FACTOR, augment, condition, slot_count, slots, windows
 from .model.guidance import Call, GuidedDenoiser, calls
 from .model.kernels import Backend, choose
-from .model.sampling import SAMPLERS, sample
+from .model.sampling import sample
 from .model.schedule import ScheduleConfig, frame_noise
 from .model.sites import find_sites
 from .model.stack import TemporalStack, check_fit
 from .model.streams import derived, stream
 from .model.video_model import VideoModel
-from .model.windows import check_frames, over_windows
+from .model.windows import over_windows
+from .settings import Progress, Settings, check_prompt
 
 logger = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parent / "assets" / "tiny"
 DEFAULTS_FILE = "emu_video.json"
-
-Progress = Callable[[str, int, int], None]
-"""(stage, steps done, steps in all); called after every step, and may raise to stop."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to sample. None takes what the model's maker recommends.
-
-    `size` is (height, width) in pixels; None leaves frames that are interpolated as large as they are. `image_guidance` is w_i
-    and `text_guidance` w_p of the paper, `t2i_guidance` that of the starting frame. `rescale` 0..1 is guidance rescale, not the
-    paper's. `strength` scales the temporal layers.
-
-    `window`: frames that the network sees at a time, for videos that are longer than it allows, `overlap` of which each window
-    shares with the next. What some stacks are told besides: `motion`, how far frames may go from the given one (PIA; a name from
-    `conditioning.AMOUNTS_OF_MOTION`); `cond_fps` and `motion_score` (FancyVideo).
-
-    `negative` is what the calls without text get instead of the empty prompt, written as prompts are (see `base.prompts`).
-    """
-
-    size: tuple[int, int] | None = None
-    frames: int | None = None
-    fps: float | None = None
-    steps: int | None = None
-    sampler: str | None = None
-    text_guidance: float | None = None
-    image_guidance: float | None = None
-    t2i_guidance: float | None = None
-    rescale: float = 0.0
-    strength: float = 1.0
-    seed: int = 0
-    stitch: Stitch = "continuous"
-    window: int | None = None
-    overlap: int = 4
-    motion: str | None = None
-    cond_fps: float | None = None
-    motion_score: float | None = None
-    negative: str = ""
-
-    def check(self, multiple: int = 8, max_steps: int = 1000) -> None:
-        """Refuse, before any model is loaded, what no model can do."""
-        if self.size is not None:
-            height, width = self.size
-            if height % multiple or width % multiple or height < multiple or width < multiple:
-                raise UserError(f"size must be multiples of {multiple} pixels, found {height} x {width} (height x width)")
-        if self.frames is not None and not 1 <= self.frames <= MAX_FRAMES:
-            raise UserError(f"frames must be 1 to {MAX_FRAMES}, found {self.frames}")
-        if self.fps is not None and not 0 < self.fps <= 240:
-            raise UserError(f"fps must be above 0 and at most 240, found {self.fps}")
-        if self.steps is not None and not 1 <= self.steps <= max_steps:
-            raise UserError(f"steps must be 1 to {max_steps}, found {self.steps}")
-        numbers = {
-            "rescale": self.rescale,
-            "strength": self.strength,
-            "cond_fps": self.cond_fps,
-            "motion_score": self.motion_score,
-        }
-        numbers |= {name: getattr(self, name) for name in ("text_guidance", "image_guidance", "t2i_guidance")}
-        for name, number in numbers.items():
-            if number is not None and not math.isfinite(number):
-                raise UserError(f"{name} must be a finite number, found {number}")
-        if self.sampler not in (None, *SAMPLERS):
-            raise UserError(f"unknown sampler {self.sampler!r}: expected one of {', '.join(SAMPLERS)}")
-        if not 0 <= self.seed < 2**64:
-            raise UserError(f"seed must be 0 to {2**64 - 1}, found {self.seed}")
-        if self.overlap < 0:
-            raise UserError(f"overlap must be 0 or more, found {self.overlap}")
-        if self.window is not None and (self.window < 1 or self.overlap >= self.window):
-            raise UserError(f"a window needs 1 or more frames and a smaller overlap, found {self.window} and {self.overlap}")
-        if self.motion is not None and self.motion not in AMOUNTS_OF_MOTION:
-            raise UserError(f"motion should be one of {'; '.join(AMOUNTS_OF_MOTION)}, found {self.motion!r}")
-        plain(self.negative)
-
-    def check_stack(self, config: StackConfig) -> None:
-        """Refuse what the video stack does not understand, or cannot do at this length."""
-        if self.motion is not None and "affinity" not in config.channel_order:
-            raise UserError(f"motion is for stacks of family pia, found {config.origin.family}: leave it out")
-        if strange := sorted(self.values.keys() - dict(config.values).keys()):
-            setting = {"fps": "cond_fps"}.get(strange[0], strange[0])
-            raise UserError(f"{setting} is for stacks of family fancyvideo, found {config.origin.family}: leave it out")
-        usual = config.clip.frames
-        check_frames(config, self.frames or usual, self.window, f"slide a window over the video (--window {usual})")
-
-    @property
-    def values(self) -> dict[str, float]:
-        """Numbers for the time embedding that differ from the stack's own."""
-        told = {"fps": self.cond_fps, "motion_score": self.motion_score}
-        return {name: value for name, value in told.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -157,13 +68,6 @@ class Result:
     def final(self) -> tuple[torch.Tensor, float]:
         """The best frames there are, and their rate."""
         return (self.video, self.fps) if self.interpolated is None else (self.interpolated, FACTOR * self.fps)
-
-
-def check_prompt(prompt: str) -> str:
-    """The prompt without blanks around it; refused are an empty one, and what `base.prompts` cannot read."""
-    if not plain(prompt):
-        raise UserError("the prompt is empty: say what the video should show")
-    return prompt.strip()
 
 
 class EmuVideoPipeline:
@@ -241,7 +145,7 @@ class EmuVideoPipeline:
         def network(x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, added: Any, image: bool) -> torch.Tensor:
             return unet(x[0], t, text, added_cond_kwargs=added, return_dict=False)[0][None]
 
-        noise = frame_noise((1, *self._latent_shape(settings)), stream(settings.seed))
+        noise = frame_noise((1, *self.latent_shape(settings)), stream(settings.seed))
         plan = calls(1.0, weight, has_image=False)
         return self.base.decode_latents(self._sample(stage, network, plan, self.base.schedule, steps, noise))
 
@@ -255,20 +159,37 @@ class EmuVideoPipeline:
         progress: Progress | None = None,
     ) -> torch.Tensor:
         """Frames (f, H, W, 3) of a video in which `images` (k, H', W', 3) are the frames at `positions`; None gives none."""
+        settings.check_stack(self._model("F").stack.config)
+        known = torch.zeros(0, *self.latent_shape(settings)) if images is None else self.encode(images, settings)
+        latents = self.video_latents(known, () if images is None else positions, prompt, settings, progress)
+        return self.base.decode_latents(latents)
+
+    @torch.inference_mode()
+    def encode(self, images: torch.Tensor, settings: Settings = Settings()) -> torch.Tensor:
+        """Latents (k, C, h, w) on the CPU of pictures (k, H', W', 3) that are to be given frames, cut and resized to the video's
+        size."""
+        return self.base.encode_images(fit(images, *self.size(settings))).cpu()
+
+    @torch.inference_mode()
+    def video_latents(
+        self,
+        known: torch.Tensor,
+        positions: Sequence[int],
+        prompt: str,
+        settings: Settings = Settings(),
+        progress: Progress | None = None,
+    ) -> torch.Tensor:
+        """Latents (f, C, h, w) of a video in which `known` (k, C, h, w), of which there may be none, are the frames at
+        `positions`."""
         model = self._model("F")
         config = model.stack.config
-        settings.check_stack(config)
-        frames = settings.frames or config.clip.frames
-        if images is None:
-            latents, positions = torch.zeros(1, 0, *self._latent_shape(settings)), ()
-        elif config.takes_image:
-            latents = self.base.encode_images(fit(images, *self._size(settings)))[None].cpu()
-        else:
+        if len(known) and not config.takes_image:
             what = f"a stack of family {config.origin.family} makes videos from the text alone, found an image"
             raise UserError(f"{what}: leave it out, or choose a stack of family emu, pia or fancyvideo")
-        given = condition(latents, positions, frames, config.channel_order, settings.motion or "moderate")
+        frames = settings.frames or config.clip.frames
+        given = condition(known[None], positions, frames, config.channel_order, settings.motion or "moderate")
         stage = _Stage("video", prompt, settings, settings.seed, progress)
-        return self.base.decode_latents(self._sample_video(stage, model, given, images is not None))
+        return self._sample_video(stage, model, given, len(known) > 0)
 
     def interpolate(
         self, images: torch.Tensor, prompt: str, settings: Settings = Settings(), progress: Progress | None = None
@@ -326,7 +247,7 @@ class EmuVideoPipeline:
         if interpolate:
             self._model("I")
         if config.takes_image:
-            first = self.starting_frame(prompt, settings, progress) if image is None else fit(image, *self._size(settings))
+            first = self.starting_frame(prompt, settings, progress) if image is None else fit(image, *self.size(settings))
             video = self.video(first, prompt, settings, (position,), progress)
         else:
             video = self.video(image, prompt, settings, progress=progress)
@@ -352,7 +273,7 @@ class EmuVideoPipeline:
 
             return over_windows(within, frames, length, settings.overlap)
 
-        shape = (frames, *self._latent_shape(settings))
+        shape = (frames, *self.latent_shape(settings))
         noise = frame_noise(shape, stream(stage.seed), config.sampling.shared_noise)
         steps = settings.steps or config.sampling.steps
         return self._sample(stage, network, calls(w_i, w_p, has_image), config.schedule, steps, noise)
@@ -361,7 +282,7 @@ class EmuVideoPipeline:
         self, stage: _Stage, network: _Network, plan: list[Call], schedule: ScheduleConfig, steps: int, noise: torch.Tensor
     ) -> torch.Tensor:
         """Latents (f, C, h, w) from such `noise`, which was drawn on the CPU in one call, as ComfyUI draws it."""
-        base, size, prompt = self.base, self._size(stage.settings), check_prompt(stage.prompt)
+        base, size, prompt = self.base, self.size(stage.settings), check_prompt(stage.prompt)
         negative = stage.settings.negative
         words = f"{plain(prompt)} {plain(negative)}"
         if words not in self._told and (unknown := base.unknown_words(words)):
@@ -390,7 +311,8 @@ class EmuVideoPipeline:
             raise missing_stack(self.base.source, role)
         return self.models[role]
 
-    def _size(self, settings: Settings) -> tuple[int, int]:
+    def size(self, settings: Settings) -> tuple[int, int]:
+        """(height, width) of what is made, in pixels: the settings', or else what the model was trained on."""
         if settings.size is not None:
             return settings.size
         for model in self.models.values():
@@ -398,8 +320,9 @@ class EmuVideoPipeline:
         side = int(self.base.unet.config["sample_size"]) * self.base.pixels_per_latent
         return side, side
 
-    def _latent_shape(self, settings: Settings) -> tuple[int, ...]:
-        return self.base.latent_channels, *(side // self.base.pixels_per_latent for side in self._size(settings))
+    def latent_shape(self, settings: Settings) -> tuple[int, ...]:
+        """(C, h, w) of one frame's latents."""
+        return self.base.latent_channels, *(side // self.base.pixels_per_latent for side in self.size(settings))
 
 
 def stack_files(

@@ -21,7 +21,8 @@ from ..media.files import real_target
 from ..media.writing import MAX_FPS, MIN_FPS
 from ..model.conditioning import FACTOR, checked_positions
 from ..model.config import StackConfig
-from ..pipeline import BUNDLED, EmuVideoPipeline, Settings, check_prompt, missing_stack, stack_files
+from ..pipeline import BUNDLED, EmuVideoPipeline, missing_stack, stack_files
+from ..settings import Settings, check_prompt
 from .options import choose_device, is_there, wrote
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from ..limits import NAMES
 if TYPE_CHECKING:
     import torch
 
-    from ..pipeline import Progress
+    from ..settings import Progress
 
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 PROMPTS_HELP = "prompts: a .txt (one a line), .csv, .json or .jsonl (id, prompt, image), or a bundled set: general, toy, ucf101"

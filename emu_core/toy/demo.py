@@ -15,7 +15,8 @@ from ..data.report import draw_report
 from ..data.select import select
 from ..media import write_video
 from ..media.files import whole_file
-from ..pipeline import EmuVideoPipeline, Settings
+from ..pipeline import EmuVideoPipeline
+from ..settings import Settings
 from ..training.folder import write_json
 from . import shapes
 from .judge import evaluate

@@ -17,7 +17,8 @@ from ..errors import UserError, of_one_item
 from ..limits import json_of
 from ..media import VIDEO_EXTENSIONS, contact_sheet, read_video, write_image
 from ..model.conditioning import slots
-from ..pipeline import EmuVideoPipeline, Settings
+from ..pipeline import EmuVideoPipeline
+from ..settings import Settings
 from . import shapes
 from .detect import Reading, direction_of, read_frames, separate
 

@@ -174,7 +174,8 @@ def test_interrupting_leaves_nothing(tmp_path: Path) -> None:
 def test_the_best_of_several_starting_frames_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from emu_core.evaluation.candidates import rank
     from emu_core.networks import ClipNetwork
-    from emu_core.pipeline import EmuVideoPipeline, Settings
+    from emu_core.pipeline import EmuVideoPipeline
+    from emu_core.settings import Settings
 
     from .evaluation_tiny import ROUNDING, tiny_clip
 

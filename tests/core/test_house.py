@@ -22,6 +22,7 @@ ROOMS = {
         "interop": 2,
         "networks": 2,
         "checkpoint": 3,
+        "settings": 3,
         "pipeline": 4,
     },
     **{"data": 5, "training": 6, "evaluation": 6, "study": 7, "toy": 7, "cli": 8, "__main__": 9},

@@ -15,7 +15,8 @@ import torch
 from emu_core.cli.main import main
 from emu_core.media import contact_sheet, read_image, read_video, shown_every, write_parts, write_video
 from emu_core.media.sheet import MAX_HEIGHT, MAX_PIXELS
-from emu_core.pipeline import EmuVideoPipeline, Settings
+from emu_core.pipeline import EmuVideoPipeline
+from emu_core.settings import Settings
 
 PROMPT = "a big red circle moves right on a white background"
 QUICK = Settings(steps=1, seed=5)

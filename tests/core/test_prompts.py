@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emu_core.base.prompts import MOST_NESTED, chunks, plain, weighted
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline, Settings, check_prompt
+from emu_core.pipeline import BUNDLED, EmuVideoPipeline
+from emu_core.settings import Settings, check_prompt
 
 from .helpers import DOUBLE
 from .ldm_layout import Layout

@@ -36,7 +36,8 @@ from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import load_file
 
-from emu_core.pipeline import EmuVideoPipeline, Settings
+from emu_core.pipeline import EmuVideoPipeline
+from emu_core.settings import Settings
 from tests.core import reference
 from tests.core.saved import PROMPT, ROOT, SAVED, TINY, emu, narrow_model, surroundings
 

@@ -15,7 +15,8 @@ from emu_core.evaluation.prompts import file_stem
 from emu_core.media import write_image, write_video
 from emu_core.model.stack import TemporalStack
 from emu_core.model.video_model import VideoModel
-from emu_core.pipeline import EmuVideoPipeline, Settings
+from emu_core.pipeline import EmuVideoPipeline
+from emu_core.settings import Settings
 from emu_core.study.store import Study
 from emu_core.toy import shapes
 
