@@ -31,10 +31,11 @@ FORMAT, VERSION = "emu-video-stack", 1
 SETTINGS = (
     *("base", "latent_channels", "input_width", "sites", "role", "frames", "fps", "size", "schedule", "channel_order"),
     *("attentions", "positions", "head_dim", "mlp_ratio", "kernel", "mixing", "shared_noise", "image_noise", "text_guidance"),
-    *("image_guidance", "steps", "stage", "source", "family", "motion", "values", "text_width", "sampler"),
+    *("image_guidance", "steps", "stage", "source", "family", "motion", "values", "text_width", "sampler", "past"),
 )
 """The entries of a file's `config`, flat and in this order; `motion` is the shape of public motion modules, or null. The usual
-`sampler` is left out, for older versions refuse what they do not know."""
+`sampler` and `past` are left out, for older versions refuse what they do not know."""
+_LEFT_OUT = {"sampler": SamplingConfig.sampler, "past": SamplingConfig.past}
 
 _CORRECTED = {("hotshot-xl", ""): hotshot_xl.SCHEDULE, ("animatediff", "SDXL"): animatediff.SDXL_BETA}
 """Schedules of families that earlier versions converted with AnimateDiff's of SD 1.5, which is wrong."""
@@ -60,7 +61,7 @@ def settings_of(config: StackConfig) -> dict[str, Any]:
     flat |= {"sites": [asdict(site) for site in config.sites], "schedule": asdict(config.schedule)}
     flat["mixing"] = config.layers.mixing
     flat["motion"] = {k: v for k, v in asdict(config.layers).items() if k != "mixing"} if public else None
-    return {name: flat[name] for name in SETTINGS if (name, flat[name]) != ("sampler", SamplingConfig.sampler)}
+    return {name: flat[name] for name in SETTINGS if name not in _LEFT_OUT or flat[name] != _LEFT_OUT[name]}
 
 
 def config_of(settings: dict[str, Any]) -> StackConfig:

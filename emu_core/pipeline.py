@@ -30,7 +30,7 @@ from .model.stack import TemporalStack, check_fit
 from .model.streams import derived, stream
 from .model.video_model import VideoModel
 from .model.windows import over_windows
-from .settings import Progress, Settings, check_prompt
+from .settings import Progress, Settings, check_prompt, share
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ class EmuVideoPipeline:
             known = augment(known, config.sampling.image_noise, config.schedule, noise)
             given = condition(known, slots(size), slot_count(size), config.channel_order)
             told, later = replace(settings, size=(fitted.shape[1], fitted.shape[2])), derived(settings.seed, "sampler", number)
-            stage = _Stage("interpolation", prompt, told, seed, _share(progress, number, len(plan)), later)
+            stage = _Stage("interpolation", prompt, told, seed, share(progress, number, len(plan)), later)
             output = self._sample_video(stage, model, given, True)
             yield self.base.decode_latents(output[window.start : window.stop])[:, :height, :width]
 
@@ -345,10 +345,3 @@ def read_defaults(folder: Path) -> dict[str, Any]:
     """What a model's maker recommends for its image model: `steps` and `text_guidance`, from DEFAULTS_FILE; may be empty."""
     path = folder / DEFAULTS_FILE
     return read_json(path) if path.is_file() else {}
-
-
-def _share(progress: Progress | None, number: int, parts: int) -> Progress | None:
-    """Who is told of one of several equal parts as of a share of the whole."""
-    if progress is None:
-        return None
-    return lambda stage, done, steps: progress(stage, number * steps + done, parts * steps)

@@ -26,7 +26,8 @@ class Settings:
     paper's. `strength` scales the temporal layers.
 
     `window`: frames that the network sees at a time, for videos that are longer than it allows, `overlap` of which each window
-    shares with the next. What some stacks are told besides: `motion`, how far frames may go from the given one (PIA; a name from
+    shares with the next. `past`: of a video that is made by several calls, how many frames before its own each is given. What
+    some stacks are told besides: `motion`, how far frames may go from the given one (PIA; a name from
     `conditioning.AMOUNTS_OF_MOTION`); `cond_fps` and `motion_score` (FancyVideo).
 
     `negative` is what the calls without text get instead of the empty prompt, written as prompts are (see `base.prompts`).
@@ -46,6 +47,7 @@ class Settings:
     stitch: Stitch = "continuous"
     window: int | None = None
     overlap: int = 4
+    past: int | None = None
     motion: str | None = None
     cond_fps: float | None = None
     motion_score: float | None = None
@@ -81,6 +83,8 @@ class Settings:
             raise UserError(f"overlap must be 0 or more, found {self.overlap}")
         if self.window is not None and (self.window < 1 or self.overlap >= self.window):
             raise UserError(f"a window needs 1 or more frames and a smaller overlap, found {self.window} and {self.overlap}")
+        if self.past is not None and self.past < 1:
+            raise UserError(f"past must be 1 or more frames, found {self.past}")
         if self.motion is not None and self.motion not in AMOUNTS_OF_MOTION:
             raise UserError(f"motion should be one of {'; '.join(AMOUNTS_OF_MOTION)}, found {self.motion!r}")
         plain(self.negative)
@@ -107,3 +111,10 @@ def check_prompt(prompt: str) -> str:
     if not plain(prompt):
         raise UserError("the prompt is empty: say what the video should show")
     return prompt.strip()
+
+
+def share(progress: Progress | None, number: int, parts: int) -> Progress | None:
+    """Who is told of one of several equal parts as of a share of the whole."""
+    if progress is None:
+        return None
+    return lambda stage, done, steps: progress(stage, number * steps + done, parts * steps)

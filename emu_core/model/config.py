@@ -45,7 +45,8 @@ class ClipShape:
 @dataclass(frozen=True)
 class SamplingConfig:
     """How a stack's maker recommends to sample. `image_noise` is the timestep of the noise on given latents; `shared_noise` is
-    PYoCo's alpha, for the noise to start from; `sampler` a name of `sampling.SAMPLERS`."""
+    PYoCo's alpha, for the noise to start from; `sampler` a name of `sampling.SAMPLERS`. `past`: how many frames of a video's
+    end it wants to be given to go on."""
 
     steps: int = 250
     text_guidance: float = 7.5
@@ -53,8 +54,11 @@ class SamplingConfig:
     image_noise: int = 0
     shared_noise: float = 0.0
     sampler: str = "ddim"
+    past: int = 1
 
     def __post_init__(self) -> None:
+        if self.past < 1:
+            raise UserError(f"past must be 1 or more frames, found {self.past}")
         if not self.shared_noise >= 0:
             raise UserError(f"shared_noise must not be negative, found {self.shared_noise}")
 

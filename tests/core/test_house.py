@@ -24,6 +24,7 @@ ROOMS = {
         "checkpoint": 3,
         "settings": 3,
         "pipeline": 4,
+        "longer": 5,
     },
     **{"data": 5, "training": 6, "evaluation": 6, "study": 7, "toy": 7, "cli": 8, "__main__": 9},
 }
