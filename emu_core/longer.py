@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 
@@ -18,19 +17,12 @@ from .model.config import StackConfig
 from .model.streams import derived
 from .model.timeline import Stretch, Timeline, stretches
 from .pipeline import EmuVideoPipeline
-from .settings import Progress, Settings, share
+from .settings import Keep, Progress, Settings, share
 
 Pictures = Callable[[Sequence[int]], Iterable[torch.Tensor]]
 """Of some of the given frames, by their places in the video in rising order: pictures (H, W, 3) in 0..1, all of one size."""
 AT_ONCE = 16
 """Given frames that are passed on at a time."""
-
-
-class Keep(Protocol):
-    """Where latents are kept, so that a run that was stopped goes on: what is there of this name and number, else what `make`
-    gives, from then on there."""
-
-    def __call__(self, name: str, number: int, make: Callable[[], torch.Tensor]) -> torch.Tensor: ...  # noqa: D102
 
 
 def plan_of(timeline: Timeline, config: StackConfig, settings: Settings) -> list[Stretch]:
@@ -52,6 +44,15 @@ def plan_of(timeline: Timeline, config: StackConfig, settings: Settings) -> list
 def seed_of(seed: int, stretch: Stretch) -> int:
     """The seed of a call: that of a video itself for the call that begins it, which is so the one that `generate` makes."""
     return seed if stretch.first == 0 else derived(seed, "stretch", stretch.first)
+
+
+def image_guidance(stretch: Stretch, config: StackConfig, settings: Settings) -> float | None:
+    """The image guidance of a call: as set or, None, as the stack recommends. Where nothing is set and frames are given on both
+    sides of those that are made, it is no less than that of the text, or the way that the text asks for would not arrive."""
+    if settings.image_guidance is not None or not stretch.leads_to_given:
+        return settings.image_guidance
+    text = config.sampling.text_guidance if settings.text_guidance is None else settings.text_guidance
+    return max(config.sampling.image_guidance, text)
 
 
 def longer(
@@ -127,7 +128,8 @@ def _made(
     def make() -> torch.Tensor:
         latents = [known[frame] for frame in stretch.given]
         given = torch.stack(latents) if latents else torch.zeros(0, *pipeline.latent_shape(settings))
-        own = replace(settings, seed=seed_of(settings.seed, stretch))
+        guidance = image_guidance(stretch, pipeline.models["F"].stack.config, settings)
+        own = replace(settings, seed=seed_of(settings.seed, stretch), image_guidance=guidance)
         whole = pipeline.video_latents(given, stretch.places, stretch.prompt, own, progress)
         return whole[[frame - stretch.first for frame in stretch.made]].cpu()
 

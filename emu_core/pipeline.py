@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from .base.prompts import plain
 from .checkpoint import load_stack, merge_motion_loras, read_config
 from .errors import UserError
 from .media import fit, pad
-from .model.conditioning import FACTOR, augment, condition, slot_count, slots, windows
+from .model.conditioning import FACTOR, Window, augment, condition, slot_count, slots, windows
 from .model.guidance import Call, GuidedDenoiser, calls
 from .model.kernels import Backend, choose
 from .model.sampling import sample
@@ -30,7 +31,7 @@ from .model.stack import TemporalStack, check_fit
 from .model.streams import derived, stream
 from .model.video_model import VideoModel
 from .model.windows import over_windows
-from .settings import Progress, Settings, check_prompt, share
+from .settings import Keep, Progress, Settings, check_prompt, share
 
 logger = logging.getLogger(__name__)
 
@@ -206,12 +207,14 @@ class EmuVideoPipeline:
         self,
         images: Iterable[torch.Tensor],
         count: int,
-        prompt: str,
+        prompt: str | Callable[[int], str],
         settings: Settings = Settings(),
         progress: Progress | None = None,
+        keep: Keep | None = None,
     ) -> Iterator[torch.Tensor]:
         """As `interpolate`, of `count` keyframes (H, W, 3) that come one by one: the frames of one window after the other. What
-        is held does not grow with their number."""
+        is held does not grow with their number. `prompt`: one for all, or that of a keyframe by its number, of which a window has
+        that of the one in its middle. `keep` has the latents of windows that were made before."""
         model = self._model("I")
         config = model.stack.config
         size = (config.clip.frames - 1) // FACTOR - 1
@@ -220,16 +223,26 @@ class EmuVideoPipeline:
             known = torch.stack([*islice(coming, window.given)])
             height, width = settings.size or known.shape[1:3]
             fitted = fit(known, height, width) if settings.size else pad(known.float().clamp(0, 1), self.base.pixels_per_latent)
-            latents = self.base.encode_images(fitted).cpu()
-            known = latents[[place - window.first for place in window.keyframes]][None]
-            seed = settings.seed + number
-            noise = torch.randn(known.shape, generator=stream(settings.seed, "augmentation", number))
-            known = augment(known, config.sampling.image_noise, config.schedule, noise)
-            given = condition(known, slots(size), slot_count(size), config.channel_order)
-            told, later = replace(settings, size=(fitted.shape[1], fitted.shape[2])), derived(settings.seed, "sampler", number)
-            stage = _Stage("interpolation", prompt, told, seed, share(progress, number, len(plan)), later)
-            output = self._sample_video(stage, model, given, True)
+            told = replace(settings, size=(fitted.shape[1], fitted.shape[2]))
+            said = prompt if isinstance(prompt, str) else prompt(window.first + window.given // 2)
+            make = partial(self._window, fitted, window, number, said, told, share(progress, number, len(plan)))
+            output = make() if keep is None else keep("interpolation", number, make)
             yield self.base.decode_latents(output[window.start : window.stop])[:, :height, :width]
+
+    def _window(
+        self, images: torch.Tensor, window: Window, number: int, prompt: str, settings: Settings, progress: Progress | None
+    ) -> torch.Tensor:
+        """Latents (f, C, h, w) on the CPU that stack I makes of a window's keyframes (k, H, W, 3)."""
+        model = self._model("I")
+        config = model.stack.config
+        latents = self.base.encode_images(images).cpu()
+        known = latents[[place - window.first for place in window.keyframes]][None]
+        noise = torch.randn(known.shape, generator=stream(settings.seed, "augmentation", number))
+        known = augment(known, config.sampling.image_noise, config.schedule, noise)
+        given = condition(known, slots(window.size), slot_count(window.size), config.channel_order)
+        later = derived(settings.seed, "sampler", number)
+        stage = _Stage("interpolation", prompt, settings, settings.seed + number, progress, later)
+        return self._sample_video(stage, model, given, True).cpu()
 
     def __call__(
         self,

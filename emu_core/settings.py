@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from .base.prompts import plain
 from .errors import UserError
 from .model.conditioning import AMOUNTS_OF_MOTION, MAX_FRAMES, Stitch
@@ -15,6 +17,8 @@ from .model.windows import check_frames
 
 Progress = Callable[[str, int, int], None]
 """(stage, steps done, steps in all); called after every step, and may raise to stop."""
+Keep = Callable[[str, int, Callable[[], torch.Tensor]], torch.Tensor]
+"""(name, number, make) -> latents: what is kept of this name and number, else what `make` gives, which is kept from then on."""
 
 
 @dataclass(frozen=True)

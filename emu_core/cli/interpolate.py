@@ -50,7 +50,7 @@ def interpolate(options: argparse.Namespace) -> None:
 
     def parts() -> Iterator[torch.Tensor]:
         with progress_bars() as progress:
-            yield from pipeline.interpolated(_frames(video), count, prompt, settings, progress)
+            yield from pipeline.interpolated(each_frame(video), count, prompt, settings, progress)
 
     if video.facts.sound and (settings.fps or jumps):
         why = "--stitch paper leaves out moments" if jumps else "--fps changes how long the video lasts"
@@ -78,7 +78,7 @@ def _open(path: str, fps: float | None, out: str) -> VideoReader:
     return video
 
 
-def _frames(video: VideoReader) -> Iterator[torch.Tensor]:
+def each_frame(video: VideoReader) -> Iterator[torch.Tensor]:
     """Frames (H, W, 3) float32 0..1, as exact as the file."""
     import torch
 

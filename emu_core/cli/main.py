@@ -13,10 +13,45 @@ from itertools import pairwise
 from .. import __version__
 from ..errors import UserError
 from ..limits import changed
-from . import animate, convert, curate, equalise, evaluate, generate, info, interpolate, retrieve, select, study, train
+from . import (
+    animate,
+    between,
+    convert,
+    curate,
+    equalise,
+    evaluate,
+    extend,
+    fill,
+    generate,
+    info,
+    interpolate,
+    loop,
+    retrieve,
+    select,
+    study,
+    train,
+)
+from .options import CommandParser
 from .said import EXIT_INTERRUPTED, open_streams, say, tell
 
-COMMANDS = (generate, animate, interpolate, info, convert, curate, select, train, evaluate, equalise, retrieve, study)
+COMMANDS = (
+    generate,
+    animate,
+    interpolate,
+    extend,
+    loop,
+    between,
+    fill,
+    info,
+    convert,
+    curate,
+    select,
+    train,
+    evaluate,
+    equalise,
+    retrieve,
+    study,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"emu-video {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more, and where in the program an error arose")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=CommandParser)
     for command in COMMANDS:
         command.add(commands)
     return parser

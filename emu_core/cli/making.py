@@ -120,6 +120,10 @@ def _check_video(options: Namespace, settings: Settings, stacks: dict[str, Stack
         raise missing_stack(options.model, "F")
     config, family = stacks["F"], stacks["F"].origin.family
     settings.check_stack(config)
+    usual = config.clip.frames
+    if config.takes_image and (settings.frames or usual) > usual and not settings.window:
+        told = f"this stack was trained on {usual} frames, and --frames {settings.frames} asks for more in one call"
+        logger.warning("%s: what moves may stop after %d; generate --length and extend go on from there", told, usual)
     if options.command == "animate" and not config.takes_image:
         raise UserError(f"{options.stack} is of family {family}, which knows no image: use it with `generate`")
     if options.command == "animate":

@@ -32,6 +32,22 @@ WEIGHTS_HELP = r"weights as in ComfyUI: (word) counts 1.1 times, (word:1.3) 1.3 
 NEGATIVE_HELP = "what the video should not show: it takes the place of the empty text; written as the prompt is"
 
 
+class CommandParser(argparse.ArgumentParser):
+    """Takes what may be left out behind options too, which argparse does not by itself: of `generate --out a.mp4 TEXT`
+    it has settled before --out that there is no text."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See argparse."""
+        optional = any(action.nargs == "?" for action in self._get_positional_actions())
+        if not optional or vars(self).get("within"):
+            return super().parse_known_args(args, namespace)
+        self.within = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.within = False
+
+
 def add_command(commands: argparse._SubParsersAction, name: str, summary: str, run: str) -> argparse.ArgumentParser:
     """A parser for one command; `run` is the function that takes its options, as "module:function"."""
     parser = commands.add_parser(name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -57,20 +73,38 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print what was made as JSON")
 
 
-def add_sampling_options(parser: argparse.ArgumentParser, keyframes: bool = False) -> None:
-    """How to sample; `keyframes`: of a video that is there already, whose length and motion are given."""
+def add_timeline_options(parser: argparse.ArgumentParser, ranges: str, output: bool = True) -> None:
+    """Of a video that several calls make: prompts by `ranges` (from where they count), the plan, going on. `output`: of a command
+    that makes nothing else."""
+    add = parser.add_argument_group("timeline").add_argument
+    times = f"what should happen when, such as '0-2s: it moves right' and '2s-: it moves up', in seconds or frames {ranges}"
+    add("--prompt", dest="ranges", action="append", metavar="RANGE: TEXT", help=f"{times}; may be repeated")
+    add("--past", type=int, help="frames before its own that each call is given")
+    add("--plan", action="store_true", help="print which call makes which frames of which, and make nothing")
+    add("--resume", action="store_true", help="go on with what a run that was stopped has left beside the output")
+    if output:
+        parser.set_defaults(no_interpolate=True)
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, keyframes: bool = False, long: bool = False) -> None:
+    """How to sample; `keyframes`: of a video that is there already, whose length and motion are given; `long`: of one that some
+    calls make."""
     add = parser.add_argument_group("sampling (what is left out is as the model's maker recommends)").add_argument
     if not keyframes:
         pia = 'PIA: how far frames may go from the given one: small, moderate, large; "large, loop"; "large, style" ...'
-        add("--frames", type=int, help="frames of the video before interpolation")
-        add("--window", type=int, help="frames that the model sees at a time, for videos longer than it allows")
-        add("--overlap", type=int, default=4, help="frames that a window shares with the next")
+        if long:
+            add("--window", type=int, help="frames that the model sees at a time")
+        else:
+            add("--frames", type=int, help="frames of the video before interpolation")
+            add("--window", type=int, help="frames that the model sees at a time, for videos longer than it allows")
+            add("--overlap", type=int, default=4, help="frames that a window shares with the next")
         add("--motion", metavar="AMOUNT", help=pia)
         add("--cond-fps", type=float, help="FancyVideo: frames a second that the model is told")
         add("--motion-score", type=float, help="FancyVideo: amount of motion that the model is told")
     size = "width and height in pixels, multiples of 8; pictures are centre-cropped to fit, then resized (box, then bicubic)"
     size += "; left out, the video stays as large as it is" if keyframes else ""
-    add("--fps", type=float, help="frames a second before interpolation, which multiplies them by 4")
+    rate = "frames a second" if long else "frames a second before interpolation, which multiplies them by 4"
+    add("--fps", type=float, help=rate)
     add("--size", metavar="WxH", help=size)
     add("--steps", type=int, help="sampling steps of each part")
     add("--sampler", help="ddim, dpmpp_2m, dpmpp_2m_sde, euler, euler_ancestral, lcm or unipc")

@@ -72,6 +72,11 @@ class Stretch:
         """Where the given frames are in the window."""
         return [frame - self.first for frame in self.given]
 
+    @property
+    def leads_to_given(self) -> bool:
+        """Whether frames are given on both sides of some that are made."""
+        return bool(self.given) and self.given[0] < self.made[-1] and self.made[0] < self.given[-1]
+
     def __str__(self) -> str:
         """`frames 7 to 14: given 7, made 8 to 14: a red circle moves up`."""
         known = f"given {ranges(self.given)}" if self.given else "none given"

@@ -25,6 +25,7 @@ ROOMS = {
         "settings": 3,
         "pipeline": 4,
         "longer": 5,
+        "kept": 5,
     },
     **{"data": 5, "training": 6, "evaluation": 6, "study": 7, "toy": 7, "cli": 8, "__main__": 9},
 }

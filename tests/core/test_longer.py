@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from emu_core.errors import UserError
-from emu_core.longer import Pictures, longer, parts, plan_of, seed_of
+from emu_core.longer import Pictures, image_guidance, longer, parts, plan_of, seed_of
 from emu_core.model.timeline import Span, Timeline, stretches
 from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
@@ -160,3 +160,12 @@ def test_what_a_stack_cannot_do_is_said_before(pipeline: EmuVideoPipeline) -> No
     with pytest.raises(UserError, match="1 to 7 frames of the past, found 9"):
         plan_of(timeline(20, 0), config, replace(QUICK, past=9))
     assert plan_of(timeline(48, *range(16)), config.changed(frames=32, past=16), QUICK)[1].given == tuple(range(16, 32))
+
+
+def test_what_leads_to_a_given_frame_is_guided_by_it(pipeline: EmuVideoPipeline) -> None:
+    config = pipeline.models["F"].stack.config.changed(text_guidance=3.0, image_guidance=1.0)
+    plan = stretches(timeline(16, 0, 7), 8)
+    assert [image_guidance(one, config, QUICK) for one in plan] == [3.0, None, None]
+    assert image_guidance(plan[0], config, replace(QUICK, text_guidance=2.0)) == 2.0
+    assert image_guidance(plan[0], config, replace(QUICK, text_guidance=0.5)) == 1.0
+    assert image_guidance(plan[0], config, replace(QUICK, image_guidance=0.0)) == 0.0

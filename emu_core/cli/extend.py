@@ -1,0 +1,77 @@
+"""`emu-video extend`: a video and text -> the same video, and how it goes on."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from .options import (
+    WEIGHTS_HELP,
+    add_command,
+    add_model_options,
+    add_output_options,
+    add_sampling_options,
+    add_timeline_options,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..media import VideoReader
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """The command and its options."""
+    summary = "video and text -> the same video, and how it goes on"
+    parser = add_command(commands, "extend", summary, f"{__name__}:extend")
+    parser.add_argument("video", help="video file, animated picture, or folder of frames; its frames stay as they are")
+    parser.add_argument("prompt", nargs="?", help=f"what should happen; {WEIGHTS_HELP}")
+    parser.add_argument("--by", required=True, metavar="N", help="how much is added: frames, or seconds such as 4s")
+    parser.add_argument("--backwards", action="store_true", help="what is added comes before the video")
+    add_timeline_options(parser, "from the first new frame on")
+    add_output_options(parser)
+    add_sampling_options(parser, long=True)
+    add_model_options(parser, motion_loras=True)
+
+
+def extend(options: argparse.Namespace) -> None:
+    """Make frames that follow those of a video, or lead to them. The video keeps its size, its rate and its sound."""
+    from ..errors import UserError  # here: they bring torch, and help does not wait for it
+    from ..media import VideoReader
+    from ..media.images import check_sides
+    from .timelines import Work, logger, make, parse_length, read_long, timeline_of
+
+    texts, settings, config = read_long(options)
+    if settings.size is not None:
+        raise UserError("--size: a video that is extended keeps its size, found one; leave it out")
+    video = VideoReader(options.video, settings.fps)
+    facts = video.facts
+    check_sides(options.video, facts.height, facts.width)
+    added, there = parse_length(options.by, facts.fps, "--by"), facts.frames
+    first = added if options.backwards else 0
+    past = config.sampling.past if settings.past is None else settings.past
+    if settings.past is not None and past > there:
+        raise UserError(f"{options.video} has {there} frames, and --past {past} gives a call {past} of them: give it fewer")
+    if abs(facts.fps - config.clip.fps) > 0.1 * config.clip.fps:
+        logger.warning(
+            "%s has %g frames a second, and the stack makes %g: what is added moves %.2g times as fast (see --fps)",
+            options.video, facts.fps, config.clip.fps, facts.fps / config.clip.fps,
+        )  # fmt: skip
+    places = range(first, first + there)
+    timeline = timeline_of(there + added, places, texts, facts.fps, 0 if options.backwards else there, added)
+
+    def pictures(wanted: Sequence[int]) -> Iterator[torch.Tensor]:
+        return _some(video, {place - first for place in wanted})
+
+    late = added / facts.fps if options.backwards else 0.0
+    sound = options.video if facts.sound and not settings.fps else None
+    work = Work(timeline, lambda *_: pictures, facts.fps, inputs=(options.video,), sound=sound, late=late)
+    make(options, settings, config, work)
+
+
+def _some(video: VideoReader, wanted: set[int]) -> Iterator[torch.Tensor]:
+    """Some frames (H, W, 3) float32 0..1, as exact as the file."""
+    from .interpolate import each_frame
+
+    return (frame for place, frame in enumerate(each_frame(video)) if place in wanted)

@@ -1,0 +1,196 @@
+"""What commands that make videos of several calls share: their options, the plan, and the run that is kept and gone on with."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+from ..kept import Kept, folder_of
+from ..longer import Pictures, longer, parts, plan_of
+from ..media import fit, read_image
+from ..media.writing import ENCODINGS
+from ..model.conditioning import FACTOR, MAX_FRAMES, windows
+from ..model.config import StackConfig
+from ..model.timeline import Stretch, Timeline, parse_prompts
+from ..pipeline import EmuVideoPipeline
+from ..settings import Keep, Progress, Settings, check_prompt
+from .making import load_pipeline, read_request, read_stacks, write
+from .options import is_there, progress_bars
+from .said import tell
+
+logger = logging.getLogger(__name__)
+
+Given = Callable[[EmuVideoPipeline, Keep | None, Progress | None], Pictures]
+"""What gives the given pictures once the models are there."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A video to be made: its `timeline`, `given` pictures and `fps`; `cut`, how many frames at its end are not shown; `third`,
+    whether the frame rate is raised afterwards; `inputs`, the files that it depends on; a video whose `sound` is kept, and after
+    how many seconds of the new one it begins (`late`)."""
+
+    timeline: Timeline
+    given: Given
+    fps: float
+    cut: int = 0
+    third: bool = False
+    inputs: tuple[str, ...] = ()
+    sound: str | None = None
+    late: float = 0.0
+
+    @property
+    def shown(self) -> int:
+        """Frames before the frame rate is raised."""
+        return self.timeline.length - self.cut
+
+
+def read_long(options: argparse.Namespace) -> tuple[list[str], Settings, StackConfig]:
+    """The texts of PROMPT and --prompt, the settings, and what the video stack is; what can be refused before any weights are
+    read is refused."""
+    texts = [text for text in (options.prompt, *(options.ranges or ())) if text is not None]
+    if not texts:
+        raise UserError("expected a prompt, found none: say what the video should show")
+    options.prompt = "\n".join(texts)
+    _, settings = read_request(options)
+    return texts, settings, read_stacks(options)["F"]
+
+
+def timeline_of(
+    length: int, given: Sequence[int], texts: Sequence[str], fps: float, first: int = 0, count: int | None = None
+) -> Timeline:
+    """A timeline whose prompts are for the `count` frames from `first` on (None: all); they hold for what is beside these too."""
+    spans = parse_prompts(texts, length if count is None else count, fps)
+    moved = [replace(span, start=span.start + first, stop=span.stop + first) for span in spans]
+    moved[0] = replace(moved[0], start=0)
+    moved[-1] = replace(moved[-1], stop=length)
+    for span in moved:
+        check_prompt(span.prompt)
+    return Timeline(length, tuple(given), tuple(moved))
+
+
+def parse_length(text: str, fps: float, option: str) -> int:
+    """`48` or `12s` -> frames. ValueError for what is neither, or comes to no frame."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s?)\s*", text)
+    count = round(float(found[1]) * (fps if found[2] else 1)) if found else 0
+    if count < 1:
+        raise UserError(f"{option} should be a number of frames such as 48, or of seconds such as 12s, found {text!r}")
+    return count
+
+
+def upright(path: str) -> torch.Tensor:
+    """A picture (1, H, W, 3) of a file."""
+    return read_image(path)[None]
+
+
+def fitted(pictures: Sequence[torch.Tensor], places: Sequence[int], settings: Settings) -> Given:
+    """Pictures (1, H, W, 3), each cut and resized to the video's size, at their places."""
+
+    def of(pipeline: EmuVideoPipeline, *_: Any) -> Pictures:
+        size = pipeline.size(settings)
+        known = {place: fit(picture, *size)[0] for place, picture in zip(places, pictures, strict=True)}
+        return lambda wanted: (known[place] for place in wanted)
+
+    return of
+
+
+def make(options: argparse.Namespace, settings: Settings, config: StackConfig, work: Work) -> None:
+    """Print the plan, or make the video, write it, and say so. What is made is kept beside the output until that is whole; a stop
+    leaves there what has been made so far, as a video too."""
+    plan = plan_of(work.timeline, config, settings)
+    if options.plan:
+        print("\n".join(map(str, plan)) or "nothing to make: every frame is given")
+        return
+    count = _count(work, range(len(plan)), plan, options)
+    if count > MAX_FRAMES and Path(options.out).suffix.lower() not in (*ENCODINGS, ""):
+        raise UserError(f"a {Path(options.out).suffix} holds at most {MAX_FRAMES} frames here, found {count}: write .mp4")
+    before, kept = is_there(options.out), Kept(folder_of(options.out), _facts(options, settings, work), options.resume)
+    finished = False
+    try:
+        pipeline = load_pipeline(options)
+        fps = work.fps * (FACTOR if work.third else 1)
+        with progress_bars() as progress:
+            made = _frames(pipeline, work, settings, kept, progress)
+            write(options, settings, pipeline, made, count, fps, sound=work.sound, late=work.late)
+        finished = True
+    except KeyboardInterrupt:
+        done = [number for number in range(len(plan)) if kept.has("video", number)]
+        if not before and (count := _count(work, done, plan, options, kept)):
+            made = _first(count, _frames(pipeline, work, settings, kept, None))
+            write(options, settings, pipeline, made, count, fps, sound=work.sound, late=work.late)
+        tell(f"emu-video: {kept.folder} holds {kept.count()} windows: the same command with --resume goes on from there")
+        raise
+    finally:
+        kept.close(finished)
+
+
+def _frames(
+    pipeline: EmuVideoPipeline, work: Work, settings: Settings, keep: Keep, progress: Progress | None
+) -> Iterator[torch.Tensor]:
+    """The finished frames (k, H, W, 3), part by part."""
+    pictures = work.given(pipeline, keep, progress)
+    made = _first(work.shown, longer(pipeline, work.timeline, pictures, settings, keep, progress))
+    if not work.third:
+        yield from made
+        return
+    each = (frame for part in made for frame in part)
+    own = replace(settings, size=None, window=None)
+    yield from pipeline.interpolated(each, work.shown, lambda frame: work.timeline.span(frame).prompt, own, progress, keep)
+
+
+def _first(count: int, made: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    for part in made:
+        yield part[:count]
+        count -= len(part)
+        if count <= 0:
+            return
+
+
+def _count(
+    work: Work, done: Sequence[int], plan: Sequence[Stretch], options: argparse.Namespace, kept: Kept | None = None
+) -> int:
+    """How many finished frames there are from the beginning on, once the calls `done` are."""
+    if work.third:
+        size = (read_stacks(options)["I"].clip.frames - 1) // FACTOR - 1
+        lengths = [window.stop - window.start for window in windows(work.shown, size, "continuous")]
+        missing = next((n for n in range(len(lengths)) if kept is not None and not kept.has("interpolation", n)), len(lengths))
+        return sum(lengths[:missing])
+    count = 0
+    for frames, maker in parts(work.timeline, plan):
+        if maker is not None and maker not in done:
+            break
+        count += len(frames)
+    return min(count, work.shown)
+
+
+def _facts(options: argparse.Namespace, settings: Settings, work: Work) -> dict[str, Any]:
+    """All that the frames depend on."""
+    models = (
+        "model",
+        "stack",
+        "interpolation_stack",
+        "variant",
+        "vae",
+        "lora",
+        "motion_lora",
+        "tokenizer",
+        "dtype",
+        "candidates",
+        "clip",
+    )
+    files = [*work.inputs, *(getattr(options, name, None) for name in ("model", "stack", "interpolation_stack", "vae"))]
+    stamps = {
+        str(file): [Path(file).stat().st_size, Path(file).stat().st_mtime_ns] for file in files if file and Path(file).is_file()
+    }
+    timeline = {"length": work.timeline.length, "given": list(work.timeline.given), "cut": work.cut, "third": work.third}
+    told = {name: getattr(options, name, None) for name in models}
+    spans = [[span.start, span.stop, span.prompt] for span in work.timeline.prompts]
+    return {"command": options.command, "prompts": spans, **timeline, **told, "files": stamps, **vars(settings)}
