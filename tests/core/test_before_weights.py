@@ -61,6 +61,14 @@ MODEL = {
     "--attention": ("fast", "xformers", ""),
 }
 MAKING: dict[str, Any] = {**SAMPLING, **MODEL, "--out": OUTPUTS, "--sheet": PICTURES, "--json": (), "--limit": LIMIT}
+TIMELINE: dict[str, Any] = {
+    "--prompt": ("0-1s: ", "9s-: up", "2-1: up", "up"),
+    "--past": ("0", "8", "x"),
+    "--plan": (),
+    "--resume": (),
+}
+LONG: dict[str, Any] = {**MAKING, **{name: values for name, values in FRAMES.items() if name not in ("--frames", "--overlap")}}
+LONG |= {**TIMELINE, "--motion-lora": ("/nowhere/x.safetensors", "HERE/notes.txt")}
 NETWORKS = {f"--{name.replace('_', '-')}": FILES for name in networks.NETWORKS}
 COMMANDS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "generate": (
@@ -74,7 +82,22 @@ COMMANDS: dict[str, tuple[list[str], dict[str, Any]]] = {
             "--no-interpolate": (),
             "--t2i-guidance": NUMBERS,
             "--motion-lora": ("/nowhere/x.safetensors", "HERE/notes.txt", f"{BUNDLED}/stack_F.safetensors:nan"),
+            **TIMELINE,
+            "--length": ("0", "x", "-3", "1e9", "200000"),
         },
+    ),
+    "extend": (
+        ["HERE/video.mp4", "up", "--by", "9", "--out", "HERE/out.mp4"],
+        {**LONG, "--by": ("0", "x", "-3"), "--backwards": ()},
+    ),
+    "loop": (["HERE/picture.png", "up", "--out", "HERE/out.mp4"], {**LONG, "--frames": ("0", "1", "8", "x")}),
+    "between": (
+        ["HERE/picture.png", "HERE/picture.png", "up", "--out", "HERE/out.mp4"],
+        {**LONG, "--frames": ("0", "2", "9", "x")},
+    ),
+    "fill": (
+        ["up", "--keyframe", "0=HERE/picture.png", "--out", "HERE/out.mp4"],
+        {**LONG, "--keyframe": ("x", "HERE/picture.png", "0=HERE/picture.png", "9=/nowhere/x.png"), "--length": ("0", "x")},
     ),
     "animate": (
         ["HERE/picture.png", "moves left", "--out", "HERE/out.mp4"],
