@@ -21,6 +21,7 @@ from av.bitstream import BitStreamFilterContext
 from PIL import Image, PngImagePlugin
 
 from ..errors import UserError
+from .beside import beside
 from .decoding import TO_BT709, USUAL_RATE, WHOLE, Decoder, Pixels, Source, check_whole, filter_chain, opened
 from .files import PathLike, Unreadable, real_target, whole_file, whole_folder
 from .images import check_frames, to_bytes
@@ -288,32 +289,43 @@ def write_parts(
     late: float = 0.0,
 ) -> None:
     """As `write_video`, of frames that come in parts (k, H, W, 3), `count` of them in all. A part is let go of once it is
-    written; only GIF and WebP need all frames at once."""
+    written; only GIF and WebP need all frames at once. Parts are encoded in a thread of its own while this one makes the next."""
     check_output(path)
     if not MIN_FPS <= fps <= MAX_FPS:
         raise UserError(f"fps: expected {MIN_FPS} to {MAX_FPS:.0f} frames per second, found {fps}; give another rate.")
     tags, timing = check_metadata(metadata), Timing(count, float(fps))
-    if _means_folder(path):
-        with whole_folder(path) as folder, sound_of(sound, late) as heard:
-            _say_unheard(path, heard)
-            for index, frame in enumerate(_each(parts)):
-                save_picture(folder / f"{index:05d}.png", ".png", frame, tags)
-            settings = {"fps": timing.fps, "frames": timing.frames, "metadata": tags}
-            (folder / FOLDER_SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
+    whole, write = (whole_folder, _write_folder) if _means_folder(path) else (whole_file, _write_file)
+    with whole(path) as part, sound_of(sound, late) as heard:
+        beside(lambda coming: write(part, path, _each(coming), timing, tags, heard), parts)
+
+
+def _write_folder(
+    folder: Path, path: PathLike, pixels: Iterator[Pixels], timing: Timing, tags: Mapping[str, str], heard: Sound | None
+) -> None:
+    """A folder of pictures, which is going to be `path`."""
+    _say_unheard(path, heard)
+    for index, frame in enumerate(pixels):
+        save_picture(folder / f"{index:05d}.png", ".png", frame, tags)
+    settings = {"fps": timing.fps, "frames": timing.frames, "metadata": tags}
+    (folder / FOLDER_SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _write_file(
+    file: Path, path: PathLike, pixels: Iterator[Pixels], timing: Timing, tags: Mapping[str, str], heard: Sound | None
+) -> None:
+    """A file that is going to be `path`, whose extension says of which kind it is."""
+    extension = Path(path).suffix.lower()
+    encoding = ENCODINGS.get(extension)
+    if encoding is None:
+        _say_unheard(path, heard)
+        _write_animation(file, np.stack([*pixels]), timing, tags, extension == ".gif")
         return
-    encoding = ENCODINGS.get(Path(path).suffix.lower())
-    with whole_file(path) as part, sound_of(sound, late) as heard:
-        if encoding is None:
-            _say_unheard(path, heard)
-            _write_animation(part, np.stack([*_each(parts)]), timing, tags, Path(path).suffix.lower() == ".gif")
-            return
-        pixels = _each(parts)
-        first = next(pixels)
-        if encoding.encoder == "libx264" and (first.shape[0] % 2 or first.shape[1] % 2):
-            log.warning("%d x %d has an odd side: written as H.264 4:4:4, which some players cannot show.", *first.shape[1::-1])
-            encoding = replace(encoding, pixels="yuv444p")
-        frames = enumerate(itertools.chain([first], pixels))
-        write_frames(part, frames, timing.fps, encoding, video_tags(tags, timing), sound=heard)
+    first = next(pixels)
+    if encoding.encoder == "libx264" and (first.shape[0] % 2 or first.shape[1] % 2):
+        log.warning("%d x %d has an odd side: written as H.264 4:4:4, which some players cannot show.", *first.shape[1::-1])
+        encoding = replace(encoding, pixels="yuv444p")
+    frames = enumerate(itertools.chain([first], pixels))
+    write_frames(file, frames, timing.fps, encoding, video_tags(tags, timing), sound=heard)
 
 
 def _each(parts: Iterable[Tensor]) -> Iterator[Pixels]:
