@@ -8,21 +8,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
+from functools import lru_cache, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .base import Base, check_base, load_base, outline
+from .base.base import TextStates
 from .base.checks import read_json
 from .base.prompts import plain
 from .checkpoint import load_stack, merge_motion_loras, read_config
 from .errors import UserError
 from .media import fit, pad
+from .model.compiled import CompiledUNet
 from .model.conditioning import FACTOR, Window, augment, condition, slot_count, slots, windows
-from .model.guidance import Call, GuidedDenoiser, calls
+from .model.guidance import BatchCalls, Batching, Call, GuidedDenoiser, calls
 from .model.kernels import Backend, choose
 from .model.sampling import sample
 from .model.schedule import ScheduleConfig, frame_noise
@@ -37,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parent / "assets" / "tiny"
 DEFAULTS_FILE = "emu_video.json"
+TEXTS = 32
+"""Of how many texts the states are kept."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,9 @@ class _Stage:
     on_the_way: int | None = None
 
 
-_Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any, bool], torch.Tensor]
-"""(noisy latents (1, f, C, h, w), timestep, text states, SDXL's further conditions, with the image?) -> output, same shape."""
+_Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any, Sequence[bool]], torch.Tensor]
+"""(noisy latents (b, f, C, h, w), timestep, text states (b, n, d), SDXL's further conditions (b, ...), which of them with the
+image?) -> output, same shape."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,23 @@ class Result:
         return (self.video, self.fps) if self.interpolated is None else (self.interpolated, FACTOR * self.fps)
 
 
+@dataclass(frozen=True)
+class Coming:
+    """A result of which the last frames are yet to be decoded: `starting_frame` (1, H, W, 3), and `count` frames at `fps` in
+    parts (k, H, W, 3), made as they are asked for."""
+
+    starting_frame: torch.Tensor
+    parts: Iterator[torch.Tensor]
+    count: int
+    fps: float
+
+
 class EmuVideoPipeline:
-    """A base with stack F and, if there is one, stack I, both attached to its one U-Net."""
+    """A base with stack F and, if there is one, stack I, both attached to its one U-Net.
+
+    What changes time and memory alone: `batch_calls` (see `guidance.Batching`), `compiled` for torch.compile of the video U-Net
+    (see `compiled.CompiledUNet`). The states of a text are computed once, of the text encoders' weights as they were then.
+    """
 
     def __init__(
         self,
@@ -81,8 +101,12 @@ class EmuVideoPipeline:
         interpolation: TemporalStack | None = None,
         attention: Backend = "auto",
         defaults: dict[str, Any] | None = None,
+        batch_calls: BatchCalls = "auto",
+        compiled: bool = False,
     ) -> None:
         self.base = base
+        self.batching = Batching(batch_calls, base.device)
+        self.states = lru_cache(TEXTS)(self._states)
         self.defaults = defaults or {}
         self._told: set[str] = set()  # prompts whose unknown words were named
         self.attend = choose(attention, base.device, base.dtype)
@@ -94,6 +118,9 @@ class EmuVideoPipeline:
                 if stack.config.role != role:
                     raise UserError(f"expected a stack of role {role}, found role {stack.config.role}: exchange the two files")
                 self.models[role] = VideoModel(base.unet, stack.to(base.device, base.dtype), self.attend)
+        self.compiled = CompiledUNet(base.unet) if compiled else None
+        for model in self.models.values():
+            model.compiled = self.compiled
 
     @classmethod
     def from_files(
@@ -109,11 +136,15 @@ class EmuVideoPipeline:
         motion_loras: Sequence[tuple[str | Path, float]] = (),
         loras: Sequence[tuple[str | Path, float]] = (),
         vae: str | Path | None = None,
+        vae_tiling: bool = False,
+        batch_calls: BatchCalls = "auto",
+        compiled: bool = False,
     ) -> EmuVideoPipeline:
         """Load a base (default: the bundled tiny model) and its stacks; a model folder may hold `stack_F.safetensors` and
         `stack_I.safetensors` itself. `variant`: what `stack` is, where its keys cannot tell (see `interop.VARIANTS`).
         `motion_loras`, (file, strength) each, are added to the weights of stack F, `loras` to those of the base; `vae`, a file or
-        a folder, takes the place of the base's."""
+        a folder, takes the place of the base's; with `vae_tiling` it takes pictures larger than those that it was trained on in
+        tiles that overlap, which needs less memory and alters them a little."""
         folder, files = Path(model or BUNDLED), stack_files(model, stack, interpolation_stack)
         variants = {"F": variant if stack else None, "I": None}
         choose(attention, device, dtype)
@@ -132,7 +163,10 @@ class EmuVideoPipeline:
         if stacks[0] is not None and motion_loras:
             merge_motion_loras(stacks[0], motion_loras)
         base = load_base(folder, tokenizer=tokenizer, dtype=dtype, device=device, vae=vae, loras=loras)
-        return cls(base, stacks[0], stacks[1], attention=attention, defaults=read_defaults(folder))
+        if vae_tiling:
+            base.vae.enable_tiling()
+        how: dict[str, Any] = {"attention": attention, "batch_calls": batch_calls, "compiled": compiled}
+        return cls(base, stacks[0], stacks[1], defaults=read_defaults(folder), **how)
 
     # -- the three steps
 
@@ -143,8 +177,8 @@ class EmuVideoPipeline:
         steps = settings.steps or int(self.defaults.get("steps", 50))
         weight = self.defaults.get("text_guidance", 7.5) if settings.t2i_guidance is None else settings.t2i_guidance
 
-        def network(x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, added: Any, image: bool) -> torch.Tensor:
-            return unet(x[0], t, text, added_cond_kwargs=added, return_dict=False)[0][None]
+        def network(x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, added: Any, image: Sequence[bool]) -> torch.Tensor:
+            return unet(x[:, 0], t, text, added_cond_kwargs=added, return_dict=False)[0][:, None]
 
         noise = frame_noise((1, *self.latent_shape(settings)), stream(settings.seed))
         plan = calls(1.0, weight, has_image=False)
@@ -212,13 +246,10 @@ class EmuVideoPipeline:
         progress: Progress | None = None,
         keep: Keep | None = None,
     ) -> Iterator[torch.Tensor]:
-        """As `interpolate`, of `count` keyframes (H, W, 3) that come one by one: the frames of one window after the other. What
-        is held does not grow with their number. `prompt`: one for all, or that of a keyframe by its number, of which a window has
-        that of the one in its middle. `keep` has the latents of windows that were made before."""
-        model = self._model("I")
-        config = model.stack.config
-        size = (config.clip.frames - 1) // FACTOR - 1
-        plan, coming = windows(count, size, settings.stitch), iter(images)
+        """As `interpolate`, of `count` keyframes (H, W, 3) that come one by one: the frames of one window after the other, some
+        at a time. What is held does not grow with their number. `prompt`: one for all, or that of a keyframe by its number, of
+        which a window has that of the one in its middle. `keep` has the latents of windows that were made before."""
+        plan, coming = self._windows(count, settings), iter(images)
         for number, window in enumerate(plan):
             known = torch.stack([*islice(coming, window.given)])
             height, width = settings.size or known.shape[1:3]
@@ -227,7 +258,8 @@ class EmuVideoPipeline:
             said = prompt if isinstance(prompt, str) else prompt(window.first + window.given // 2)
             make = partial(self._window, fitted, window, number, said, told, share(progress, number, len(plan)))
             output = make() if keep is None else keep("interpolation", number, make)
-            yield self.base.decode_latents(output[window.start : window.stop])[:, :height, :width]
+            for part in self.base.decoded(output[window.start : window.stop]):
+                yield part[:, :height, :width]
 
     def _window(
         self, images: torch.Tensor, window: Window, number: int, prompt: str, settings: Settings, progress: Progress | None
@@ -255,20 +287,54 @@ class EmuVideoPipeline:
     ) -> Result:
         """All three steps; with `image` (1, H, W, 3), which becomes frame `position`, the first is left out. A stack that knows
         no image makes the video from the text alone; its starting frame is then the video's first."""
+        first, latents, fps = self._latents(prompt, settings, image, interpolate, progress, position)
+        video = self.base.decode_latents(latents)
+        finer = self.interpolate(video, prompt, settings, progress) if interpolate and len(video) > 1 else None
+        return Result(video[:1] if first is None else first, video, fps, finer)
+
+    def coming(
+        self,
+        prompt: str,
+        settings: Settings = Settings(),
+        image: torch.Tensor | None = None,
+        interpolate: bool = True,
+        progress: Progress | None = None,
+        position: int = 0,
+    ) -> Coming:
+        """As calling it, of which the best frames there are come in parts, so that they are decoded while others are written."""
+        first, latents, fps = self._latents(prompt, settings, image, interpolate, progress, position)
+        if not interpolate or len(latents) < 2:
+            parts = self.base.decoded(latents)
+            begun = next(parts)
+            return Coming(begun[:1] if first is None else first, chain([begun], parts), len(latents), fps)
+        video = self.base.decode_latents(latents)
+        plan = self._windows(len(video), settings)
+        parts = self.interpolated(video, len(video), prompt, settings, progress)
+        return Coming(video[:1] if first is None else first, parts, sum(w.stop - w.start for w in plan), FACTOR * fps)
+
+    # -- what they share
+
+    @torch.inference_mode()
+    def _latents(
+        self,
+        prompt: str,
+        settings: Settings,
+        image: torch.Tensor | None,
+        interpolate: bool,
+        progress: Progress | None,
+        position: int,
+    ) -> tuple[torch.Tensor | None, torch.Tensor, float]:
+        """The starting frame, None for a stack that knows no image; the video's latents, and its rate."""
         config = self._model("F").stack.config
         settings.check_stack(config)
         if interpolate:
             self._model("I")
-        if config.takes_image:
-            first = self.starting_frame(prompt, settings, progress) if image is None else fit(image, *self.size(settings))
-            video = self.video(first, prompt, settings, (position,), progress)
-        else:
-            video = self.video(image, prompt, settings, progress=progress)
-            first = video[:1]
-        finer = self.interpolate(video, prompt, settings, progress) if interpolate and len(video) > 1 else None
-        return Result(first, video, settings.fps or config.clip.fps, finer)
-
-    # -- what they share
+        if not config.takes_image and image is None:
+            none = torch.zeros(0, *self.latent_shape(settings))
+            return None, self.video_latents(none, (), prompt, settings, progress), settings.fps or config.clip.fps
+        first = self.starting_frame(prompt, settings, progress) if image is None else fit(image, *self.size(settings))
+        latents = self.video_latents(self.encode(first, settings), (position,), prompt, settings, progress)
+        return first, latents, settings.fps or config.clip.fps
 
     def _sample_video(self, stage: _Stage, model: VideoModel, given: torch.Tensor, has_image: bool) -> torch.Tensor:
         """A video's latents (f, C, h, w) with the given frames `given` (1, f, C+1, h, w)."""
@@ -279,9 +345,13 @@ class EmuVideoPipeline:
         given = given.to(self.base.device, self.base.dtype)
         length = min(settings.window or frames, frames) if config.role == "F" else frames
 
-        def network(x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, added: Any, image: bool) -> torch.Tensor:
+        def network(x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, added: Any, image: Sequence[bool]) -> torch.Tensor:
+            known = torch.cat([given if each else torch.zeros_like(given) for each in image])
+            # zeros are the same as none; compiled, they save a graph of their own
+            looks = config.takes_image and (any(image) or self.compiled is not None)
+
             def within(window: list[int]) -> torch.Tensor:
-                seen = given[:, window] if image and config.takes_image else None
+                seen = known[:, window] if looks else None
                 return model(x[:, window], t, text, seen, added, settings.strength, settings.values).float()
 
             return over_windows(within, frames, length, settings.overlap)
@@ -303,13 +373,17 @@ class EmuVideoPipeline:
             quoted = ", ".join(f'"{word}"' for word in unknown)
             known = " ".join(base.known_words() or [])
             logger.warning("the model does not know %s and passes over it; it knows: %s", quoted, known)
-        texts = {True: base.encode_prompt(prompt), False: base.encode_prompt(negative)}
+        texts = {own: self.states(text, base.device, base.dtype) for own, text in ((True, prompt), (False, negative))}
 
-        def evaluate(x: torch.Tensor, t: torch.Tensor, call: Call) -> torch.Tensor:
-            text = texts[call.text]
-            return network(x.to(base.dtype), t, text.hidden, base.added_conditions(text.pooled, *size), call.image)
+        def evaluate(x: torch.Tensor, t: torch.Tensor, part: Sequence[Call]) -> torch.Tensor:
+            states, noisy = [texts[call.text] for call in part], x.to(base.dtype).expand(len(part), *x.shape[1:])
+            pooled = [text.pooled for text in states if text.pooled is not None]
+            added = base.added_conditions(torch.cat(pooled) if pooled else None, *size)
+            return network(noisy, t, torch.cat([text.hidden for text in states]), added, [call.image for call in part])
 
-        guided = GuidedDenoiser(evaluate, plan, stage.settings.rescale)
+        alike = texts[True].hidden.shape == texts[False].hidden.shape
+        what = stage.name, noise.shape, stage.settings.window, texts[True].hidden.shape
+        guided = GuidedDenoiser(evaluate, plan, stage.settings.rescale, self.batching, alike, what)
 
         def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return guided(x[None], t)[0]  # all frames are one sample for the guidance, and a batch for the sampler
@@ -318,6 +392,15 @@ class EmuVideoPipeline:
         generator = stream((stage.seed if stage.on_the_way is None else stage.on_the_way) + 1)
         tell = None if report is None else lambda step, latents: report(stage.name, step + 1, steps)
         return sample(denoise, noise.to(base.device), schedule, steps, stage.settings.sampler or "ddim", generator, tell)
+
+    def _windows(self, count: int, settings: Settings) -> list[Window]:
+        """The windows in which so many keyframes are interpolated."""
+        size = (self._model("I").stack.config.clip.frames - 1) // FACTOR - 1
+        return windows(count, size, settings.stitch)
+
+    def _states(self, prompt: str, device: torch.device, dtype: torch.dtype) -> TextStates:
+        """Of one prompt; where the text encoders are and their precision are named for the cache's sake."""
+        return self.base.encode_prompt(prompt)
 
     def _model(self, role: str) -> VideoModel:
         if role not in self.models:

@@ -5,6 +5,7 @@ Shapes: `b` prompts, `n` tokens, `f` frames, `c` latent channels, `h w` latent a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -187,20 +188,25 @@ class Base:
             chunks.append(self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode().float())
         return (torch.cat(chunks) - self.latent_shift) * self.latent_scale
 
-    @torch.no_grad()
     def decode_latents(self, latents: Tensor, batch: int = 4) -> Tensor:
         """Latents (f, c, h, w) to images (f, H, W, 3) in 0..1, float32.
 
         `batch` frames go through the VAE at a time; the images are gathered in main memory, so that the device need not hold f.
         """
-        factor = self.pixels_per_latent
         f, _, h, w = latents.shape
-        images = torch.empty(f, h * factor, w * factor, 3)
-        for start in range(0, f, batch):
-            chunk = latents[start : start + batch].to(self.vae.device, torch.float32)
-            pixels = self.vae.decode((chunk / self.latent_scale + self.latent_shift).to(self.vae.dtype)).sample
-            images[start : start + batch] = (pixels.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+        images, made = torch.empty(f, h * self.pixels_per_latent, w * self.pixels_per_latent, 3), 0
+        for part in self.decoded(latents, batch):
+            images[made : made + len(part)] = part
+            made += len(part)
         return images
+
+    @torch.no_grad()
+    def decoded(self, latents: Tensor, batch: int = 4) -> Iterator[Tensor]:
+        """As `decode_latents`, `batch` frames (k, H, W, 3) at a time: they can be written while more are made."""
+        for chunk in latents.split(batch):
+            scaled = chunk.to(self.vae.device, torch.float32) / self.latent_scale + self.latent_shift
+            pixels = self.vae.decode(scaled.to(self.vae.dtype)).sample
+            yield (pixels.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu()
 
 
 def vae_dtype(dtype: torch.dtype, config: Any) -> torch.dtype:

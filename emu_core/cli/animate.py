@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 
-from .options import WEIGHTS_HELP, add_command, add_model_options, add_output_options, add_sampling_options, progress_bars
+from .options import (
+    WEIGHTS_HELP,
+    add_command,
+    add_model_options,
+    add_output_options,
+    add_sampling_options,
+    progress_bars,
+    then_close,
+)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -30,7 +39,7 @@ def animate(options: argparse.Namespace) -> None:
     image = read_image(options.image)[None]
     last_step = interpolates(options, settings)
     pipeline = load_pipeline(options)
-    with progress_bars() as progress:
-        result = pipeline(prompt, settings, image, last_step, progress, options.position)
-    frames, fps = result.final
-    write(options, settings, pipeline, [frames], len(frames), fps)
+    with ExitStack() as bars:
+        progress = bars.enter_context(progress_bars())
+        made = pipeline.coming(prompt, settings, image, last_step, progress, options.position)
+        write(options, settings, pipeline, then_close(made.parts, bars), made.count, made.fps)

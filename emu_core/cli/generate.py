@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from .options import (
     add_timeline_options,
     choose_device,
     progress_bars,
+    then_close,
 )
 
 if TYPE_CHECKING:
@@ -69,11 +71,11 @@ def generate(options: argparse.Namespace) -> None:
     prompt, settings = read_request(options)
     third_step = interpolates(options, settings)
     pipeline = load_pipeline(options)
-    with progress_bars() as progress:
+    with ExitStack() as bars:
+        progress = bars.enter_context(progress_bars())
         image, scores = _chosen(options, pipeline, prompt, settings, progress) if options.candidates > 1 else (None, [])
-        result = pipeline(prompt, settings, image, interpolate=third_step, progress=progress)
-    video, fps = result.final
-    write(options, settings, pipeline, [video], len(video), fps, result.starting_frame[0], scores)
+        made = pipeline.coming(prompt, settings, image, third_step, progress)
+        write(options, settings, pipeline, then_close(made.parts, bars), made.count, made.fps, made.starting_frame[0], scores)
 
 
 def _chosen(

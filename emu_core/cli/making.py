@@ -10,6 +10,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -167,7 +168,8 @@ def load_pipeline(options: Namespace) -> EmuVideoPipeline:
     usual = "float32" if device.type == "cpu" else "float16"
     dtype = getattr(torch, usual if options.dtype == "auto" else options.dtype)
     stacks = options.stack, options.interpolation_stack
-    how = {"dtype": dtype, "attention": options.attention, "variant": options.variant, "vae": options.vae}
+    how: dict[str, Any] = {name: getattr(options, name) for name in ("attention", "variant", "vae", "vae_tiling", "batch_calls")}
+    how |= {"dtype": dtype, "compiled": options.compile}
     how |= {"motion_loras": read_motion_loras(options), "loras": read_loras(options)}
     return EmuVideoPipeline.from_files(options.model, *stacks, options.tokenizer, device, **how)
 
@@ -214,6 +216,7 @@ def write(
         **{role: stage for role, stage in stages.items() if stage},
         **loras,
         **({"vae": Path(options.vae).name} if options.vae else {}),
+        **({"vae_tiling": True} if options.vae_tiling else {}),
         **{name: value for name, value in vars(settings).items() if value not in (None, "")},
     }
     told = {name: json.dumps(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
@@ -225,15 +228,19 @@ def write(
     if options.sheet:
         media.write_image(options.sheet, media.contact_sheet(torch.cat(sheet.shown)), told)
     height, width = sheet.size
+    compiled = round(pipeline.compiled.seconds, 1) if pipeline.compiled else 0.0
     if options.json:
         made = {"output": str(options.out), "frames": count, "fps": fps, "seconds": round(count / fps, 4)}
         made |= {"height": height, "width": width, "seed": settings.seed, "replaced": replaced}
+        made |= {"compiled_seconds": compiled} if compiled else {}
         print(json.dumps(made | ({"candidates": list(scores)} if scores else {})))
         return
     if scores:
         marked = [f"{score:.4f}{' (taken)' if score == max(scores) else ''}" for score in scores]
         print(f"starting frames by CLIP, from seed {settings.seed}: {', '.join(marked)}")
-    print(f"{wrote(options.out, replaced)}: {count} frames of {width} x {height} at {fps:g} a second, seed {settings.seed}")
+    took = f"; torch.compile took {compiled:g} s of it" if compiled else ""
+    size = f"{width} x {height} at {fps:g} a second"
+    print(f"{wrote(options.out, replaced)}: {count} frames of {size}, seed {settings.seed}{took}")
 
 
 class _Sheet:

@@ -137,6 +137,10 @@ def add_model_options(parser: argparse.ArgumentParser, motion_loras: bool = Fals
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps ...; auto takes an accelerator if there is one")
     add("--dtype", default="auto", choices=PRECISIONS, help="precision; auto: float32 on a CPU, else float16")
     add("--attention", default="auto", choices=("auto", "sdpa", "xformers"), help="attention kernels; auto: torch's own")
+    batch = "evaluations of a step as one batch; auto: on an accelerator, where its free memory holds it"
+    add("--batch-calls", default="auto", choices=("auto", "on", "off"), help=batch)
+    add("--compile", action="store_true", help="torch.compile of the video U-Net: minutes at first, then shorter steps")
+    add("--vae-tiling", action="store_true", help="decode large pictures in tiles: less memory, slightly other pictures")
 
 
 def choose_device(name: str) -> torch.device:
@@ -229,3 +233,9 @@ def progress_bars() -> Iterator[Progress]:
             bars[stage].update(done - bars[stage].n)
 
         yield report
+
+
+def then_close(parts: Iterator[Any], bars: ExitStack) -> Iterator[Any]:
+    """The parts; the bars are closed behind the last, so that what is printed then is not on a bar's line."""
+    yield from parts
+    bars.close()

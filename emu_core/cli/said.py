@@ -38,7 +38,7 @@ OF_THE_SYSTEM = {
 }
 """Errors of files, disks and addresses that the user can mend; others of the system are faults of the program."""
 
-_MAKING = "make smaller pictures (--size), fewer frames (--frames, or --window for fewer at a time)"
+_MAKING = "make smaller pictures (--size), fewer frames (--frames, or --window for fewer at a time), --vae-tiling"
 LOWER = {
     "generate": f"{_MAKING}, fewer candidates at a time, or choose --dtype bfloat16 or float16",
     "animate": f"{_MAKING}, or choose --dtype bfloat16 or float16",

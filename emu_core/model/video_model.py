@@ -9,6 +9,7 @@ import torch
 from einops import rearrange, repeat
 from torch import nn
 
+from .compiled import CompiledUNet
 from .kernels import Attend, sdpa
 from .layers import Run
 from .stack import TemporalStack
@@ -26,6 +27,7 @@ class VideoModel(nn.Module):
         self.stack = stack
         self.attend = attend
         self.attachment = stack.attach(unet)
+        self.compiled: CompiledUNet | None = None  # called in the U-Net's place
 
     def forward(
         self,
@@ -45,7 +47,7 @@ class VideoModel(nn.Module):
         each: dict[str, Any] = {name: _each_frame(value, f) for name, value in (added or {}).items()}
         call = latents.flatten(0, 1), _each_frame(t.expand(b), f), _each_frame(text, f)
         with self.attachment.run(run):
-            output = self.attachment.unet(*call, added_cond_kwargs=each or None, return_dict=False)[0]
+            output = (self.compiled or self.attachment.unet)(*call, added_cond_kwargs=each or None, return_dict=False)[0]
         return rearrange(output, "(b f) c h w -> b f c h w", f=f)
 
 

@@ -63,7 +63,7 @@ def draw(
     captions = [c.caption for c in clips]
     texts = {text: states(said) for text, said in {True: captions, False: [""] * len(captions)}.items()}
     plan = calls(1.0, TEXT_GUIDANCE, has_image=False)
-    denoise = GuidedDenoiser(lambda x, t, call: unet(x, t, texts[call.text]).sample, plan)
+    denoise = GuidedDenoiser(lambda x, t, part: unet(x, t, texts[part[0].text]).sample, plan)
     noise = torch.randn(len(captions), 4, 8, 8, generator=stream(0, "sheet"))
     return clips, decode(vae, sample(denoise, noise, schedule, STEPS))
 

@@ -252,7 +252,8 @@ class VideoTask(Task):
         texts = {text: self.base.encode_text(list(said)) for text, said in {True: batch.captions, False: [""] * n}.items()}
         images = {True: given, False: None if given is None else torch.zeros_like(given)}
 
-        def network(x: Tensor, t: Tensor, call: Call) -> Tensor:
+        def network(x: Tensor, t: Tensor, part: Sequence[Call]) -> Tensor:
+            (call,) = part
             video = rearrange(x, "(b f) c h w -> b f c h w", f=f)
             return self.draw(video, t, texts[call.text], images[call.image]).flatten(0, 1)
 

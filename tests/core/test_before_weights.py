@@ -59,6 +59,9 @@ MODEL = {
     "--device": ("nonsense", "cuda:99", "", "meta"),
     "--dtype": ("int8", ""),
     "--attention": ("fast", "xformers", ""),
+    "--batch-calls": ("sometimes", ""),
+    "--compile": (),
+    "--vae-tiling": (),
 }
 MAKING: dict[str, Any] = {**SAMPLING, **MODEL, "--out": OUTPUTS, "--sheet": PICTURES, "--json": (), "--limit": LIMIT}
 TIMELINE: dict[str, Any] = {
