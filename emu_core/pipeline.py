@@ -26,6 +26,7 @@ from .model.compiled import CompiledUNet
 from .model.conditioning import FACTOR, Window, augment, condition, slot_count, slots, windows
 from .model.guidance import BatchCalls, Batching, Call, GuidedDenoiser, calls
 from .model.kernels import Backend, choose
+from .model.noise import free_init, window_noise
 from .model.sampling import sample
 from .model.schedule import ScheduleConfig, frame_noise
 from .model.sites import find_sites
@@ -356,10 +357,20 @@ class EmuVideoPipeline:
 
             return over_windows(within, frames, length, settings.overlap)
 
-        shape = (frames, *self.latent_shape(settings))
-        noise = frame_noise(shape, stream(stage.seed), config.sampling.shared_noise)
-        steps = settings.steps or config.sampling.steps
-        return self._sample(stage, network, calls(w_i, w_p, has_image), config.schedule, steps, noise)
+        shape, steps = (frames, *self.latent_shape(settings)), settings.steps or config.sampling.steps
+        plan, shared = calls(w_i, w_p, has_image), config.sampling.shared_noise
+        samplings, free = (settings.freeinit or 1, settings.freenoise) if config.role == "F" else (1, False)
+
+        def draw(number: int) -> torch.Tensor:
+            seed = derived(stage.seed, "freeinit", number) if number else stage.seed
+            return window_noise(shape, seed, length, settings.overlap, shared, free)
+
+        def make(number: int, noise: torch.Tensor) -> torch.Tensor:
+            later = derived(stage.seed, "freeinit sampler", number) if number else stage.on_the_way
+            told = replace(stage, progress=share(stage.progress, number, samplings), on_the_way=later)
+            return self._sample(told, network, plan, config.schedule, steps, noise)
+
+        return free_init(make, draw, samplings, config.schedule, settings.freeinit_filter or "butterworth")
 
     def _sample(
         self, stage: _Stage, network: _Network, plan: list[Call], schedule: ScheduleConfig, steps: int, noise: torch.Tensor

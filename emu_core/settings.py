@@ -12,6 +12,7 @@ from .base.prompts import plain
 from .errors import UserError
 from .model.conditioning import AMOUNTS_OF_MOTION, MAX_FRAMES, Stitch
 from .model.config import StackConfig
+from .model.noise import Filter, check_free_init, check_signal_is_left
 from .model.sampling import SAMPLERS
 from .model.windows import check_frames
 
@@ -30,8 +31,11 @@ class Settings:
     paper's. `strength` scales the temporal layers.
 
     `window`: frames that the network sees at a time, for videos that are longer than it allows, `overlap` of which each window
-    shares with the next. `past`: of a video that is made by several calls, how many frames before its own each is given. What
-    some stacks are told besides: `motion`, how far frames may go from the given one (PIA; a name from
+    shares with the next; with `freenoise` all windows begin with the noise of the first, in another order. `freeinit`: how often
+    to sample in all, each time keeping low frequencies of the video before; `freeinit_filter` says which (None: Butterworth's).
+    `past`: of a video that is made by several calls, how many frames before its own each is given.
+
+    What some stacks are told besides: `motion`, how far frames may go from the given one (PIA; a name from
     `conditioning.AMOUNTS_OF_MOTION`); `cond_fps` and `motion_score` (FancyVideo).
 
     `negative` is what the calls without text get instead of the empty prompt, written as prompts are (see `base.prompts`).
@@ -51,6 +55,9 @@ class Settings:
     stitch: Stitch = "continuous"
     window: int | None = None
     overlap: int = 4
+    freenoise: bool = False
+    freeinit: int | None = None
+    freeinit_filter: Filter | None = None
     past: int | None = None
     motion: str | None = None
     cond_fps: float | None = None
@@ -87,6 +94,9 @@ class Settings:
             raise UserError(f"overlap must be 0 or more, found {self.overlap}")
         if self.window is not None and (self.window < 1 or self.overlap >= self.window):
             raise UserError(f"a window needs 1 or more frames and a smaller overlap, found {self.window} and {self.overlap}")
+        if self.freenoise and self.window is None:
+            raise UserError("freenoise is for windows that slide over a video, and there are none: say how long with window")
+        check_free_init(self.freeinit, self.freeinit_filter)
         if self.past is not None and self.past < 1:
             raise UserError(f"past must be 1 or more frames, found {self.past}")
         if self.motion is not None and self.motion not in AMOUNTS_OF_MOTION:
@@ -100,6 +110,8 @@ class Settings:
         if strange := sorted(self.values.keys() - dict(config.values).keys()):
             setting = {"fps": "cond_fps"}.get(strange[0], strange[0])
             raise UserError(f"{setting} is for stacks of family fancyvideo, found {config.origin.family}: leave it out")
+        if self.freeinit is not None:
+            check_signal_is_left(config.schedule, config.origin.family)
         usual = config.clip.frames
         check_frames(config, self.frames or usual, self.window, f"slide a window over the video (--window {usual})")
 

@@ -217,7 +217,7 @@ def write(
         **loras,
         **({"vae": Path(options.vae).name} if options.vae else {}),
         **({"vae_tiling": True} if options.vae_tiling else {}),
-        **{name: value for name, value in vars(settings).items() if value not in (None, "")},
+        **{name: value for name, value in vars(settings).items() if value is not False and value not in (None, "")},
     }
     told = {name: json.dumps(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
     replaced = is_there(options.out)

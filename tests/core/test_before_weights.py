@@ -43,6 +43,9 @@ FRAMES = {
     "--frames": ("0", "-1", "513", "1.5", "x"),
     "--window": ("0", "-1", "x"),
     "--overlap": ("-1", "x"),
+    "--freenoise": (),
+    "--freeinit": ("0", "21", "2", "1.5", "x"),
+    "--freeinit-filter": ("box", "gaussian", ""),
     "--motion": ("huge", "moderate"),
     "--cond-fps": ("8", *NUMBERS),
     "--motion-score": ("6", *NUMBERS),
@@ -259,6 +262,8 @@ def test_what_cannot_be_is_a_sentence_before_weights_are_read(
 
 
 OTHERS = [
+    "generate circle --out HERE/out.mp4 --freenoise",
+    "animate HERE/picture.png circle --out HERE/out.mp4 --window 4 --freenoise",
     "info /nowhere",
     "info HERE/notes.txt",
     "info --config nothing",
