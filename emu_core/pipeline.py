@@ -23,7 +23,7 @@ from .checkpoint import load_stack, merge_motion_loras, read_config
 from .errors import UserError
 from .media import fit, pad
 from .model.compiled import CompiledUNet
-from .model.conditioning import FACTOR, Window, augment, condition, slot_count, slots, windows
+from .model.conditioning import FACTOR, Window, augment, checked_positions, condition, slot_count, slots, windows
 from .model.guidance import BatchCalls, Batching, Call, GuidedDenoiser, calls
 from .model.kernels import Backend, choose
 from .model.noise import free_init, window_noise
@@ -214,9 +214,10 @@ class EmuVideoPipeline:
         prompt: str,
         settings: Settings = Settings(),
         progress: Progress | None = None,
+        start: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Latents (f, C, h, w) of a video in which `known` (k, C, h, w), of which there may be none, are the frames at
-        `positions`."""
+        `positions`. `start`, latents of as many frames, is changed by as much as `settings.denoise` says."""
         model = self._model("F")
         config = model.stack.config
         if len(known) and not config.takes_image:
@@ -225,7 +226,25 @@ class EmuVideoPipeline:
         frames = settings.frames or config.clip.frames
         given = condition(known[None], positions, frames, config.channel_order, settings.motion or "moderate")
         stage = _Stage("video", prompt, settings, settings.seed, progress)
-        return self._sample_video(stage, model, given, len(known) > 0)
+        return self._sample_video(stage, model, given, len(known) > 0, start)
+
+    @torch.inference_mode()
+    def changed(
+        self,
+        video: torch.Tensor,
+        prompt: str,
+        settings: Settings = Settings(),
+        positions: Sequence[int] = (0,),
+        progress: Progress | None = None,
+    ) -> torch.Tensor:
+        """Frames (f, H, W, 3) of a video (f, H', W', 3) that is changed as the prompt says, by as much as `settings.denoise`;
+        its frames at `positions` are given, where the stack takes any."""
+        config = self._model("F").stack.config
+        settings = replace(settings, frames=len(video))
+        settings.check_stack(config)
+        start = self.encode(video, settings)
+        places = checked_positions(positions, len(positions), len(video)) if config.takes_image else []
+        return self.base.decode_latents(self.video_latents(start[places], places, prompt, settings, progress, start))
 
     def interpolate(
         self, images: torch.Tensor, prompt: str, settings: Settings = Settings(), progress: Progress | None = None
@@ -337,8 +356,10 @@ class EmuVideoPipeline:
         latents = self.video_latents(self.encode(first, settings), (position,), prompt, settings, progress)
         return first, latents, settings.fps or config.clip.fps
 
-    def _sample_video(self, stage: _Stage, model: VideoModel, given: torch.Tensor, has_image: bool) -> torch.Tensor:
-        """A video's latents (f, C, h, w) with the given frames `given` (1, f, C+1, h, w)."""
+    def _sample_video(
+        self, stage: _Stage, model: VideoModel, given: torch.Tensor, has_image: bool, start: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """A video's latents (f, C, h, w) with the given frames `given` (1, f, C+1, h, w), from noise alone or from `start`."""
         settings, config, frames = stage.settings, model.stack.config, given.shape[1]
         stage = replace(stage, settings=replace(settings, sampler=settings.sampler or config.sampling.sampler))
         w_i = config.sampling.image_guidance if settings.image_guidance is None else settings.image_guidance
@@ -368,14 +389,22 @@ class EmuVideoPipeline:
         def make(number: int, noise: torch.Tensor) -> torch.Tensor:
             later = derived(stage.seed, "freeinit sampler", number) if number else stage.on_the_way
             told = replace(stage, progress=share(stage.progress, number, samplings), on_the_way=later)
-            return self._sample(told, network, plan, config.schedule, steps, noise)
+            return self._sample(told, network, plan, config.schedule, steps, noise, start)
 
         return free_init(make, draw, samplings, config.schedule, settings.freeinit_filter or "butterworth")
 
     def _sample(
-        self, stage: _Stage, network: _Network, plan: list[Call], schedule: ScheduleConfig, steps: int, noise: torch.Tensor
+        self,
+        stage: _Stage,
+        network: _Network,
+        plan: list[Call],
+        schedule: ScheduleConfig,
+        steps: int,
+        noise: torch.Tensor,
+        start: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Latents (f, C, h, w) from such `noise`, which was drawn on the CPU in one call, as ComfyUI draws it."""
+        """Latents (f, C, h, w) from such `noise`, which was drawn on the CPU in one call, as ComfyUI draws it; with `start`,
+        latents that are changed."""
         base, size, prompt = self.base, self.size(stage.settings), check_prompt(stage.prompt)
         negative = stage.settings.negative
         words = f"{plain(prompt)} {plain(negative)}"
@@ -402,7 +431,9 @@ class EmuVideoPipeline:
         report = stage.progress
         generator = stream((stage.seed if stage.on_the_way is None else stage.on_the_way) + 1)
         tell = None if report is None else lambda step, latents: report(stage.name, step + 1, steps)
-        return sample(denoise, noise.to(base.device), schedule, steps, stage.settings.sampler or "ddim", generator, tell)
+        begun = None if start is None else start.to(base.device)
+        how = stage.settings.sampler or "ddim", generator, tell, begun, stage.settings.denoise or 1.0
+        return sample(denoise, noise.to(base.device), schedule, steps, *how)
 
     def _windows(self, count: int, settings: Settings) -> list[Window]:
         """The windows in which so many keyframes are interpolated."""

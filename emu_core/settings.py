@@ -13,7 +13,7 @@ from .errors import UserError
 from .model.conditioning import AMOUNTS_OF_MOTION, MAX_FRAMES, Stitch
 from .model.config import StackConfig
 from .model.noise import Filter, check_free_init, check_signal_is_left
-from .model.sampling import SAMPLERS
+from .model.sampling import SAMPLERS, whole_steps
 from .model.windows import check_frames
 
 Progress = Callable[[str, int, int], None]
@@ -33,7 +33,8 @@ class Settings:
     `window`: frames that the network sees at a time, for videos that are longer than it allows, `overlap` of which each window
     shares with the next; with `freenoise` all windows begin with the noise of the first, in another order. `freeinit`: how often
     to sample in all, each time keeping low frequencies of the video before; `freeinit_filter` says which (None: Butterworth's).
-    `past`: of a video that is made by several calls, how many frames before its own each is given.
+    `denoise` 0..1: how much a video that is there is changed. `past`: of a video that is made by several calls, how many frames
+    before its own each is given.
 
     What some stacks are told besides: `motion`, how far frames may go from the given one (PIA; a name from
     `conditioning.AMOUNTS_OF_MOTION`); `cond_fps` and `motion_score` (FancyVideo).
@@ -59,6 +60,7 @@ class Settings:
     freeinit: int | None = None
     freeinit_filter: Filter | None = None
     past: int | None = None
+    denoise: float | None = None
     motion: str | None = None
     cond_fps: float | None = None
     motion_score: float | None = None
@@ -96,6 +98,12 @@ class Settings:
             raise UserError(f"a window needs 1 or more frames and a smaller overlap, found {self.window} and {self.overlap}")
         if self.freenoise and self.window is None:
             raise UserError("freenoise is for windows that slide over a video, and there are none: say how long with window")
+        if self.denoise is not None and not 0 < self.denoise <= 1:
+            raise UserError(f"denoise must be above 0 and at most 1, found {self.denoise}")
+        if self.denoise is not None and self.freeinit is not None:
+            raise UserError(
+                "freeinit makes a video again from its own noise, and denoise changes one that is there: give one of them"
+            )
         check_free_init(self.freeinit, self.freeinit_filter)
         if self.past is not None and self.past < 1:
             raise UserError(f"past must be 1 or more frames, found {self.past}")
@@ -112,6 +120,8 @@ class Settings:
             raise UserError(f"{setting} is for stacks of family fancyvideo, found {config.origin.family}: leave it out")
         if self.freeinit is not None:
             check_signal_is_left(config.schedule, config.origin.family)
+        if self.denoise is not None:
+            whole_steps(config.schedule, self.steps or config.sampling.steps, self.denoise)
         usual = config.clip.frames
         check_frames(config, self.frames or usual, self.window, f"slide a window over the video (--window {usual})")
 

@@ -56,27 +56,47 @@ def sample(
     sampler: str = "ddim",
     generator: torch.Generator | None = None,
     callback: Callback | None = None,
+    start: torch.Tensor | None = None,
+    amount: float = 1.0,
 ) -> torch.Tensor:
-    """Turn unit noise (n, c, h, w) into latents of the same shape. `generator` feeds the samplers that add noise on the way."""
-    timesteps = trailing_timesteps(config, steps).to(noise.device)
+    """Turn unit noise (n, c, h, w) into latents of the same shape. `generator` feeds the samplers that add noise on the way.
+
+    With `start`, clean latents, those are noised and changed, the more the larger `amount` is, 0..1: of the timesteps of
+    steps / amount steps the last `steps` are taken, which is ComfyUI's denoise."""
+    whole = steps if start is None else whole_steps(config, steps, amount)
+    timesteps = trailing_timesteps(config, whole)[-steps:].to(noise.device)
     if sampler == "ddim":
-        return _ddim(denoise, noise, config, timesteps, callback)
+        begun = noise if start is None else add_noise(config, start, noise, timesteps[:1])
+        return _ddim(denoise, begun, config, timesteps, callback)
     scheduler = build_scheduler(sampler, config)
     if sampler == "lcm":  # its own spacing rounds otherwise
         scheduler.set_timesteps(timesteps=timesteps.tolist(), device=noise.device)
     else:
-        scheduler.set_timesteps(steps, device=noise.device)
-    if len(scheduler.timesteps) > steps:  # rounding in its arange adds a timestep -1 for some numbers of steps, such as 217
-        scheduler.timesteps = scheduler.timesteps[:steps]
-        scheduler.sigmas = torch.cat([scheduler.sigmas[:steps], scheduler.sigmas[-1:]])
+        scheduler.set_timesteps(whole, device=noise.device)
+    if len(scheduler.timesteps) > whole:  # rounding in its arange adds a timestep -1 for some numbers of steps, such as 217
+        scheduler.timesteps = scheduler.timesteps[:whole]
+        scheduler.sigmas = torch.cat([scheduler.sigmas[:whole], scheduler.sigmas[-1:]])
+    first = len(scheduler.timesteps) - steps
     latents = noise * scheduler.init_noise_sigma
+    if start is not None:
+        scheduler.set_begin_index(first)
+        latents = scheduler.add_noise(start, noise, scheduler.timesteps[first : first + 1])
     extra = {} if sampler == "unipc" else {"generator": generator}
-    for i, t in enumerate(scheduler.timesteps):
+    for i, t in enumerate(scheduler.timesteps[first:]):
         output = denoise(scheduler.scale_model_input(latents, t), t)
         latents = scheduler.step(output, t, latents, **extra, return_dict=False)[0]
         if callback is not None:
             callback(i, latents)
     return latents
+
+
+def whole_steps(config: ScheduleConfig, steps: int, amount: float) -> int:
+    """Steps of the schedule of which the last `steps` begin with an `amount` of noise, 0..1. ValueError where there are fewer."""
+    whole = int(steps / amount)
+    if whole > config.steps:
+        few = f"{steps} steps at {amount:g} are the last of {whole}"
+        raise UserError(f"{few}, and the schedule has {config.steps}: take fewer steps, or change more of the video")
+    return whole
 
 
 def _ddim(

@@ -143,3 +143,30 @@ def test_impossible_numbers_of_steps_are_refused(sampler: str, steps: int) -> No
 def test_unknown_sampler_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="'plms': expected one of ddim, dpmpp_2m"):
         sample(toy, normal(2), EMU, 5, "plms")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_video_that_is_there_is_changed_as_much_as_is_asked(sampler: str) -> None:
+    """With a network that knows the truth, any sampler ends in it; what is asked of it begins late."""
+    truth, seen = normal(1), list[int]()
+    made = sample(
+        oracle(EMU, truth, seen), normal(2), EMU, 10, sampler, torch.Generator().manual_seed(3), start=truth, amount=0.4
+    )
+    torch.testing.assert_close(made, truth, atol=1e-3, rtol=0)
+    assert len(seen) == 10
+    assert max(seen) == trailing_timesteps(EMU, 25)[-10]
+
+
+def test_what_is_begun_with_is_the_video_with_noise() -> None:
+    begun = list[torch.Tensor]()
+    start, noise = torch.ones(1, 4, 8, 8), torch.full((1, 4, 8, 8), 2.0)
+
+    def looks(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        begun.append(x)
+        return torch.zeros_like(x)
+
+    sample(looks, noise, EMU, 5, start=start, amount=0.5)
+    share = abar(EMU)[trailing_timesteps(EMU, 10)[-5]].item()
+    torch.testing.assert_close(begun[0], torch.full_like(start, share**0.5 + 2 * (1 - share) ** 0.5))
+    with pytest.raises(ValueError, match="the last of 2000"):
+        sample(looks, noise, EMU, 200, start=start, amount=0.1)
