@@ -31,7 +31,8 @@ from .sampling import VideoModelSampling
 KEY = "emu_video"
 WINDOWS = (
     "put ComfyUI's node Context Windows (Manual) on the MODEL, with dim 0 and a context_length of at most that (ComfyUI 0.8 on); "
-    "with its causal_window_fix and freenoise off and the rest as it is, the video is that of the command line's --window"
+    "with its causal_window_fix off and the rest as it is, the video is that of the command line's --window, and with its "
+    "freenoise on that of --window --freenoise"
 )
 SAMPLING = "model_sampling"
 RECOMMENDED = "emu_video_recommended"

@@ -139,8 +139,12 @@ def test_three_guidances_equal_the_pipelines(ran: dict[str, Any]) -> None:
 
 def test_context_windows_equal_the_pipelines(ran: dict[str, Any]) -> None:
     outcome(ran, "check_context_windows_equal_the_pipelines")
-    found = load_file(ran["out"] / "check_context_windows_equal_the_pipelines.safetensors")["windowed"]
-    close(found, of_the_pipeline(ran, "animatediff", None, 0, frames=40, window=16), 1e-4)
+    found = load_file(ran["out"] / "check_context_windows_equal_the_pipelines.safetensors")
+    for free in (False, True):
+        close(
+            found[f"freenoise {free}"], of_the_pipeline(ran, "animatediff", None, 0, frames=40, window=16, freenoise=free), 1e-4
+        )
+    assert torch.equal(found["windowed"], found["freenoise False"])
 
 
 def close(found: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> None:

@@ -134,8 +134,11 @@ def check_context_windows_equal_the_pipelines(pack: Any) -> dict[str, Any]:
     if not parts.windows_work():
         raise NotHere("context windows over the batch fail in this ComfyUI itself")
     model, clip, vae = pack.run("EmuVideoTinyModel")
-    video = parts.windowed(parts.apply(pack, model, "animatediff_tiny.safetensors"), 16, anchored=False)
-    return {"windowed": sample(pack, video, parts.conditioning(pack, clip, vae, length=40, image=None))}
+    plain = parts.apply(pack, model, "animatediff_tiny.safetensors")
+    texts = parts.conditioning(pack, clip, vae, length=40, image=None)
+    made = {"windowed": parts.windowed(plain, 16, anchored=False)}
+    made |= {f"freenoise {free}": parts.windowed_by_node(plain, 16, free) for free in (False, True)}
+    return {name: sample(pack, video, texts) for name, video in made.items()}
 
 
 def check_a_window_of_all_positions_has_no_room_for_the_anchor(pack: Any) -> None:

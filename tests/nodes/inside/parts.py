@@ -192,6 +192,16 @@ def windowed(model: Any, length: int, anchored: bool | None = None) -> Any:
     return result
 
 
+def windowed_by_node(model: Any, length: int, freenoise: bool) -> Any:
+    """The MODEL from the node Context Windows (Manual), as it stands but for these and causal_window_fix, which is off."""
+    from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+
+    given = {one.id: one.default for one in ContextWindowsManualNode.define_schema().inputs if one.id != "model"}
+    given |= {"context_schedule": "standard_static", "fuse_method": "pyramid", "context_stride": 1}  # not all have a default
+    given |= {"context_length": length, "context_overlap": 4, "freenoise": freenoise, "dim": 0}
+    return ContextWindowsManualNode.execute(model, **given | ({"causal_window_fix": False} if anchors() else {})).result[0]
+
+
 def anchors() -> bool:
     """Whether this ComfyUI puts the frame before a window in front of it."""
     return "causal_window_fix" in inspect.signature(comfy.context_windows.IndexListContextHandler).parameters
