@@ -28,12 +28,14 @@ AT_ONCE = 16
 def plan_of(timeline: Timeline, config: StackConfig, settings: Settings) -> list[Stretch]:
     """The calls that a stack needs for a video: as many frames at a time as it was trained on, or `settings.window`; of the past
     as many as it recommends, or `settings.past`. ValueError for what the stack cannot do."""
+    if settings.freenoise:
+        raise UserError("freenoise is for windows over one video (--frames), and here a call goes on from another: leave it out")
     size = settings.window or config.clip.frames
     replace(settings, frames=size, window=None).check_stack(config)
     if not config.takes_image:
         raise UserError(
             f"a stack of family {config.origin.family} takes no frames, so no video of it goes on from another: make it with "
-            f"generate --frames {timeline.length} --window {size}, or choose a stack of family emu, pia or fancyvideo"
+            f"generate --frames {timeline.length} --window {size} --freenoise, or choose a stack of family emu, pia or fancyvideo"
         )
     plan = stretches(timeline, size, config.sampling.past if settings.past is None else settings.past)
     if "affinity" in config.channel_order and (more := [each for each in plan if len(each.given) > 1]):

@@ -98,12 +98,8 @@ def add_sampling_options(parser: argparse.ArgumentParser, keyframes: bool = Fals
             add("--frames", type=int, help="frames of the video before interpolation")
             add("--window", type=int, help="frames that the model sees at a time, for videos longer than it allows")
             add("--overlap", type=int, default=4, help="frames that a window shares with the next")
-            again = (
-                "FreeInit, for stacks that take no frames: sample so often in all, keeping the coarse form of the video before"
-            )
-            add(
-                "--freenoise", action="store_true", help="windows begin with the same noise, reordered, so that they fit together"
-            )
+            again = "FreeInit, for stacks that take no frames: samplings in all, each keeping the coarse form of the one before"
+            add("--freenoise", action="store_true", help="windows begin with the same noise, reordered, so that they fit")
             add("--freeinit", type=int, metavar="TIMES", help=again)
             add("--freeinit-filter", help="what FreeInit keeps: butterworth (the usual), gaussian or ideal")
         add("--motion", metavar="AMOUNT", help=pia)

@@ -73,7 +73,8 @@ TIMELINE: dict[str, Any] = {
     "--plan": (),
     "--resume": (),
 }
-LONG: dict[str, Any] = {**MAKING, **{name: values for name, values in FRAMES.items() if name not in ("--frames", "--overlap")}}
+OF_ONE_CALL = ("--frames", "--overlap", "--freenoise", "--freeinit", "--freeinit-filter")
+LONG: dict[str, Any] = {**MAKING, **{name: values for name, values in FRAMES.items() if name not in OF_ONE_CALL}}
 LONG |= {**TIMELINE, "--motion-lora": ("/nowhere/x.safetensors", "HERE/notes.txt")}
 NETWORKS = {f"--{name.replace('_', '-')}": FILES for name in networks.NETWORKS}
 COMMANDS: dict[str, tuple[list[str], dict[str, Any]]] = {
@@ -263,6 +264,7 @@ def test_what_cannot_be_is_a_sentence_before_weights_are_read(
 
 OTHERS = [
     "generate circle --out HERE/out.mp4 --freenoise",
+    "generate circle --out HERE/out.mp4 --window 8 --length 3s --freenoise",
     "animate HERE/picture.png circle --out HERE/out.mp4 --window 4 --freenoise",
     "info /nowhere",
     "info HERE/notes.txt",
