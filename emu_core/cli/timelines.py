@@ -59,7 +59,7 @@ def read_long(options: argparse.Namespace) -> tuple[list[str], Settings, StackCo
     texts = [text for text in (options.prompt, *(options.ranges or ())) if text is not None]
     if not texts:
         raise UserError("expected a prompt, found none: say what the video should show")
-    options.prompt = "\n".join(texts)
+    options.prompt, options.overlap = "\n".join(texts), 0  # calls share what they are given, and no window slides
     _, settings = read_request(options)
     return texts, settings, read_stacks(options)["F"]
 

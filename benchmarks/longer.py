@@ -1,0 +1,254 @@
+"""What long videos of the bundled stack are worth: prompts obeyed in turn, loops, frames between two, and drift over 1,000 frames.
+
+    python -m benchmarks.longer turns loops between [--cases 50]
+    python -m benchmarks.longer drift --frames 1000 --cases 4 --plot docs/images/drift.png
+
+Cases are clips of combinations that were never trained on, of a seed that nothing was chosen on; the first frame is the world's own
+drawing, and all others are read by the exact detectors. Intervals: 95 %, Wilson's for shares and bootstrapped for means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from emu_core.evaluation.statistics import bootstrap_mean, wilson
+from emu_core.longer import longer
+from emu_core.model.streams import derived
+from emu_core.model.timeline import Span, Timeline
+from emu_core.pipeline import EmuVideoPipeline
+from emu_core.settings import Settings
+from emu_core.toy import shapes
+from emu_core.toy.detect import direction_of, read_frames, separate
+
+SEED = 2_026_015
+TURNS = {"right": "up", "left": "down", "up": "left", "down": "right"}
+"""Which direction the second prompt asks for."""
+
+
+def main() -> None:
+    """Run what is named, and print a line of JSON for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="+", choices=sorted(MEASURES))
+    parser.add_argument("--cases", type=int, default=50)
+    parser.add_argument("--frames", type=int, default=1000)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--out", type=Path, help="also append each case to this file of JSON lines")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    pipeline = EmuVideoPipeline.from_files()
+    for what in options.what:
+        print(json.dumps({"measure": what, **MEASURES[what](pipeline, options)}, indent=1), flush=True)
+
+
+def picture(clip: shapes.Clip, seconds: float = 0.0) -> torch.Tensor:
+    """(64, 64, 3) in 0..1."""
+    return shapes.render([clip], torch.tensor([seconds]))[0, 0].permute(1, 2, 0) / 2 + 0.5
+
+
+def network(frames: torch.Tensor) -> torch.Tensor:
+    """(f, 64, 64, 3) in 0..1 as the detectors read it."""
+    return frames.permute(0, 3, 1, 2) * 2 - 1
+
+
+def centres(frames: torch.Tensor) -> torch.Tensor:
+    """(f, 2) in pixels."""
+    return torch.tensor([reading.centre for reading in read_frames(network(frames))])
+
+
+def colours(frames: torch.Tensor) -> torch.Tensor:
+    """The shape's colour in each frame, (f, 3) in 0..255."""
+    return separate(network(frames))[1] * 127.5 + 127.5
+
+
+def cases(count: int, slow: bool) -> Iterator[tuple[int, shapes.Clip]]:
+    """Clips that move, and their seeds; slow ones start so that they have room."""
+    found = (clip for number in range(10 * count) if (clip := shapes.clip(SEED, number, held_out=True)).direction != "still")
+    for number, clip in zip(range(count), found, strict=False):
+        if slow:
+            first, second = (shapes.DIRECTIONS[name] for name in (clip.direction, TURNS[clip.direction]))
+            start = [32.0 - 10.5 * (a + b) for a, b in zip(first, second, strict=True)]
+            clip = replace(clip, speed="slowly", start=(start[0], start[1]))
+        yield derived(SEED, "case", number), clip
+
+
+def share(right: list[bool]) -> dict[str, object]:
+    """How many, and Wilson's interval of the share."""
+    low, high = wilson(sum(right), len(right))
+    return {"right": sum(right), "of": len(right), "interval": [round(low, 3), round(high, 3)]}
+
+
+def mean(values: list[float]) -> dict[str, object]:
+    """The mean, its interval, the largest."""
+    found = bootstrap_mean(np.array(values))
+    return {
+        "mean": round(found.value, 2),
+        "interval": [round(found.low, 2), round(found.high, 2)],
+        "largest": round(max(values), 2),
+    }
+
+
+def turns(pipeline: EmuVideoPipeline, options: argparse.Namespace) -> dict[str, object]:
+    """64 frames, a third of which each of three prompts has: along the held-out direction, then along another, then still."""
+    obeyed, shape, colour, change = [], [], [], []
+    ends = (0, 21, 42, 64)
+    for seed, clip in cases(options.cases, slow=True):
+        asked = (clip.direction, TURNS[clip.direction], "still")
+        said = [replace(clip, direction=one, speed="" if one == "still" else "slowly").caption for one in asked]
+        spans = tuple(Span(a, b, text) for a, b, text in zip(ends, ends[1:], said, strict=False))
+        made = longer(
+            pipeline, Timeline(64, (0,), spans), lambda wanted, clip=clip: [picture(clip)] * len(wanted), Settings(seed=seed)
+        )
+        video = torch.cat([*made])
+        at = centres(video[[0, 20, 41, 63]])
+        moved = [direction_of(*(b - a).tolist()) for a, b in zip(at, at[1:], strict=False)]
+        obeyed.append(tuple(moved) == asked)
+        last = read_frames(network(video[-1:]))[0]
+        shape.append(last.shape == clip.shape)
+        colour.append(last.colour == clip.colour)
+        change.append(float((colours(video[-1:]) - colours(video[:1])).abs().mean()))
+        note(options, {"measure": "turns", "clip": clip.caption, "moved": moved, "shape": last.shape, "colour": change[-1]})
+    both = [a and b for a, b in zip(shape, colour, strict=True)]
+    return {"obeyed": share(obeyed), "last_frame_right": share(both), "colour_change": mean(change)}
+
+
+def loops(pipeline: EmuVideoPipeline, options: argparse.Namespace) -> dict[str, object]:
+    """7 frames that begin again: how much longer the step over the seam is than the longest other, and what changes over it."""
+    beyond, level, reach = [], [], []
+    for seed, clip in cases(options.cases, slow=False):
+        timeline = Timeline(8, (0, 7), (Span(0, 8, clip.caption),))
+        video = torch.cat(
+            [*longer(pipeline, timeline, lambda wanted, clip=clip: [picture(clip)] * len(wanted), Settings(seed=seed))]
+        )
+        at = centres(video)
+        steps = (at[1:] - at[:-1]).norm(dim=1)
+        beyond.append(float(steps[-1] - steps[:-1].max()))
+        level.append(float((colours(video[6:7]) - colours(video[1:2])).abs().mean()))
+        reach.append(float((at - at[0]).norm(dim=1).max()))
+        note(options, {"measure": "loops", "clip": clip.caption, "steps": steps.tolist(), "colour": level[-1]})
+    close = [a <= 1.5 and b <= 6 for a, b in zip(beyond, level, strict=True)]
+    return {"close": share(close), "seam_beyond_px": mean(beyond), "colour_levels": mean(level), "reach_px": mean(reach)}
+
+
+def between(pipeline: EmuVideoPipeline, options: argparse.Namespace) -> dict[str, object]:
+    """8 frames of which the first and the last are given: mean distance of the others from the straight and even path."""
+    away, worst = [], []
+    for seed, clip in cases(options.cases, slow=False):
+        ends = (picture(clip), picture(clip, 7 / 4))
+        timeline = Timeline(8, (0, 7), (Span(0, 8, clip.caption),))
+        given = {0: ends[0], 7: ends[1]}
+        video = torch.cat([*longer(pipeline, timeline, lambda wanted, of=given: [of[p] for p in wanted], Settings(seed=seed))])
+        at = centres(video)
+        error = (at - torch.lerp(at[0], at[-1], torch.arange(8)[:, None] / 7)).norm(dim=1)[1:-1]
+        away.append(float(error.mean()))
+        worst.append(float(error.max()))
+        note(options, {"measure": "between", "clip": clip.caption, "error": error.tolist()})
+    return {"within_1.5_px": share([one <= 1.5 for one in away]), "mean_px": mean(away), "worst_frame_px": mean(worst)}
+
+
+def drift(pipeline: EmuVideoPipeline, options: argparse.Namespace) -> dict[str, object]:
+    """A long walk round a square of 14 pixels, a prompt for each side: what changes on the way."""
+    told: dict[str, list[list[float]]] = {"colour": [], "background": [], "sharpness": [], "outline": [], "obeyed": []}
+    way, side = ("right", "up", "left", "down"), 14
+    for seed, clip in cases(options.cases, slow=True):
+        clip = replace(clip, start=(25.0, 39.0))
+        prompts = [replace(clip, direction=way[n % 4], speed="slowly").caption for n in range(-(-options.frames // side))]
+        ends = [min(1 + side * n, options.frames) for n in range(1, len(prompts) + 1)]
+        spans = tuple(Span(a, b, text) for a, b, text in zip([0, *ends], ends, prompts, strict=False) if b > a)
+        begun = time.monotonic()
+        made = longer(
+            pipeline,
+            Timeline(options.frames, (0,), spans),
+            lambda wanted, clip=clip: [picture(clip)] * len(wanted),
+            Settings(seed=seed),
+        )
+        video = torch.cat([*made])
+        ground, colour, cover, _ = separate(network(video))
+        at, last = centres(video), [0, *ends]
+        moved = [
+            direction_of(*(at[min(b, len(at)) - 1] - at[max(a - 1, 0)]).tolist()) for a, b in zip(last, last[1:], strict=False)
+        ]
+        told["colour"].append(((colour - colour[:1]).abs().mean(1) * 127.5).tolist())
+        told["background"].append(((ground - ground[:1]).abs().mean(1) * 127.5).tolist())
+        told["sharpness"].append(_sharpness(video))
+        told["outline"].append([_outline(one, clip, place) for one, place in zip(cover, at, strict=True)])
+        told["obeyed"].append([float(one == way[n % 4]) for n, one in enumerate(moved)])
+        note(
+            options,
+            {"measure": "drift", "clip": clip.caption, "seconds": time.monotonic() - begun} | {k: v[-1] for k, v in told.items()},
+        )
+    if options.plot:
+        _plot(told, options.plot)
+    stretches = {str(n): slice(max(n - 8, 0), n) for n in (8, 64, 256, 1000) if n <= options.frames}
+    figures: dict[str, object] = {}
+    for name in ("colour", "background", "sharpness", "outline"):
+        figures[name] = {n: round(float(np.mean([one[part] for one in told[name]])), 2) for n, part in stretches.items()}
+    return figures | {
+        "largest_colour": round(float(np.max(told["colour"])), 1),
+        "turns_obeyed": share([bool(x) for one in told["obeyed"] for x in one]),
+    }
+
+
+def _sharpness(video: torch.Tensor) -> list[float]:
+    """Of each frame the steepest hundredth of its brightness, in levels a pixel."""
+    grey = video.mean(-1) * 255
+    steps = torch.cat([(grey[:, 1:, :-1] - grey[:, :-1, :-1]).abs(), (grey[:, :-1, 1:] - grey[:, :-1, :-1]).abs()], 1)
+    return steps.flatten(1).quantile(0.99, dim=1).tolist()
+
+
+def _outline(cover: torch.Tensor, clip: shapes.Clip, place: torch.Tensor) -> float:
+    """Overlap (intersection over union) with the shape that it should be, where it is."""
+    drawn = shapes.coverage(clip.shape, shapes.pixel_grid() - place, shapes.RADIUS[clip.size])
+    return float(torch.minimum(drawn, cover).sum() / torch.maximum(drawn, cover).sum())
+
+
+def _plot(told: dict[str, list[list[float]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    words = {
+        "colour": "colour of the shape: away from the first frame's, levels",
+        "background": "colour of the ground: away from the first frame's, levels",
+        "sharpness": "sharpness: steepest hundredth, levels a pixel",
+        "outline": "outline: overlap with the true shape",
+    }
+    figure, axes = pyplot.subplots(len(words), 1, figsize=(9, 9), sharex=True)
+    for axis, (name, word) in zip(axes, words.items(), strict=True):
+        values = np.array(told[name])
+        smooth = np.stack([np.convolve(one, np.ones(15) / 15, "valid") for one in values])
+        for one in smooth:
+            axis.plot(np.arange(len(one)) + 7, one, color="0.75", linewidth=0.8)
+        axis.plot(np.arange(smooth.shape[1]) + 7, smooth.mean(0), color="tab:blue")
+        axis.set_title(word, fontsize=10, loc="left")
+        axis.set_ylim(bottom=0)
+    axes[-1].set_xlabel(f"frame (means of 15; grey: each of {len(smooth)} videos)")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
+def note(options: argparse.Namespace, case: dict[str, object]) -> None:
+    """Append a case to the file of --out."""
+    if options.out:
+        with open(options.out, "a", encoding="utf-8") as file:
+            file.write(json.dumps(case) + "\n")
+
+
+MEASURES: dict[str, Callable[[EmuVideoPipeline, argparse.Namespace], dict[str, object]]] = {
+    "turns": turns,
+    "loops": loops,
+    "between": between,
+    "drift": drift,
+}
+
+if __name__ == "__main__":
+    main()
