@@ -1,10 +1,10 @@
-"""What long videos of the bundled stack are worth: prompts obeyed in turn, loops, frames between two, and drift over 1,000 frames.
+"""What long videos of the bundled stack are worth: prompts obeyed in turn, loops, frames between two, drift over 1,000 frames.
 
     python -m benchmarks.longer turns loops between [--cases 50]
     python -m benchmarks.longer drift --frames 1000 --cases 4 --plot docs/images/drift.png
 
-Cases are clips of combinations that were never trained on, of a seed that nothing was chosen on; the first frame is the world's own
-drawing, and all others are read by the exact detectors. Intervals: 95 %, Wilson's for shares and bootstrapped for means.
+Cases are clips of combinations that were never trained on, of a seed that nothing was chosen on; the first frame is drawn by the
+world, and all others are read by the exact detectors. Intervals: 95 %, Wilson's for shares and bootstrapped for means.
 """
 
 from __future__ import annotations
