@@ -8,10 +8,11 @@ import logging
 import os
 import socket
 import sys
+import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from .limits import json_of
 
@@ -25,19 +26,31 @@ HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
 if sys.platform == "win32":
     import msvcrt
 
-    def _lock(file: IO[str]) -> None:
+    def _lock(file: IO[Any]) -> None:
         file.seek(FAR)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         file.seek(0)
 else:
     import fcntl
 
-    def _lock(file: IO[str]) -> None:
+    def _lock(file: IO[Any]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class Taken(Exception):
     """Another process has the lock; the message says which, such as "process 12 on tower"."""
+
+
+def wait_for(file: IO[Any]) -> None:
+    """Take the lock of an open file once no other process has it; closing the file gives it back. Where a file system has no
+    locks, nobody waits."""
+    while True:
+        try:
+            return _lock(file)
+        except OSError as problem:
+            if problem.errno not in HELD:
+                return
+            time.sleep(0.01)
 
 
 class OwnerLock:

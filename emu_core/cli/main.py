@@ -16,6 +16,7 @@ from ..limits import changed
 from . import (
     animate,
     between,
+    compare,
     convert,
     curate,
     equalise,
@@ -37,6 +38,7 @@ from .said import EXIT_INTERRUPTED, open_streams, say, tell
 COMMANDS = (
     generate,
     animate,
+    compare,
     interpolate,
     extend,
     loop,

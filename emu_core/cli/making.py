@@ -72,6 +72,12 @@ def read_request(options: Namespace) -> tuple[str, Settings]:
     """
     prompt, settings = check_prompt(options.prompt), read_settings(options)
     _check_outputs(options)
+    check_models(options, settings)
+    return prompt, settings
+
+
+def check_models(options: Namespace, settings: Settings) -> None:
+    """ValueError for the first file of the models that cannot be used, and for what they cannot do, from headers alone."""
     stacks = read_stacks(options)
     for role, config in stacks.items():
         if "taken for" in config.origin.source and not options.variant and config.origin.family != "animatediff":
@@ -83,7 +89,6 @@ def read_request(options: Namespace) -> tuple[str, Settings]:
         raise UserError(f"{options.model} comes with no interpolation stack (role I): name one with --interpolation-stack")
     for lora, _ in read_motion_loras(options) if "F" in stacks else ():  # where there is none, the pipeline says so
         check_motion_lora(lora, stacks["F"])
-    return prompt, settings
 
 
 def _check_outputs(options: Namespace) -> None:
@@ -188,6 +193,26 @@ def _third_step(options: Namespace, settings: Settings, stacks: dict[str, StackC
     return not options.no_interpolate and not alone and settings.frames != 1
 
 
+def what_made_it(options: Namespace, settings: Settings, pipeline: EmuVideoPipeline) -> dict[str, str]:
+    """What a file tells of how it was made: all that a person needs to make it again."""
+    stages = {f"stack_{role}": model.stack.config.origin.stage for role, model in pipeline.models.items()}
+    named = {"motion_loras": read_motion_loras(options), "loras": read_loras(options)}
+    loras = {name: ", ".join(f"{file.name}:{strength:g}" for file, strength in each) for name, each in named.items() if each}
+    values = {
+        "software": f"ComfyUI-EmuVideo {__version__}",
+        "command": options.command,
+        "prompt": options.prompt,
+        "model": Path(options.model).name if options.model else "bundled tiny model",
+        "dtype": str(pipeline.base.dtype).removeprefix("torch."),
+        **{role: stage for role, stage in stages.items() if stage},
+        **loras,
+        **({"vae": Path(options.vae).name} if options.vae else {}),
+        **({"vae_tiling": True} if options.vae_tiling else {}),
+        **{name: value for name, value in vars(settings).items() if value is not False and value not in (None, "")},
+    }
+    return {name: json.dumps(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
+
+
 def write(
     options: Namespace,
     settings: Settings,
@@ -204,22 +229,7 @@ def write(
     (H, W, 3) and its contact sheet, all with what a person needs to make them again; then say what was made. `scores`: those of
     the starting frames that `first` was chosen from. `sound`: a video whose sound is kept, and `late`, how many seconds after
     the beginning its first picture comes."""
-    stages = {f"stack_{role}": model.stack.config.origin.stage for role, model in pipeline.models.items()}
-    named = {"motion_loras": read_motion_loras(options), "loras": read_loras(options)}
-    loras = {name: ", ".join(f"{file.name}:{strength:g}" for file, strength in each) for name, each in named.items() if each}
-    values = {
-        "software": f"ComfyUI-EmuVideo {__version__}",
-        "command": options.command,
-        "prompt": options.prompt,
-        "model": Path(options.model).name if options.model else "bundled tiny model",
-        "dtype": str(pipeline.base.dtype).removeprefix("torch."),
-        **{role: stage for role, stage in stages.items() if stage},
-        **loras,
-        **({"vae": Path(options.vae).name} if options.vae else {}),
-        **({"vae_tiling": True} if options.vae_tiling else {}),
-        **{name: value for name, value in vars(settings).items() if value is not False and value not in (None, "")},
-    }
-    told = {name: json.dumps(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
+    told = what_made_it(options, settings, pipeline)
     replaced = is_there(options.out)
     if first is not None and options.starting_frame:
         media.write_image(options.starting_frame, first, told)

@@ -64,11 +64,11 @@ def add_verbose(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help=say)
 
 
-def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """Where a video goes, and what is told of it."""
+def add_output_options(parser: argparse.ArgumentParser, many: str = "") -> None:
+    """Where a video goes, and what is told of it; `many`: what else --out may be."""
     add = parser.add_argument_group("output").add_argument
     where = ".mp4, .webm, .gif or .webp, or a folder for PNG frames; prompt, seed and settings are written into it"
-    add("--out", required=True, help=where)
+    add("--out", required=True, help=where + many)
     add("--sheet", metavar="OUT.png", help="also write a contact sheet")
     add("--json", action="store_true", help="print what was made as JSON")
 
@@ -79,9 +79,11 @@ def add_timeline_options(parser: argparse.ArgumentParser, ranges: str, output: b
     add = parser.add_argument_group("timeline").add_argument
     times = f"what should happen when, such as '0-2s: it moves right' and '2s-: it moves up', in seconds or frames {ranges}"
     add("--prompt", dest="ranges", action="append", metavar="RANGE: TEXT", help=f"{times}; may be repeated")
+    resume = "go on with what a run that was stopped has left beside the output"
+    resume += "" if output else "; with --prompts: make what is missing there, exactly as if never stopped"
     add("--past", type=int, help="frames before its own that each call is given")
     add("--plan", action="store_true", help="print which call makes which frames of which, and make nothing")
-    add("--resume", action="store_true", help="go on with what a run that was stopped has left beside the output")
+    add("--resume", action="store_true", help=resume)
     if output:
         parser.set_defaults(no_interpolate=True)
 
@@ -215,11 +217,11 @@ def wrote(path: str | Path, replaced: bool) -> str:
 
 
 @contextmanager
-def progress_bar(name: str, total: int | None, unit: str = "video") -> Iterator[Callable[..., Any]]:
-    """One bar on standard error; gives what moves it on, by 1 or by the number it is called with."""
+def progress_bar(name: str, total: int | None, unit: str = "video", done: int = 0) -> Iterator[Callable[..., Any]]:
+    """One bar on standard error; gives what moves it on, by 1 or by the number it is called with. `done`: what was before."""
     from tqdm import tqdm  # not in ComfyUI's own packages, and help needs none
 
-    with tqdm(total=total, desc=name, unit=unit, file=sys.stderr) as bar:
+    with tqdm(total=total, desc=name, unit=unit, initial=done, file=sys.stderr) as bar:
         yield bar.update
 
 

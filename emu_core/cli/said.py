@@ -40,7 +40,7 @@ OF_THE_SYSTEM = {
 
 _MAKING = "make smaller pictures (--size), fewer frames (--frames, or --window for fewer at a time), --vae-tiling"
 LOWER = {
-    "generate": f"{_MAKING}, fewer candidates at a time, or choose --dtype bfloat16 or float16",
+    "generate": f"{_MAKING}, fewer candidates, or videos at once (--batch), or choose --dtype bfloat16 or float16",
     "animate": f"{_MAKING}, or choose --dtype bfloat16 or float16",
     "interpolate": "make smaller pictures (--size), or choose --dtype bfloat16 or float16",
     "convert": "close other programs; the weights of the file have to fit into memory",

@@ -1,4 +1,4 @@
-"""Where the work of `curate` is done: in this process, in several of this machine, or on a Ray cluster."""
+"""Where the work on many items is done: in this process, in several of this machine, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ProcessEngine:
         if not self.workers:
             yield from map(function, items)
             return
-        for item, future in _ahead(partial(self._submit, function), items, AHEAD * self.workers):
+        for item, future in _ahead(partial(self._submit, function), items, lambda: AHEAD * self.workers):
             try:
                 result = future.result()
             except BrokenProcessPool:  # by this item or by one beside it: once more, in a process of its own
@@ -70,12 +70,12 @@ class ProcessEngine:
             self._pool = None
 
 
-def _ahead(submit: Callable[[T], Any], items: Iterable[T], most: int) -> Iterator[tuple[T, Any]]:
-    """Items and what submitting them gave, in order, `most` of them submitted ahead."""
+def _ahead(submit: Callable[[T], Any], items: Iterable[T], most: Callable[[], int]) -> Iterator[tuple[T, Any]]:
+    """Items and what submitting them gave, in order, `most()` of them submitted ahead."""
     waiting: deque[tuple[T, Any]] = deque()
     for item in items:
         waiting.append((item, submit(item)))
-        if len(waiting) >= most:
+        while len(waiting) >= most():
             yield waiting.popleft()
     yield from waiting
 
@@ -98,9 +98,13 @@ def _start_worker() -> None:
 
 class RayEngine:
     """Tasks of a Ray cluster, or of a local Ray if no address is given. All machines must see sources and OUT by the same
-    paths and have this package installed. workers: of a local Ray; None is as many as there are cores, or in the cluster."""
+    paths and have this package installed. workers: of a local Ray; None is as many as there are cores, or in the cluster, which
+    may grow and shrink. gpus: whether a task needs a GPU to itself; None: if the cluster has any. retries: how often an item is
+    taken again whose worker died."""
 
-    def __init__(self, address: str | None = None, workers: int | None = None) -> None:
+    def __init__(
+        self, address: str | None = None, workers: int | None = None, gpus: bool | None = False, retries: int = 1
+    ) -> None:
         try:
             import ray  # heavy, and of an extra of its own
         except ImportError as problem:
@@ -114,13 +118,20 @@ class RayEngine:
             except (ConnectionError, RuntimeError, ValueError) as problem:
                 found = f"expected a Ray cluster, found none that answers ({problem})"
                 raise UserError(f"--address {address}: {found}.") from problem
-        self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        self._call: Any = ray.remote(max_retries=1)(_call)
+        self._fixed, gpus = workers, "GPU" in ray.cluster_resources() if gpus is None else gpus
+        self._kind = "GPU" if gpus else "CPU"
+        self._call: Any = ray.remote(max_retries=retries, num_gpus=int(gpus))(_call)
+
+    @property
+    def workers(self) -> int:
+        """How many tasks run at once, as the cluster is now."""
+        return self._fixed or max(1, int(self._ray.cluster_resources().get(self._kind, 1)))
 
     def map(self, function: Callable[[T], R], items: Iterable[T], crashed: Callable[[T], R] = _killed) -> Iterator[R]:
         """As that of ProcessEngine."""
-        shared, killed = self._ray.put(function), (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.OutOfMemoryError)
-        for item, promise in _ahead(partial(self._call.remote, shared), items, AHEAD * self.workers):
+        errors, shared = self._ray.exceptions, self._ray.put(function)
+        killed = (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError)
+        for item, promise in _ahead(partial(self._call.remote, shared), items, lambda: AHEAD * self.workers):
             try:
                 result = self._ray.get(promise)
             except killed:

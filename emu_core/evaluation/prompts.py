@@ -72,14 +72,15 @@ def file_stems(prompts: Sequence[Prompt]) -> list[str]:
     return found
 
 
-def read_prompts(name: PathLike, left_out: LeftOut | None = None) -> list[Prompt]:
+def read_prompts(name: PathLike, left_out: LeftOut | None = None, check_images: bool = True) -> list[Prompt]:
     """Read a prompt set: a file, or the name of a bundled one.
 
     .txt: one prompt a line; empty lines and lines that begin with # are left out. .csv, .tsv: a heading with `prompt` and, if
     wanted, `id` and `image`. .json: a list of prompts (text, or objects with those names), or an object id -> prompt. .jsonl: one
     object a line. Images are relative to the file. Without ids they are 000, 001, ...
     Raises ValueError for a file that is none of these, without prompts, with an empty prompt, an id twice, or a missing image.
-    left_out: takes in such prompts instead, with the reason; the others keep their numbers, and one is enough.
+    left_out: takes in such prompts instead, with the reason; the others keep their numbers, and one is enough. check_images:
+    false where images are not needed, or are looked at one by one.
     """
     path, sets = Path(name), bundled_sets()
     if not path.is_file():
@@ -106,7 +107,7 @@ def read_prompts(name: PathLike, left_out: LeftOut | None = None) -> list[Prompt
             if prompt.id in prompts:
                 raise UserError(f"{path}: expected every id once, found {prompt.id!r} again in {place}; rename one")
             prompts[prompt.id] = prompt
-            if prompt.image is not None and not os.path.isfile(prompt.image):
+            if check_images and prompt.image is not None and not os.path.isfile(prompt.image):
                 prompts[prompt.id] = replace(prompt, image=None)
                 raise UserError(f"{path}: expected the conditioning image {prompt.image}, found no such file; check its path")
         except UserError as problem:

@@ -121,7 +121,8 @@ class _Names:
     """Ways from a name to a prompt; what two prompts share leads to neither."""
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
-        self.ids = dict(zip(file_stems(prompts), prompts, strict=True)) | {prompt.id: prompt for prompt in prompts}
+        self.stems = dict(zip(file_stems(prompts), prompts, strict=True))
+        self.ids = self.stems | {prompt.id: prompt for prompt in prompts}
         self.exact = _unique([(_spaced(prompt.text), prompt) for prompt in prompts]) | _exported(prompts)
         self.slugs = _unique([(slug(prompt.text), prompt) for prompt in prompts])
         self.texts = _unique([(_plain(prompt.text), prompt) for prompt in prompts])
@@ -134,6 +135,8 @@ class _Names:
         if stem in self.ids:
             return self.ids[stem]
         shorter = re.sub(r"^\d+[-_. ]+", "", stem), re.sub(r"[-_. ]+\d+$", "", stem)
+        if shorter[1] in self.stems and not shorter[1].isdigit():  # a sample, whatever else begins as it goes on
+            return self.stems[shorter[1]]
         for name in (stem, *shorter, re.sub(r"[-_. ]+\d+$", "", shorter[0])):
             prompt = self.ids.get(name) or self.exact.get(_spaced(name)) or self.texts.get(_plain(name))
             if prompt is None and len(slug(name)) >= _SHORTEST_SLUG:

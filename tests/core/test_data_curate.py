@@ -508,7 +508,7 @@ def test_only_a_bounded_number_of_items_is_taken_ahead() -> None:
             taken.append(number)
             yield number
 
-    ahead = engines._ahead(lambda item: item, endless(), 8)
+    ahead = engines._ahead(lambda item: item, endless(), lambda: 8)
     for _ in range(20):
         next(ahead)
     assert len(taken) <= 28
