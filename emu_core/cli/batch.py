@@ -27,6 +27,7 @@ from ..many.plan import Video, planned
 from ..many.together import together
 from ..pipeline import EmuVideoPipeline, Result
 from ..settings import Settings
+from ..training.checks import check_processes
 from .candidates import best_start, load_clip
 from .making import check_models, interpolates, load_pipeline, read_loras, read_motion_loras, read_settings, what_made_it
 from .many import OF_ONE_LONG
@@ -143,6 +144,9 @@ def read_work(options: Namespace) -> Work:
     settings = read_settings(options)
     if options.batch_calls == "auto":  # which asks the memory that is free just then
         options = Namespace(**vars(options) | {"batch_calls": "off"})
+    check_processes(options.processes, video=False)
+    if options.address and options.engine != "ray":
+        raise UserError("--address: expected --engine ray with it, found none; add it or leave the address out")
     if options.threads < 1:
         raise UserError(f"--threads must be 1 or more, found {options.threads}")
     if options.batch != "auto" and not (options.batch.isascii() and options.batch.isdecimal() and int(options.batch)):

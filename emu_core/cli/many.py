@@ -77,11 +77,11 @@ def run(options: Namespace, again: list[str] | None = None) -> None:
     from .batch import read_work
     from .shares import by_ray, make_share
 
-    work = read_work(options)
     world = processes_started()
+    if options.engine == "ray" and world > 1:
+        raise UserError("--engine ray has processes of its own: start it without torchrun")
+    work = read_work(options)
     if options.engine == "ray":
-        if world > 1:
-            raise UserError("--engine ray has processes of its own: start it without torchrun")
         by_ray(work)
     elif options.processes > 1 and world == 1:
         from ..training.run import launch
@@ -91,9 +91,6 @@ def run(options: Namespace, again: list[str] | None = None) -> None:
         work.check_unused()
         launch(options.processes, sys.argv[1:] if again is None else again)
     else:
-        if options.address:
-            raise UserError("--address: expected --engine ray with it, found none; add it or leave the address out")
-        check_processes(options.processes, video=False)
         rank, entries = make_share(work)
         if world > 1:
             failed = sum("failed" in entry for entry in entries)

@@ -42,6 +42,7 @@ _MAKING = "make smaller pictures (--size), fewer frames (--frames, or --window f
 LOWER = {
     "generate": f"{_MAKING}, fewer candidates, or videos at once (--batch), or choose --dtype bfloat16 or float16",
     "animate": f"{_MAKING}, or choose --dtype bfloat16 or float16",
+    "compare": f"{_MAKING}, fewer candidates, or videos at once (--batch), or choose --dtype bfloat16 or float16",
     "interpolate": "make smaller pictures (--size), or choose --dtype bfloat16 or float16",
     "convert": "close other programs; the weights of the file have to fit into memory",
     "curate": "work on fewer videos at a time (--workers), lower --motion-height, or run the CLIP on --device cpu",

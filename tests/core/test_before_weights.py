@@ -76,6 +76,16 @@ TIMELINE: dict[str, Any] = {
 OF_ONE_CALL = ("--frames", "--overlap", "--freenoise", "--freeinit", "--freeinit-filter")
 LONG: dict[str, Any] = {**MAKING, **{name: values for name, values in FRAMES.items() if name not in OF_ONE_CALL}}
 LONG |= {**TIMELINE, "--motion-lora": ("/nowhere/x.safetensors", "HERE/notes.txt")}
+HOW_MANY = {
+    "--format": ("avi", ""),
+    "--batch": ("0", "-1", "x", "1.5", ""),
+    "--resume": (),
+    "--processes": ("0", "-1", "x"),
+    "--threads": ("0", "-1", "x"),
+    "--engine": ("spark", ""),
+    "--address": ("somewhere", ""),
+}
+LIST = {"--prompts": (*FILES, "HERE/empty.txt"), "--samples": ("0", "-1", "x", "10000000"), **HOW_MANY}
 NETWORKS = {f"--{name.replace('_', '-')}": FILES for name in networks.NETWORKS}
 COMMANDS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "generate": (
@@ -83,6 +93,8 @@ COMMANDS: dict[str, tuple[list[str], dict[str, Any]]] = {
         {
             **MAKING,
             **FRAMES,
+            **LIST,
+            "--only-starting-frames": ("yes",),
             "--starting-frame": PICTURES,
             "--candidates": ("0", "65", "2", "x"),
             "--clip": ("HERE/clip",),
@@ -111,9 +123,29 @@ COMMANDS: dict[str, tuple[list[str], dict[str, Any]]] = {
         {
             **MAKING,
             **FRAMES,
+            **LIST,
+            "--images": ("HERE/videos", "/nowhere"),
             "--position": ("8", "-9", "99", "x"),
             "--no-interpolate": (),
             "--motion-lora": ("/nowhere/x.safetensors", "HERE/notes.txt"),
+        },
+    ),
+    "compare": (
+        ["--prompts", "HERE/prompts.txt", "--out", "HERE/many", "--system", "a:", "--system", "b: --steps 2"],
+        {
+            **SAMPLING,
+            **MODEL,
+            **FRAMES,
+            **LIST,
+            "--out": FOLDERS,
+            "--system": ("", "a: --steps 0", "no colon", "c/d:", "a:", "c: --seed 4", "c: --frames x", "c: --stack /nowhere"),
+            "--candidates": ("0", "65", "2", "x"),
+            "--clip": ("HERE/clip",),
+            "--no-interpolate": (),
+            "--t2i-guidance": NUMBERS,
+            "--motion-lora": ("/nowhere/x.safetensors", "HERE/notes.txt", f"{BUNDLED}/stack_F.safetensors:nan"),
+            "--json": (),
+            "--limit": LIMIT,
         },
     ),
     "interpolate": (["HERE/video.mp4", "a circle", "--out", "HERE/out.mp4"], {**MAKING, "--stitch": ("sewn", "")}),
@@ -163,7 +195,10 @@ COMMANDS: dict[str, tuple[list[str], dict[str, Any]]] = {
 }
 WHERE_ONLY_OF_TOY = (*FRAMES, "--fps", "--size", "--steps", "--sampler", "--text-guidance", "--image-guidance", "--seed", *MODEL)
 """Options of `evaluate` that are for `evaluate toy`, which is asked with them."""
-IGNORED = {("evaluate", "--fps", "0.001"), *((name, "--prompts", "HERE/notes.txt") for name in ("evaluate", "retrieve"))}
+IGNORED = {
+    ("evaluate", "--fps", "0.001"),
+    *((name, "--prompts", "HERE/notes.txt") for name in ("compare", "evaluate", "retrieve")),
+}
 """What can be after all: no file is written at that rate, and any text is prompts."""
 
 
@@ -266,6 +301,14 @@ OTHERS = [
     "generate circle --out HERE/out.mp4 --freenoise",
     "generate circle --out HERE/out.mp4 --window 8 --length 3s --freenoise",
     "animate HERE/picture.png circle --out HERE/out.mp4 --window 4 --freenoise",
+    "generate --prompts toy --out HERE/notes.txt",
+    "generate --prompts toy --out HERE/many --batch 0",
+    "generate --prompts toy --out HERE/many --steps 0",
+    "generate --prompts toy --out HERE/many --stack /nowhere",
+    "generate --prompts toy --out HERE/many --processes 0",
+    "animate --prompts toy --out HERE/many",
+    "animate --prompts toy --images HERE/videos --out HERE/many",
+    "animate --prompts toy --images HERE/notes.txt --out HERE/many",
     "info /nowhere",
     "info HERE/notes.txt",
     "info --config nothing",

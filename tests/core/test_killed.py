@@ -60,13 +60,18 @@ class Commands:
                 os.kill(child, signal.SIGKILL)
         return int(self._line()), time.monotonic() - started
 
+    def close(self) -> None:
+        """No more commands."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(30)
+
 
 @pytest.fixture(scope="module")
 def commands() -> Iterator[Commands]:
     running = Commands()
     yield running
-    running.process.stdin.close()  # type: ignore[union-attr]
-    running.process.wait(30)
+    running.close()
 
 
 def frames(path: Path) -> Any:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from emu_core.cli import shares
 from emu_core.cli.batch import Maker, read_work
+from emu_core.cli.compare import arguments, plan
 from emu_core.cli.main import build_parser
 from emu_core.cli.shares import make_share
 from emu_core.evaluation.export import evalcrafter_layout, vbench_layout
@@ -30,6 +31,7 @@ from emu_core.many.plan import batches, planned, seed_of, stems
 from emu_core.media import read_image, read_video
 from emu_core.study.create import one_video_each
 
+from .evaluation_tiny import tiny_clip
 from .saved import emu
 
 RED, BLUE, GREEN = (
@@ -200,6 +202,18 @@ def test_the_files_are_the_same_whoever_makes_them(tmp_path: Path, monkeypatch: 
     for batch, names in share.of(0, 1):
         list(maker.make(batch, names))
     assert videos(tmp_path / "out") == wanted
+
+
+def test_candidates_are_chosen_for_each(tmp_path: Path) -> None:
+    listed(tmp_path, RED, BLUE)
+    tiny_clip(tmp_path / "clip")
+    chosen = ("--candidates", "2", "--clip", str(tmp_path / "clip"))
+    make_share(work_of(tmp_path, "--batch", "2", *chosen))
+    first, second = lines(tmp_path / "out")
+    assert [len(each["candidates"]) for each in (first, second)] == [2, 2]
+    assert first["candidates"] != second["candidates"]
+    told = emu("generate", BLUE, "--seed", str(second["seed"]), "--out", tmp_path / "x.mp4", "--json", *chosen, *QUICK)
+    assert json.loads(told)["candidates"] == pytest.approx(second["candidates"], abs=1e-4)
 
 
 # -- pictures
@@ -406,19 +420,39 @@ def test_what_cannot_be_is_a_sentence(said: str, tmp_path: Path) -> None:
 # -- systems
 
 
+def systems_of(folder: Path, *systems: str) -> list[str]:
+    prompts = ["compare", "--prompts", str(folder / "prompts.txt"), "--out", str(folder / "out"), *QUICK]
+    return [*prompts, *(part for system in systems for part in ("--system", system))]
+
+
+def test_systems_with_one_image_model_share_pictures(tmp_path: Path) -> None:
+    listed(tmp_path, RED)
+    options = ("plain:", "strong: --text-guidance 9 --frames 3", "small: --size 16 --negative 'a red'", "small2: --size 16")
+    parts = plan(build_parser().parse_args(systems_of(tmp_path, *options)))
+    told = [(part.command, Path(part.out).name, Path(getattr(part, "images", "") or "").name) for part in parts]
+    assert told == [
+        ("generate", "starting_frames", ""),
+        ("animate", "plain", "starting_frames"),
+        ("animate", "strong", "starting_frames"),
+        ("generate", "starting_frames-2", ""),
+        ("animate", "small", "starting_frames-2"),
+        ("animate", "small2", "starting_frames-2"),
+    ]
+    assert [part.frames for part in parts] == [2, 2, 3, 2, 2, 2]
+    assert [getattr(part, "negative", None) for part in parts] == [None, None, None, "a red", "a red", None]
+    given = [vars(build_parser().parse_args(arguments(part))) for part in parts]
+    assert [{name: each[name] for name in each if name != "verbose"} for each in given] == [vars(part) for part in parts]
+
+
 def test_systems_begin_with_the_same_pictures(tmp_path: Path) -> None:
-    prompts = listed(tmp_path, RED, BLUE)
-    systems = ["--system", "plain:", "--system", "strong: --text-guidance 9", "--system", "small: --size 16"]
-    told = emu("compare", "--prompts", prompts, "--out", tmp_path / "out", *QUICK, *systems, "--json")
-    assert [json.loads(line)["videos"] for line in told.splitlines()] == [2] * 5
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "plain", "strong", "small", "starting_frames", "starting_frames-2"
-    }  # fmt: skip
+    listed(tmp_path, RED, BLUE)
+    told = emu(*systems_of(tmp_path, "plain:", "strong: --text-guidance 9"), "--json")
+    assert [json.loads(line)["videos"] for line in told.splitlines()] == [2] * 3
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"plain", "strong", "starting_frames"}
     plain, strong = (videos(tmp_path / "out" / name) for name in ("plain", "strong"))
-    assert plain.keys() == strong.keys() == videos(tmp_path / "out" / "small").keys()
+    assert plain.keys() == strong.keys()
     assert plain != strong
     first = lines(tmp_path / "out" / "strong")[0]
     frame = next((tmp_path / "out" / "starting_frames").glob("000*.png"))
     emu("animate", frame, RED, "--seed", str(first["seed"]), "--text-guidance", "9", "--out", tmp_path / "x.mp4", *QUICK)
     assert strong[first["file"]] == frames(tmp_path / "x.mp4")
-    emu("compare", "--prompts", prompts, "--out", tmp_path / "out", *QUICK, *systems, "--resume")
