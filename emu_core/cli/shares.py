@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from threading import Thread
 from typing import IO, Any
 
 import torch
@@ -66,6 +68,8 @@ def make_share(work: Work) -> tuple[int, list[dict[str, Any]]]:
     """
     with ExitStack() as kept:
         with processes(accelerated=False) as here:
+            if here.world > 1:
+                Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
             if here.main:
                 work.check()
             maker = Maker(work, _device(work.options.device, here))
@@ -79,6 +83,13 @@ def make_share(work: Work) -> tuple[int, list[dict[str, Any]]]:
         for batch, names in share.of(here.rank, here.world):
             made.take(maker.make(batch, names))
     return here.rank, made.entries
+
+
+def _end_with(launcher: int) -> None:
+    """A launcher that was killed cannot end its processes, and they would keep the folder."""
+    while os.getppid() == launcher:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _device(name: str, here: Processes) -> str | None:
@@ -182,5 +193,5 @@ def _tally(work: Work, share: Share, shown: bool) -> Iterator[_Tally]:
                 tell(work.where_it_stands())
             raise
         except (UserError, OSError) as error:
-            said = getattr(error, "strerror", None) or str(error)
+            said = f"{work.out}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
             raise Stopped(f"{said.rstrip('.')}. {work.where_it_stands()}") from error

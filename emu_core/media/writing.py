@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import logging
@@ -91,7 +92,15 @@ def check_output(path: PathLike, kind: Literal["video", "image"] = "video") -> N
     if wrong:
         # A space at an end is seen in quotes only, and a line break would make two lines of the sentence.
         named = text if text == text.strip() and text.isprintable() else repr(text)
-        raise UserError(f"{named if text.strip() else 'path'}: {wrong}.")
+        raise UserError(f"{named if text.strip() else 'path'}: {wrong}.") from _full_disk(real_target(path).parent)
+
+
+def _full_disk(folder: Path) -> OSError | None:
+    """What makes an error one that every further file would meet, see `errors.of_one_item`."""
+    with suppress(OSError):
+        if shutil.disk_usage(folder).free < MIN_FREE_MB << 20:
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return None
 
 
 def _means_folder(path: PathLike) -> bool:

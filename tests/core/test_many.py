@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from emu_core import media
 from emu_core.cli import shares
 from emu_core.cli.batch import Maker, read_work
 from emu_core.cli.compare import arguments, plan
@@ -287,9 +289,18 @@ def test_what_we_did_not_write_is_not_overwritten(tmp_path: Path) -> None:
     assert (mine.read_text(), [*mine.parent.iterdir()]) == ("mine", [mine])
 
 
-def test_a_full_disk_in_the_middle_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from emu_core import media
+def test_a_disk_that_is_almost_full_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a writer refuses since there is little room is not of one video."""
+    listed(tmp_path, RED, BLUE)
+    work, free = work_of(tmp_path), iter([1 << 40])
+    real = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: real(folder)._replace(free=next(free, 1 << 20)))
+    with pytest.raises(ValueError, match="at least 16 MB free in .* 1 of 2 videos are in"):
+        make_share(work)
+    assert [each["id"] for each in lines(tmp_path / "out")] == ["000"]
 
+
+def test_a_full_disk_in_the_middle_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed(tmp_path, RED, BLUE, GREEN)
     write, count = media.write_video, iter(range(9))
 
@@ -300,7 +311,7 @@ def test_a_full_disk_in_the_middle_loses_nothing(tmp_path: Path, monkeypatch: py
 
     with monkeypatch.context() as patched:
         patched.setattr(media, "write_video", full)
-        with pytest.raises(ValueError, match=r"No space left on device\. 1 of 3 videos are in .*: go on with --resume"):
+        with pytest.raises(ValueError, match=r"out: No space left on device\. 1 of 3 videos are in .*: go on with --resume"):
             make_share(work_of(tmp_path))
     assert len(lines(tmp_path / "out")) == 1
     _, entries = make_share(work_of(tmp_path, "--resume"))
