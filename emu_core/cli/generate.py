@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..longer import Pictures
     from ..pipeline import EmuVideoPipeline
-    from ..settings import Keep, Progress, Settings
+    from ..settings import Keep, Progress
 
 
 def add(commands: argparse._SubParsersAction) -> None:

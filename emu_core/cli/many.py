@@ -22,8 +22,8 @@ OF_ONE_LONG = ("length", "ranges", "past", "plan", "resume")
 
 
 def add_options(parser: argparse.ArgumentParser, images: bool = False, resume: bool = True) -> None:
-    """What is said of a list; `images`: of a command that takes a picture for each prompt; `resume`: of one that has not the option
-    already."""
+    """What is said of a list; `images`: of a command that takes a picture for each prompt; `resume`: of one that has not that
+    option already."""
     add = parser.add_argument_group("many prompts").add_argument
     add("--prompts", metavar="FILE", help=PROMPTS_HELP)
     if images:

@@ -389,7 +389,7 @@ def test_a_broken_line_among_many_is_listed(tmp_path: Path) -> None:
 SECOND = ("--system", "b:")
 WRONG: dict[str, Callable[[Path], list[Any]]] = {
     "name it with --prompts": lambda here: ["generate", RED, "--samples", "2", "--out", here / "x.mp4"],
-    "expected prompt, or a list with --prompts": lambda here: ["generate", "--out", here / "x.mp4"],
+    "expected a prompt, or a list of them": lambda here: ["generate", "--out", here / "x.mp4"],
     "expected all prompts in the list": lambda here: ["generate", RED, "--prompts", "toy", "--out", here / "x"],
     "--sheet is of one video": lambda here: ["generate", "--prompts", "toy", "--out", here / "x", "--sheet", "x.png"],
     "--samples must be": lambda here: ["generate", "--prompts", "toy", "--out", here / "x", "--samples", "0"],
