@@ -30,8 +30,7 @@ from ..settings import Settings
 from ..training.checks import check_processes
 from .candidates import best_start, load_clip
 from .making import check_models, interpolates, load_pipeline, read_loras, read_motion_loras, read_settings, what_made_it
-from .many import OF_ONE_LONG
-from .options import check_folder, choose_device
+from .options import OF_ONE_LONG, check_folder, choose_device
 
 logger = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,17 +59,27 @@ def compare(options: Namespace) -> None:
         else:
             work = read_work(_with(part, out=options.out))
             manifest.check(Path(part.out), work.facts, work.files, options.resume)
-    Path(options.out).mkdir(exist_ok=True)
-    problems = []
-    for part in parts:
-        try:
-            many.run(part, arguments(part))
-        except UserError as problem:
-            if "could not be" not in str(problem):
-                raise
-            problems.append(str(problem))
+    out, problems = Path(options.out), list[str]()
+    new = not out.exists()
+    out.mkdir(exist_ok=True)
+    try:
+        for part in parts:
+            problems += _run(part)
+    finally:
+        if new:
+            with suppress(OSError):
+                out.rmdir()  # which it is not where anything was made
     if problems:
         raise UserError("; ".join(problems))
+
+
+def _run(part: Namespace) -> list[str]:
+    """Make one list; gives what is said of videos that could not be made."""
+    try:
+        many.run(part, arguments(part))
+    except many.SomeFailed as problem:
+        return [str(problem)]
+    return []
 
 
 def plan(options: Namespace) -> list[Namespace]:

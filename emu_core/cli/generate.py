@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import UserError
 from . import many
 from .options import (
+    OF_ONE_LONG,
     WEIGHTS_HELP,
     add_command,
     add_model_options,
@@ -67,7 +68,7 @@ def generate(options: argparse.Namespace) -> None:
         return
     if options.only_starting_frames:
         raise UserError("--only-starting-frames is for a list of prompts: name it with --prompts")
-    if any(getattr(options, name) for name in many.OF_ONE_LONG):
+    if any(getattr(options, name) for name in OF_ONE_LONG):
         _long(options)
         return
     if options.prompt is None:

@@ -17,8 +17,8 @@ OUT_HELP = "; with --prompts a folder for all videos, which evaluate and study t
 FORMATS = ("mp4", "mkv", "webm", "gif", "webp", "png")
 
 
-OF_ONE_LONG = ("length", "ranges", "past", "plan", "resume")
-"""Options of one video of several calls; --resume is of a list too."""
+class SomeFailed(UserError):
+    """All was done, and some videos could not be made."""
 
 
 def add_options(parser: argparse.ArgumentParser, images: bool = False, resume: bool = True) -> None:
@@ -111,4 +111,4 @@ def _say(options: Namespace, summary: dict[str, Any]) -> None:
         lost = [f"{failed} could not be made"] if failed else []
         lost += [f"{left_out} entries of {options.prompts} could not be read"] if left_out else []
         again = "; --resume tries them again" if failed else ""
-        raise UserError(f"{said}, {' and '.join(lost)}: manifest.jsonl says why{again}")
+        raise SomeFailed(f"{said}, {' and '.join(lost)}: manifest.jsonl says why{again}")

@@ -30,6 +30,8 @@ VARIANT_HELP = (
 
 WEIGHTS_HELP = r"weights as in ComfyUI: (word) counts 1.1 times, (word:1.3) 1.3 times; \( and \) are brackets that are read"
 NEGATIVE_HELP = "what the video should not show: it takes the place of the empty text; written as the prompt is"
+OF_ONE_LONG = ("length", "ranges", "past", "plan", "resume")
+"""Options of one video of several calls; --resume is of a list too."""
 
 
 class CommandParser(argparse.ArgumentParser):
