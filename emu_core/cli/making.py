@@ -130,9 +130,9 @@ def _check_video(options: Namespace, settings: Settings, stacks: dict[str, Stack
     if config.takes_image and (settings.frames or usual) > usual and not settings.window:
         told = f"this stack was trained on {usual} frames, and --frames {settings.frames} asks for more in one call"
         logger.warning("%s: what moves may stop after %d; generate --length and extend go on from there", told, usual)
-    if options.command == "animate" and not config.takes_image:
+    if options.command == "animate" and not config.takes_image and settings.denoise is None:
         raise UserError(f"{options.stack} is of family {family}, which knows no image: use it with `generate`")
-    if options.command == "animate":
+    if options.command == "animate" and settings.denoise is None:  # a video's own length says how many there are
         checked_positions((options.position,), 1, settings.frames or config.clip.frames)
     if getattr(options, "candidates", 1) > 1 and not config.takes_image:
         raise UserError("--candidates chooses a starting frame, and this stack takes none: leave it out, or choose another stack")

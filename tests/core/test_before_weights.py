@@ -126,6 +126,7 @@ COMMANDS: dict[str, tuple[list[str], dict[str, Any]]] = {
             **LIST,
             "--images": ("HERE/videos", "/nowhere"),
             "--position": ("8", "-9", "99", "x"),
+            "--strength": ("0", "1.5", "nan", "x"),
             "--no-interpolate": (),
             "--motion-lora": ("/nowhere/x.safetensors", "HERE/notes.txt"),
         },

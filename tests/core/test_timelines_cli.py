@@ -18,6 +18,7 @@ import torch
 from emu_core import media
 from emu_core.cli.main import main
 from emu_core.kept import Kept, folder_of
+from emu_core.toy import shapes
 
 QUICK = ["--steps", "1", "--seed", "5"]
 PROMPT = "a big red circle moves right"
@@ -116,6 +117,21 @@ def test_a_plan_is_printed_and_nothing_made(inputs: Path, tmp_path: Path, capsys
     assert not [*tmp_path.iterdir()]
 
 
+def test_animate_changes_a_video_by_as_much_as_is_asked(tmp_path: Path) -> None:
+    clip = shapes.clip(1, 1)
+    drawn = shapes.render([clip], torch.arange(8) / 4)[0].permute(0, 2, 3, 1) / 2 + 0.5
+    media.write_video(tmp_path / "drawn", drawn, 4.0)
+    away = []
+    for number, share in enumerate(("0.2", "1")):
+        out = tmp_path / str(number)
+        told = ["--strength", share, "--frames", "8", "--steps", "5", "--seed", "5", "--out", out]
+        assert run("animate", tmp_path / "drawn", "a big red circle stays still", *told) == 0
+        made = media.read_video(out)
+        assert (len(made.frames), made.fps, made.metadata["denoise"]) == (8, 4, str(float(share)))
+        away.append(float((made.frames[1:] - drawn[1:]).abs().mean()))
+    assert away[0] < 0.5 * away[1]
+
+
 # -- going on
 
 
@@ -208,9 +224,14 @@ def test_what_is_kept_is_of_one_run(tmp_path: Path) -> None:
         (["fill", PROMPT, "--keyframe", "last=a.png"], "found no --length"),
         (["fill", PROMPT, "--keyframe", "a.png"], "should be a place and a file"),
         (["fill", PROMPT, "--keyframe", "0=d.png"], "d.png"),
+        (["animate", "frames", PROMPT, "--strength", "0"], "denoise must be above 0 and at most 1, found 0"),
+        (["animate", "frames", PROMPT, "--strength", "0.01", "--steps", "20"], "the last of 2000"),
+        (["animate", "frames", PROMPT, "--strength", "0.5", "--frames", "11"], "has 10 frames, found --frames 11"),
+        (["animate", "frames", PROMPT, "--strength", "0.5", "--position", "9"], "position 9 is outside"),
+        (["animate", "frames.mp4", PROMPT], "is a video: say with --strength"),
         (["generate", PROMPT, "--length", "9", "--frames", "9"], "give one of the two"),
         (["generate", PROMPT, "--length", "200000"], "at most 100,000 frames"),
-        (["generate", "--steps", "3"], "expected a prompt, found none"),
+        (["generate", "--steps", "3"], "expected a prompt, or a list of them"),
         (["generate", PROMPT, "--prompt", "a big red circle", "--length", "9"], "two prompts have no range"),
     ],
 )
