@@ -6,23 +6,21 @@ What is held does not grow with the length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 
 from .errors import UserError
 from .media import pad
+from .model.calls import asked, calls_of, image_guidance, in_order, seed_of
 from .model.config import StackConfig
-from .model.streams import derived
-from .model.timeline import Stretch, Timeline, stretches
+from .model.timeline import Stretch, Timeline
 from .pipeline import EmuVideoPipeline
 from .settings import Keep, Progress, Settings, share
 
 Pictures = Callable[[Sequence[int]], Iterable[torch.Tensor]]
 """Of some of the given frames, by their places in the video in rising order: pictures (H, W, 3) in 0..1, all of one size."""
-AT_ONCE = 16
-"""Given frames that are passed on at a time."""
 
 
 def plan_of(timeline: Timeline, config: StackConfig, settings: Settings) -> list[Stretch]:
@@ -37,24 +35,7 @@ def plan_of(timeline: Timeline, config: StackConfig, settings: Settings) -> list
             f"a stack of family {config.origin.family} takes no frames, so no video of it goes on from another: make it with "
             f"generate --frames {timeline.length} --window {size} --freenoise, or choose a stack of family emu, pia or fancyvideo"
         )
-    plan = stretches(timeline, size, config.sampling.past if settings.past is None else settings.past)
-    if "affinity" in config.channel_order and (more := [each for each in plan if len(each.given) > 1]):
-        raise UserError(f"PIA takes one given frame at a time, and here it would be given more ({more[0]}): use another stack")
-    return plan
-
-
-def seed_of(seed: int, stretch: Stretch) -> int:
-    """The seed of a call: that of a video itself for the call that begins it, which is so the one that `generate` makes."""
-    return seed if stretch.first == 0 else derived(seed, "stretch", stretch.first)
-
-
-def image_guidance(stretch: Stretch, config: StackConfig, settings: Settings) -> float | None:
-    """The image guidance of a call: as set or, None, as the stack recommends. Where nothing is set and frames are given on both
-    sides of those that are made, it is no less than that of the text, or the way that the text asks for would not arrive."""
-    if settings.image_guidance is not None or not stretch.leads_to_given:
-        return settings.image_guidance
-    text = config.sampling.text_guidance if settings.text_guidance is None else settings.text_guidance
-    return max(config.sampling.image_guidance, text)
+    return calls_of(timeline, config, settings.window, settings.past)
 
 
 def longer(
@@ -72,39 +53,22 @@ def longer(
     height, width = size or pipeline.size(settings)
     multiple = pipeline.base.pixels_per_latent
     settings = replace(settings, size=(height + -height % multiple, width + -width % multiple), window=None)
-    last = {frame: number for number, stretch in enumerate(plan) for frame in stretch.given}
-    given, done = iter(pictures(timeline.given)), 0
-    for frames, maker in parts(timeline, plan):
-        while maker is not None and done <= maker:
-            own, told = replace(settings, frames=plan[done].size), share(progress, done, len(plan))
-            made = _made(pipeline, plan[done], known, own, keep, done, told)
-            known |= zip(plan[done].made, made, strict=True)
-            done += 1
-        if maker is None:
-            yield torch.stack([next(given) for _ in frames])
-        else:
-            yield pipeline.base.decode_latents(torch.stack([known[frame] for frame in frames]))[:, :height, :width]
-        known = {frame: latents for frame, latents in known.items() if frame > frames[-1] or last.get(frame, -1) >= done}
 
+    def make(number: int, latents: Sequence[torch.Tensor]) -> torch.Tensor:
+        own, told = replace(settings, frames=plan[number].size), share(progress, number, len(plan))
+        return _made(pipeline, plan[number], latents, own, keep, number, told)
 
-def parts(timeline: Timeline, plan: Sequence[Stretch]) -> Iterator[tuple[list[int], int | None]]:
-    """The video in the pieces in which it is passed on, in order: frames that follow each other, and the number of the call that
-    makes them; None for given ones."""
-    makers = {frame: number for number, stretch in enumerate(plan) for frame in stretch.made}
-    piece: list[int] = []
-    for frame in range(timeline.length):
-        if piece and (makers.get(piece[0]) != makers.get(frame) or len(piece) == AT_ONCE > 0 == (frame in makers)):
-            yield piece, makers.get(piece[0])
-            piece = []
-        piece.append(frame)
-    yield piece, makers.get(piece[0])
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        return pipeline.base.decode_latents(latents)[:, :height, :width]
+
+    yield from in_order(timeline, plan, known, iter(pictures(timeline.given)), make, decode)
 
 
 def _encoded(
     pipeline: EmuVideoPipeline, timeline: Timeline, plan: Sequence[Stretch], pictures: Pictures
 ) -> tuple[tuple[int, int] | None, dict[int, torch.Tensor]]:
     """(height, width) of the given frames, and the latents (C, h, w) of those that a call is given, by their places."""
-    wanted = sorted({frame for stretch in plan for frame in stretch.given}.intersection(timeline.given))
+    wanted = asked(timeline, plan)
     size, known = None, dict[int, torch.Tensor]()
     for frame, picture in zip(wanted, pictures(wanted), strict=True):
         size = size or (picture.shape[0], picture.shape[1])
@@ -119,7 +83,7 @@ def _encoded(
 def _made(
     pipeline: EmuVideoPipeline,
     stretch: Stretch,
-    known: Mapping[int, torch.Tensor],
+    latents: Sequence[torch.Tensor],
     settings: Settings,
     keep: Keep | None,
     number: int,
@@ -128,9 +92,9 @@ def _made(
     """Latents (k, C, h, w) of the frames that a call makes."""
 
     def make() -> torch.Tensor:
-        latents = [known[frame] for frame in stretch.given]
-        given = torch.stack(latents) if latents else torch.zeros(0, *pipeline.latent_shape(settings))
-        guidance = image_guidance(stretch, pipeline.models["F"].stack.config, settings)
+        given = torch.stack([*latents]) if latents else torch.zeros(0, *pipeline.latent_shape(settings))
+        sampling = pipeline.models["F"].stack.config.sampling
+        guidance = image_guidance(stretch, sampling, settings.image_guidance, settings.text_guidance)
         own = replace(settings, seed=seed_of(settings.seed, stretch), image_guidance=guidance)
         whole = pipeline.video_latents(given, stretch.places, stretch.prompt, own, progress)
         return whole[[frame - stretch.first for frame in stretch.made]].cpu()

@@ -11,7 +11,9 @@ from .evaluation import EmuVideoBestStartingFrame, EmuVideoEvaluate
 from .interpolation import EmuVideoInterpolate
 from .loaders import EmuVideoApplyStack, EmuVideoMotionLora, EmuVideoTinyModel
 from .pictures import EmuVideoContactSheet
+from .ranges import EmuVideoPromptRange, EmuVideoPrompts
 from .sampling import EmuVideoSampler, EmuVideoScheduler, EmuVideoStartingFrame
+from .timelines import EmuVideoExtend, EmuVideoKeyframes, EmuVideoLoop
 
 
 class EmuVideoExtension(ComfyExtension):
@@ -21,7 +23,8 @@ class EmuVideoExtension(ComfyExtension):
         """In the order in which they stand in a workflow."""
         before = [EmuVideoTinyModel, EmuVideoStartingFrame, EmuVideoApplyStack, EmuVideoMotionLora]
         video = [EmuVideoConditioning, EmuVideoScheduler, EmuVideoSampler, EmuVideoInterpolate, EmuVideoContactSheet]
-        return [*before, *video, EmuVideoBestStartingFrame, EmuVideoEvaluate, EmuVideoCompare, EmuVideoAddToStudy]
+        longer = [EmuVideoPrompts, EmuVideoPromptRange, EmuVideoExtend, EmuVideoLoop, EmuVideoKeyframes]
+        return [*before, *video, *longer, EmuVideoBestStartingFrame, EmuVideoEvaluate, EmuVideoCompare, EmuVideoAddToStudy]
 
 
 async def comfy_entrypoint() -> EmuVideoExtension:

@@ -17,6 +17,18 @@ from .sampling import CONDITIONINGS, SIZE
 UNSET: dict[str, Any] = {"default": -1.0, "min": -1.0, "optional": True, **RARE}
 """Of numbers that only one family of stacks reads: below 0 as the stack has them."""
 
+TOLD = [
+    io.Combo.Input("motion", options=list(AMOUNTS_OF_MOTION), default="moderate", optional=True, **RARE),
+    io.Float.Input("cond_fps", max=120.0, step=1.0, **UNSET),
+    io.Float.Input("motion_score", max=100.0, step=0.1, **UNSET),
+]
+"""What single families are told besides."""
+
+
+def values_of(told: dict[str, Any]) -> tuple[tuple[str, float], ...]:
+    """Of `cond_fps` and `motion_score` those that are set, as `Given` has them."""
+    return tuple((name.removeprefix("cond_"), number) for name, number in sorted(told.items()) if number >= 0)
+
 
 def parse_positions(text: str) -> list[int]:
     """`0, -1` -> [0, -1]; `0..15` -> the first 16; nothing -> []. ValueError for what is no list of frame numbers."""
@@ -55,9 +67,7 @@ class EmuVideoConditioning(Node):
         io.String.Input("positions", default="0"),
         io.Combo.Input("resize", options=list(RESIZE), default=RESIZE[0], **RARE),
         io.Image.Input("image", optional=True),
-        io.Combo.Input("motion", options=list(AMOUNTS_OF_MOTION), default="moderate", optional=True, **RARE),
-        io.Float.Input("cond_fps", max=120.0, step=1.0, **UNSET),
-        io.Float.Input("motion_score", max=100.0, step=0.1, **UNSET),
+        *TOLD,
     ]
     outputs = {**CONDITIONINGS, "latent": io.Latent}
 
@@ -74,8 +84,7 @@ class EmuVideoConditioning(Node):
         motion_score, below 0 or left out as the stack has them."""
         _check(None, length)
         channels, h, w = latent_size(vae, height, width)
-        values = tuple((name.removeprefix("cond_"), number) for name, number in sorted(told.items()) if number >= 0)
-        given = none = Given(torch.zeros(0, channels, h, w), (), length, motion=motion, values=values)
+        given = none = Given(torch.zeros(0, channels, h, w), (), length, motion=motion, values=values_of(told))
         if image is not None:
             places = checked_positions(parse_positions(positions), len(image), length)
             given = replace(none, latents=vae.encode(prepare(image, height, width, resize)), positions=tuple(places))

@@ -16,6 +16,7 @@ from .adapter.sampling import SAMPLER_NAMES, VideoGuider, image_guider, run_guid
 from .adapter.schema import RARE, Node, io, links
 from .adapter.shown import say
 from .adapter.video_model import Recommended, recommended, require_stack, without_stack
+from .ranges import refuse_ranges
 
 SEED_MAX = 0xFFFFFFFFFFFFFFFF
 CONDITIONINGS = dict.fromkeys(("positive", "image_only", "negative"), io.Conditioning)
@@ -142,6 +143,7 @@ class EmuVideoSampler(Node):
     def execute(cls, model, positive, image_only, negative, latent, **how: Any) -> io.NodeOutput:
         """`latent` holds whole videos, frames as the batch; the same comes out. `how` is a `Sampling`."""
         config, sampling = require_stack(model, "F"), Sampling(**how)
+        refuse_ranges(positive=positive, image_only=image_only, negative=negative)
         for name, conditioning in zip(CONDITIONINGS, (positive, image_only, negative), strict=True):
             if find_given(conditioning) is None:
                 raise UserError(f"{name} comes from no Emu Video Conditioning node: connect that node's {name} here")

@@ -14,12 +14,14 @@ import torch
 
 from ..errors import UserError
 from ..kept import Kept, folder_of
-from ..longer import Pictures, longer, parts, plan_of
+from ..longer import Pictures, longer, plan_of
 from ..media import fit, read_image
 from ..media.writing import ENCODINGS
+from ..model.calls import parts
 from ..model.conditioning import FACTOR, MAX_FRAMES, windows
 from ..model.config import StackConfig
-from ..model.timeline import Stretch, Timeline, parse_prompts
+from ..model.timeline import Stretch, Timeline
+from ..model.timeline import timeline_of as unchecked
 from ..pipeline import EmuVideoPipeline
 from ..settings import Keep, Progress, Settings, check_prompt
 from .making import load_pipeline, read_request, read_stacks, write
@@ -67,14 +69,11 @@ def read_long(options: argparse.Namespace) -> tuple[list[str], Settings, StackCo
 def timeline_of(
     length: int, given: Sequence[int], texts: Sequence[str], fps: float, first: int = 0, count: int | None = None
 ) -> Timeline:
-    """A timeline whose prompts are for the `count` frames from `first` on (None: all); they hold for what is beside these too."""
-    spans = parse_prompts(texts, length if count is None else count, fps)
-    moved = [replace(span, start=span.start + first, stop=span.stop + first) for span in spans]
-    moved[0] = replace(moved[0], start=0)
-    moved[-1] = replace(moved[-1], stop=length)
-    for span in moved:
+    """As `model.timeline.timeline_of`, and each prompt is one that `base.prompts` can read."""
+    timeline = unchecked(length, given, texts, fps, first, count)
+    for span in timeline.prompts:
         check_prompt(span.prompt)
-    return Timeline(length, tuple(given), tuple(moved))
+    return timeline
 
 
 def parse_length(text: str, fps: float, option: str) -> int:

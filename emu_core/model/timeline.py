@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import UserError
 
@@ -138,7 +138,7 @@ def _check_gaps(timeline: Timeline, size: int) -> None:
         if right - left >= size:
             raise UserError(
                 f"the given frames {left} and {right} are {right - left} frames apart, and the model sees {size} at a time: give "
-                f"one between them, bring them within {size - 1}, or, if the model can, let it see more (--window)"
+                f"one between them, bring them within {size - 1}, or, if the model can, let it see more (window)"
             )
 
 
@@ -151,6 +151,18 @@ def ranges(frames: Sequence[int]) -> str:
         else:
             parts.append([frame, frame])
     return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in parts)
+
+
+def timeline_of(
+    length: int, given: Sequence[int], texts: Sequence[str], fps: float, first: int = 0, count: int | None = None
+) -> Timeline:
+    """A timeline whose prompts are for the `count` frames from `first` on (None: all), by `parse_prompts`; the first and the last
+    hold for what is beside these too."""
+    spans = parse_prompts(texts, length if count is None else count, fps)
+    moved = [replace(span, start=span.start + first, stop=span.stop + first) for span in spans]
+    moved[0] = replace(moved[0], start=0)
+    moved[-1] = replace(moved[-1], stop=length)
+    return Timeline(length, tuple(given), tuple(moved))
 
 
 _RANGE = re.compile(r"\s*(\d+(?:\.\d+)?)?(s?)\s*-\s*(\d+(?:\.\d+)?)?(s?)\s*:(.*)", re.DOTALL)
@@ -192,3 +204,9 @@ def parse_prompts(texts: Sequence[str], length: int, fps: float) -> tuple[Span, 
         result += [span] if span.stop > span.start else []
         at = span.stop
     return tuple(result)
+
+
+def is_range(text: str) -> bool:
+    """Whether a text is such a range, without its colon and prompt."""
+    found = _RANGE.fullmatch(text + ":")
+    return found is not None and bool(found[1] or found[3]) and not found[5]

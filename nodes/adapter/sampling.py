@@ -134,15 +134,21 @@ def run_guider(
     shared_noise: float = 0.0,
     frames: int = 0,
     on_the_way: int | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> torch.Tensor:
     """Sample from noise drawn on the CPU in one call; preview, progress and Cancel as everywhere in ComfyUI. `shared_noise` is
     the stack's, of each video of so many `frames` (0: all are one). `on_the_way`: the seed of samplers that add noise (None:
-    `seed`). Latents as `latent` has them, unscaled."""
+    `seed`). `part`: which of how many runs this is; the progress is that of all. Latents as `latent` has them, unscaled."""
     start = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent["samples"])
     noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
     if shared_noise:  # each video has a part of its own that its frames share
         noise = videos_noise(start.shape, frames, torch.Generator().manual_seed(seed), shared_noise).to(noise)
-    preview = latent_preview.prepare_callback(guider.model_patcher, max(len(sigmas) - 1, 1))
+    number, runs = part
+    whole = latent_preview.prepare_callback(guider.model_patcher, runs * max(len(sigmas) - 1, 1))
+
+    def preview(step: int, x0: torch.Tensor, x: torch.Tensor, steps: int) -> None:
+        whole(number * steps + step, x0, x, runs * steps)
+
     later = seed if on_the_way is None else on_the_way
     settings = {"denoise_mask": latent.get("noise_mask"), "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED, "seed": later}
     result = guider.sample(noise, start, comfy.samplers.sampler_object(sampler), sigmas, callback=preview, **settings)

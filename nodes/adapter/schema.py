@@ -15,7 +15,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .paths import PACK
 
-__all__ = ["RARE", "ComfyExtension", "Node", "answer", "io", "links"]
+__all__ = ["RARE", "ComfyExtension", "Node", "answer", "growing", "grown", "io", "links"]
 
 WORDS: dict[str, Any] = json.loads((PACK / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
 """By node id: display_name, description, and the tooltips of inputs and outputs."""
@@ -34,6 +34,27 @@ RARE = known(io.Int.Input, advanced=True)
 def links(**kinds: Any) -> list[io.Input]:
     """Inputs by name that take a link and nothing else, of these kinds."""
     return [kind.Input(name) for name, kind in kinds.items()]
+
+
+MOST_GROWN = 16
+"""Inputs that a node grows to."""
+
+
+def growing(name: str, kind: Any, each: str) -> list[io.Input]:
+    """Optional inputs of one kind, `each` with a number from 0 on, of which the page shows one more than are connected; where
+    ComfyUI knows no such (0.3.64), all of them. `grown` has what came through them."""
+    if hasattr(io, "Autogrow"):
+        template = io.Autogrow.TemplatePrefix(kind.Input(each), prefix=each, min=0, max=MOST_GROWN)
+        return [io.Autogrow.Input(name, template=template, optional=True)]
+    return [kind.Input(f"{name}.{each}{number}", optional=True) for number in range(MOST_GROWN)]
+
+
+def grown(name: str, each: str, values: dict[str, Any]) -> list[Any]:
+    """What is connected, in order, taken out of a node's `values`."""
+    held = values.pop(name, None) or {}
+    for number in range(MOST_GROWN):  # in either form
+        held.setdefault(f"{each}{number}", values.pop(f"{name}.{each}{number}", None))
+    return [one for number in range(MOST_GROWN) if (one := held[f"{each}{number}"]) is not None]
 
 
 class Node(io.ComfyNode):
@@ -57,7 +78,7 @@ class Node(io.ComfyNode):
         words = WORDS[node_id]
         inputs = [copy(one) if isinstance(one, io.Input) else one() for one in cls.inputs]
         for one in inputs:
-            one.tooltip = words["inputs"][one.id]["tooltip"]
+            one.tooltip = words["inputs"][one.id.partition(".")[0]]["tooltip"]  # of all that grow the same
         outputs = [kind.Output(display_name=name) for name, kind in cls.outputs.items()]
         for number, one in enumerate(outputs):
             one.tooltip = words["outputs"][str(number)]["tooltip"]

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from emu_core.errors import UserError
-from emu_core.longer import Pictures, image_guidance, longer, parts, plan_of, seed_of
+from emu_core.longer import Pictures, longer, plan_of
+from emu_core.model.calls import image_guidance, parts, seed_of
 from emu_core.model.timeline import Span, Timeline, stretches
 from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
@@ -163,9 +164,9 @@ def test_what_a_stack_cannot_do_is_said_before(pipeline: EmuVideoPipeline) -> No
 
 
 def test_what_leads_to_a_given_frame_is_guided_by_it(pipeline: EmuVideoPipeline) -> None:
-    config = pipeline.models["F"].stack.config.changed(text_guidance=3.0, image_guidance=1.0)
+    own = pipeline.models["F"].stack.config.changed(text_guidance=3.0, image_guidance=1.0).sampling
     plan = stretches(timeline(16, 0, 7), 8)
-    assert [image_guidance(one, config, QUICK) for one in plan] == [3.0, None, None]
-    assert image_guidance(plan[0], config, replace(QUICK, text_guidance=2.0)) == 2.0
-    assert image_guidance(plan[0], config, replace(QUICK, text_guidance=0.5)) == 1.0
-    assert image_guidance(plan[0], config, replace(QUICK, image_guidance=0.0)) == 0.0
+    assert [image_guidance(one, own, None, None) for one in plan] == [3.0, 1.0, 1.0]
+    assert image_guidance(plan[0], own, None, 2.0) == 2.0
+    assert image_guidance(plan[0], own, None, 0.5) == 1.0
+    assert image_guidance(plan[0], own, 0.0, None) == 0.0

@@ -10,10 +10,22 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from ..workflows.graph import GROWING, grown
 from .conftest import INSIDE
 from .server import PACK, Server, comfy_python, environment
 
 SNAPSHOT = Path(__file__).with_name("nodes_snapshot.json")
+
+
+def grown_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Inputs of a group, with all that a growing one may become in its place, as a ComfyUI without such has them."""
+    result = {}
+    for key, spec in inputs.items():
+        one = {key: spec}
+        if spec[0] == GROWING:
+            one = {f"{key}.{name}": [each[0], spec[1]] for name, each in grown(spec[1]["template"]).items()}
+        result |= one
+    return result
 
 
 def described(info: dict[str, Any]) -> dict[str, Any]:
@@ -24,7 +36,7 @@ def described(info: dict[str, Any]) -> dict[str, Any]:
             continue
         inputs = {}
         for group in ("required", "optional"):
-            for key, (kind, *rest) in node["input"].get(group, {}).items():
+            for key, (kind, *rest) in grown_inputs(node["input"].get(group, {})).items():
                 options = rest[0] if rest else {}
                 inputs[key] = [group, "COMBO" if isinstance(kind, list) else kind, options.get("default")]
         outputs = [list(pair) for pair in zip(node["output_name"], node["output"], strict=True)]
@@ -45,11 +57,11 @@ def test_every_input_has_a_tooltip_and_every_node_a_page(server: Server) -> None
         node = info[name]
         assert node["description"]
         assert all(node["output_tooltips"])
-        names = [key for group in ("required", "optional") for key in node["input"].get(group, {})]
+        names = {key.partition(".")[0] for group in ("required", "optional") for key in node["input"].get(group, {})}
         for group in ("required", "optional"):
             for key, value in node["input"].get(group, {}).items():
                 assert value[1].get("tooltip"), (name, key)
-                assert words["en"][name]["inputs"][key]["tooltip"] == value[1]["tooltip"], (name, key)
+                assert words["en"][name]["inputs"][key.partition(".")[0]]["tooltip"] == value[1]["tooltip"], (name, key)
         page = PACK / "web" / "docs" / f"{name}.md"
         assert page.is_file(), name
         assert all(key in page.read_text() for key in names), name
@@ -60,11 +72,15 @@ def test_every_input_has_a_tooltip_and_every_node_a_page(server: Server) -> None
         assert words["en"][name]["description"] == node["description"]
 
 
+CALLS = {"past", "window", "motion", "cond_fps", "motion_score"}
 HIDDEN = {
     "EmuVideoApplyStack": {"variant"},
     "EmuVideoConditioning": {"videos", "resize", "motion", "cond_fps", "motion_score"},
     "EmuVideoStartingFrame": {"candidates"},
     "EmuVideoInterpolate": {"stitch"},
+    "EmuVideoExtend": {"backwards", *CALLS},
+    "EmuVideoLoop": CALLS,
+    "EmuVideoKeyframes": {"resize", *CALLS},
     "EmuVideoContactSheet": {"scale"},
     "EmuVideoCompare": {"height", "shorter", "moments", "fps_2", "fps_3", "fps_4"},
     "EmuVideoAddToStudy": {"fps_2", "fps_3", "fps_4", "key", "raters"},
@@ -72,11 +88,14 @@ HIDDEN = {
 """Inputs that Nodes 2.0 shows on demand."""
 SOUGHT = {
     "image to video": {"EmuVideoConditioning", "EmuVideoApplyStack", "EmuVideoSampler"},
-    "text to video": {"EmuVideoConditioning", "EmuVideoApplyStack", "EmuVideoSampler", "EmuVideoTinyModel"},
+    "text to video": {"EmuVideoConditioning", "EmuVideoApplyStack", "EmuVideoSampler", "EmuVideoTinyModel", "EmuVideoKeyframes"},
     "animatediff": {"EmuVideoApplyStack", "EmuVideoConditioning"},
     "motion module": {"EmuVideoApplyStack"},
     "motion lora": {"EmuVideoMotionLora"},
-    "extend video": {"EmuVideoConditioning"},
+    "extend video": {"EmuVideoConditioning", "EmuVideoExtend"},
+    "seamless loop": {"EmuVideoLoop"},
+    "keyframes": {"EmuVideoConditioning", "EmuVideoKeyframes"},
+    "prompt travel": {"EmuVideoPrompts", "EmuVideoPromptRange"},
     "frame interpolation": {"EmuVideoInterpolate"},
     "starting frame": {"EmuVideoStartingFrame", "EmuVideoBestStartingFrame"},
     "side by side": {"EmuVideoCompare"},

@@ -30,7 +30,7 @@ await report(browser, result, async () => {
     const place = (type, x, y) => { const one = LiteGraph.createNode(type); one.pos = [x, y]; app.graph.add(one); return one; };
     node.pos = [400, 100];
     node.widgets.find((widget) => widget.name === 'prompt').value = text;
-    const image = node.inputs.findIndex((input) => input.name === 'image');
+    const image = node.inputs.findIndex((input) => input.type === 'IMAGE');
     if (image >= 0) {
       const load = place('LoadImage', 60, 100);
       load.widgets.find((widget) => widget.name === 'image').value = 'emu_video_example.png';

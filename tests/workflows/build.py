@@ -266,6 +266,83 @@ def compare_systems() -> Workflow:
     return w
 
 
+# -- videos of several calls
+
+
+def long_inputs(models: Models, video_model: Ref, positive: Ref, negative: Ref, seed: int | Ref) -> dict[str, Any]:
+    """What Extend Video, Loop and Keyframes share."""
+    links = {"model": video_model, "positive": positive, "negative": negative, "vae": models.vae}
+    how = {"steps": 0, "sampler_name": "ddim", "text_guidance": -1.0, "image_guidance": -1.0}
+    return {**links, "seed": seed, **how}
+
+
+def encoded(w: Workflow, models: Models, text: str, column: int, title: str, frames: str = "") -> Ref:
+    """A prompt, for a range of frames if there is one."""
+    found = w.add("CLIPTextEncode", column, title, clip=models.clip, text=text)
+    return w.add("EmuVideoPromptRange", column, conditioning=found, range=frames) if frames else found
+
+
+def extend_a_video() -> Workflow:
+    w = Workflow(
+        "extend_a_video",
+        "Extend a Video",
+        "## A video goes on\nThe first 8 frames are made as in *Text to Video*; **Extend Video** adds 14 more, 7 by each call of "
+        "the model, which is given the last frame. **Prompts by Range** has a line for each part of what is new, counted from "
+        "the first new frame. The given frames stay as they are.\n\nFor your own video: Load Video, Get Video Components, and "
+        "its images into Extend Video.",
+    )
+    models, words = tiny(w), prompt(w)
+    frame = starting_frame(w, models, words, 8)
+    both = texts(w, models, words)
+    video_model = stack(w, models, "F")
+    start = decoded(w, models, sampled(w, video_model, given(w, models, both, frame), 8))
+    lines = "0-7: a big red circle moves up on a white background\n7-: a big red circle moves left on a white background"
+    parts = w.add("EmuVideoPrompts", 4, clip=models.clip, text=lines)
+    longer = w.add("EmuVideoExtend", 4, images=start, frames=14, **long_inputs(models, video_model, parts, both[1], 8))
+    saved(w, longer, rate_of(longer), 5, every=2)
+    return w
+
+
+def loop() -> Workflow:
+    w = Workflow(
+        "loop",
+        "Loop",
+        "## A video that begins again where it ends\nThe picture is the first frame, and what would follow the last: played "
+        "again and again, the video has no seam. **frames** 0 is as many as the model can close.",
+    )
+    models, words = tiny(w), prompt(w, "a small blue cross moves up slowly on a gray background")
+    image = w.add("LoadImage", 1, image="emu_video_example.png")
+    positive, negative = texts(w, models, words, 1)
+    inputs = long_inputs(models, stack(w, models, "F"), positive, negative, 7)
+    looping = w.add("EmuVideoLoop", 3, image=image, frames=0, **inputs)
+    saved(w, looping, rate_of(looping), 4)
+    return w
+
+
+def keyframes() -> Workflow:
+    w = Workflow(
+        "keyframes",
+        "Keyframes",
+        "## Pictures at any places\nThree pictures become frames 0, 7 and 14 (**positions**; empty: spread evenly), and the "
+        "model makes what is between. Connect one, and a further input appears. Each part has a prompt of its own: **Prompt for "
+        "a Range**, joined by *Conditioning (Combine)*.",
+    )
+    models = tiny(w)
+    first = w.add("LoadImage", 0, "First and last", image="emu_video_example.png")
+    middle = w.add("LoadImage", 0, "Middle", image="emu_video_example_last.png")
+    up = encoded(w, models, "a small blue cross moves up on a gray background", 1, "Up", "0-8")
+    down = encoded(w, models, "a small blue cross moves down on a gray background", 1, "Down", "8-")
+    positive = w.add("ConditioningCombine", 2, conditioning_1=up, conditioning_2=down)
+    negative = encoded(w, models, "", 2, "Negative (empty)")
+    pictures = {"images.image0": first, "images.image1": middle, "images.image2": first}
+    made = w.add(
+        "EmuVideoKeyframes", 3, **pictures, **SIZE, length=15, positions="0, 7, -1", resize="center crop",
+        **long_inputs(models, stack(w, models, "F"), positive, negative, 7),
+    )  # fmt: skip
+    saved(w, made, rate_of(made), 4)
+    return w
+
+
 # -- with public checkpoints on SD 1.5
 
 
@@ -434,7 +511,27 @@ def image_to_video_blueprint() -> Blueprint:
     return finish(w, tiny(w), words, image, length, seed)
 
 
-BLUEPRINTS = {make.__name__.removesuffix("_blueprint"): make for make in (text_to_video_blueprint, image_to_video_blueprint)}
+def longer_video_blueprint() -> Blueprint:
+    note = (
+        "A picture or a video goes on as long as you like; a line of the prompt for each part, such as 0-2s: ... " + CHANGE_MODEL
+    )
+    w = Blueprint("longer_video", "Longer Video (Emu Video)", note, aliases=("extend video", "long video", "prompt travel"))
+    text = "0-2s: a small blue cross moves up on a gray background\n2s-: a small blue cross moves left on a gray background"
+    images, words = w.expose("images", "IMAGE"), w.expose("prompt", "STRING", text)
+    frames, seed = w.expose("frames", "INT", 16), w.expose("seed", "INT", 7)
+    models = tiny(w)
+    positive = w.add("EmuVideoPrompts", 0, clip=models.clip, text=words)
+    negative = encoded(w, models, "", 0, "Negative (empty)")
+    inputs = long_inputs(models, stack(w, models, "F"), positive, negative, seed)
+    longer = w.add("EmuVideoExtend", 3, images=images, frames=frames, **inputs)
+    w.outputs = {"VIDEO": w.add("CreateVideo", 4, images=longer, fps=rate_of(longer)), "IMAGE": longer}
+    return w
+
+
+BLUEPRINTS = {
+    make.__name__.removesuffix("_blueprint"): make
+    for make in (text_to_video_blueprint, image_to_video_blueprint, longer_video_blueprint)
+}
 
 
 def blueprint_file(name: str) -> Path:
@@ -446,7 +543,8 @@ WORKFLOWS = {
     make.__name__: make
     for make in (
         text_to_video, image_to_video, text_to_video_interpolated, first_and_last_frame, text_to_video_lora, text_to_video_wired,
-        compare_systems, animatediff, pia_image_to_video, fancyvideo_text_to_video, compare_with_svd,
+        compare_systems, animatediff, pia_image_to_video, fancyvideo_text_to_video, compare_with_svd, extend_a_video, loop,
+        keyframes,
     )
 }  # fmt: skip
 """In README's order."""

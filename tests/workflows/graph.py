@@ -8,6 +8,8 @@ from typing import Any
 
 CHOICE = "COMFY_DYNAMICCOMBO_V3"
 """A combo that brings inputs of its own with each choice; they are called after it, as `format.codec`."""
+GROWING = "COMFY_AUTOGROW_V3"
+"""Inputs of one kind, of which the page shows one more than are connected."""
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", CHOICE)
 ELSEWHERE = {"codec", "format.codec"}
 """Inputs of Save Video: the first until 2026, the second since. The API's form names both, and each version reads its own."""
@@ -42,7 +44,8 @@ TITLE, GAP_BELOW, GAP_BESIDE = 30, 60, 60
 SIZES = {
     "EmuVideoTinyModel": (280, 100), "EmuVideoStartingFrame": (320, 430), "EmuVideoApplyStack": (300, 120),
     "EmuVideoConditioning": (300, 380), "EmuVideoScheduler": (300, 120), "EmuVideoSampler": (300, 340),
-    "EmuVideoInterpolate": (300, 390), "EmuVideoContactSheet": (280, 180), "EmuVideoCompare": (300, 470),
+    "EmuVideoInterpolate": (300, 390), "EmuVideoExtend": (300, 400), "EmuVideoLoop": (300, 400), "EmuVideoKeyframes": (300, 500),
+    "EmuVideoPrompts": (320, 150), "EmuVideoContactSheet": (280, 180), "EmuVideoCompare": (300, 470),
     "EmuVideoAddToStudy": (320, 560), "EmuVideoEvaluate": (570, 760), "PrimitiveStringMultiline": (280, 130),
     "CLIPTextEncode": (280, 110), "LoadImage": (280, 330), "SaveVideo": (320, 400), "PreviewImage": (420, 340),
     "KSampler": (300, 290), "SamplerCustomAdvanced": (280, 140), "DualCFGGuider": (300, 190), "VAEDecode": (220, 60),
@@ -50,7 +53,8 @@ SIZES = {
 }  # fmt: skip
 """Width and height of a node without its title, of what is not (280, 120): as large as the larger of the page's two designs."""
 ROOM = {
-    "EmuVideoStartingFrame": 330, "EmuVideoSampler": 330, "EmuVideoInterpolate": 330, "KSampler": 260,
+    "EmuVideoStartingFrame": 330, "EmuVideoSampler": 330, "EmuVideoInterpolate": 330, "EmuVideoExtend": 330,
+    "EmuVideoLoop": 330, "EmuVideoKeyframes": 330, "KSampler": 260,
     "SamplerCustomAdvanced": 260, "EmuVideoAddToStudy": 80,
 }  # fmt: skip
 """What a node grows by when it runs: the preview, and the text of what was taken."""
@@ -133,7 +137,7 @@ class Workflow:
         declared = declared_inputs(known["input"], node["inputs"])
         assert node["inputs"].keys() <= declared.keys() | ELSEWHERE, (node["kind"], node["inputs"].keys() - declared.keys())
         inputs, values, rare = [], [], False
-        for name, (kind, *rest) in declared.items():
+        for name, (kind, *rest) in shown_inputs(declared, node["inputs"]).items():
             options = rest[0] if rest else {}
             given = node["inputs"].get(name)
             is_widget = isinstance(kind, list) or kind in WIDGETS
@@ -250,8 +254,28 @@ def declared_inputs(inputs: dict[str, Any], given: dict[str, Any], before: str =
     for name, spec in {**inputs.get("required", {}), **inputs.get("optional", {})}.items():
         if len(spec) > 1 and spec[1].get("hidden"):  # for prompts of before
             continue
+        if spec[0] == GROWING:
+            result |= {f"{name}.{one}": each for one, each in grown(spec[1]["template"]).items()}
+            continue
         result[before + name] = spec
         if spec[0] == CHOICE:
             options = {option["key"]: option["inputs"] for option in spec[1]["options"]}
             result |= declared_inputs(options[given.get(before + name, next(iter(options)))], given, f"{before}{name}.")
+    return result
+
+
+def grown(template: dict[str, Any]) -> dict[str, Any]:
+    """All inputs that a growing one may become."""
+    (each,) = template["input"]["required"].values()
+    return {f"{template['prefix']}{number}": each for number in range(template["max"])}
+
+
+def shown_inputs(declared: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Without those that have not grown: of names with a dot that bring no widget, the connected ones stay and one more."""
+    result, spare = {}, True
+    for name, spec in declared.items():
+        waiting = "." in name and spec[0] not in WIDGETS and not isinstance(spec[0], list) and name not in given
+        if not waiting or spare:
+            result[name] = spec
+        spare = spare and not waiting
     return result

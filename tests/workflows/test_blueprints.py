@@ -17,10 +17,12 @@ from .test_workflows import stream, version
 PROMPTS = {
     "text_to_video": "a small green cross moves left on a black background",
     "image_to_video": "a small blue cross moves left on a gray background",
+    "longer_video": "0-1s: a small blue cross moves left on a gray background\n4-: a small blue cross on a gray background",
 }
 INPUTS = {
     "text_to_video": {"prompt": "STRING", "length": "INT", "seed": "INT"},
     "image_to_video": {"image": "IMAGE", "prompt": "STRING", "length": "INT", "seed": "INT"},
+    "longer_video": {"images": "IMAGE", "prompt": "STRING", "frames": "INT", "seed": "INT"},
 }
 
 
@@ -58,7 +60,9 @@ def test_no_other_lies_there_and_they_are_served(server: Server) -> None:
 
 @pytest.mark.page
 @pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}")
-@pytest.mark.parametrize("name", ["text_to_video", pytest.param("image_to_video", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["text_to_video", *(pytest.param(name, marks=pytest.mark.slow) for name in ("image_to_video", "longer_video"))]
+)
 def test_inserted_and_run_in_the_page(name: str, server: Server, tmp_path: Path) -> None:
     if version(server) < (0, 9):
         pytest.skip("NOT CHECKED in this ComfyUI: its page has no blueprints in the search box")
@@ -70,4 +74,4 @@ def test_inserted_and_run_in_the_page(name: str, server: Server, tmp_path: Path)
     texts = {value for node in result["prompt"].values() for key, value in node["inputs"].items() if key in ("text", "prompt")}
     assert texts == {PROMPTS[name], ""}  # what was typed into the one node reaches all inside
     (video,) = [path for path in server.folder.rglob(result["files"][0]) if "output" in path.parts]
-    assert stream(video) == (8, 4, (64, 64))
+    assert stream(video) == (17 if name == "longer_video" else 8, 4, (64, 64))

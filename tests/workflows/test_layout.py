@@ -22,7 +22,10 @@ from .test_workflows import PUBLIC, version
 
 pytestmark = [pytest.mark.page, pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}")]
 DESIGNS = ("classic", "vue")
-SAMPLERS = ("EmuVideoStartingFrame", "EmuVideoSampler", "EmuVideoInterpolate", "KSampler", "SamplerCustomAdvanced")
+SAMPLERS = (
+    "EmuVideoStartingFrame", "EmuVideoSampler", "EmuVideoInterpolate", "EmuVideoExtend", "EmuVideoLoop", "EmuVideoKeyframes",
+    "KSampler", "SamplerCustomAdvanced",
+)  # fmt: skip
 FIXTURES = Path(__file__).with_name("fixtures")
 
 

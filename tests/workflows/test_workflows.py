@@ -14,10 +14,13 @@ from PIL import Image
 
 from ..nodes.server import Refused, Server
 from . import build
+from .graph import declared_inputs
 from .small import small
 
 OUT = build.OUT
-FRAMES = {name: (37, 16) if name.endswith("interpolated") else (8, 4) for name in build.WORKFLOWS}
+FRAMES = dict.fromkeys(build.WORKFLOWS, (8, 4)) | {
+    "text_to_video_interpolated": (37, 16), "extend_a_video": (22, 4), "loop": (7, 4), "keyframes": (15, 4),
+}  # fmt: skip
 PUBLIC = {name: make().downloads for name, make in build.WORKFLOWS.items() if make().downloads}
 RATES = {"animatediff": 8, "pia_image_to_video": 8, "fancyvideo_text_to_video": 6.25}
 SIZES = {"compare_systems": (24 + 256 + 4, 3 * (256 + 4) + 4)}
@@ -104,8 +107,7 @@ def small_stream(name: str) -> tuple[int, float, tuple[int, int]]:
 def test_every_link_joins_what_fits(name: str, server: Server) -> None:
     info, api = server.get("/object_info"), saved_api(name)
     for node in api.values():
-        known = info[node["class_type"]]["input"]
-        declared = {**known.get("required", {}), **known.get("optional", {})}
+        declared = declared_inputs(info[node["class_type"]]["input"], node["inputs"])
         for key, value in node["inputs"].items():
             if isinstance(value, list):
                 assert info[api[value[0]]["class_type"]]["output"][value[1]] == declared[key][0], (node["class_type"], key)

@@ -1,0 +1,174 @@
+"""Videos of several calls: extension, loops, keyframes, prompts by range. See harness.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import parts
+import torch
+
+SETTINGS: dict[str, Any] = {"seed": 11, "steps": 3, "sampler_name": "euler", "text_guidance": 4.0, "image_guidance": 1.5}
+UP = "a big red circle moves up on a white background"
+
+
+def ready(pack: Any, stack: str = "standard_F.safetensors") -> dict[str, Any]:
+    """What the three nodes share, with `clip` beside it."""
+    model, clip, vae = pack.run("EmuVideoTinyModel")
+    positive, negative = parts.texts(clip)
+    model = parts.apply(pack, parts.on_the_same_schedule(pack, model), stack)
+    return {"model": model, "positive": positive, "negative": negative, "vae": vae, **SETTINGS}
+
+
+def prompts(pack: Any, **ranges: str) -> list[Any]:
+    """A CONDITIONING as Conditioning (Combine) joins them: the usual prompt, and another for the range."""
+    _, clip, _ = pack.run("EmuVideoTinyModel")
+    usual, other = (parts.texts(clip, text)[0] for text in (parts.PROMPT, UP))
+    return usual + pack.run("EmuVideoPromptRange", conditioning=other, **ranges)[0]
+
+
+def check_extension(pack: Any) -> dict[str, torch.Tensor]:
+    """By several frames of the past, with two prompts, of which the second is for the frames 6 to 11 after the given ones."""
+    given = parts.picture(1, 3)
+    inputs = {**ready(pack), "positive": prompts(pack, range="1.5s-3s"), "images": given, "past": 2}
+    video, fps = pack.run("EmuVideoExtend", frames=14, **inputs)
+    assert fps == 4.0
+    assert torch.equal(video[:3], given), "given frames are not as they were given"
+    return {"given": given, "video": video}
+
+
+def check_backwards(pack: Any) -> dict[str, torch.Tensor]:
+    """Of another size than whole latents, which is kept."""
+    given = parts.picture(2, 2, 61, 70)
+    video, _ = pack.run("EmuVideoExtend", images=given, frames=9, backwards=True, **ready(pack))
+    assert torch.equal(video[9:], given), "given frames are not as they were given"
+    return {"given": given, "video": video}
+
+
+def check_loop(pack: Any) -> dict[str, torch.Tensor]:
+    given = parts.picture(3)
+    video, _ = pack.run("EmuVideoLoop", image=given, frames=0, **ready(pack))
+    assert video.shape == (7, 64, 64, 3)
+    assert torch.equal(video[:1], given), "the first frame is not as it was given"
+    return {"given": given, "video": video}
+
+
+def check_keyframes(pack: Any) -> dict[str, torch.Tensor]:
+    """One by one and as a batch, in any order, named by both forms of growing inputs; spread evenly gives the same."""
+    first, others = parts.picture(4), parts.picture(5, 2)
+    inputs = {**ready(pack), **parts.SIZE, "positive": prompts(pack, range="8-"), "resize": "none", "length": 13}
+    pictures = {"images": {"image0": others, "image3": first}}
+    video, _ = pack.run("EmuVideoKeyframes", positions="6, -1, 0", **pictures, **inputs)
+    given = torch.cat([first, others])
+    assert torch.equal(video[[0, 6, 12]], given), "the pictures are not where they were put"
+    flat = {"images.image0": first, "images.image1": others}
+    again, _ = pack.run("EmuVideoKeyframes", positions="", **flat, **inputs)
+    assert parts.same(again, video)
+    return {"given": given, "video": video}
+
+
+def check_text_alone(pack: Any) -> dict[str, torch.Tensor]:
+    inputs = {**ready(pack), **parts.SIZE, "resize": "none", "length": 10, "positions": ""}
+    return {"video": pack.run("EmuVideoKeyframes", **inputs)[0]}
+
+
+def check_progress_is_of_the_whole_and_cancel_leaves_nothing(pack: Any) -> None:
+    """Three calls of three steps each; then a Cancel in the second call, after which the same runs as before."""
+    seen: list[tuple[int, int]] = []
+    management, stop_at = comfy.model_management, [-1]
+
+    def hook(value: int, total: int, preview: Any, **_: Any) -> None:
+        seen.append((value, total))
+        management.interrupt_current_processing(value == stop_at[0])
+
+    inputs = {**ready(pack), "images": parts.picture(1), "frames": 16}
+    comfy.utils.set_progress_bar_global_hook(hook)
+    try:
+        whole, _ = pack.run("EmuVideoExtend", **inputs)
+        assert [value for value, total in seen if total == 9] == [1, 2, 3, 4, 5, 6, 7, 8, 9], seen
+        seen.clear()
+        stop_at[0] = 5
+        try:
+            pack.run("EmuVideoExtend", **inputs)
+            raise AssertionError("it went on after Cancel")
+        except management.InterruptProcessingException:
+            assert max(value for value, total in seen if total == 9) == 5, seen
+        stop_at[0] = -1
+        assert parts.same(pack.run("EmuVideoExtend", **inputs)[0], whole)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+        management.interrupt_current_processing(False)
+
+
+def check_interpolation_follows_ranges(pack: Any) -> None:
+    """A window has the prompt of the keyframe in its middle: the same as with that prompt alone."""
+    inputs, (model, clip, _) = ready(pack), pack.run("EmuVideoTinyModel")
+    inputs["model"] = parts.apply(pack, model, "tiny I (bundled)")
+    images, how = parts.picture(6, 10), {"stitch": "continuous", "fps": 4.0}
+    ranged, _ = pack.run("EmuVideoInterpolate", images=images, **{**inputs, "positive": prompts(pack, range="8-")}, **how)
+    usual, other = (
+        pack.run("EmuVideoInterpolate", images=images, **{**inputs, "positive": parts.texts(clip, text)[0]}, **how)[0]
+        for text in (parts.PROMPT, UP)
+    )
+    assert parts.same(ranged[:33], usual[:33])
+    assert parts.same(ranged[33:], other[33:])
+    assert not torch.equal(usual[33:], other[33:])
+
+
+def check_a_plain_sampler_passes_over_ranges(pack: Any) -> None:
+    model, clip, _ = pack.run("EmuVideoTinyModel")
+    positive, negative = parts.texts(clip)
+    ranged = pack.run("EmuVideoPromptRange", conditioning=positive, range="0-2s")[0]
+    found, expected = (parts.ksample(model, one, negative, torch.zeros(1, 4, 8, 8)) for one in (ranged, positive))
+    assert torch.equal(found, expected)
+
+
+def check_what_is_refused(pack: Any) -> dict[str, str]:
+    inputs, images = ready(pack), parts.picture(1, 3)
+    bad: dict[str, Any] = {}
+
+    def extend(**changes: Any) -> Any:
+        return pack.run("EmuVideoExtend", **{**inputs, "images": images, "frames": 8, **changes})
+
+    def keyframes(**changes: Any) -> Any:
+        usual = {**parts.SIZE, "resize": "none", "length": 20, "positions": "", "images": {"image0": images}}
+        return pack.run("EmuVideoKeyframes", **{**inputs, **usual, **changes})
+
+    _, clip, vae = pack.run("EmuVideoTinyModel")
+    ranged = prompts(pack, range="0-1s")
+    bad["a gap that no window bridges"] = lambda: keyframes(positions="0, 4, 19")
+    bad["positions twice"] = lambda: keyframes(positions="0, 3, 3")
+    bad["a position beyond the end"] = lambda: keyframes(positions="0, 3, 20")
+    bad["more positions than pictures"] = lambda: keyframes(positions="0, 3, 5, 7")
+    bad["more pictures than frames"] = lambda: keyframes(length=2)
+    bad["sizes that differ"] = lambda: keyframes(width=128)
+    bad["a range beyond the end"] = lambda: extend(positive=prompts(pack, range="1s-3s"))
+    bad["a frame without a prompt"] = lambda: extend(positive=ranged[1:])
+    bad["two prompts without a range"] = lambda: extend(positive=ranged + prompts(pack, range="4-8"))
+    bad["no prompt"] = lambda: extend(positive=[])
+    bad["no prompt in a range"] = lambda: pack.run("EmuVideoPromptRange", conditioning=[], range="0-2s")
+    bad["no range"] = lambda: pack.run("EmuVideoPromptRange", conditioning=ranged, range="two seconds")
+    bad["a range backwards"] = lambda: pack.run("EmuVideoPromptRange", conditioning=ranged, range="2s-1s")
+    bad["a negative range"] = lambda: extend(negative=ranged)
+    bad["past beyond the video"] = lambda: extend(past=5)
+    bad["past beyond the window"] = lambda: extend(past=9, images=parts.picture(1, 12))
+    bad["a loop too long"] = lambda: pack.run("EmuVideoLoop", image=images, frames=8, **inputs)
+    bad["no stack"] = lambda: extend(model=pack.run("EmuVideoTinyModel")[0])
+    bad["a stack without frames"] = lambda: extend(model=parts.apply(pack, inputs["model"], "text_alone.safetensors"))
+    for one, frames in (("PIA with several", images), ("PIA with one", images[:1])):
+        pia = parts.apply(pack, inputs["model"], "pia.safetensors")
+        bad[one] = lambda pia=pia, frames=frames: extend(model=pia, images=frames, past=len(frames))
+    conditions = parts.conditioning(pack, clip, vae)
+    bad["the sampler of one call"] = lambda: pack.run(
+        "EmuVideoSampler", model=inputs["model"], positive=ranged, image_only=conditions[1], negative=conditions[2],
+        latent=conditions[3], **SETTINGS,
+    )  # fmt: skip
+    said = {}
+    for name, action in bad.items():
+        try:
+            action()
+            said[name] = ""
+        except ValueError as error:
+            said[name] = str(error)
+    return said
