@@ -11,7 +11,7 @@ from .evaluation import EmuVideoBestStartingFrame, EmuVideoEvaluate
 from .interpolation import EmuVideoInterpolate
 from .loaders import EmuVideoApplyStack, EmuVideoMotionLora, EmuVideoTinyModel
 from .pictures import EmuVideoContactSheet
-from .ranges import EmuVideoPromptRange, EmuVideoPrompts
+from .prompts import EmuVideoPromptBatch, EmuVideoPromptRange, EmuVideoPrompts
 from .sampling import EmuVideoSampler, EmuVideoScheduler, EmuVideoStartingFrame
 from .timelines import EmuVideoExtend, EmuVideoKeyframes, EmuVideoLoop
 
@@ -23,7 +23,7 @@ class EmuVideoExtension(ComfyExtension):
         """In the order in which they stand in a workflow."""
         before = [EmuVideoTinyModel, EmuVideoStartingFrame, EmuVideoApplyStack, EmuVideoMotionLora]
         video = [EmuVideoConditioning, EmuVideoScheduler, EmuVideoSampler, EmuVideoInterpolate, EmuVideoContactSheet]
-        longer = [EmuVideoPrompts, EmuVideoPromptRange, EmuVideoExtend, EmuVideoLoop, EmuVideoKeyframes]
+        longer = [EmuVideoPrompts, EmuVideoPromptRange, EmuVideoPromptBatch, EmuVideoExtend, EmuVideoLoop, EmuVideoKeyframes]
         return [*before, *video, *longer, EmuVideoBestStartingFrame, EmuVideoEvaluate, EmuVideoCompare, EmuVideoAddToStudy]
 
 

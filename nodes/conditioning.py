@@ -9,7 +9,7 @@ import torch
 
 from ..emu_core.errors import UserError
 from ..emu_core.model.conditioning import AMOUNTS_OF_MOTION, MAX_FRAMES, checked_positions
-from .adapter.given import Given, with_given
+from .adapter.given import Given, for_each, with_given
 from .adapter.pixels import RESIZE, latent_size, prepare
 from .adapter.schema import RARE, Node, answer, io, links
 from .sampling import CONDITIONINGS, SIZE
@@ -80,13 +80,18 @@ class EmuVideoConditioning(Node):
     def execute(
         cls, positive, negative, vae, width, height, length, videos, positions, resize, image=None, motion="moderate", **told: Any
     ) -> io.NodeOutput:
-        """`image` (k, H, W, 3) becomes k given frames; without one the video is made from the text alone. `told`: cond_fps and
+        """`image` (k, H, W, 3) becomes k given frames; without one the video is made from the text alone. Where there are k for
+        each of several videos, each is given its own; texts likewise, if there is one for each. `told`: cond_fps and
         motion_score, below 0 or left out as the stack has them."""
         _check(None, length)
+        positive, negative = (for_each(texts, videos, length) for texts in (positive, negative))
         channels, h, w = latent_size(vae, height, width)
         given = none = Given(torch.zeros(0, channels, h, w), (), length, motion=motion, values=values_of(told))
         if image is not None:
-            places = checked_positions(parse_positions(positions), len(image), length)
-            given = replace(none, latents=vae.encode(prepare(image, height, width, resize)), positions=tuple(places))
+            places = parse_positions(positions)
+            own = videos if len(image) == videos * len(places) else 1
+            places = checked_positions(places, len(image) // own, length)
+            latents = vae.encode(prepare(image, height, width, resize))
+            given = replace(none, latents=latents, positions=tuple(places), videos=own)
         latent = {"samples": torch.zeros(videos * length, channels, h, w)}
         return io.NodeOutput(with_given(positive, given), with_given(negative, given), with_given(negative, none), latent)

@@ -16,7 +16,7 @@ from .adapter.pixels import decode, latent_size, pixels_per_latent
 from .adapter.sampling import run_guider, stop_if_cancelled
 from .adapter.schema import RARE, Node, io, links
 from .adapter.video_model import require_stack
-from .ranges import by_range, refuse_ranges
+from .prompts import by_range, refuse_ranges
 from .sampling import Sampling, sampling_inputs
 
 

@@ -16,7 +16,7 @@ from .adapter.sampling import SAMPLER_NAMES, VideoGuider, image_guider, run_guid
 from .adapter.schema import RARE, Node, io, links
 from .adapter.shown import say
 from .adapter.video_model import Recommended, recommended, require_stack, without_stack
-from .ranges import refuse_ranges
+from .prompts import prompt_lines, refuse_ranges
 
 SEED_MAX = 0xFFFFFFFFFFFFFFFF
 CONDITIONINGS = dict.fromkeys(("positive", "image_only", "negative"), io.Conditioning)
@@ -87,6 +87,7 @@ class EmuVideoStartingFrame(Node):
         *SIZE,
         *sampling_inputs("text_guidance"),
         io.Int.Input("candidates", default=1, min=1, max=MOST_CANDIDATES, optional=True, **RARE),
+        io.Boolean.Input("per_line", default=False, optional=True, **RARE),
     ]
     outputs = {"IMAGE": io.Image}
     speaks = True
@@ -99,19 +100,26 @@ class EmuVideoStartingFrame(Node):
         return True
 
     @classmethod
-    def execute(cls, model, clip, vae, prompt, negative_prompt, width, height, candidates=1, **how: Any) -> io.NodeOutput:
-        """Pictures (candidates, height, width, 3), of the seed and those that follow it. `how` is a `Sampling`."""
+    def execute(
+        cls, model, clip, vae, prompt, negative_prompt, width, height, candidates=1, per_line=False, **how
+    ) -> io.NodeOutput:
+        """Pictures (candidates, height, width, 3), of the seed and those that follow it; so many for each line of the prompt, if
+        `per_line`. `how` is a `Sampling`."""
         plain, known = without_stack(model), recommended(model)
         sampling, text = Sampling(**how).settled(known, "the paper's" if known == Recommended() else "the model's own")
         say(cls, text)
-        guider = image_guider(plain, clip, (prompt, negative_prompt), (width, height), sampling.text_guidance)
         latent = {"samples": torch.zeros(1, *latent_size(vae, height, width))}
         sigmas = trailing_sigmas(plain, sampling.steps)
         # One at a time: each is to be the very picture that its seed gives alone.
         seeds = [(sampling.seed + number) % (SEED_MAX + 1) for number in range(candidates)]
-        frames = [decode(vae, run_guider(guider, latent, sigmas, sampling.sampler_name, one)) for one in seeds]
+        prompts, frames = prompt_lines(prompt) if per_line else [prompt], []
+        for text in prompts:
+            guider = image_guider(plain, clip, (text, negative_prompt), (width, height), sampling.text_guidance)
+            for seed in seeds:
+                part = (len(frames), len(prompts) * candidates)
+                frames.append(decode(vae, run_guider(guider, latent, sigmas, sampling.sampler_name, seed, part=part)))
         # One stays as the VAE laid it in memory, by which what is made of it is rounded.
-        return io.NodeOutput(torch.cat(frames) if candidates > 1 else frames[0])
+        return io.NodeOutput(torch.cat(frames) if len(frames) > 1 else frames[0])
 
 
 class EmuVideoScheduler(Node):

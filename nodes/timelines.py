@@ -20,7 +20,7 @@ from .adapter.sampling import run_guider, stop_if_cancelled
 from .adapter.schema import RARE, Node, answer, growing, grown, io, links
 from .adapter.video_model import require_stack
 from .conditioning import TOLD, parse_positions, values_of
-from .ranges import by_range, refuse_ranges
+from .prompts import by_range, refuse_ranges
 from .sampling import SIZE, Sampling, sampling_inputs
 
 LINKS = links(model=io.Model, positive=io.Conditioning, negative=io.Conditioning, vae=io.Vae)

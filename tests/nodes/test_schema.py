@@ -76,7 +76,7 @@ CALLS = {"past", "window", "motion", "cond_fps", "motion_score"}
 HIDDEN = {
     "EmuVideoApplyStack": {"variant"},
     "EmuVideoConditioning": {"videos", "resize", "motion", "cond_fps", "motion_score"},
-    "EmuVideoStartingFrame": {"candidates"},
+    "EmuVideoStartingFrame": {"candidates", "per_line"},
     "EmuVideoInterpolate": {"stitch"},
     "EmuVideoExtend": {"backwards", *CALLS},
     "EmuVideoLoop": CALLS,

@@ -124,6 +124,60 @@ def check_a_plain_sampler_passes_over_ranges(pack: Any) -> None:
     assert torch.equal(found, expected)
 
 
+def check_prompts_by_range_are_those_joined(pack: Any) -> None:
+    """One text is the same as CLIP Text Encode, Prompt for a Range and Conditioning (Combine)."""
+    _, clip, _ = pack.run("EmuVideoTinyModel")
+    found = pack.run("EmuVideoPrompts", clip=clip, text=f"\n {parts.PROMPT}\n\n1.5s - 3s : {UP}\n")[0]
+    expected = prompts(pack, range="1.5s - 3s")
+    assert [entry[1].get("emu_video_range") for entry in found] == [None, "1.5s - 3s"]
+    for (text, values), (other, others) in zip(found, expected, strict=True):
+        assert torch.equal(text, other)
+        assert values.keys() == others.keys()
+    for text, words in {"": "the prompt is empty", "0-2s:": "no prompt behind its range", "3-2: up": "choose one within"}.items():
+        assert words in parts.refusal(lambda text=text: pack.run("EmuVideoPrompts", clip=clip, text=text))
+        assert words in pack.nodes["EmuVideoPrompts"].validate_inputs(text=text)
+
+
+def check_videos_of_a_batch_have_their_own(pack: Any) -> None:
+    """Prompts and starting frames of their own: each video is what the whole batch would be with that prompt and frame."""
+    model, clip, vae = pack.run("EmuVideoTinyModel")
+    lines = f"{parts.PROMPT}\n\na small blue cross moves up"
+    batch, videos = pack.run("EmuVideoPromptBatch", clip=clip, text=lines)
+    size = {"negative_prompt": "", **parts.SIZE, "seed": 5, "steps": 3, "sampler_name": "ddim", "text_guidance": 3.0}
+    frames, *single = (
+        pack.run("EmuVideoStartingFrame", model=model, clip=clip, vae=vae, prompt=text, per_line=per_line, **size)[0]
+        for text, per_line in ((lines, True), *((line, False) for line in lines.split("\n\n")))
+    )
+    assert parts.same(frames, torch.cat(single))
+    video_model, negative = parts.apply(pack, model), parts.texts(clip)[1]
+
+    def made(positive: Any, image: torch.Tensor, **changes: Any) -> torch.Tensor:
+        settings = {**parts.SIZE, "length": 8, "videos": videos, "positions": "0", "resize": "none", **changes}
+        conditions = pack.run("EmuVideoConditioning", positive=positive, negative=negative, vae=vae, image=image, **settings)
+        names = ("positive", "image_only", "negative", "latent")
+        return pack.run("EmuVideoSampler", model=video_model, **dict(zip(names, conditions, strict=True)), **SETTINGS)[0][
+            "samples"
+        ]
+
+    found = made(batch, frames)
+    for number, line in enumerate(lines.split("\n\n")):
+        alone = made(parts.texts(clip, line)[0], frames[number : number + 1])
+        own = slice(8 * number, 8 * number + 8)
+        assert (found[own] - alone[own]).abs().max() <= 1e-4 * alone.std()
+        assert (found[8:] - alone[:8]).abs().max() > 0.1
+    both = torch.cat([frames, frames.flip(0)])  # first and last frame of each
+    assert made(batch, both, positions="0, -1").shape == found.shape
+    words = {
+        "prompts are given for 2 videos, and videos is 3": lambda: made(batch, frames[:1], videos=3),
+        "found 2 frames and 1 positions": lambda: made(batch, frames, videos=1),
+        "frames are given for 2 videos, and the latent holds 8 frames": lambda: parts.ksample(
+            video_model, *parts.conditioning(pack, clip, vae, image=frames, videos=2)[:2], torch.zeros(8, 4, 8, 8)
+        ),
+    }
+    for text, action in words.items():
+        assert text in parts.refusal(action)
+
+
 def check_what_is_refused(pack: Any) -> dict[str, str]:
     inputs, images = ready(pack), parts.picture(1, 3)
     bad: dict[str, Any] = {}

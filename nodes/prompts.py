@@ -1,9 +1,12 @@
-"""Prompts for ranges of a video's frames, as CONDITIONING. ComfyUI's Conditioning (Combine) joins them; samplers that know
-nothing of them pass over the ranges."""
+"""Prompts for ranges of a video's frames, and for the videos of a batch, as CONDITIONING. ComfyUI's Conditioning (Combine) joins
+those for ranges; samplers that know nothing of them pass over the ranges."""
 
 from __future__ import annotations
 
+from math import lcm
 from typing import Any
+
+import torch
 
 from ..emu_core.errors import UserError
 from ..emu_core.model.timeline import is_range, parse_prompts
@@ -71,18 +74,23 @@ class EmuVideoPromptRange(Node):
         return io.NodeOutput([[text, {**values, RANGE: range.strip()}] for text, values in conditioning])
 
 
+def prompt_lines(text: str) -> list[str]:
+    """The lines that are not empty. ValueError where there are none."""
+    if not (lines := [*filter(None, map(str.strip, text.splitlines()))]):
+        raise UserError("the prompt is empty: say what should be seen, in one line or several")
+    return lines
+
+
 def read_lines(text: str) -> list[tuple[str | None, str]]:
     """Each line that is not empty: its range, or None, and its prompt. ValueError for a line without a prompt, and for none."""
     result: list[tuple[str | None, str]] = []
-    for line in filter(None, map(str.strip, text.splitlines())):
+    for line in prompt_lines(text):
         before, _, after = line.partition(":")
         found = (before.strip(), after.strip()) if is_range(before) else (None, line)
         if not found[1]:
             raise UserError(f"the line {line!r} has no prompt behind its range: say what these frames should show")
         _check(found[0])
         result.append(found)
-    if not result:
-        raise UserError("the prompt is empty: say what the video should show, a line for each range of its frames")
     return result
 
 
@@ -106,3 +114,27 @@ class EmuVideoPrompts(Node):
             encoded = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
             result += [[states, values if place is None else {**values, RANGE: place}] for states, values in encoded]
         return io.NodeOutput(result)
+
+
+class EmuVideoPromptBatch(Node):
+    """Text, a line for each video of a batch -> CONDITIONING."""
+
+    sought = "batch prompts, prompt list, several prompts, prompts from text, multiple prompts"
+    inputs = [*links(clip=io.Clip), io.String.Input("text", multiline=True, dynamic_prompts=True)]
+    outputs = {"CONDITIONING": io.Conditioning, "videos": io.Int}
+
+    @classmethod
+    def validate_inputs(cls, text: str | None = None) -> bool | str:
+        """A prompt, at least. None: linked, known when the node runs."""
+        return True if text is None else answer(prompt_lines, text)
+
+    @classmethod
+    def execute(cls, clip, text) -> io.NodeOutput:
+        """One entry with a row for each line: of the states of the shorter texts as many, by repeating them, which attention does
+        not see."""
+        encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(line))[0] for line in prompt_lines(text)]
+        tokens = lcm(*(states.shape[1] for states, _ in encoded))
+        states = torch.cat([one.repeat(1, tokens // one.shape[1], 1) for one, _ in encoded])
+        pooled = [values.get("pooled_output") for _, values in encoded]
+        own = {} if pooled[0] is None else {"pooled_output": torch.cat(pooled)}
+        return io.NodeOutput([[states, {**encoded[0][1], **own}]], len(encoded))
