@@ -197,8 +197,8 @@ class EmuVideoKeyframes(Node):
     speaks = True
 
     @classmethod
-    def validate_inputs(cls, positions: str | None = None, length: int | None = None) -> bool | str:
-        """Frame numbers that fit the length."""
+    def validate_inputs(cls, positions: str | None = None, length: int | None = None, images: Any = None) -> bool | str:
+        """Frame numbers that fit the length. Of what grows ComfyUI (0.33.0) tells each node that has this."""
         return answer(_check, positions, length)
 
     @classmethod
