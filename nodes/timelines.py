@@ -10,7 +10,7 @@ import torch
 
 from ..emu_core.errors import UserError
 from ..emu_core.media import pad
-from ..emu_core.model.calls import asked, calls_of, in_order, seed_of
+from ..emu_core.model.calls import asked, calls_of, image_guidance, in_order, seed_of
 from ..emu_core.model.conditioning import MAX_FRAMES, checked_positions
 from ..emu_core.model.config import StackConfig
 from ..emu_core.model.timeline import MOST_FRAMES, timeline_of
@@ -101,19 +101,22 @@ class Calls:
         wanted = asked(timeline, plan)
         chosen = [pad(pictures[places.index(place)][None], multiple) for place in wanted]
         known = dict(zip(wanted, self.vae.encode(torch.cat(chosen)), strict=True)) if chosen else {}
-        sampling = Sampling(**self.how)
-        guider, sigmas, sampler = sampling.video_guider(node, self.model, self.config)
-        shared = self.config.sampling.shared_noise
+        sampling, own = Sampling(**self.how), self.config.sampling
+        image, text = (None if one < 0 else one for one in (sampling.image_guidance, sampling.text_guidance))
+        guidances = [image_guidance(stretch, own, image, text) for stretch in plan]
+        most = max(guidances, default=0.0) if image is None else 0.0
+        more = f"; image guidance {most:g} between given frames" if most > own.image_guidance else ""
+        guider, sigmas, sampler = sampling.video_guider(node, self.model, self.config, more)
 
         def make(number: int, latents: Sequence[torch.Tensor]) -> torch.Tensor:
             stop_if_cancelled()
-            stretch = plan[number]
+            stretch, guider.image_guidance = plan[number], guidances[number]
             given = replace(none, latents=torch.stack([*latents]), positions=tuple(stretch.places)) if latents else none
             guider.set_conditionings(
                 with_given(entries[stretch.prompt], given), with_given(self.negative, given), with_given(self.negative, none)
             )
             latent, seed = {"samples": torch.zeros(stretch.size, *shape)}, seed_of(sampling.seed, stretch)
-            whole = run_guider(guider, latent, sigmas, sampler, seed, shared, part=(number, len(plan)))
+            whole = run_guider(guider, latent, sigmas, sampler, seed, own.shared_noise, part=(number, len(plan)))
             return whole[[frame - stretch.first for frame in stretch.made]]
 
         result, at = torch.empty(length, height, width, 3), 0

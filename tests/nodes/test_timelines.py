@@ -62,7 +62,8 @@ def core_calls(timeline: Timeline, given: Sequence[torch.Tensor], past: int | No
 
     pipeline.video_latents = listening  # type: ignore[method-assign]
     places = dict(zip(timeline.given, given, strict=True))
-    settings = dataclasses.replace(SETTINGS, past=past)
+    guidance = None if timeline is NUMBERS["loop"] else SETTINGS.image_guidance
+    settings = dataclasses.replace(SETTINGS, past=past, image_guidance=guidance)
     frames = [*longer(pipeline, timeline, lambda wanted: (places[place] for place in wanted), settings)]
     return [latents / base.latent_scale + base.latent_shift for latents in made], torch.cat(frames)
 

@@ -48,7 +48,8 @@ def check_backwards(pack: Any) -> dict[str, torch.Tensor]:
 
 def check_loop(pack: Any) -> dict[str, torch.Tensor]:
     given = parts.picture(3)
-    video, _ = pack.run("EmuVideoLoop", image=given, frames=0, **ready(pack))
+    inputs = {**ready(pack), "image_guidance": -1.0}  # of which a call that leads to a given frame makes its own
+    video, _ = pack.run("EmuVideoLoop", image=given, frames=0, **inputs)
     assert video.shape == (7, 64, 64, 3)
     assert torch.equal(video[:1], given), "the first frame is not as it was given"
     return {"given": given, "video": video}
@@ -79,8 +80,10 @@ def check_progress_is_of_the_whole_and_cancel_leaves_nothing(pack: Any) -> None:
     management, stop_at = comfy.model_management, [-1]
 
     def hook(value: int, total: int, preview: Any, **_: Any) -> None:
+        management.throw_exception_if_processing_interrupted()  # as ComfyUI's main has it here
         seen.append((value, total))
-        management.interrupt_current_processing(value == stop_at[0])
+        if value == stop_at[0]:
+            management.interrupt_current_processing(True)
 
     inputs = {**ready(pack), "images": parts.picture(1), "frames": 16}
     comfy.utils.set_progress_bar_global_hook(hook)
