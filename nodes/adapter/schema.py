@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
-from comfy_api.latest import ComfyExtension, io
+from comfy_api.latest import ComfyExtension, _io, io
 
 from .paths import PACK
 
@@ -42,8 +42,9 @@ MOST_GROWN = 16
 
 def growing(name: str, kind: Any, each: str) -> list[io.Input]:
     """Optional inputs of one kind, `each` with a number from 0 on, of which the page shows one more than are connected; where
-    ComfyUI knows no such (0.3.64), all of them. `grown` has what came through them."""
-    if hasattr(io, "Autogrow"):
+    ComfyUI knows no such (0.3.64), or none that may stay empty (0.8.0, whose page then shows none), all of them. `grown` has what
+    came through them."""
+    if hasattr(_io, "DynamicPathsDefaultValue"):
         template = io.Autogrow.TemplatePrefix(kind.Input(each), prefix=each, min=0, max=MOST_GROWN)
         return [io.Autogrow.Input(name, template=template, optional=True)]
     return [kind.Input(f"{name}.{each}{number}", optional=True) for number in range(MOST_GROWN)]
