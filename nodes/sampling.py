@@ -67,13 +67,11 @@ class Sampling:
             text += f"; sampler {sampler}"
         return replace(self, sampler_name=sampler, **values), text
 
-    def video_guider(
-        self, node: type[Node], model: Any, config: StackConfig, more: str = ""
-    ) -> tuple[VideoGuider, torch.Tensor, str]:
+    def video_guider(self, node: type[Node], model: Any, config: StackConfig) -> tuple[VideoGuider, torch.Tensor, str]:
         """The guider of a video MODEL, its sigmas (steps + 1,) and the sampler's name, with the stack's own values for what is
-        left open, which `node` shows, and `more` behind it."""
+        left open, which `node` shows."""
         settled, text = self.settled(config.sampling, "the stack's own")
-        say(node, text + more)
+        say(node, text)
         guider = VideoGuider(model, settled.image_guidance, settled.text_guidance)
         return guider, trailing_sigmas(model, settled.steps), settled.sampler_name
 

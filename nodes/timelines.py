@@ -104,9 +104,8 @@ class Calls:
         sampling, own = Sampling(**self.how), self.config.sampling
         image, text = (None if one < 0 else one for one in (sampling.image_guidance, sampling.text_guidance))
         guidances = [image_guidance(stretch, own, image, text) for stretch in plan]
-        most = max(guidances, default=0.0) if image is None else 0.0
-        more = f"; image guidance {most:g} between given frames" if most > own.image_guidance else ""
-        guider, sigmas, sampler = sampling.video_guider(node, self.model, self.config, more)
+        shown = self.config.changed(image_guidance=max(guidances, default=own.image_guidance))
+        guider, sigmas, sampler = sampling.video_guider(node, self.model, shown)
 
         def make(number: int, latents: Sequence[torch.Tensor]) -> torch.Tensor:
             stop_if_cancelled()
