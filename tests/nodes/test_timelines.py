@@ -23,6 +23,7 @@ from .conftest import outcome
 from .test_numbers import PROMPT, STANDARD, standard_stack
 from .test_video_model import checks
 
+pytestmark = pytest.mark.newest
 UP = "a big red circle moves up on a white background"
 SETTINGS = Settings(seed=11, steps=3, sampler="ddim", text_guidance=4.0, image_guidance=1.5)
 

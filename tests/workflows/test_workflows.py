@@ -209,6 +209,24 @@ def test_what_cannot_work_is_said_before_the_queue(server: Server, kind: str, in
     assert words in json.dumps(refusal.value.errors).replace("\\\\", "/")
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "inputs", "words"),
+    [
+        ("keyframes", "EmuVideoKeyframes", {"positions": "0, 7, 15"}, "outside a video of 15"),
+        ("keyframes", "EmuVideoKeyframes", {"positions": "0, 7, 7"}, "share a position"),
+        ("keyframes", "EmuVideoPromptRange", {"range": "the first half"}, "such as 0-2s"),
+        ("extend_a_video", "EmuVideoPrompts", {"text": "0-2s:"}, "no prompt behind its range"),
+        ("extend_a_video", "EmuVideoExtend", {"frames": 0}, "smaller than min"),
+    ],
+)
+def test_what_a_long_video_cannot_be_is_said_before_the_queue(
+    server: Server, name: str, kind: str, inputs: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(Refused) as refusal:
+        server.queue(change(saved_api(name), kind, **inputs))
+    assert words in json.dumps(refusal.value.errors)
+
+
 def test_an_error_during_the_run_is_one_sentence(server: Server) -> None:
     prompt = change(saved_api("first_and_last_frame"), "EmuVideoConditioning", positions="0")
     with pytest.raises(RuntimeError, match="found 2 frames and 1 positions"):
@@ -216,9 +234,12 @@ def test_an_error_during_the_run_is_one_sentence(server: Server) -> None:
     assert server.run(saved_api("text_to_video"))  # and the server goes on
 
 
-@pytest.mark.parametrize("kind", ["EmuVideoSampler", "EmuVideoInterpolate"])
+@pytest.mark.parametrize(
+    "kind", ["EmuVideoSampler", "EmuVideoInterpolate", pytest.param("EmuVideoExtend", marks=pytest.mark.slow)]
+)
 def test_cancel_then_run(server: Server, kind: str) -> None:
-    prompt = change(saved_api("text_to_video_interpolated"), kind, seed=99, steps=200)
+    name = "extend_a_video" if kind == "EmuVideoExtend" else "text_to_video_interpolated"
+    prompt = change(saved_api(name), kind, seed=99, steps=200)
     prompt_id = server.queue(prompt)
     while not server.get("/queue")["queue_running"]:
         time.sleep(0.05)
