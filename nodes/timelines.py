@@ -178,7 +178,7 @@ class EmuVideoLoop(Node):
             sees = f"this stack sees {calls.size} frames at a time, of which the last is the first again"
             raise UserError(f"a loop should have 2 to {calls.size - 1} frames, found {count}: {sees}; window lets it see more")
         both = image[[0, 0], ..., :3].cpu().float()
-        return io.NodeOutput(calls.video(cls, count + 1, (0, count), both)[:-1], calls.fps)
+        return io.NodeOutput(calls.video(cls, count + 1, (0, count), both, 0, count)[:-1], calls.fps)
 
 
 class EmuVideoKeyframes(Node):

@@ -39,6 +39,6 @@ def loop(options: argparse.Namespace) -> None:
         sees = f"this stack sees {size} frames at a time, of which the last is the first again"
         raise UserError(f"a loop should have 2 to {size - 1} frames, found {count}: {sees}; --window lets it see more")
     picture, fps = upright(options.image), settings.fps or config.clip.fps
-    timeline = timeline_of(count + 1, (0, count), texts, fps)
+    timeline = timeline_of(count + 1, (0, count), texts, fps, 0, count)
     given = fitted([picture, picture], (0, count), settings)
     make(options, settings, config, Work(timeline, given, fps, cut=1, inputs=(options.image,)))

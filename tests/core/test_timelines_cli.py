@@ -75,6 +75,10 @@ def test_loop_begins_where_it_ends(inputs: Path, tmp_path: Path) -> None:
     assert len(made) == 7, "the eighth that the model sees is the first again"
     assert torch.equal(made[0], media.read_image(inputs / "a.png"))
     assert not any(torch.equal(frame, made[0]) for frame in made[1:])
+    ranges = ["--prompt", "0-1s: a big red circle moves up", "--prompt", "1s-1.75s: a big red circle moves down"]
+    assert run("loop", inputs / "a.png", *ranges, "--plan", "--out", tmp_path / "other") == 0, (
+        "they count the frames that are shown"
+    )
 
 
 def test_between_and_fill_put_pictures_where_they_belong(inputs: Path, tmp_path: Path) -> None:
