@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("what", nargs="+", choices=sorted(MEASURES))
     parser.add_argument("--cases", type=int, default=50)
     parser.add_argument("--frames", type=int, default=1000)
+    parser.add_argument("--past", type=int, help="frames of the past that each call of the walk is given")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--out", type=Path, help="also append each case to this file of JSON lines")
     options = parser.parse_args()
@@ -167,7 +168,7 @@ def drift(pipeline: EmuVideoPipeline, options: argparse.Namespace) -> dict[str, 
             pipeline,
             Timeline(options.frames, (0,), spans),
             lambda wanted, clip=clip: [picture(clip)] * len(wanted),
-            Settings(seed=seed),
+            Settings(seed=seed, past=options.past),
         )
         video = torch.cat([*made])
         ground, colour, cover, _ = separate(network(video))
