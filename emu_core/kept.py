@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,10 @@ from .weights import open_weights, save_tensors
 RUN = "run.json"
 """What the run is of: all that its frames depend on."""
 LOCK = "run.lock"
+STOPPED = "stopped.json"
+"""There once a stopped run has left a video of what it had, which a later stop may replace."""
+
+_OURS = re.compile(r"(video|interpolation|starting-frame)-\d{6}\.safetensors|\..+\.part")
 
 
 def folder_of(out: str | Path) -> Path:
@@ -35,25 +40,21 @@ class Kept:
 
     def __init__(self, folder: Path, facts: Mapping[str, Any], resume: bool) -> None:
         self.folder, self._lock = folder, OwnerLock(folder / LOCK)
-        facts = json.loads(json.dumps(facts))
-        before = self._facts()
-        done = self.count()
-        if before is not None and done and not resume:
-            raise UserError(
-                f"{folder} holds {done} windows of a run that was stopped: add --resume to go on with it, or delete the folder"
-            )
-        differ = [name for name in sorted({*facts, *(before or {})}) if facts.get(name) != (before or {}).get(name)]
-        if before is not None and done and differ:
-            told = f"{differ[0]} {before.get(differ[0])!r} and not {facts.get(differ[0])!r}"
-            raise UserError(f"{folder} holds windows of a run with {told}: give the same, or delete the folder")
+        self._check_ours()
         try:
             folder.mkdir(exist_ok=True)
-            self._lock.take()
+            self._lock.take()  # before a look at what is there: a run that goes on was not stopped
         except Taken as owner:
             raise UserError(f"{folder} is in use by {owner}: wait for it, or choose another name for --out") from owner
         except OSError as problem:
             raise UserError(f"{folder} cannot be written ({problem.strerror}): choose another place for --out") from problem
-        write_text(folder / RUN, json.dumps(facts, indent=1))
+        try:
+            facts = json.loads(json.dumps(facts))
+            self._check_run(facts, resume)
+            write_text(folder / RUN, json.dumps(facts, indent=1))
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __call__(self, name: str, number: int, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         """See `settings.Keep`."""
@@ -72,11 +73,46 @@ class Kept:
         """How many files of latents there are."""
         return len([*self.folder.glob("*.safetensors")])
 
+    @property
+    def left_video(self) -> bool:
+        """Whether what is at the output is what this run left there when it was stopped."""
+        return (self.folder / STOPPED).is_file()
+
+    def note_video(self) -> None:
+        """What is at the output is what this run has left there."""
+        write_text(self.folder / STOPPED, "{}")
+
     def close(self, finished: bool) -> None:
         """Let others work here; what is kept goes when the run is `finished`, and the folder where nothing is."""
         self._lock.release()
         if finished or not self.count():
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _check_ours(self) -> None:
+        """Refuse a folder of the user's own, since it goes in the end."""
+        try:
+            names = [path.name for path in self.folder.iterdir()]
+        except FileNotFoundError:
+            return
+        except OSError as problem:
+            raise UserError(f"{self.folder} cannot be read ({problem.strerror}): choose another name for --out") from problem
+        strange = [name for name in sorted(names) if not (name in (RUN, LOCK, STOPPED) or _OURS.fullmatch(name))]
+        if strange:
+            found = f"found {strange[0]} in it"
+            raise UserError(f"{self.folder} is where windows are kept until the video is whole, {found}: choose another --out")
+
+    def _check_run(self, facts: Mapping[str, Any], resume: bool) -> None:
+        before, done = self._facts(), self.count()
+        if not done:
+            return
+        if before is None:
+            raise UserError(f"{self.folder / RUN}, which tells what the windows there are of, is missing: delete {self.folder}")
+        if not resume:
+            holds = f"{self.folder} holds {done} windows of a run that was stopped"
+            raise UserError(f"{holds}: add --resume to go on with it, or delete the folder")
+        for name in sorted({*facts, *before}):
+            if (was := before.get(name)) != (now := facts.get(name)):
+                raise UserError(f"{self.folder} holds windows of a run with {_differ(name, was, now)}, or delete the folder")
 
     def _path(self, name: str, number: int) -> Path:
         return self.folder / f"{name.replace(' ', '-')}-{number:06d}.safetensors"
@@ -88,3 +124,14 @@ class Kept:
             return None
         except (OSError, ValueError, TypeError) as problem:
             raise UserError(f"{self.folder / RUN} cannot be read ({problem}): delete {self.folder}") from problem
+
+
+def _differ(name: str, was: Any, now: Any) -> str:
+    """What two runs differ in, and what to do: of a mapping the first entry alone."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        one = next(key for key in sorted({*was, *now}) if was.get(key) != now.get(key))
+        if name == "files":
+            return f"{one}, {'which has changed since' if one in was and one in now else 'and not the same files'}: give the same"
+        return _differ(f"{name} {one}", was.get(one), now.get(one))
+    told, other = (text if len(text := repr(value)) <= 80 else f"{text[:77]}..." for value in (was, now))
+    return f"{name} {told} and not {other}: give the same"

@@ -64,6 +64,8 @@ def extend(options: argparse.Namespace) -> None:
     def pictures(wanted: Sequence[int]) -> Iterator[torch.Tensor]:
         return _some(video, {place - first for place in wanted})
 
+    if facts.sound and settings.fps:
+        logger.warning("%s: its sound is left out, since --fps changes how long the video lasts", options.video)
     late = added / facts.fps if options.backwards else 0.0
     sound = options.video if facts.sound and not settings.fps else None
     work = Work(timeline, lambda *_: pictures, facts.fps, inputs=(options.video,), sound=sound, late=late)
@@ -74,4 +76,5 @@ def _some(video: VideoReader, wanted: set[int]) -> Iterator[torch.Tensor]:
     """Some frames (H, W, 3) float32 0..1, as exact as the file."""
     from .interpolate import each_frame
 
-    return (frame for place, frame in enumerate(each_frame(video)) if place in wanted)
+    last = max(wanted, default=-1)  # behind it nothing is decoded
+    return (frame for place, frame in zip(range(last + 1), each_frame(video), strict=False) if place in wanted)

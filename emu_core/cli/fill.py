@@ -50,7 +50,7 @@ def _keyframes(texts: list[str], fps: float, length: int | None) -> dict[int, st
 
     files: dict[int, str] = {}
     for text in texts:
-        found = re.fullmatch(r"\s*(?:(\d+)|(\d+(?:\.\d+)?)s|last)\s*=(.+)", text)
+        found = re.fullmatch(r"\s*(?:(\d{1,9})|(\d{1,9}(?:\.\d+)?)s|last)\s*=(.+)", text)
         if found is None:
             wanted = "a place and a file, such as 0=first.png, 1.5s=later.png or last=end.png"
             raise UserError(f"--keyframe should be {wanted}, found {text!r}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .. import __version__
 from ..errors import UserError
 from ..kept import Kept, folder_of
 from ..longer import Pictures, longer, plan_of
@@ -24,7 +25,7 @@ from ..model.timeline import Stretch, Timeline
 from ..model.timeline import timeline_of as unchecked
 from ..pipeline import EmuVideoPipeline
 from ..settings import Keep, Progress, Settings, check_prompt
-from .making import load_pipeline, read_request, read_stacks, write
+from .making import load_pipeline, read_loras, read_motion_loras, read_request, read_stacks, write
 from .options import is_there, progress_bars
 from .said import tell
 
@@ -63,7 +64,11 @@ def read_long(options: argparse.Namespace) -> tuple[list[str], Settings, StackCo
         raise UserError("expected a prompt, found none: say what the video should show")
     options.prompt, options.overlap = "\n".join(texts), 0  # calls share what they are given, and no window slides
     _, settings = read_request(options)
-    return texts, settings, read_stacks(options)["F"]
+    config = read_stacks(options)["F"]
+    if config.takes_image and (settings.window or 0) > config.clip.frames:
+        told = f"this stack was trained on {config.clip.frames} frames, and --window {settings.window} asks for more in one call"
+        logger.warning("%s: what moves may stop after %d", told, config.clip.frames)
+    return texts, settings, config
 
 
 def timeline_of(
@@ -78,7 +83,7 @@ def timeline_of(
 
 def parse_length(text: str, fps: float, option: str) -> int:
     """`48` or `12s` -> frames. ValueError for what is neither, or comes to no frame."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s?)\s*", text)
+    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d+)?)\s*(s?)\s*", text)
     count = round(float(found[1]) * (fps if found[2] else 1)) if found else 0
     if count < 1:
         raise UserError(f"{option} should be a number of frames such as 48, or of seconds such as 12s, found {text!r}")
@@ -112,7 +117,7 @@ def make(options: argparse.Namespace, settings: Settings, config: StackConfig, w
     if count > MAX_FRAMES and Path(options.out).suffix.lower() not in (*ENCODINGS, ""):
         raise UserError(f"a {Path(options.out).suffix} holds at most {MAX_FRAMES} frames here, found {count}: write .mp4")
     before, kept = is_there(options.out), Kept(folder_of(options.out), _facts(options, settings, work), options.resume)
-    finished = False
+    finished, pipeline = False, None
     try:
         pipeline = load_pipeline(options)
         fps = work.fps * (FACTOR if work.third else 1)
@@ -122,12 +127,16 @@ def make(options: argparse.Namespace, settings: Settings, config: StackConfig, w
         finished = True
     except KeyboardInterrupt:
         done = [number for number in range(len(plan)) if kept.has("video", number)]
-        if not before and (count := _count(work, done, plan, options, kept)):
+        count = _count(work, done, plan, options, kept)
+        if pipeline is not None and kept.count() and count and (kept.left_video or not before):
+            tell(f"emu-video: writing the {count} frames that there are; Ctrl-C again leaves them out")
             made = _first(count, _frames(pipeline, work, settings, kept, None))
             write(options, settings, pipeline, made, count, fps, sound=work.sound, late=work.late)
-        tell(f"emu-video: {kept.folder} holds {kept.count()} windows: the same command with --resume goes on from there")
+            kept.note_video()
         raise
     finally:
+        if not finished and kept.count():
+            tell(f"emu-video: what was made is kept in {kept.folder}: the same command with --resume goes on from there")
         kept.close(finished)
 
 
@@ -185,11 +194,30 @@ def _facts(options: argparse.Namespace, settings: Settings, work: Work) -> dict[
         "candidates",
         "clip",
     )
-    files = [*work.inputs, *(getattr(options, name, None) for name in ("model", "stack", "interpolation_stack", "vae"))]
-    stamps = {
-        str(file): [Path(file).stat().st_size, Path(file).stat().st_mtime_ns] for file in files if file and Path(file).is_file()
-    }
+    named = [getattr(options, name, None) for name in ("model", "stack", "interpolation_stack", "vae", "clip")]
+    loras = [str(file) for file, _ in (*read_loras(options), *read_motion_loras(options))]
+    stamps = {str(file): _stamp(Path(file), Path(options.out).name) for file in (*work.inputs, *named, *loras) if file}
     timeline = {"length": work.timeline.length, "given": list(work.timeline.given), "cut": work.cut, "third": work.third}
     told = {name: getattr(options, name, None) for name in models}
     spans = [[span.start, span.stop, span.prompt] for span in work.timeline.prompts]
-    return {"command": options.command, "prompts": spans, **timeline, **told, "files": stamps, **vars(settings)}
+    return {
+        "version": __version__,
+        "command": options.command,
+        "prompts": spans,
+        **timeline,
+        **told,
+        "files": stamps,
+        **vars(settings),
+    }
+
+
+def _stamp(path: Path, out: str) -> list[int]:
+    """How many files there are, their bytes, and when the last was changed: of a file, or of a folder with all in it but hidden
+    ones and what the run itself writes there, whose names begin with `out`."""
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if not _of_run(each.relative_to(path), out)]
+    facts = [file.stat() for file in files if file.is_file()]
+    return [len(facts), sum(each.st_size for each in facts), max((each.st_mtime_ns for each in facts), default=0)]
+
+
+def _of_run(path: Path, out: str) -> bool:
+    return any(part.startswith((".", out)) for part in path.parts)

@@ -7,6 +7,7 @@ hold for ranges of frames. All here is numbers; frames are counted from 0.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -53,7 +54,7 @@ class Timeline:
 
     def span(self, frame: int) -> Span:
         """The prompt that holds at a frame."""
-        return next(span for span in self.prompts if frame < span.stop)
+        return self.prompts[bisect_right(self.prompts, frame, key=lambda span: span.stop)]
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,10 @@ def stretches(timeline: Timeline, size: int, past: int = 1) -> list[Stretch]:
     prompt only. Given frames within its reach are given to it wherever they are; ValueError where two that follow each other are
     too far apart to be seen at once, so that what is made from the one could not arrive at the other.
     """
+    if size < 2:
+        raise UserError(f"a call that is given a frame should see 2 or more at a time, found a window of {size}: make it larger")
     if not 1 <= past < size:
-        raise UserError(f"a window of {size} frames can be given 1 to {size - 1} frames of the past, found {past}")
+        raise UserError(f"a window of {size} frames can be given 1 to {size - 1} frames of the past, found {past} (--past)")
     _check_gaps(timeline, size)
     known, plan = set(timeline.given), list[Stretch]()
     for stretch in _backwards(timeline, size, past):
@@ -165,7 +168,7 @@ def timeline_of(
     return Timeline(length, tuple(given), tuple(moved))
 
 
-_RANGE = re.compile(r"\s*(\d+(?:\.\d+)?)?(s?)\s*-\s*(\d+(?:\.\d+)?)?(s?)\s*:(.*)", re.DOTALL)
+_RANGE = re.compile(r"\s*(\d{1,9}(?:\.\d+)?)?(s?)\s*-\s*(\d{1,9}(?:\.\d+)?)?(s?)\s*:(.*)", re.DOTALL)
 
 
 def parse_prompts(texts: Sequence[str], length: int, fps: float) -> tuple[Span, ...]:

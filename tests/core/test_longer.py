@@ -16,7 +16,7 @@ from emu_core.model.timeline import Span, Timeline, stretches
 from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 
-QUICK = Settings(steps=2, seed=7)
+QUICK = Settings(steps=1, seed=7)
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +37,13 @@ def at(places: Sequence[int], frames: torch.Tensor) -> Pictures:
     return lambda wanted: (of[place] for place in wanted)
 
 
-@pytest.mark.parametrize("places", [(0,), (0, 1, 2), (3,), (0, 7, 12, 19), (19,), (12,), (2, 9)])
+@pytest.mark.parametrize("places", [(0, 1, 2), (3,), (0, 7, 11), (11,), (2, 9)])
 def test_given_frames_come_out_as_they_went_in(pipeline: EmuVideoPipeline, places: tuple[int, ...]) -> None:
     given = pictures(len(places))
-    video = torch.cat([*longer(pipeline, timeline(20, *places), at(places, given), QUICK)])
-    assert video.shape == (20, 64, 64, 3)
+    video = torch.cat([*longer(pipeline, timeline(12, *places), at(places, given), QUICK)])
+    assert video.shape == (12, 64, 64, 3)
     assert torch.equal(video[list(places)], given)
-    assert len({tuple(frame.flatten()[:50].tolist()) for frame in video}) == 20, "none is there twice"
+    assert len({tuple(frame.flatten()[:50].tolist()) for frame in video}) == 12, "none is there twice"
 
 
 def test_the_first_call_makes_the_video_that_generate_makes(pipeline: EmuVideoPipeline) -> None:
@@ -66,8 +66,8 @@ def test_each_call_goes_on_from_the_latents_of_the_one_before(pipeline: EmuVideo
 
 
 def test_a_length_that_is_extended_keeps_what_is_there(pipeline: EmuVideoPipeline) -> None:
-    short, long = ([*longer(pipeline, timeline(n, 0), at((0,), pictures(1)), QUICK)] for n in (15, 22))
-    assert torch.equal(torch.cat(short), torch.cat(long)[:15])
+    short, long = ([*longer(pipeline, timeline(n, 0), at((0,), pictures(1)), QUICK)] for n in (8, 15))
+    assert torch.equal(torch.cat(short), torch.cat(long)[:8])
 
 
 def test_odd_sides_are_kept(pipeline: EmuVideoPipeline) -> None:
@@ -93,11 +93,11 @@ def test_what_was_kept_is_not_made_again(pipeline: EmuVideoPipeline) -> None:
             made.append(number)
         return kept[name, number]
 
-    steps: list[tuple[int, int]] = []
-    whole = torch.cat([*longer(pipeline, timeline(20, 0), at((0,), pictures(1)), QUICK, keep)])
+    steps, told = list[tuple[int, int]](), replace(QUICK, steps=2)
+    whole = torch.cat([*longer(pipeline, timeline(20, 0), at((0,), pictures(1)), told, keep)])
     del kept["video", 2]
     again = longer(
-        pipeline, timeline(20, 0), at((0,), pictures(1)), QUICK, keep, lambda _, done, total: steps.append((done, total))
+        pipeline, timeline(20, 0), at((0,), pictures(1)), told, keep, lambda _, done, total: steps.append((done, total))
     )
     assert torch.equal(whole, torch.cat([*again]))
     assert made == [0, 1, 2, 2]
@@ -107,14 +107,13 @@ def test_what_was_kept_is_not_made_again(pipeline: EmuVideoPipeline) -> None:
 def test_what_is_held_does_not_grow(pipeline: EmuVideoPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """Latents are let go of once shown: 3 to a call are what later ones need, and the video's own frames are none of them."""
     held: list[int] = []
-    real = pipeline.video_latents
 
-    def counting(known: torch.Tensor, *further: object) -> torch.Tensor:
-        held.append(sum(isinstance(x, torch.Tensor) and x.shape == (4, 8, 8) for x in gc.get_objects()))
-        return torch.zeros(8, 4, 8, 8) + real(known, *further).mean()  # type: ignore[arg-type]
+    def counting(known: torch.Tensor, *_: object) -> torch.Tensor:
+        held.append(sum(type(x) is torch.Tensor and x.shape == (4, 8, 8) for x in gc.get_objects()))
+        return known[:1].expand(8, 4, 8, 8) / 2
 
     monkeypatch.setattr(pipeline, "video_latents", counting)
-    for part in longer(pipeline, timeline(71, 0), at((0,), pictures(1)), replace(QUICK, steps=1)):
+    for part in longer(pipeline, timeline(43, 0), at((0,), pictures(1)), QUICK):
         del part
     assert max(held) - min(held) <= 8
 

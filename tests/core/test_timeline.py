@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
@@ -157,3 +159,12 @@ def test_timelines_that_cannot_be(call: object, words: str) -> None:
 def test_a_plan_is_said_in_words() -> None:
     assert str(stretches(timeline(9, 3), 8)[1]) == "frames 7 to 14: given 7, made 8: p"
     assert ranges((0, 1, 2, 5, 7, 8)) == "0 to 2, 5, 7 to 8"
+
+
+def test_the_longest_plans_take_no_time() -> None:
+    """With a prompt of its own for every frame, too: half a second each, and minutes if each call looked at every prompt."""
+    spans = tuple(Span(frame, frame + 1, "p") for frame in range(MOST_FRAMES))
+    for place in (0, MOST_FRAMES - 1):
+        begun = time.process_time()
+        assert len(stretches(Timeline(MOST_FRAMES, (place,), spans), 8)) == MOST_FRAMES - 1
+        assert time.process_time() - begun < 10
