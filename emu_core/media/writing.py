@@ -61,7 +61,10 @@ _X264 = {"crf": "12", "preset": "medium"}
 _VP9 = {"crf": "16", "b:v": "0", "deadline": "good", "cpu-used": "2", "row-mt": "1"}
 _TAGGED = {"movflags": "+faststart+use_metadata_tags"}  # the index in front: playing starts before the file is complete
 
-PLAYABLE = Encoding("libx264", _X264, container_options=_TAGGED)
+_X264_THREADS = 4
+"""What x264 makes of pictures of some hundred pixels depends on the number of its threads, which is not to be the machine's."""
+
+PLAYABLE = Encoding("libx264", _X264, container_options=_TAGGED, threads=_X264_THREADS)
 """What every player shows; an odd last row or column is cut off."""
 LOSSLESS = Encoding("libx264rgb", {"qp": "0", "preset": "veryfast"}, "rgb24", container_options=_TAGGED)
 BARE = Encoding("libx264", _X264)
@@ -70,7 +73,7 @@ SAME_BYTES = Encoding("libx264", {"crf": "16", "preset": "medium", "g": "48"}, "
 """The same pictures make the same file, whatever the machine's number of cores; a key frame every 48."""
 ENCODINGS = {
     ".mp4": PLAYABLE,
-    ".mkv": Encoding("libx264", _X264, container="matroska"),
+    ".mkv": Encoding("libx264", _X264, container="matroska", threads=_X264_THREADS),
     ".webm": Encoding("libvpx-vp9", _VP9, container="webm"),
 }
 VIDEO_EXTENSIONS = (*ENCODINGS, ".gif", ".webp")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -34,7 +35,7 @@ from .small_bases import Model
 
 PROMPT = "a big red circle moves right on a white background"
 LONG = " ".join([PROMPT] * 9)  # two parts of the bundled text encoder
-QUICK = Settings(steps=1, seed=5)
+QUICK = Settings(steps=1, seed=5, size=(16, 16))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_each_text_is_read_once(pipeline: EmuVideoPipeline) -> None:
     with Watched(pipeline.base.text_encoders[0]) as read:
         first = pipeline(PROMPT, QUICK)
         assert len(read) == 2  # the prompt and the empty one
-        pipeline.interpolate(noise(9, 64, 64, 3), PROMPT, QUICK)
+        pipeline.interpolate(noise(9, 16, 16, 3), PROMPT, QUICK)
         again = pipeline(PROMPT, QUICK, interpolate=False)
         assert len(read) == 2
         pipeline(PROMPT, replace(QUICK, negative="blue"), interpolate=False)
@@ -158,7 +159,7 @@ def test_public_families_as_one_batch(family: str, tmp_path: Path) -> None:
     }
     stack = load_stack(reference.save(states[family](), tmp_path / "checkpoint.safetensors"))
     pipeline = EmuVideoPipeline(base, stack)
-    settings = Settings(frames=4, steps=1, size=(64, 64), image_guidance=2.0, text_guidance=5.0)
+    settings = Settings(frames=4, steps=1, size=(16, 16), image_guidance=2.0, text_guidance=5.0)
     given = None if family == "animatediff" else noise(1, 64, 64, 3)
     one, other, batches = both(pipeline, lambda: latents(pipeline, given, PROMPT, settings))
     close(one, other)
@@ -251,7 +252,7 @@ def test_compiled_it_gives_the_same_video_in_one_graph(caplog: pytest.LogCapture
     some = tuple(site for site in whole.sites if site.name.startswith(("conv_in", "mid")))  # each further one takes a second
     stack = randomise(TemporalStack(replace(whole, sites=some)))
     usual = EmuVideoPipeline(base, stack)
-    image, settings = noise(1, 64, 64, 3), replace(QUICK, steps=3, image_guidance=2.0)
+    image, settings = noise(1, 64, 64, 3), replace(QUICK, size=(64, 64), steps=3, image_guidance=2.0)
     other = replace(settings, seed=6, text_guidance=3.0)
     expected = [latents(usual, image, PROMPT, each) for each in (settings, other, other)]
     usual.models["F"].attachment.detach()
@@ -320,7 +321,7 @@ def test_what_is_coming_is_what_a_call_gives(pipeline: EmuVideoPipeline) -> None
 def test_a_stack_without_image_has_its_first_frame_as_starting_frame(tmp_path: Path) -> None:
     base = load_base(BUNDLED)
     stack = load_stack(reference.save(reference.motion_adapter(base.unet, mid=True), tmp_path / "mm.safetensors"))
-    pipeline, settings = EmuVideoPipeline(base, stack), Settings(frames=6, steps=1, size=(64, 64))
+    pipeline, settings = EmuVideoPipeline(base, stack), Settings(frames=6, steps=1, size=(16, 16))
     coming, whole = pipeline.coming(PROMPT, settings, interpolate=False), pipeline(PROMPT, settings, interpolate=False)
     assert torch.equal(torch.cat([*coming.parts]), whole.video)
     assert torch.equal(coming.starting_frame, whole.video[:1])
@@ -421,6 +422,25 @@ def test_what_the_encoder_refuses_is_said_as_before(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="found NaN or infinity"):
         write_parts(tmp_path / "a.mp4", iter([noise(2, 16, 16, 3), broken, *[noise(2, 16, 16, 3)] * 9]), 22, 5.0)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2, reason="NOT CHECKED: one core, or none to choose"
+)
+@pytest.mark.parametrize("name", ["x.mp4", "x.mkv"])
+def test_the_number_of_cores_is_not_seen_in_a_video(tmp_path: Path, name: str) -> None:
+    """x264 takes as many threads as there are cores, and makes other pictures of 512 pixels with one than with two."""
+    pictures = noise(1, 64, 64, 3).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    moving = torch.cat([pictures.roll(number, 2) for number in range(12)]) * 0.9 + 0.1 * noise(12, 512, 512, 3)
+    cores, found = os.sched_getaffinity(0), []
+    for some in ({min(cores)}, cores):
+        os.sched_setaffinity(0, some)
+        try:
+            write_video(tmp_path / name, moving, 8.0)
+        finally:
+            os.sched_setaffinity(0, cores)
+        found.append(read_video(tmp_path / name).frames)
+    assert torch.equal(*found)
 
 
 # -- all of it from the command line
