@@ -41,7 +41,7 @@ RED, BLUE, GREEN = (
     "a small blue square moves up on a black background",
     "a big green triangle stays still on a white background",
 )
-QUICK = ("--steps", "1", "--no-interpolate", "--size", "32", "--frames", "2")
+QUICK = ("--steps", "1", "--no-interpolate", "--size", "16", "--frames", "2")
 
 
 def listed(folder: Path, *prompts: str) -> Path:
@@ -224,13 +224,13 @@ def test_candidates_are_chosen_for_each(tmp_path: Path) -> None:
 def test_animate_takes_pictures_by_name_and_says_which_are_missing(tmp_path: Path) -> None:
     listed(tmp_path, RED, BLUE)
     (tmp_path / "pictures").mkdir()
-    Image.new("RGB", (32, 32), (200, 30, 30)).save(tmp_path / "pictures" / "000.png")
+    Image.new("RGB", (16, 16), (200, 30, 30)).save(tmp_path / "pictures" / "000.png")
     arguments = ("animate", "--images", tmp_path / "pictures", "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "out")
     said = emu(*arguments, *QUICK, status=2)
     assert "1 of 2 videos are there, 1 could not be made" in said
     lost = next(line for line in lines(tmp_path / "out") if "failed" in line)
     assert "001-a-small-blue-square-moves-up-on-a-black-background.png" in lost["failed"]
-    Image.new("RGB", (32, 32), (30, 30, 200)).save(tmp_path / "pictures" / "001.png")
+    Image.new("RGB", (16, 16), (30, 30, 200)).save(tmp_path / "pictures" / "001.png")
     emu(*arguments, *QUICK, "--resume")
     emu("animate", tmp_path / "pictures" / "001.png", BLUE, "--seed", str(lost["seed"]), "--out", tmp_path / "x.mp4", *QUICK)
     assert [*videos(tmp_path / "out").values()][1] == frames(tmp_path / "x.mp4")
@@ -240,10 +240,10 @@ def test_pictures_of_other_names_are_taken_in_order_or_refused(tmp_path: Path) -
     listed(tmp_path, RED, BLUE)
     (tmp_path / "pictures").mkdir()
     for name in ("left10.png", "left9.png"):
-        Image.new("RGB", (32, 32)).save(tmp_path / "pictures" / name)
+        Image.new("RGB", (16, 16)).save(tmp_path / "pictures" / name)
     work = work_of(tmp_path, "--images", str(tmp_path / "pictures"), command="animate")
     assert [video.image.name for video in work.videos] == ["left9.png", "left10.png"]
-    Image.new("RGB", (32, 32)).save(tmp_path / "pictures" / "left11.png")
+    Image.new("RGB", (16, 16)).save(tmp_path / "pictures" / "left11.png")
     with pytest.raises(ValueError, match="as many as there are prompts"):
         work_of(tmp_path, "--images", str(tmp_path / "pictures"), command="animate")
     with pytest.raises(ValueError, match="column image"):
@@ -438,7 +438,7 @@ def systems_of(folder: Path, *systems: str) -> list[str]:
 
 def test_systems_with_one_image_model_share_pictures(tmp_path: Path) -> None:
     listed(tmp_path, RED)
-    options = ("plain:", "strong: --text-guidance 9 --frames 3", "small: --size 16 --negative 'a red'", "small2: --size 16")
+    options = ("plain:", "strong: --text-guidance 9 --frames 3", "small: --size 8 --negative 'a red'", "small2: --size 8")
     parts = plan(build_parser().parse_args(systems_of(tmp_path, *options)))
     told = [(part.command, Path(part.out).name, Path(getattr(part, "images", "") or "").name) for part in parts]
     assert told == [

@@ -20,7 +20,7 @@ from emu_core.settings import Settings
 RED, BLUE = "a big red circle moves right on a white background", "a small blue square moves up on a black background"
 LONG = " ".join([RED, "and", BLUE] * 4)
 """More than the text encoder reads at once."""
-PLAIN = Settings(size=(32, 32), steps=2, frames=3)
+PLAIN = Settings(size=(16, 16), steps=2, frames=2)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def clip(prompt: str, settings: Settings, seed: int, pipeline: EmuVideoPipeline)
 SETTINGS = {
     "all three steps": replace(PLAIN, stitch="paper"),
     "a sampler that adds noise": replace(PLAIN, sampler="euler_ancestral"),
-    "a window": replace(PLAIN, frames=5, window=3, overlap=1),
-    "no guidance": replace(PLAIN, text_guidance=1.0, image_guidance=1.0, t2i_guidance=1.0),
+    "a window": replace(PLAIN, steps=1, frames=3, window=2, overlap=1),
+    "no guidance": replace(PLAIN, steps=1, text_guidance=1.0, image_guidance=1.0, t2i_guidance=1.0),
 }
 
 
