@@ -115,7 +115,9 @@ class Work:
     def entry(self, video: Video, seconds: float | None = None) -> dict[str, Any]:
         """The line of a video that is there, in the manifest."""
         told = {name: value for name, value in vars(self.settings).items() if value not in (None, "") and name != "seed"}
-        made = {"file": f"{video.stem}{self.suffix}", "seconds": seconds, "settings": told}
+        file = self.out / f"{video.stem}{self.suffix}"
+        size = {"bytes": file.stat().st_size} if file.is_file() else {}
+        made = {"file": file.name, "seconds": seconds, "settings": told, **size}
         return {"id": video.id, "prompt": video.prompt, "sample": video.sample, "seed": video.seed, **made}
 
     def failed(self, video: Video, why: str) -> dict[str, Any]:
@@ -154,7 +156,7 @@ def read_work(options: Namespace) -> Work:
     prompts = read_prompts(options.prompts, left_out, check_images=False)
     folder = Path(options.images) if getattr(options, "images", None) else None
     if options.command == "animate":
-        prompts = with_pictures(prompts, folder, options.prompts)
+        prompts = with_pictures(prompts, folder, options.prompts, options.samples)
     videos = planned(prompts, options.samples, settings.seed, left_out)
     if folder is not None:
         videos = of_samples(videos, folder)
@@ -241,7 +243,7 @@ class Maker:
         return pipeline(video.prompt, settings, image, interpolate=self.work.third_step), scores
 
     def _written(self, video: Video, made: Made | Exception, seconds: float) -> dict[str, Any]:
-        start, entry = time.perf_counter(), self.work.entry(video)
+        start = time.perf_counter()
         try:
             if isinstance(made, Exception):
                 raise made
@@ -251,7 +253,7 @@ class Maker:
             why = of_one_item(error)
             logger.warning("%s: %s", video.stem, why)
             return self.work.failed(video, why)
-        entry["seconds"] = round(seconds + time.perf_counter() - start, 3)
+        entry = self.work.entry(video, round(seconds + time.perf_counter() - start, 3))
         return entry | ({"candidates": scores} if scores else {})
 
     def _write(self, video: Video, made: Result | torch.Tensor) -> None:

@@ -35,6 +35,10 @@ class Prompt:
     place: int | None = field(default=None, compare=False)
 
 
+class NoneNamed(UserError):
+    """No picture of a folder is named after a prompt."""
+
+
 LeftOut = list[tuple[str, str]]
 """Prompts that cannot be used, or that lost their image: (where they stand, why)."""
 
@@ -211,7 +215,7 @@ def with_images(prompts: Sequence[Prompt], folder: PathLike) -> list[Prompt]:
         raise UserError(f"{folder}: expected one image of a prompt, found {' and '.join(p.name for p in twice)}; keep one")
     if not any(images):
         wanted = f"conditioning images named after prompts (such as {names[0][2]}.png)"
-        raise UserError(f"{folder}: expected {wanted}, found none; check it")
+        raise NoneNamed(f"{folder}: expected {wanted}, found none; check it")
     return [replace(prompt, image=[*paths, prompt.image][0]) for prompt, paths in zip(prompts, images, strict=True)]
 
 

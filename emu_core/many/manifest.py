@@ -116,16 +116,22 @@ def entries(out: Path) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def missing(out: Path, videos: Sequence[Video], suffix: str, entry_of: Callable[[Video], dict[str, Any]]) -> list[Video]:
-    """Those of which no file is there. One that is there, but not in the manifest, was written just before its process was
-    killed: `entry_of` makes its line. UserError for a file of that name which is another's."""
-    told, there = entries(out), {entry.name for entry in os.scandir(out)}
+    """Those of which no file is there, or less than was written, which a warning says. One that is there, but not in the
+    manifest, was written just before its process was killed: `entry_of` makes its line. UserError for a file of that name which
+    is another's."""
+    told, there = entries(out), {entry.name: entry for entry in os.scandir(out)}
     found = []
     for video in videos:
-        if f"{video.stem}{suffix}" not in there:
+        name, line = f"{video.stem}{suffix}", told.get((video.id, video.sample), {})
+        if name not in there:
             found.append(video)
-        elif "file" not in told.get((video.id, video.sample), {}):
-            _check_own(out / f"{video.stem}{suffix}", video)
+        elif "file" not in line:
+            _check_own(out / name, video)
             append(out, entry_of(video))
+        elif there[name].is_file() and there[name].stat().st_size < line.get("bytes", 1):
+            size = there[name].stat().st_size
+            logger.warning("%s has %d bytes left of %d and is made again", out / name, size, line.get("bytes", 1))
+            found.append(video)
     return found
 
 

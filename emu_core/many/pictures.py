@@ -8,17 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import UserError
-from ..evaluation.prompts import Prompt, with_images
+from ..evaluation.prompts import NoneNamed, Prompt, with_images
 from ..media import IMAGE_EXTENSIONS
 from ..media.files import natural
-from .plan import Video
+from .plan import Video, stems
 
 logger = logging.getLogger(__name__)
 
 
-def with_pictures(prompts: Sequence[Prompt], folder: Path | None, listed: str) -> list[Prompt]:
+def with_pictures(prompts: Sequence[Prompt], folder: Path | None, listed: str, samples: int = 1) -> list[Prompt]:
     """The prompts with their pictures: from the folder, by name, or in order where no name fits and there are as many; else as
-    the list `listed` has them. Some may have none. UserError where none has one."""
+    the list `listed` has them. Some may have none; that of a sample is not its prompt's, see `of_samples`. UserError where none
+    has one, or one has two."""
     if folder is None:
         if not any(prompt.image for prompt in prompts):
             raise UserError(
@@ -30,7 +31,9 @@ def with_pictures(prompts: Sequence[Prompt], folder: Path | None, listed: str) -
     files = _pictures(folder)
     try:
         return with_images(prompts, folder)
-    except UserError:
+    except NoneNamed:
+        if samples > 1 and {file.stem for file in files} & {name for names in stems(prompts, samples) for name in names}:
+            return [*prompts]
         if len(files) != len(prompts):
             names = f"named as the prompts, or as many as there are prompts ({len(prompts)})"
             raise UserError(f"--images {folder}: expected pictures {names}, found {len(files)} of other names") from None

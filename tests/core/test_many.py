@@ -163,6 +163,7 @@ def test_resumed_only_what_is_missing_is_made(made: Path, tmp_path: Path) -> Non
     times = {name: os.stat(made / "out" / name).st_mtime_ns for name in wanted}
     gone = told[2]["file"]
     (made / "out" / gone).unlink()
+    os.truncate(made / "out" / (cut := told[3]["file"]), 300)
     with open(made / "out" / manifest.MANIFEST, "a") as file:
         file.write('{"id": "000", "sa')  # of a process that was killed
     again = ("generate", "--prompts", made / "prompts.txt", "--out", made / "out", "--samples", "2", "--seed", "3")
@@ -170,10 +171,10 @@ def test_resumed_only_what_is_missing_is_made(made: Path, tmp_path: Path) -> Non
     assert "--resume" in emu(*again, status=2)
     emu(*again, "--resume", status=2)
     assert videos(made / "out") == wanted
-    assert {name for name, time in times.items() if os.stat(made / "out" / name).st_mtime_ns != time} == {gone}
-    *_, torn, last = (made / "out" / manifest.MANIFEST).read_text().splitlines()
+    assert {name for name, time in times.items() if os.stat(made / "out" / name).st_mtime_ns != time} == {gone, cut}
+    *_, torn, first, last = (made / "out" / manifest.MANIFEST).read_text().splitlines()
     assert torn == '{"id": "000", "sa'
-    assert json.loads(last)["file"] == gone
+    assert [json.loads(line)["file"] for line in (first, last)] == [gone, cut]
 
 
 def work_of(folder: Path, *more: str, command: str = "generate") -> Any:
@@ -248,6 +249,12 @@ def test_pictures_of_other_names_are_taken_in_order_or_refused(tmp_path: Path) -
         work_of(tmp_path, "--images", str(tmp_path / "pictures"), command="animate")
     with pytest.raises(ValueError, match="column image"):
         work_of(tmp_path, command="animate")
+    for name in ("left11.png", "left10.png", "left9.png"):
+        (tmp_path / "pictures" / name).unlink()
+    for name in ("000.png", "000.webp"):
+        Image.new("RGB", (16, 16)).save(tmp_path / "pictures" / name)
+    with pytest.raises(ValueError, match=r"expected one image of a prompt, found 000\.png and 000\.webp"):
+        work_of(tmp_path, "--images", str(tmp_path / "pictures"), command="animate")
 
 
 # -- refused, and nothing lost
@@ -456,14 +463,15 @@ def test_systems_with_one_image_model_share_pictures(tmp_path: Path) -> None:
 
 
 def test_systems_begin_with_the_same_pictures(tmp_path: Path) -> None:
-    listed(tmp_path, RED, BLUE)
-    told = emu(*systems_of(tmp_path, "plain:", "strong: --text-guidance 9"), "--json")
+    """Each sample with that of its own."""
+    listed(tmp_path, RED)
+    told = emu(*systems_of(tmp_path, "plain:", "strong: --text-guidance 9"), "--samples", "2", "--json")
     assert [json.loads(line)["videos"] for line in told.splitlines()] == [2] * 3
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"plain", "strong", "starting_frames"}
     plain, strong = (videos(tmp_path / "out" / name) for name in ("plain", "strong"))
     assert plain.keys() == strong.keys()
     assert plain != strong
-    first = lines(tmp_path / "out" / "strong")[0]
-    frame = next((tmp_path / "out" / "starting_frames").glob("000*.png"))
+    first = lines(tmp_path / "out" / "strong")[1]
+    frame = next((tmp_path / "out" / "starting_frames").glob("000*-1.png"))
     emu("animate", frame, RED, "--seed", str(first["seed"]), "--text-guidance", "9", "--out", tmp_path / "x.mp4", *QUICK)
     assert strong[first["file"]] == frames(tmp_path / "x.mp4")
