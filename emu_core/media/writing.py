@@ -64,6 +64,9 @@ _TAGGED = {"movflags": "+faststart+use_metadata_tags"}  # the index in front: pl
 _X264_THREADS = 4
 """What x264 makes of pictures of some hundred pixels depends on the number of its threads, which is not to be the machine's."""
 
+SMALL = 128
+"""Of pictures with a shorter side x264's macroblock tree reads memory that nobody wrote: the same ones made several files."""
+
 PLAYABLE = Encoding("libx264", _X264, container_options=_TAGGED, threads=_X264_THREADS)
 """What every player shows; an odd last row or column is cut off."""
 LOSSLESS = Encoding("libx264rgb", {"qp": "0", "preset": "veryfast"}, "rgb24", container_options=_TAGGED)
@@ -229,7 +232,9 @@ def write_frames(
             if isinstance(frame, np.ndarray):
                 frame = _as_frame(frame, even=encoding.encoder == "libx264" and encoding.pixels == "yuv420p")
             if stream is None:
-                stream = container.add_stream(encoding.encoder, rate=exact, options=dict(encoding.options))
+                small = encoding.encoder == "libx264" and min(frame.width, frame.height) < SMALL
+                options = {**encoding.options, **({"x264-params": "mbtree=0"} if small else {})}
+                stream = container.add_stream(encoding.encoder, rate=exact, options=options)
                 stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, encoding.pixels
                 context = stream.codec_context
                 if encoding.pixels != "rgb24":  # BT.709, limited range

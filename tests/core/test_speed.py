@@ -443,6 +443,26 @@ def test_the_number_of_cores_is_not_seen_in_a_video(tmp_path: Path, name: str) -
     assert torch.equal(*found)
 
 
+def test_the_same_frames_make_the_same_file_first_and_later(tmp_path: Path) -> None:
+    """In a process of its own, since only the first files of one were others."""
+    code = """
+import sys
+from pathlib import Path
+import torch
+from emu_core.media import write_video
+pictures = torch.rand(17, 6, 6, 3, generator=torch.Generator().manual_seed(0)).repeat_interleave(16, 1).repeat_interleave(16, 2)
+moving = 0.05 * pictures + 0.9 * torch.stack([pictures[0].roll(number, 1) for number in range(17)])
+made = set()
+for _ in range(4):
+    write_video(Path(sys.argv[1]) / "x.mp4", moving, 8.0)
+    made.add((Path(sys.argv[1]) / "x.mp4").read_bytes())
+print(len(made))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=surroundings(), capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
+
+
 # -- all of it from the command line
 
 
