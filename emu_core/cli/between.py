@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import (
-    WEIGHTS_HELP,
-    add_command,
-    add_model_options,
-    add_output_options,
-    add_sampling_options,
-    add_timeline_options,
-)
+from .options import add_command, add_long_options
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -20,12 +13,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, "between", summary, f"{__name__}:between")
     parser.add_argument("first", help="any picture: the first frame")
     parser.add_argument("last", help="any picture: the last frame")
-    parser.add_argument("prompt", nargs="?", help=f"what should happen; {WEIGHTS_HELP}")
     parser.add_argument("--frames", dest="total", type=int, metavar="N", help="frames, both included; left out, the model's own")
-    add_timeline_options(parser, "from the first frame on")
-    add_output_options(parser)
-    add_sampling_options(parser, long=True)
-    add_model_options(parser, motion_loras=True)
+    add_long_options(parser, "from the first frame on")
 
 
 def between(options: argparse.Namespace) -> None:

@@ -6,14 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .options import (
-    WEIGHTS_HELP,
-    add_command,
-    add_model_options,
-    add_output_options,
-    add_sampling_options,
-    add_timeline_options,
-)
+from .options import add_command, add_long_options
 
 if TYPE_CHECKING:
     import torch
@@ -26,13 +19,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     summary = "video and text -> the same video, and how it goes on"
     parser = add_command(commands, "extend", summary, f"{__name__}:extend")
     parser.add_argument("video", help="video file, animated picture, or folder of frames; its frames stay as they are")
-    parser.add_argument("prompt", nargs="?", help=f"what should happen; {WEIGHTS_HELP}")
     parser.add_argument("--by", required=True, metavar="N", help="how much is added: frames, or seconds such as 4s")
     parser.add_argument("--backwards", action="store_true", help="what is added comes before the video")
-    add_timeline_options(parser, "from the first new frame on")
-    add_output_options(parser)
-    add_sampling_options(parser, long=True)
-    add_model_options(parser, motion_loras=True)
+    add_long_options(parser, "from the first new frame on")
 
 
 def extend(options: argparse.Namespace) -> None:

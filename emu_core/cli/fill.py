@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from .options import (
-    WEIGHTS_HELP,
-    add_command,
-    add_model_options,
-    add_output_options,
-    add_sampling_options,
-    add_timeline_options,
-)
+from .options import add_command, add_long_options
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """The command and its options."""
     summary = "pictures at any places and text -> the video in which they are these frames"
     parser = add_command(commands, "fill", summary, f"{__name__}:fill")
-    parser.add_argument("prompt", nargs="?", help=f"what should happen; {WEIGHTS_HELP}")
     keyframe = "a picture, and which frame it is: a number from 0 on, seconds such as 1.5s, or `last`; may be repeated"
     parser.add_argument("--keyframe", action="append", required=True, metavar="PLACE=FILE", help=keyframe)
     parser.add_argument("--length", metavar="N", help="frames, or seconds such as 4s; left out, up to the last picture")
-    add_timeline_options(parser, "from the first frame on")
-    add_output_options(parser)
-    add_sampling_options(parser, long=True)
-    add_model_options(parser, motion_loras=True)
+    add_long_options(parser, "from the first frame on")
 
 
 def fill(options: argparse.Namespace) -> None:

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import (
-    WEIGHTS_HELP,
-    add_command,
-    add_model_options,
-    add_output_options,
-    add_sampling_options,
-    add_timeline_options,
-)
+from .options import add_command, add_long_options
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -19,12 +12,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     summary = "picture and text -> video that begins again where it ends"
     parser = add_command(commands, "loop", summary, f"{__name__}:loop")
     parser.add_argument("image", help="any picture: the first frame, and what the last one leads back to")
-    parser.add_argument("prompt", nargs="?", help=f"what should happen; {WEIGHTS_HELP}")
     parser.add_argument("--frames", dest="total", type=int, metavar="N", help="frames; left out, as many as the model can close")
-    add_timeline_options(parser, "from the first frame on")
-    add_output_options(parser)
-    add_sampling_options(parser, long=True)
-    add_model_options(parser, motion_loras=True)
+    add_long_options(parser, "from the first frame on")
 
 
 def loop(options: argparse.Namespace) -> None:

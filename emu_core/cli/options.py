@@ -122,6 +122,15 @@ def add_sampling_options(parser: argparse.ArgumentParser, keyframes: bool = Fals
     add("--seed", type=int, default=0, help="same seed, same video")
 
 
+def add_long_options(parser: argparse.ArgumentParser, ranges: str) -> None:
+    """The prompt, and all options of a command that makes one video by several calls; `ranges`: from where they count."""
+    parser.add_argument("prompt", nargs="?", help=f"what should happen; {WEIGHTS_HELP}")
+    add_timeline_options(parser, ranges)
+    add_output_options(parser)
+    add_sampling_options(parser, long=True)
+    add_model_options(parser, motion_loras=True)
+
+
 def add_model_options(parser: argparse.ArgumentParser, motion_loras: bool = False) -> None:
     """The files of the models, and what they run on; `motion_loras`: for a command that loads them."""
     add = parser.add_argument_group("model").add_argument
