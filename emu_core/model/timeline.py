@@ -116,9 +116,10 @@ def stretches(timeline: Timeline, size: int, past: int = 1) -> list[Stretch]:
 
 
 def _backwards(timeline: Timeline, size: int, past: int) -> Iterator[Stretch]:
-    """What is before a first given frame that a window from frame 0 on does not reach."""
+    """What is before a first given frame that a window from frame 0 on does not reach, or that others follow at once: such a
+    window would be given more of them than the past that is asked for."""
     known, at = set(timeline.given), min(timeline.given, default=0)
-    while at >= size:
+    while at >= size or (at > 0 and at + 1 in known):
         after = 1
         while after < past and at + after in known:
             after += 1

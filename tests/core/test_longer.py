@@ -155,6 +155,7 @@ def test_what_a_stack_cannot_do_is_said_before(pipeline: EmuVideoPipeline) -> No
         plan_of(timeline(20, 0), config.changed(channel_order=(), family="animatediff"), QUICK)
     pia = config.changed(channel_order=("affinity", "image"), family="pia")
     assert len(plan_of(timeline(20, 0), pia, QUICK)) == 3
+    assert [len(one.given) for one in plan_of(timeline(20, *range(10, 20)), pia, QUICK)] == [1, 1], "backwards as well"
     with pytest.raises(UserError, match="PIA takes one given frame"):
         plan_of(timeline(8, 0, 7), pia, QUICK)
     with pytest.raises(UserError, match="1 to 7 frames of the past, found 9"):
