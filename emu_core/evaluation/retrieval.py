@@ -193,6 +193,24 @@ def _tf_idf(texts: Sequence[str], weights: NDArray[np.float64]) -> Any:
 # -- the baseline
 
 
+def _nearest_captions(
+    prompts: Sequence[Prompt], clips: Shards, out: Path, network: TextVectors | None, vectors: Path | None, progress: Progress
+) -> tuple[list[Nearest], dict[str, Any]]:
+    """The caption that is nearest to each prompt, and how it was found; vectors that are not to be kept are in OUT meanwhile."""
+    texts = [prompt.text for prompt in prompts]
+    if network is None:
+        found = lexical_search(texts, clips.captions, progress)
+        if alone := [prompt.id for prompt, each in zip(prompts, found, strict=True) if each.score <= 0]:
+            logger.warning("%d prompts share no word with any caption (score 0), such as %s", len(alone), alone[0])
+        return found, {"name": LEXICAL}
+    queries = np.concatenate([network.texts(texts[i : i + TEXTS]) for i in range(0, len(texts), TEXTS)])
+    with tempfile.TemporaryDirectory(dir=out, prefix=".vectors-") as folder:
+        known = caption_vectors(clips.captions, network, vectors or Path(folder) / "captions.npy", progress)
+        found, how = search(queries, known)
+        del known  # closed before the file goes
+    return found, {"name": f"cosine of text vectors of {network.source.name}", "search": how, **network.source.facts()}
+
+
 def retrieve(
     prompts: Sequence[Prompt],
     clips: Shards,
@@ -212,18 +230,7 @@ def retrieve(
     names = [f"{stem}.mp4" for stem in file_stems(prompts)]
     check_free(out, names, [REPORT])
     out.mkdir(parents=True, exist_ok=True)
-    texts = [prompt.text for prompt in prompts]
-    if network is None:
-        found, method = lexical_search(texts, clips.captions, progress), {"name": LEXICAL}
-        if alone := [prompt.id for prompt, each in zip(prompts, found, strict=True) if each.score <= 0]:
-            logger.warning("%d prompts share no word with any caption (score 0), such as %s", len(alone), alone[0])
-    else:
-        queries = np.concatenate([network.texts(texts[i : i + TEXTS]) for i in range(0, len(texts), TEXTS)])
-        with tempfile.TemporaryDirectory(dir=out, prefix=".vectors-") as folder:
-            known = caption_vectors(clips.captions, network, vectors or Path(folder) / "captions.npy", progress)
-            found, how = search(queries, known)
-            del known  # closed before the file goes
-        method = {"name": f"cosine of text vectors of {network.source.name}", "search": how, **network.source.facts()}
+    found, method = _nearest_captions(prompts, clips, out, network, vectors, progress)
     if any(each.row < 0 for each in found):
         raise UserError("expected clips with captions, found none; caption the clips first")
     ends = np.cumsum(clips.caption_counts())  # a clip may have several, each of which is compared

@@ -232,17 +232,7 @@ def write_frames(
             if isinstance(frame, np.ndarray):
                 frame = _as_frame(frame, even=encoding.encoder == "libx264" and encoding.pixels == "yuv420p")
             if stream is None:
-                small = encoding.encoder == "libx264" and min(frame.width, frame.height) < SMALL
-                options = {**encoding.options, **({"x264-params": "mbtree=0"} if small else {})}
-                stream = container.add_stream(encoding.encoder, rate=exact, options=options)
-                stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, encoding.pixels
-                context = stream.codec_context
-                if encoding.pixels != "rgb24":  # BT.709, limited range
-                    context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
-                if base is not None:
-                    context.time_base = base
-                if encoding.threads:
-                    context.thread_count = encoding.threads
+                stream = _stream(container, encoding, frame, exact, base)
                 if sound:
                     sound.join(container, encoding.container)
                 if frame.format.name != encoding.pixels:
@@ -258,6 +248,22 @@ def write_frames(
         if sound:
             sound.write(None)
     return count
+
+
+def _stream(container: Any, encoding: Encoding, frame: av.VideoFrame, rate: Fraction, base: Fraction | None) -> Any:
+    """The container's stream of pictures, all as large as `frame`."""
+    small = encoding.encoder == "libx264" and min(frame.width, frame.height) < SMALL
+    options = {**encoding.options, **({"x264-params": "mbtree=0"} if small else {})}
+    stream = container.add_stream(encoding.encoder, rate=rate, options=options)
+    stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, encoding.pixels
+    context = stream.codec_context
+    if encoding.pixels != "rgb24":  # BT.709, limited range
+        context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+    if base is not None:
+        context.time_base = base
+    if encoding.threads:
+        context.thread_count = encoding.threads
+    return stream
 
 
 def _as_frame(pixels: Pixels, even: bool) -> av.VideoFrame:
