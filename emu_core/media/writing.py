@@ -98,13 +98,13 @@ def check_output(path: PathLike, kind: Literal["video", "image"] = "video") -> N
     if wrong:
         # A space at an end is seen in quotes only, and a line break would make two lines of the sentence.
         named = text if text == text.strip() and text.isprintable() else repr(text)
-        raise UserError(f"{named if text.strip() else 'path'}: {wrong}.") from _full_disk(real_target(path).parent)
+        raise UserError(f"{named if text.strip() else 'path'}: {wrong}.") from _full_disk(path)
 
 
-def _full_disk(folder: Path) -> OSError | None:
+def _full_disk(path: PathLike) -> OSError | None:
     """What makes an error one that every further file would meet, see `errors.of_one_item`."""
-    with suppress(OSError):
-        if shutil.disk_usage(folder).free < MIN_FREE_MB << 20:
+    with suppress(OSError, ValueError):  # the path may be none
+        if shutil.disk_usage(real_target(path).parent).free < MIN_FREE_MB << 20:
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return None
 
