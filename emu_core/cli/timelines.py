@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def make(options: argparse.Namespace, settings: Settings, config: StackConfig, w
             write(options, settings, pipeline, made, count, fps, sound=work.sound, late=work.late)
         finished = True
     except KeyboardInterrupt:
-        done = [number for number in range(len(plan)) if kept.has("video", number)]
+        done = {number for number in range(len(plan)) if kept.has("video", number)}
         count = _count(work, done, plan, options, kept)
         if pipeline is not None and kept.count() and count and (kept.left_video or not before):
             tell(f"emu-video: writing the {count} frames that there are; Ctrl-C again leaves them out")
@@ -163,7 +163,7 @@ def _first(count: int, made: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
 
 
 def _count(
-    work: Work, done: Sequence[int], plan: Sequence[Stretch], options: argparse.Namespace, kept: Kept | None = None
+    work: Work, done: Container[int], plan: Sequence[Stretch], options: argparse.Namespace, kept: Kept | None = None
 ) -> int:
     """How many finished frames there are from the beginning on, once the calls `done` are."""
     if work.third:
@@ -181,20 +181,9 @@ def _count(
 
 def _facts(options: argparse.Namespace, settings: Settings, work: Work) -> dict[str, Any]:
     """All that the frames depend on."""
-    models = (
-        "model",
-        "stack",
-        "interpolation_stack",
-        "variant",
-        "vae",
-        "lora",
-        "motion_lora",
-        "tokenizer",
-        "dtype",
-        "candidates",
-        "clip",
-    )
-    named = [getattr(options, name, None) for name in ("model", "stack", "interpolation_stack", "vae", "clip")]
+    files = ("model", "stack", "interpolation_stack", "vae", "clip")
+    models = (*files, "variant", "lora", "motion_lora", "tokenizer", "dtype", "candidates")
+    named = [getattr(options, name, None) for name in files]
     loras = [str(file) for file, _ in (*read_loras(options), *read_motion_loras(options))]
     stamps = {str(file): _stamp(Path(file), Path(options.out).name) for file in (*work.inputs, *named, *loras) if file}
     timeline = {"length": work.timeline.length, "given": list(work.timeline.given), "cut": work.cut, "third": work.third}

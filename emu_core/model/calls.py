@@ -78,7 +78,8 @@ def parts(timeline: Timeline, plan: Sequence[Stretch]) -> Iterator[tuple[list[in
     makers = {frame: number for number, stretch in enumerate(plan) for frame in stretch.made}
     piece: list[int] = []
     for frame in range(timeline.length):
-        if piece and (makers.get(piece[0]) != makers.get(frame) or len(piece) == AT_ONCE > 0 == (frame in makers)):
+        full = len(piece) == AT_ONCE and frame not in makers
+        if piece and (full or makers.get(piece[0]) != makers.get(frame)):
             yield piece, makers.get(piece[0])
             piece = []
         piece.append(frame)
