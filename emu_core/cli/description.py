@@ -108,6 +108,7 @@ def _describe_stack(path: Path, variant: str | None = None) -> dict[str, Any]:
         "channel_order": list(config.channel_order),
         "attentions": list(config.layers.kinds),
         "image_noise": config.sampling.image_noise,
+        **({"keeps_given": True} if config.sampling.keeps_given else {}),
         "recommended": {name: getattr(config.sampling, name) for name in RECOMMENDED},
         "stage": config.origin.stage,
         "source": config.origin.source,

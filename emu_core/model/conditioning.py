@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from ..errors import UserError
-from .config import Channel
+from .config import Channel, StackConfig
 from .schedule import ScheduleConfig, add_noise
 
 FACTOR = 4
@@ -66,6 +66,19 @@ def condition(
     else:
         image[:, places], mask[:, places] = given, 1
     return torch.cat([image if name == "image" else mask for name in order], 2)
+
+
+def keep_given(
+    output: torch.Tensor, x: torch.Tensor, channels: torch.Tensor, config: StackConfig, signal: torch.Tensor, sigma: torch.Tensor
+) -> torch.Tensor:
+    """A network's `output` (..., C, h, w) for noisy latents `x`, in which the frames that `channels` (..., C+1, h, w) give are
+    what leads to them exactly: of x = signal x0 + sigma noise with a known x0, v is (signal x - x0) / sigma and the noise
+    (x - signal x0) / sigma. `signal` and `sigma` > 0 as they are broadcast against x."""
+    count, image_first = x.shape[-3], config.channel_order[0] == "image"
+    given = channels.narrow(-3, 0 if image_first else 1, count).float()
+    mask, x = channels.narrow(-3, count if image_first else 0, 1), x.float()
+    known = x - signal * given if config.schedule.prediction == "epsilon" else signal * x - given
+    return torch.where(mask > 0.5, (known / sigma).to(output.dtype), output)
 
 
 def checked_positions(positions: Sequence[int], given: int, frames: int) -> list[int]:

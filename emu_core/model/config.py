@@ -46,7 +46,7 @@ class ClipShape:
 class SamplingConfig:
     """How a stack's maker recommends to sample. `image_noise` is the timestep of the noise on given latents; `shared_noise` is
     PYoCo's alpha, for the noise to start from; `sampler` a name of `sampling.SAMPLERS`. `past`: how many frames of a video's
-    end it wants to be given to go on."""
+    end it wants to be given to go on. `keeps_given`: given frames come out as they were given (`conditioning.keep_given`)."""
 
     steps: int = 250
     text_guidance: float = 7.5
@@ -55,12 +55,15 @@ class SamplingConfig:
     shared_noise: float = 0.0
     sampler: str = "ddim"
     past: int = 1
+    keeps_given: bool = False
 
     def __post_init__(self) -> None:
         if self.past < 1:
             raise UserError(f"past must be 1 or more frames, found {self.past}")
         if not self.shared_noise >= 0:
             raise UserError(f"shared_noise must not be negative, found {self.shared_noise}")
+        if self.keeps_given and self.image_noise:
+            raise UserError(f"given frames cannot be kept with noise on them, found image_noise {self.image_noise}: choose one")
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class StackConfig:
             raise UserError(f"a stack's role must be F (video) or I (interpolation), found {self.role!r}")
         if self.channel_order not in ORDERS:
             raise UserError(f"channel_order must be image and mask, affinity and image, or nothing, found {self.channel_order}")
+        if self.sampling.keeps_given and "mask" not in self.channel_order:
+            raise UserError(f"frames are kept by a mask of those that are given, found the channels {self.channel_order}")
 
     @property
     def extra_channels(self) -> int:

@@ -10,8 +10,10 @@ from einops import rearrange, repeat
 from torch import nn
 
 from .compiled import CompiledUNet
+from .conditioning import keep_given
 from .kernels import Attend, sdpa
 from .layers import Run
+from .schedule import signal_noise
 from .stack import TemporalStack
 
 
@@ -48,7 +50,10 @@ class VideoModel(nn.Module):
         call = latents.flatten(0, 1), _each_frame(t.expand(b), f), _each_frame(text, f)
         with self.attachment.run(run):
             output = (self.compiled or self.attachment.unet)(*call, added_cond_kwargs=each or None, return_dict=False)[0]
-        return rearrange(output, "(b f) c h w -> b f c h w", f=f)
+        output, config = rearrange(output, "(b f) c h w -> b f c h w", f=f), self.stack.config
+        if conditioning is None or not config.sampling.keeps_given:
+            return output
+        return keep_given(output, latents, conditioning, config, *signal_noise(config.schedule, t.expand(b).long(), 5))
 
 
 def _each_frame(value: torch.Tensor, frames: int) -> torch.Tensor:

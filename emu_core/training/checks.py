@@ -85,6 +85,7 @@ def _of_video(recipe: Recipe) -> Iterator[str]:
     )
     height, width = clips.size
     starts = "choose how many clips of each video to keep, such as --set clips.starts=4"
+    kept = "method.keep_given keeps given frames as they are, without noise"
     few = f"a clip has 2 or more frames at a rate above 0, found {clips.frames} at {clips.fps} fps"
     anywhere = f"compute.cache keeps the latents of every clip, and clips.starts=0 cuts a video anywhere: {starts}"
     scaled = "float16 is not sharded here, since its gradients are scaled: use compute.precision=bfloat16"
@@ -92,6 +93,8 @@ def _of_video(recipe: Recipe) -> Iterator[str]:
         {
             f"{given}, found clips.frames={clips.frames}": interpolates and clips.frames != frames,
             f"{given}, and method.image=false takes them away: change one of the two": interpolates and not recipe.method.image,
+            f"{kept}, found given.image_noise={noise}": recipe.method.keep_given and noise > 0,
+            f"{kept}, found method.image=false": recipe.method.keep_given and not recipe.method.image,
             few: clips.frames < 2 or not clips.fps > 0,
             f"clips.size must be multiples of 8, found {height},{width}": min(clips.size) < 8 or height % 8 + width % 8 > 0,
             f"given.image_noise must be a timestep, 0 to {last}, found {noise}": not 0 <= noise <= last,

@@ -76,6 +76,7 @@ class Method:
     trained: Literal["stack", "all"] = "stack"  # the temporal layers alone, or the image model's U-Net with them
     mixing: Literal["residual", "learned"] = "residual"  # learned: weights between old and new, as in Align Your Latents
     shared_noise: float = 0.0  # PYoCo's alpha: how much of the noise all frames of a clip share; 0: none
+    keep_given: bool = False  # not the paper's: given frames come out as they were given, in training and after it
     stack: Literal["full", "slim"] = "full"  # slim: fewer and narrower temporal layers, for small GPUs
 
 

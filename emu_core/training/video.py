@@ -95,6 +95,7 @@ class VideoTask(Task):
         recipe, clips, method = self.recipe, self.recipe.clips, self.recipe.method
         role = {**asdict(recipe.recommended), "role": recipe.role, "stage": recipe.name, "schedule": recipe.schedule}
         role |= {"frames": clips.frames, "fps": clips.fps, "size": clips.size, "shared_noise": method.shared_noise}
+        role["keeps_given"] = method.keep_given
         if not method.image:
             role["image_guidance"] = 1.0
         if recipe.start.init:

@@ -6,7 +6,7 @@ Checked on ComfyUI 0.3.64, 0.8.0 and 0.33.0; read further, up to about 0.38: mod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrapperExecut
 
 from ...emu_core.checkpoint import load_motion_lora, load_stack, read_config
 from ...emu_core.errors import UserError
+from ...emu_core.model.conditioning import keep_given
 from ...emu_core.model.config import Role, StackConfig
 from ...emu_core.model.layers import LayerTypes, Run
+from ...emu_core.model.schedule import signal_noise
 from ...emu_core.model.sites import find_sites
 from ...emu_core.model.stack import Attachment, check_fit
 from ...emu_core.model.windows import check_frames
@@ -263,7 +265,19 @@ class VideoCall:
         run = Run(frames, attachment.texts(context[::frames]), conditioning, strength=self.strength, values=values)
         with attachment.run(run):
             result = executor(x, timesteps, context, y, control, transformer_options, **others)
+        if conditioning is not None and config.sampling.keeps_given:
+            result = keep_given(result, x, conditioning, config, *_levels(options, timesteps, config))
         return result if cut is None else cut.undo(result)
+
+
+def _levels(options: Mapping[str, Any], timesteps: torch.Tensor, config: StackConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Signal and noise in what the U-Net is given, (1 or n v f, 1, 1, 1), from the sigma that ComfyUI samples at: between two
+    timesteps, `timesteps` has but the nearest."""
+    if (found := options.get("sigmas")) is None:
+        return signal_noise(config.schedule, timesteps.long())
+    sigma = found.float().reshape(-1, 1, 1, 1)[:1]
+    scale = (1 + sigma.square()).rsqrt()
+    return scale, sigma * scale
 
 
 def _window(window: Any, batch: int) -> tuple[list[int] | None, bool]:

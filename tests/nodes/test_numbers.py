@@ -154,3 +154,10 @@ def test_latents_are_those_recorded(ran: dict[str, Any]) -> None:
             assert hashlib.sha256(found[name].numpy().tobytes()).hexdigest() == known["sha256"], name
         near = [float(found[name].mean()), float(found[name].std())]
         assert near == pytest.approx([known["mean"], known["std"]], rel=1e-3, abs=1e-3), name
+
+
+def test_given_frames_are_kept(ran: dict[str, Any]) -> None:
+    """By a stack that says so, whatever its weights and whichever sampler: what comes out is what the VAE made of them."""
+    outcome(ran, "check_kept_frames")
+    for sampler, difference in load_file(ran["out"] / "check_kept_frames.safetensors").items():
+        assert difference.abs().max() <= 1e-3, sampler

@@ -125,3 +125,18 @@ def check_interpolated_sizes(pack: Any) -> dict[str, torch.Tensor]:
             sampler_name="euler", text_guidance=1.0, image_guidance=1.0, stitch="continuous",
         )[0]  # fmt: skip
     return found
+
+
+def check_kept_frames(pack: Any) -> dict[str, torch.Tensor]:
+    """The difference of given frames from what comes out, with a stack that keeps them and random weights; on timesteps and
+    between them. Guidance is by the text, so both of its calls know the frames."""
+    model, clip, vae = pack.run("EmuVideoTinyModel")
+    name = parts.save_new_stack(pack, model, "kept.safetensors", weights=0.1, keeps_given=True)
+    images, found = parts.picture(2, 2), {}
+    positive, image_only, _, latent = parts.conditioning(pack, clip, vae, image=images, positions="0, -1")
+    encoded, patched = vae.encode(images), parts.apply(pack, model, name)
+    for sampler, scheduler in (("euler", "sgm_uniform"), ("dpmpp_2m", "karras"), ("euler_ancestral", "normal")):
+        made = parts.ksample(patched, positive, image_only, latent["samples"], sampler_name=sampler, scheduler=scheduler)
+        found[sampler] = made[[0, -1]] - encoded
+        assert (made[1:-1] - encoded[0]).abs().max() > 0.1
+    return found
