@@ -33,6 +33,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     add("--family", help="base that the paper's stages are for: tiny, sd15, sd21 or sdxl (default: that of --base, else sd15)")
     add("--base", help="image model to build on: a diffusers folder or one .safetensors file")
     add("--tokenizer", help="folder with the tokenizer that a single-file model lacks, or a ComfyUI installation")
+    add("--stack", metavar="FILE", help="of `distil`: the stack that is to need few steps")
     add("--init", help="stack to start from: a file, or the `model` folder of an earlier run")
     add("--shards", help="training videos: a folder or address that `emu-video curate` wrote")
     add("--selection", help="only the videos of this `emu-video select`")
@@ -48,16 +49,19 @@ def recipes(options: Namespace) -> None:
     from dataclasses import asdict
 
     from ..toy import recipes as toy
+    from ..training.distil_rounds import ABOUT, rounds
     from ..training.paper import ABLATIONS, CHAINS, STAGES
 
     if options.recipe == "chain" and options.chain:
         shown = chain_recipes(find_chain(options.chain), options)
         print(json.dumps({recipe.name: asdict(recipe) for recipe in shown}, indent=2))
     elif options.recipe and options.recipe != "chain":
-        print(json.dumps(asdict(resolve(options)), indent=2))
+        found = rounds(resolve(options))
+        print(json.dumps(asdict(found[0]) if len(found) == 1 else {r.name: asdict(r) for r in found}, indent=2))
     else:
         parts = {
             "The paper's stages, for --family tiny, sd15, sd21 or sdxl": {n: f.__doc__ or "" for n, f in STAGES.items()},
+            "Fewer steps: emu-video train distil --stack FILE": ABOUT,
             "Chains: emu-video train chain NAME": {n: c.about for n, c in {**CHAINS, **toy.CHAINS}.items()},
             "Ablations: --ablation NAME": {n: about for n, (about, _) in ABLATIONS.items()},
             "Recipes that made the bundled model, in order": toy.ABOUT,
@@ -96,10 +100,13 @@ def chain_recipes(chain: Chain, options: Namespace) -> list[Recipe]:
 def resolve(options: Namespace) -> Recipe:
     """The recipe as the command line asks for it. ValueError for names and values that are unknown."""
     from ..toy.recipes import RECIPES
+    from ..training.distil_rounds import ABOUT
     from ..training.paper import STAGES, ablate
     from ..training.recipes import read_recipe
 
     name = options.recipe
+    if options.stack and name != "distil":
+        raise UserError(f"--stack names what `train distil` makes faster, found the recipe {name!r}: start from one with --init")
     if name.endswith(".json"):
         recipe = read_recipe(Path(name))
     elif name in RECIPES:
@@ -108,10 +115,28 @@ def resolve(options: Namespace) -> Recipe:
         recipe = RECIPES[name]
     elif name in STAGES:
         recipe = STAGES[name](_scale(options))
+    elif name in ABOUT:
+        recipe = _distilling(options)
     else:
-        known = ", ".join([*STAGES, *RECIPES])
+        known = ", ".join([*STAGES, *ABOUT, *RECIPES])
         raise UserError(f"unknown recipe {name!r}: expected one of {known}, a recipe.json, or chain")
     return _finish(ablate(recipe, options.ablation), options)
+
+
+def _distilling(options: Namespace) -> Recipe:
+    """The recipe that makes a stack, or an image model, need few steps."""
+    from ..training.distil_rounds import check_stack, of_image_model, of_stack
+
+    if options.init:
+        raise UserError(f"recipe {options.recipe!r} takes no --init: name what is to become faster with --stack, or --base")
+    if options.recipe == "distil-image":
+        return of_image_model(_scale(options))
+    family = check_stack(options.stack).unet.base
+    if options.family not in (None, family):
+        raise UserError(
+            f"{options.stack} is a stack for a base of family {family}, found --family {options.family}: leave it out"
+        )
+    return of_stack(options.stack, _scale(options, family))
 
 
 def _finish(recipe: Recipe, options: Namespace, changes: dict[str, str] | None = None, first: bool = True) -> Recipe:
@@ -120,7 +145,7 @@ def _finish(recipe: Recipe, options: Namespace, changes: dict[str, str] | None =
     from ..training.memory import fit
     from ..training.recipes import override
 
-    if recipe.family == "tiny" and recipe.task == "video" and not recipe.start.base:
+    if recipe.family == "tiny" and recipe.on_a_base and not recipe.start.base:
         recipe = override(recipe, {"start.base": str(BUNDLED)})
     names = ("start.base", "start.init", "start.tokenizer", "clips.shards", "clips.selection")
     given = {name: getattr(options, name.partition(".")[2]) for name in names}

@@ -17,6 +17,7 @@ from .recipes import add_recipe_options, chain_recipes, find_chain, resolve
 
 if TYPE_CHECKING:
     from ..training.paper import Chain
+    from ..training.recipes import Recipe
     from ..training.run import RunOptions
 
 
@@ -41,6 +42,7 @@ def train(options: Namespace) -> None:
     from ..toy.tasks import TASKS
     from ..training.checks import check_processes
     from ..training.claim import claimed
+    from ..training.distil_rounds import rounds
     from ..training.run import RunOptions, check_run, launch
     from ..training.run import train as run_recipe
 
@@ -56,14 +58,37 @@ def train(options: Namespace) -> None:
         raise UserError(f"{found}: one recipe at a time, or `train chain NAME`")
     recipe = resolve(options)
     folder = Path(options.out or f"runs/{recipe.name}")
+    if len(parts := rounds(recipe)) > 1:
+        _train_rounds(parts, folder, options, how)
+        return
+    (recipe,) = parts
     if options.processes == 1:
         run_recipe(recipe, folder, how)
     else:
-        check_processes(options.processes, video=recipe.task == "video")
+        check_processes(options.processes, video=recipe.on_a_base)
         check_run(recipe, folder, options.resume, options.processes)
         with claimed(folder, recipe):  # the processes will take it themselves: whether somebody else has it is known now
             pass
         launch(options.processes, sys.argv[1:])
+
+
+def _train_rounds(recipes: list[Recipe], out: Path, options: Namespace, how: RunOptions) -> None:
+    """Distil in rounds, each in a folder of its own below --out, or go on with them."""
+    from ..training.checks import check_clips, check_recipe
+    from ..training.claim import claimed
+    from ..training.run import open_chain, train_chain
+    from ..training.video import FEW_STEPS_LORA
+
+    check_recipe(recipes[0], options.processes)
+    check_clips(recipes[0])
+    open_chain(out, options.resume)
+    with claimed(out):
+        for recipe, model, complete in train_chain(recipes, out, how, options.processes):
+            if not complete:
+                print(f"{recipe.name} stopped before its end: go on with --resume")
+                return
+            name = FEW_STEPS_LORA if recipe.task == "image" else f"stack_{recipe.role}.safetensors"
+            print(f"{model / name} needs {recipe.distil.steps} steps without guidance", flush=True)
 
 
 def _train_chain(chain: Chain, options: Namespace, how: RunOptions) -> None:

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from functools import partial
 
 from ..training.loop import Task
-from ..training.video import VideoTask
+from ..training.run import TASKS as ON_BASES
 from .autoencoder import AutoencoderTask
 from .lora import LoraTask
 from .source import WorldSource
 from .text_to_image import TextToImageTask
 
 _IMAGES = {"autoencoder": AutoencoderTask, "text_to_image": TextToImageTask, "lora": LoraTask}
-TASKS: dict[str, Callable[..., Task]] = {**_IMAGES, "video": partial(VideoTask, source=WorldSource)}
+TASKS: dict[str, Callable[..., Task]] = {
+    **_IMAGES,
+    **{name: partial(task, source=WorldSource) for name, task in ON_BASES.items()},
+}

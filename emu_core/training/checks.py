@@ -14,20 +14,21 @@ from ..checkpoint import read_config
 from ..errors import UserError
 from ..model.conditioning import KEYFRAMES, slot_count
 from . import checkpoints
+from .distil_rounds import complaints_of_distil, complaints_of_teacher
 from .folder import lacks_room
 from .loop import shares
 from .memory import parameters
 from .recipes import Recipe
-from .video import stack_file
+from .video import start_file
 
 NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "optimisation.steps optimisation.batch every.sheet every.save": ("1 or more", lambda n: n >= 1),
-    "recommended.steps network.widths network.layers": ("1 or more", lambda n: n >= 1),
+    "recommended.steps network.widths network.layers distil.rank": ("1 or more", lambda n: n >= 1),
     "optimisation.rate optimisation.clip optimisation.t_power clips.fps": ("above 0", lambda n: n > 0),
     "optimisation.warmup optimisation.weight_decay every.validate compute.micro": ("0 or more", lambda n: n >= 0),
     "clips.frames clips.workers clips.starts clips.validation": ("0 or more", lambda n: n >= 0),
     "method.shared_noise recommended.text_guidance recommended.image_guidance": ("0 or more", lambda n: n >= 0),
-    "recommended.image_noise world.cache": ("0 or more", lambda n: n >= 0),
+    "recommended.image_noise world.cache distil.steps distil.teacher_steps distil.rounds": ("0 or more", lambda n: n >= 0),
     "optimisation.decay given.first_frame world.anything": ("0 to 1", lambda n: 0 <= n <= 1),
     "optimisation.ema optimisation.betas given.text_drop given.image_drop": ("0 to below 1", lambda n: 0 <= n < 1),
     "schedule.steps": ("2 or more", lambda n: n >= 2),
@@ -57,10 +58,12 @@ def complaints(recipe: Recipe, world: int = 1) -> Iterator[str]:
                 yield f"{name} must be {must}, found {found}: change it with --set {name}=..."
     if not wrong:
         yield from _said_by(lambda: shares(recipe.optimisation.batch, world, recipe.compute.micro))
-    if recipe.task == "video":
+    if recipe.distil.steps and not wrong:
+        yield from complaints_of_distil(recipe)
+    if recipe.on_a_base:
         yield from _of_video(recipe)
         yield from _of_start(recipe)
-    elif recipe.compute.parallel == "fsdp":
+    if recipe.task != "video" and recipe.compute.parallel == "fsdp":
         yield f"recipe {recipe.name!r} is too small to be sharded: leave compute.parallel=fsdp out"
 
 
@@ -86,7 +89,8 @@ def _of_video(recipe: Recipe) -> Iterator[str]:
     height, width = clips.size
     starts = "choose how many clips of each video to keep, such as --set clips.starts=4"
     kept = "method.keep_given keeps given frames as they are, without noise"
-    few = f"a clip has 2 or more frames at a rate above 0, found {clips.frames} at {clips.fps} fps"
+    least = 1 if recipe.task == "image" else 2
+    few = f"a clip has {least} or more frames at a rate above 0, found {clips.frames} at {clips.fps} fps"
     anywhere = f"compute.cache keeps the latents of every clip, and clips.starts=0 cuts a video anywhere: {starts}"
     scaled = "float16 is not sharded here, since its gradients are scaled: use compute.precision=bfloat16"
     yield from _true(
@@ -95,7 +99,7 @@ def _of_video(recipe: Recipe) -> Iterator[str]:
             f"{given}, and method.image=false takes them away: change one of the two": interpolates and not recipe.method.image,
             f"{kept}, found given.image_noise={noise}": recipe.method.keep_given and noise > 0,
             f"{kept}, found method.image=false": recipe.method.keep_given and not recipe.method.image,
-            few: clips.frames < 2 or not clips.fps > 0,
+            few: clips.frames < least or not clips.fps > 0,
             f"clips.size must be multiples of 8, found {height},{width}": min(clips.size) < 8 or height % 8 + width % 8 > 0,
             f"given.image_noise must be a timestep, 0 to {last}, found {noise}": not 0 <= noise <= last,
             anywhere: compute.cache and bool(clips.shards) and not clips.starts,
@@ -117,19 +121,24 @@ def _of_start(recipe: Recipe) -> Iterator[str]:
         return
     of, videos = f"{base} is of family {family}", "needs real videos: name a folder that `emu-video curate` wrote with --shards"
     other = f"{name} is for a base of family {recipe.family}, and {of}: choose --family {family}, or another --base"
+    if recipe.distil.steps and recipe.task == "video":
+        made_for = f"the stack {init} is for a base of family {recipe.family}"
+        other = f"{made_for}, and {of}: name the image model that it was trained on with --base"
     none = not recipe.clips.shards and family != "tiny"
     yield from _true({other: family != recipe.family, f"a base of family {family} {videos}": none})
-    if init and not stack_file(init).is_file():
-        yield f"{name} starts from {stack_file(init)}, which does not exist: train that stage first"
-    elif init:
+    if init and not start_file(recipe).is_file():
+        yield f"{name} starts from {start_file(recipe)}, which does not exist: train that stage first"
+    elif init and recipe.task == "video":
         yield from _of_init(recipe, family)
 
 
 def _of_init(recipe: Recipe, family: str) -> Iterator[str]:
-    init, method, path = recipe.start.init, recipe.method, stack_file(recipe.start.init)
+    init, method, path = recipe.start.init, recipe.method, start_file(recipe)
     config = read_config(path)
     built_for, made_by, mixing, image = config.unet.base, config.origin.family, config.layers.mixing, config.takes_image
     slim = "text" not in config.layers.kinds
+    if made_by == "emu" and recipe.distil.steps > 0:
+        yield from complaints_of_teacher(recipe, config)
     stranger = f"{init} is a stack of {made_by}, and training goes on with Emu Video stacks alone: leave it out"
     mixed = f"{init} was trained with method.mixing={mixing}, the recipe asks for {method.mixing}: use the same"
     takes = f"{init} takes {'a starting frame' if image else 'none'}, and the recipe has method.image={str(method.image).lower()}"

@@ -234,7 +234,7 @@ class Trainer:
     def autocast(self) -> Any:
         """For what keeps its weights in float32. A frozen U-Net is in the precision already, and its stack sees to itself."""
         precision = PRECISIONS[self.compute.precision]
-        frozen = self.recipe.task == "video" and self.recipe.method.trained == "stack"
+        frozen = self.recipe.on_a_base and self.recipe.method.trained == "stack"
         return torch.autocast(self.processes.device.type, precision, enabled=precision != torch.float32 and not frozen)
 
     def one_step(self, stream: Iterator[Any]) -> dict[str, float]:

@@ -32,6 +32,8 @@ class Scale:
     stage3: Figures = (25_000, 512, 1e-4, 1000)  # rate and warm-up: as stage 2
     hq: Figures = (20_000, 64, 2.5e-5, 10_000)  # the paper gives no number of steps
     interpolation: Figures = (15_000, 384, 1.5e-4, 1500)  # nor here
+    distil: Figures = (5_000, 512, 5e-5, 500)  # of each round of distillation, which the paper knows nothing of
+    distil_rank: int = 64  # of the LoRA that an image model's becomes
     ema: float = 0.9999
     first_frame: float = 1.0
     image_noise: int = 250  # of I's given latents in training, timesteps 0..this
@@ -117,6 +119,8 @@ def ablate(recipe: Recipe, names: Sequence[str]) -> Recipe:
             raise UserError(f"recipe {recipe.name!r} trains no temporal layers, which is what ablations change: leave {name} out")
         if name == "single_stage" and recipe.name == "stage1_256px":
             raise UserError("single_stage is to train without stage1_256px: start with stage2_512px, or leave single_stage out")
+        if recipe.distil.steps:
+            raise UserError(f"recipe {recipe.name!r} keeps the design of the stack that it starts from: leave {name} out")
         recipe = override(recipe, ABLATIONS[name][1])
     return recipe
 

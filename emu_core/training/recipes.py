@@ -130,8 +130,21 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Distil:
+    """Distillation: what is trained needs `steps` calls of the network, where its teacher takes `teacher_steps` with guidance."""
+
+    steps: int = 0  # of the student; 0: no distillation
+    teacher_steps: int = 0  # a multiple of them; 0: about as many as the teacher recommends
+    rounds: int = 0  # runs from the one to the other, each the next one's teacher; 0: as many as halve the steps
+    text_guidance: float = -1.0  # of the teacher, which the student is to do without; below 0: as it recommends
+    image_guidance: float = -1.0
+    rank: int = 64  # of the LoRA that makes an image model faster
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """One training run. `task` says what is trained: `video` a stack, the others parts of the bundled model."""
+    """One training run. `task` says what is trained: `video` a stack, `image` a LoRA with which an image model needs fewer steps,
+    the others parts of the bundled model."""
 
     name: str
     task: str
@@ -148,6 +161,12 @@ class Recipe:
     every: Every = Every()
     world: World = World()
     network: Network = Network()
+    distil: Distil = Distil()
+
+    @property
+    def on_a_base(self) -> bool:
+        """Whether it trains something on an image model of any family; the others are small, and for a CPU."""
+        return self.task in ("video", "image")
 
 
 _MOVED = {

@@ -15,15 +15,18 @@ from ..errors import SaidAlready, Stopped, UserError
 from . import checkpoints
 from .checks import check_chain, check_clips, check_output, check_recipe
 from .claim import check_owner, claimed
+from .distil import video_task
+from .distil_image import ImageDistilTask
 from .folder import RECIPE_FILE, check_folder, write_json
 from .loop import Task, Trainer
 from .processes import Processes, is_main, processes, processes_started
 from .recipes import Recipe, override
-from .video import VideoTask
 
 logger = logging.getLogger(__name__)
 
 DONE = "done.json"
+TASKS: dict[str, Callable[..., Task]] = {"video": video_task, "image": ImageDistilTask}
+"""What is trained on image models of any family, by `Recipe.task`."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class RunOptions:
     resume: bool = False
     max_minutes: float = math.inf
     tensorboard: bool = False
-    tasks: Mapping[str, Callable[[Recipe, Path, Processes], Task]] = field(default_factory=lambda: {"video": VideoTask})
+    tasks: Mapping[str, Callable[[Recipe, Path, Processes], Task]] = field(default_factory=lambda: dict(TASKS))
 
 
 def train(recipe: Recipe, folder: Path, options: RunOptions = RunOptions()) -> bool:
@@ -43,7 +46,7 @@ def train(recipe: Recipe, folder: Path, options: RunOptions = RunOptions()) -> b
     if recipe.task not in options.tasks:
         raise UserError(f"recipe {recipe.name!r} names an unknown task {recipe.task!r}")
     check_run(recipe, folder, options.resume, processes_started())
-    group = processes(recipe.compute.parallel == "fsdp", accelerated=recipe.task == "video")  # the others are for a CPU
+    group = processes(recipe.compute.parallel == "fsdp", accelerated=recipe.on_a_base)  # the others are for a CPU
     with claimed(folder, recipe, wanted=is_main()), group as here:
         trainer = Trainer(recipe, options.tasks[recipe.task](recipe, folder, here), folder, here)
         if options.resume:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..base.base import vae_dtype
 from ..checkpoint import load_stack, save_stack
 from ..errors import UserError
 from ..model.conditioning import KEYFRAMES, augment, condition, slots
+from ..model.config import StackConfig
 from ..model.guidance import Call, GuidedDenoiser, calls
 from ..model.sampling import sample
 from ..model.schedule import add_noise, frame_noise, stratified_timesteps, target
@@ -33,7 +34,10 @@ from .recipes import Recipe
 from .sources import Batch, ShardSource, SourceFactory
 
 SHEET_STEPS = 10
+FEW_STEPS_LORA = "few_steps_lora.safetensors"
 BANDS = 4  # of timesteps, for the validation loss
+Predict = Callable[[Tensor, Tensor, TextStates, Tensor | None], Tensor]
+"""(noisy latents (n, f, C, h, w), timesteps, text, given frames) -> the network's output."""
 SALT = 1_000_003
 
 
@@ -77,7 +81,17 @@ class VideoTask(Task):
         self.base = _load_base(recipe, processes.device)
         self.source = make(recipe, self.base, folder, processes)
         torch.manual_seed(recipe.optimisation.seed)
-        stack = self.fresh_stack().requires_grad_(True).train().to(processes.device)
+        self.attach()
+
+    @property
+    def config(self) -> StackConfig:
+        """Of the stack that is trained."""
+        return self.model.stack.config
+
+    def attach(self) -> None:
+        """Put the stack that is trained on the image model."""
+        recipe = self.recipe
+        stack = self.fresh_stack().requires_grad_(True).train().to(self.processes.device)
         everything = recipe.method.trained == "all"
         if everything:
             self.base.unet.requires_grad_(True)
@@ -99,7 +113,7 @@ class VideoTask(Task):
         if not method.image:
             role["image_guidance"] = 1.0
         if recipe.start.init:
-            stack = load_stack(stack_file(recipe.start.init), dtype=torch.float32)
+            stack = load_stack(start_file(recipe), dtype=torch.float32)
             stack.config = stack.config.changed(**role)
             return stack
         shape = STACK_SETTINGS.get(self.base.family, {}) | (SLIM if method.stack == "slim" else {}) | {"mixing": method.mixing}
@@ -120,7 +134,7 @@ class VideoTask(Task):
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, Any]]:
         """`generator`, which differs from process to process, is not used: every draw belongs to a sample."""
-        recipe, config, x0 = self.recipe, self.model.stack.config, batch.latents
+        recipe, config, x0 = self.recipe, self.config, batch.latents
         generators = [sample_generator(recipe.optimisation.seed, p) for p in batch.positions]
         said = [batch.says(i, g, recipe.given.text_drop) for i, g in enumerate(generators)]
         given = None
@@ -133,7 +147,7 @@ class VideoTask(Task):
 
     def timestep(self, position: int) -> Tensor:
         """Of one sample: the samples of a step, over all processes, have one in each equal part of the schedule."""
-        optimisation, schedule = self.recipe.optimisation, self.model.stack.config.schedule
+        optimisation, schedule = self.recipe.optimisation, self.config.schedule
         step, place = divmod(position, optimisation.batch)
         uniform = _timesteps(schedule, optimisation.batch, optimisation.seed, step)[place]
         return ((uniform + 0.5) / schedule.steps).pow(optimisation.t_power).mul(schedule.steps).long()
@@ -150,17 +164,24 @@ class VideoTask(Task):
 
     def errors(self, x0: Tensor, text: TextStates, t: Tensor, noise: Tensor, given: Tensor | None) -> Tensor:
         """Mean square error of each clip's output, (n,)."""
-        schedule = self.model.stack.config.schedule
+        schedule = self.config.schedule
         output = self.predict(add_noise(schedule, x0, noise, t), t, text, given)
         return (output.float() - target(schedule, x0, noise, t)).square().flatten(1).mean(1)
 
-    def predict(self, x: Tensor, t: Tensor, text: TextStates, given: Tensor | None) -> Tensor:
-        """The network's output for noisy latents x (n, f, C, h, w), of the same shape."""
-        base, dtype = self.base, self.base.dtype
-        height, width = (side * base.pixels_per_latent for side in x.shape[-2:])
-        pooled = None if text.pooled is None else text.pooled.to(x.device, dtype)
-        added = base.added_conditions(pooled, height, width)
-        return self.model(x.to(dtype), t, text.hidden.to(x.device, dtype), given, added)
+    def predict(self, x: Tensor, t: Tensor, text: TextStates, given: Tensor | None, model: VideoModel | None = None) -> Tensor:
+        """The network's output for noisy latents x (n, f, C, h, w), of the same shape; that of the stack that is trained, or of
+        another `model` on the same base."""
+        return (model or self.model)(x.to(self.base.dtype), t, self.states_for(x, text), given, self.added_for(x, text))
+
+    def states_for(self, x: Tensor, text: TextStates) -> Tensor:
+        """A text's hidden states where and as the network reads them."""
+        return text.hidden.to(x.device, self.base.dtype)
+
+    def added_for(self, x: Tensor, text: TextStates) -> dict[str, Tensor] | None:
+        """What SDXL's U-Net is told besides of latents x (..., h, w)."""
+        height, width = (side * self.base.pixels_per_latent for side in x.shape[-2:])
+        pooled = None if text.pooled is None else text.pooled.to(x.device, self.base.dtype)
+        return self.base.added_conditions(pooled, height, width)
 
     measure, draw = errors, predict
     forward_methods = ("measure", "draw")
@@ -168,7 +189,7 @@ class VideoTask(Task):
 
     def given(self, video: Tensor, generator: torch.Generator) -> Tensor:
         """Conditioning channels (f, C+1, h, w) of one training clip (f, C, h, w)."""
-        given, interpolates = self.recipe.given, self.model.stack.config.role == "I"
+        given, interpolates = self.recipe.given, self.config.role == "I"
         places = slots(KEYFRAMES) if interpolates else draw_positions(len(video), generator, given.first_frame)
         level = int(torch.randint(given.image_noise + 1, (1,), generator=generator))
         channels = self.channels(video[None], places, level, generator)[0]
@@ -178,7 +199,7 @@ class VideoTask(Task):
     def known(self, videos: Tensor, use: str, positions: Iterable[int]) -> Tensor | None:
         """Conditioning channels of whole videos (n, f, C, h, w), given as at inference: their first frame, their keyframes, or
         nothing. Their noise is a function of `use` and of each video's position."""
-        config = self.model.stack.config
+        config = self.config
         if not config.takes_image:
             return None
         places, level = slots(KEYFRAMES) if config.role == "I" else [0], config.sampling.image_noise
@@ -188,12 +209,12 @@ class VideoTask(Task):
 
     def noise(self, videos: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Noise for each of the videos (n, f, C, h, w), from its own generator."""
-        shared = self.model.stack.config.sampling.shared_noise
+        shared = self.config.sampling.shared_noise
         return torch.stack([frame_noise(videos.shape[1:], g, shared) for g in generators]).to(videos.device)
 
     def channels(self, videos: Tensor, places: list[int], level: int, generator: torch.Generator) -> Tensor:
         """Conditioning channels (n, f, C+1, h, w) of clean videos whose frames `places` are given, noised to timestep `level`."""
-        config, given = self.model.stack.config, videos[:, places]
+        config, given = self.config, videos[:, places]
         given = augment(given, level, config.schedule, torch.randn(given.shape, generator=generator))
         return condition(given, places, videos.shape[1], config.channel_order)
 
@@ -213,54 +234,70 @@ class VideoTask(Task):
     def validate(self) -> dict[str, float]:
         """Loss on clips that are kept out, at fixed noise, conditioned on the frames and the words that the recipe gives, nothing
         dropped: the mean, and that of each band of timesteps, the cleanest first."""
-        config, batch, rank, world = self.model.stack.config, self.source.kept_out, self.processes.rank, self.processes.world
-        count = len(batch.latents)
-        if not count:
-            return {}
-        places = list(range(rank, count, world) if count % world == 0 else range(count))
-        size = self.recipe.compute.micro or min(8, max(1, self.recipe.optimisation.batch // world))
-        sums = torch.zeros(BANDS, dtype=torch.float64)
-        for part in (places[start : start + size] for start in range(0, len(places), size)):
-            x0, errors = batch.latents[part], []
-            generators = [sample_generator(2**21, int(batch.positions[i])) for i in part]
-            text = self.base.encode_text([batch.captions[i] for i in part])
-            given = self.known(x0, "validation", (int(batch.positions[i]) for i in part))
+        steps, found = self.config.schedule.steps, []
+        for x0, text, given, generators in self.measuring():
+            errors = []
             for band in range(BANDS):
                 within = torch.tensor([torch.rand(1, generator=g).item() for g in generators])
-                t = ((band + within) / BANDS * config.schedule.steps).long().to(x0.device)
+                t = ((band + within) / BANDS * steps).long().to(x0.device)
                 errors.append(self.measure(x0, text, t, self.noise(x0, generators), given))
-            sums += torch.stack(errors).double().cpu().sum(1)
-        means = self.processes.mean(sums / len(places)).tolist()
+            found.append(torch.stack(errors))
+        if not found:
+            return {}
+        means = self.over_all(found)
         return {"val_loss": sum(means) / BANDS, **{f"val_loss_{i + 1}": mean for i, mean in enumerate(means)}}
+
+    def measuring(self) -> Iterator[tuple[Tensor, TextStates, Tensor | None, list[torch.Generator]]]:
+        """Of the clips that are kept out this process's share, some at a time: latents, states of their words, what is given of
+        them, and a generator for each."""
+        batch, rank, world = self.source.kept_out, self.processes.rank, self.processes.world
+        count = len(batch.latents)
+        places = list(range(rank, count, world) if count % world == 0 else range(count))
+        size = self.recipe.compute.micro or min(8, max(1, self.recipe.optimisation.batch // world))
+        for part in (places[start : start + size] for start in range(0, len(places), size)):
+            positions = [int(batch.positions[i]) for i in part]
+            given = self.known(batch.latents[part], "validation", positions)
+            text = self.base.encode_text([batch.captions[i] for i in part])
+            yield batch.latents[part], text, given, [sample_generator(2**21, position) for position in positions]
+
+    def over_all(self, errors: Sequence[Tensor]) -> list[float]:
+        """The means over all clips of all processes, of errors (kinds, n) of some clips after the other."""
+        sums = sum((part.double().cpu().sum(1) for part in errors), torch.zeros(len(errors[0]), dtype=torch.float64))
+        return self.processes.mean(sums / sum(part.shape[1] for part in errors)).tolist()
 
     def sheet(self, path: Path | None, count: int = 32) -> dict[str, float]:
         """Videos of up to `count` clips that are kept out, from their true given frames, and what the source says of them."""
         batch = self.source.examples(count)
         if not len(batch.latents):
             return {}
-        images = torch.stack([self.base.decode_latents(video) for video in self.sample(batch)])
-        videos = rearrange(images, "n f h w c -> n f c h w") * 2 - 1
-        rows = videos[:8] if self.model.stack.config.role == "F" else videos[:, ::3]
-        write_sheet(rearrange(rows, "n f c h w -> (n f) c h w"), path, columns=rows.shape[1])
+        videos = self.decoded(self.sample(batch))
+        self.write(videos, path)
         return self.source.judge(videos)
+
+    def decoded(self, latents: Tensor) -> Tensor:
+        """Videos (n, f, 3, H, W) in -1..1 of latents (n, f, C, h, w)."""
+        images = torch.stack([self.base.decode_latents(video) for video in latents])
+        return rearrange(images, "n f h w c -> n f c h w") * 2 - 1
+
+    def write(self, videos: Tensor, path: Path | None) -> None:
+        """The first eight as a PNG, a row each; of interpolated ones, which are few, every third frame."""
+        rows = videos[:8] if self.config.role == "F" else videos[:, ::3]
+        write_sheet(rearrange(rows, "n f c h w -> (n f) c h w"), path, columns=rows.shape[1])
 
     def sample(self, batch: Batch) -> Tensor:
         """Latents (n, f, C, h, w) for the frames and words of clips, at the stack's own recommended guidance, in few steps."""
-        config, like = self.model.stack.config, batch.latents.to(self.processes.device)
-        n, f = like.shape[:2]
+        sampling, has_image = self.config.sampling, self.config.takes_image
+        plan = calls(sampling.image_guidance, sampling.text_guidance, has_image)
+        return self.sampled(batch, self.draw, plan, SHEET_STEPS)
+
+    def sampled(self, batch: Batch, network: Predict, plan: Sequence[Call], steps: int) -> Tensor:
+        """As `sample`, by whatever network, with this guidance in so many steps."""
+        like = batch.latents.to(self.processes.device)
         given = self.known(like, "sheet", batch.positions)
-        plan = calls(config.sampling.image_guidance if config.takes_image else 1.0, config.sampling.text_guidance)
-        texts = {text: self.base.encode_text(list(said)) for text, said in {True: batch.captions, False: [""] * n}.items()}
-        images = {True: given, False: None if given is None else torch.zeros_like(given)}
-
-        def network(x: Tensor, t: Tensor, part: Sequence[Call]) -> Tensor:
-            (call,) = part
-            video = rearrange(x, "(b f) c h w -> b f c h w", f=f)
-            return self.draw(video, t, texts[call.text], images[call.image]).flatten(0, 1)
-
-        noise = self.noise(like, [stream(0, "sheet", "noise", int(position)) for position in batch.positions]).flatten(0, 1)
-        latents = sample(GuidedDenoiser(network, plan), noise, config.schedule, SHEET_STEPS)
-        return rearrange(latents, "(b f) c h w -> b f c h w", f=f)
+        noise = self.noise(like, [stream(0, "sheet", "noise", int(position)) for position in batch.positions])
+        said = {True: list(batch.captions), False: [""] * len(like)}
+        texts = {text: self.base.encode_text(words) for text, words in said.items()}
+        return sample(guided(network, plan, texts, given), noise, self.config.schedule, steps)
 
     # -- the result
 
@@ -286,6 +323,17 @@ class VideoTask(Task):
             plain.save_pretrained(folder / "unet")
 
 
+def guided(network: Predict, plan: Sequence[Call], texts: Mapping[bool, TextStates], given: Tensor | None) -> GuidedDenoiser:
+    """What a sampler calls for videos (n, f, C, h, w) with given frames and, by whether a call has its text, these texts."""
+    images = {True: given, False: None if given is None else torch.zeros_like(given)}
+
+    def call_by_call(x: Tensor, t: Tensor, part: Sequence[Call]) -> Tensor:
+        (call,) = part
+        return network(x, t, texts[call.text], images[call.image])
+
+    return GuidedDenoiser(call_by_call, plan)
+
+
 def _gathered(module: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """All weights in main memory. Every process has to ask."""
     return {name: whole(value).detach().to("cpu", dtype) for name, value in module.state_dict().items()}
@@ -307,7 +355,9 @@ def _load_base(recipe: Recipe, device: torch.device) -> Base:
     return base.to(device)
 
 
-def stack_file(init: str) -> Path:
-    """The stack that a recipe starts from: a file, or stack_F.safetensors in the folder of an earlier stage."""
-    path = Path(init)
-    return path / "stack_F.safetensors" if path.is_dir() else path
+def start_file(recipe: Recipe) -> Path:
+    """What a recipe starts from: a file, or that of an earlier stage in its folder, which is stack F, or what is distilled."""
+    path = Path(recipe.start.init)
+    role = recipe.role if recipe.distil.steps else "F"
+    name = FEW_STEPS_LORA if recipe.task == "image" else f"stack_{role}.safetensors"
+    return path / name if path.is_dir() else path

@@ -20,6 +20,12 @@ from emu_core.model.sites import find_sites
 from emu_core.model.stack import Run, TemporalStack
 from emu_core.pipeline import BUNDLED, EmuVideoPipeline
 from emu_core.settings import Settings
+from emu_core.toy.recipes import TINY
+from emu_core.toy.tasks import TASKS
+from emu_core.training.distil_image import TARGETS
+from emu_core.training.distil_rounds import of_stack, rounds
+from emu_core.training.recipes import override
+from emu_core.training.run import RunOptions, train
 
 from ..core import helpers
 from .conftest import outcome
@@ -69,8 +75,22 @@ def standard_stack(role: str) -> TemporalStack:
 
 
 @pytest.fixture(scope="session")
-def ran(inside: Callable[..., Any], expected: dict[str, Any]) -> dict[str, Any]:
+def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled stack F after one step of its distillation to four calls."""
+    folder = tmp_path_factory.mktemp("distilled")
+    changes: dict[str, Any] = {"optimisation.steps": 1, "optimisation.batch": 1, "world.cache": 1, "every.validate": 0}
+    changes |= {"start.base": str(BUNDLED), "distil.teacher_steps": 8}
+    (recipe,) = rounds(override(of_stack(str(BUNDLED / "stack_F.safetensors"), TINY), changes))
+    train(recipe, folder, RunOptions(tasks=TASKS))
+    return folder / "model" / "stack_F.safetensors"
+
+
+@pytest.fixture(scope="session")
+def ran(inside: Callable[..., Any], expected: dict[str, Any], distilled: Path) -> dict[str, Any]:
     def prepare(out: Path) -> None:
+        (out / "models" / "emu_video" / "distilled_F.safetensors").write_bytes(distilled.read_bytes())
+        named = [name for name, _ in load_base(BUNDLED).unet.named_modules() if name.endswith(TARGETS)]
+        (out / "lora_names.json").write_text(json.dumps([f"lora_unet_{name.replace('.', '_')}" for name in named]))
         for file in expected["folder"].iterdir():
             (out / file.name).write_bytes(file.read_bytes())
         for role in "FI":
@@ -143,6 +163,22 @@ def test_three_steps_at_zero_terminal_snr(ran: dict[str, Any]) -> None:
     for key, name in NAMES.items():
         difference = (found[key] - wanted[key]).square().mean().sqrt() / wanted[key].std()
         assert difference <= 2e-3, (name, float(difference))
+
+
+def test_a_distilled_stack_makes_the_same_latents(ran: dict[str, Any], distilled: Path) -> None:
+    """In one call of the U-Net a step, by our node and by ComfyUI's own sampler with the schedule "simple": root mean square
+    difference <= 2e-3 of the deviation, as above."""
+    data = outcome(ran, "check_distilled")["data"]
+    found = load_file(ran["out"] / "check_distilled.safetensors")
+    pipeline = EmuVideoPipeline(load_base(BUNDLED), load_stack(distilled, dtype=torch.float32))
+    known = pipeline.encode(found["image"])
+    wanted = pipeline.video_latents(known, (0,), PROMPT, Settings(seed=11))
+    assert data["seen"] == [8] * 4
+    for name in ("latents", "own"):
+        difference = (found[name] - wanted).square().mean().sqrt() / wanted.std()
+        assert difference <= 2e-3, (name, float(difference))
+    assert data["names"] > 50
+    assert data["unknown"] == []
 
 
 def test_latents_are_those_recorded(ran: dict[str, Any]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel
+import comfy.lora
 import comfy.ops
 import comfy.utils
 import parts
@@ -98,6 +100,28 @@ def three_steps(pack: Any, stacks: tuple[str, str], sampler: str, zero_snr: bool
 def check_zero_snr(pack: Any) -> dict[str, Any]:
     machine = f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
     return {"machine": machine, **three_steps(pack, ("tiny F (bundled)", "tiny I (bundled)"), "ddim", True)}
+
+
+def check_distilled(pack: Any) -> dict[str, Any]:
+    """A distilled stack as it recommends itself, and by ComfyUI's own sampler; how many frames the U-Net sees at each call; and
+    which names of a LoRA for few steps ComfyUI does not know."""
+    model, clip, vae = pack.run("EmuVideoTinyModel")
+    known = comfy.lora.model_lora_keys_unet(model.model)
+    model = parts.on_the_same_schedule(pack, model, zero_snr=True)
+    image = parts.picture(3)
+    positive, image_only, negative, latent = parts.conditioning(pack, clip, vae, image=image)
+    video, seen = parts.apply(pack, model, "distilled_F.safetensors"), []
+    handle = model.model.diffusion_model.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    latents = pack.run(
+        "EmuVideoSampler", model=video, positive=positive, image_only=image_only, negative=negative, latent=latent, seed=11,
+        steps=0, sampler_name="recommended", **parts.RECOMMENDED,
+    )[0]["samples"]  # fmt: skip
+    handle.remove()
+    plain = {"seed": 11, "steps": 4, "scheduler": "simple", "cfg": 1.0}
+    own = parts.ksample(video, positive, negative, latent["samples"], **plain)
+    names = json.loads((pack.folder / "lora_names.json").read_text())
+    unknown = [name for name in names if name not in known]
+    return {"image": image, "latents": latents, "own": own, "seen": seen, "names": len(names), "unknown": unknown}
 
 
 def check_equal_sigmas(pack: Any) -> dict[str, torch.Tensor]:
