@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,13 +131,13 @@ def _distilling(options: Namespace) -> Recipe:
     if options.init:
         raise UserError(f"recipe {options.recipe!r} takes no --init: name what is to become faster with --stack, or --base")
     if options.recipe == "distil-image":
-        return of_image_model(_scale(options))
+        return of_image_model(_scale(options, any_family=True))
     family = check_stack(options.stack).unet.base
     if options.family not in (None, family):
         raise UserError(
             f"{options.stack} is a stack for a base of family {family}, found --family {options.family}: leave it out"
         )
-    return of_stack(options.stack, _scale(options, family))
+    return of_stack(options.stack, _scale(options, family, any_family=True))
 
 
 def _finish(recipe: Recipe, options: Namespace, changes: dict[str, str] | None = None, first: bool = True) -> Recipe:
@@ -163,14 +164,16 @@ def _finish(recipe: Recipe, options: Namespace, changes: dict[str, str] | None =
     return recipe
 
 
-def _scale(options: Namespace, family: str = "") -> Scale:
-    """Of the only family, of the one that is asked for, or of that of the base."""
+def _scale(options: Namespace, family: str = "", any_family: bool = False) -> Scale:
+    """Of the only family, of the one that is asked for, or of that of the base; of `any_family` as of SD 1.5."""
     from ..base import inspect_base
     from ..toy.recipes import TINY
     from ..training.paper import SCALES
 
     family = family or options.family or (inspect_base(options.base).family if options.base else "sd15")
     scales = {TINY.family: TINY, **SCALES}
+    if any_family:
+        return scales.get(family) or replace(SCALES["sd15"], family=family)
     if family not in scales:
         raise UserError(f"there are recipes for the families {', '.join(scales)}, found {family!r}")
     return scales[family]

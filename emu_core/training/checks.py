@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..base import inspect_base
 from ..checkpoint import read_config
 from ..errors import UserError
 from ..model.conditioning import KEYFRAMES, slot_count
+from ..weights import open_weights
 from . import checkpoints
 from .distil_rounds import complaints_of_distil, complaints_of_teacher
 from .folder import lacks_room
@@ -202,11 +204,18 @@ def room_of_chain(recipes: Sequence[Recipe]) -> int:
     each = []
     total = 0
     for recipe in recipes:
-        spatial, temporal = parameters(recipe.family, recipe.method.stack == "slim")
-        trained = temporal + (spatial if recipe.method.trained == "all" else 0)
+        trained = _trained(recipe)
         each.append(16 * trained)  # weights, their average and AdamW's two moments, in float32
         total += checkpoints.KEPT * each[-1] + 4 * trained + (_latents(recipe) if recipe.compute.cache else 0)
     return total + max(each, default=0)
+
+
+def _trained(recipe: Recipe) -> int:
+    """How many numbers a stage trains; of a distillation as many as its file has, for a base of any family. A LoRA's are few."""
+    if recipe.distil.steps:
+        return sum(map(math.prod, open_weights(start_file(recipe)).shapes.values())) if recipe.task == "video" else 0
+    spatial, temporal = parameters(recipe.family, recipe.method.stack == "slim")
+    return temporal + (spatial if recipe.method.trained == "all" else 0)
 
 
 def _latents(recipe: Recipe) -> int:

@@ -153,6 +153,8 @@ def needs(recipe: Recipe, micro: int) -> Needs:
     size = BYTES[compute.precision]
     trained = temporal + (spatial if every else 0)
     frozen = 0 if every else spatial * size
+    if recipe.distil.steps:
+        frozen += temporal * size  # the teacher
     if not compute.cache:
         frozen += (VAE_PARAMETERS + TEXT_PARAMETERS[recipe.family]) * size
     copies = trained * size if mixed else 0  # autocast keeps the weights in 16 bits meanwhile

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from safetensors.torch import load_file
 from emu_core.base import load_base
 from emu_core.base.architectures import STACK_SETTINGS
 from emu_core.checkpoint import load_stack, read_config, save_stack
-from emu_core.model.config import StackConfig
 from emu_core.model.guidance import calls
 from emu_core.model.sampling import build_scheduler, sample
 from emu_core.model.schedule import ScheduleConfig, abar, add_noise, trailing_timesteps
@@ -27,7 +25,6 @@ from emu_core.model.streams import stream
 from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 from emu_core.toy import recipes as toy
-from emu_core.toy.source import WorldSource
 from emu_core.toy.tasks import TASKS
 from emu_core.training import loop, run
 from emu_core.training.checks import check_recipe
@@ -301,13 +298,14 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(role: str, narrow: Path, tmp_
 
 
 def test_student_and_teacher_come_together(narrow: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(narrow, optimisation__steps=40, optimisation__rate=4e-3, optimisation__ema=0.5, every__validate=40)
+    recipe = recipe_of(narrow, optimisation__steps=60, optimisation__rate=1.5e-3, optimisation__ema=0.5, every__validate=60)
     task = task_of(recipe, tmp_path)
     with torch.no_grad():
         before = task.validate()
     assert go(recipe, tmp_path / "run")
     after = rows(tmp_path / "run")[-1]
-    assert (after["val_loss"], after["val_end"]) == (0, 0), (before, after)
+    assert after["val_loss"] < 0.95 * before["val_loss"]  # of random networks: 0.083 and 0.093
+    assert after["val_end"] < 0.95 * before["val_end"]
 
 
 # -- rounds
@@ -387,7 +385,7 @@ def test_the_command_line_distils_in_rounds_and_again(narrow: Path, tmp_path: Pa
         ({"role": "I"}, "an interpolation model is trained on 37 frames, of which 8 are given, found clips.frames=4"),
         ({"role": "I", "clips.frames": 37}, "is a stack of role F, and the recipe is for role I"),
         ({"schedule.zero_snr": False}, "was trained on another noise schedule than the recipe's"),
-        ({"family": "sd15"}, "is for a base of family sd15, and {base} is of family tiny: name the image model that it was trained on"),
+        ({"family": "sd15"}, "for a base of family sd15, and {base} is of family tiny: name the image model that it"),
         ({"task": "lora"}, "distils no lora: leave distil.steps out"),
     ],
 )  # fmt: skip
@@ -447,6 +445,9 @@ def test_an_image_model_is_distilled_into_a_lora(narrow: Path, tmp_path: Path) -
     assert len(moved) == len(load_file(files[0])) / 2
     assert any("attn2.to_v" in name for name in moved)
     assert any("conv1" in name for name in moved)
+    half = image_recipe(narrow, compute__precision="bfloat16", optimisation__steps=1, every__validate=0)
+    assert go(half, tmp_path / "half")
+    assert rows(tmp_path / "half")[0]["loss"] == pytest.approx(rows(tmp_path / "whole")[0]["loss"], rel=0.05)
     second = task_of_image(image_recipe(narrow, start__init=str(files[0].parent), distil__steps=1), tmp_path)
     x, t = torch.randn(1, 1, 4, 4, 4), torch.tensor(500)
     text = second.base.encode_text([PROMPT])
