@@ -11,7 +11,7 @@ from ..training.recipes import Clips, Every, Given, Optimisation, Recipe, Recomm
 TINY = Scale(
     "tiny", 32, 64, stage1=(1200, 16, 2e-3, 50), stage2=(1600, 16, 2e-3, 50), stage3=(300, 8, 1e-3, 30), hq=(200, 16, 3e-4, 40),
     interpolation=(800, 4, 1.2e-3, 30), ema=0.995, first_frame=0.7, image_noise=100, recommended=Recommended(3.0, 1.0, 20),
-    recommended_of_i=Recommended(1.0, 1.0, 10, image_noise=20), every=200, distil=(400, 16, 1e-3, 20), distil_rank=16,
+    recommended_of_i=Recommended(1.0, 1.0, 10, image_noise=20), every=200, distil=(400, 16, 3e-4, 20), distil_rank=16,
 )  # fmt: skip
 """The paper's stages in miniature; the figures are ours. Between keyframes there is little left for guidance to decide."""
 
