@@ -140,29 +140,28 @@ def test_two_processes_have_the_losses_of_one(mode: str, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_the_bundled_stack_gets_nearer_to_its_teacher(tmp_path: Path) -> None:
-    """Its two calls, against four guided steps from the same noise, frames and words: nearer than the stack that it was made of
-    comes with two calls, be they two steps without guidance or one with."""
+    """After 120 clips, in one call: away from two guided steps of four calls by a mean square of 0.29 in latents of unit variance,
+    from the same noise, frames and words, where the stack that it was made of is by 0.32."""
     changes: dict[str, Any] = {
-        "start.base": str(BUNDLED), "distil.steps": 2, "distil.teacher_steps": 4, "distil.rounds": 1, "optimisation.steps": 30,
-        "optimisation.batch": 4, "optimisation.warmup": 5, "optimisation.ema": 0.9, "clips.validation": 4, "every.validate": 0,
-        "every.sheet": 6000,
+        "start.base": str(BUNDLED), "distil.steps": 1, "distil.teacher_steps": 2, "optimisation.steps": 30,
+        "optimisation.batch": 4, "optimisation.rate": 3e-4, "optimisation.warmup": 3, "optimisation.ema": 0.9,
+        "clips.validation": 4, "every.validate": 0, "every.sheet": 6000, "every.save": 1000,
     }  # fmt: skip
     (recipe,) = rounds(override(of_stack(str(BUNDLED / "stack_F.safetensors"), toy.TINY), changes))
     task: Any = TASKS["video"](recipe, tmp_path)
     clips = task.source.kept_out
+    with torch.no_grad():
+        teacher = task.sampled(clips, task.tell, task.plan, 2)
 
     @torch.no_grad()
-    def away(plan: Any, steps: int) -> float:
-        return float((task.sampled(clips, task.draw, plan, steps) - teacher).square().mean())
+    def away() -> float:
+        return float((task.sampled(clips, task.draw, calls(1.0, 1.0), 1) - teacher).square().mean())
 
-    with torch.no_grad():
-        teacher = task.sampled(clips, task.tell, task.plan, 4)
     assert len(task.plan) == 2
-    before = min(away(calls(1.0, 1.0), 2), away(task.plan, 1))
-    trainer = Trainer(recipe, task, tmp_path)
+    before, trainer = away(), Trainer(recipe, task, tmp_path)
     trainer.begin()
     for _ in trainer.steps():
         pass
     with trainer.averaged():
-        after = away(calls(1.0, 1.0), 2)
-    assert after < 0.8 * before, (after, before)
+        after = away()
+    assert after < 0.95 * before, (after, before)
