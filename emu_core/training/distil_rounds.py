@@ -51,14 +51,15 @@ def of_stack(file: str, scale: Scale) -> Recipe:
     config = check_stack(file)
     clip, sampling, interpolates = config.clip, config.sampling, config.role == "I"
     steps, batch, rate, warmup = scale.distil
+    noise = scale.image_noise if interpolates and not sampling.keeps_given else 0
     figures = steps, min(batch, scale.interpolation[1]) if interpolates else batch, rate, warmup
     return Recipe(
         "distil", "video", _optimisation(figures, scale.ema), config.unet.base, config.role, Start(init=str(_stack_path(file))),
         Clips(clip.frames, clip.fps, clip.size),
-        Given(0.0, first_frame=scale.first_frame, image_noise=scale.image_noise if interpolates else 0),
+        Given(0.0, first_frame=scale.first_frame, image_noise=noise),
         Method(
             config.takes_image, mixing=config.layers.mixing, shared_noise=sampling.shared_noise,
-            stack="full" if "text" in config.layers.kinds else "slim",
+            keep_given=sampling.keeps_given, stack="full" if "text" in config.layers.kinds else "slim",
         ),
         schedule=config.schedule, recommended=Recommended(1.0, 1.0, 4, sampling.image_noise),
         every=Every(scale.every, scale.every, scale.every), distil=Distil(4),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,22 @@ def test_a_distilled_stack_says_how_it_is_run_and_of_what_it_was_made(narrow: Pa
     counted = Counted(EmuVideoPipeline.from_files(narrow / "base", file, None))
     counted.pipeline.video(torch.rand(1, 32, 32, 3), PROMPT)
     assert counted.calls == 2
+
+
+def test_a_stack_that_keeps_its_given_frames_teaches_one_that_does(narrow: Path, tmp_path: Path) -> None:
+    stack = load_stack(narrow / "stack_F.safetensors", dtype=torch.float32)
+    stack.config = stack.config.changed(keeps_given=True, image_guidance=1.0)
+    save_stack(stack, tmp_path / "stack_F.safetensors", torch.float32)
+    shutil.copytree(narrow / "base", tmp_path / "base")
+    task = task_of(recipe_of(tmp_path), tmp_path)
+    assert task.recipe.method.keep_given
+    assert task.config.sampling.keeps_given
+    known = torch.randn(1, 4, 4, 4, 4, generator=torch.Generator().manual_seed(3))
+    given, x = task.channels(known, [2], 0, torch.Generator()), torch.randn(1, 4, 4, 4, 4)
+    with torch.no_grad():
+        for row in task.grid:
+            x = task.led(x, row[None], task.guided(task.taught, task.base.encode_text([PROMPT]), given))
+    torch.testing.assert_close(x[0, 2], known[0, 2], atol=1e-5, rtol=1e-4)
 
 
 class Counted:
