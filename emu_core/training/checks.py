@@ -202,18 +202,21 @@ ROOM_OF_CHAIN = "the checkpoints, models and latents of all stages", "make room,
 def room_of_chain(recipes: Sequence[Recipe]) -> int:
     """Bytes that the stages leave in their folders, with one checkpoint that is being written."""
     each = []
-    total = 0
+    total = trained = 0
     for recipe in recipes:
-        trained = _trained(recipe)
+        trained = _trained(recipe, trained)
         each.append(16 * trained)  # weights, their average and AdamW's two moments, in float32
         total += checkpoints.KEPT * each[-1] + 4 * trained + (_latents(recipe) if recipe.compute.cache else 0)
     return total + max(each, default=0)
 
 
-def _trained(recipe: Recipe) -> int:
-    """How many numbers a stage trains; of a distillation as many as its file has, for a base of any family. A LoRA's are few."""
+def _trained(recipe: Recipe, before: int) -> int:
+    """How many numbers a stage trains, for a base of any family if it distils: as many as its teacher has, or as the stage
+    `before`, which is still to make it. A LoRA's are few."""
     if recipe.distil.steps:
-        return sum(map(math.prod, open_weights(start_file(recipe)).shapes.values())) if recipe.task == "video" else 0
+        file = start_file(recipe)
+        made = recipe.task == "video" and file.is_file()
+        return sum(map(math.prod, open_weights(file).shapes.values())) if made else before
     spatial, temporal = parameters(recipe.family, recipe.method.stack == "slim")
     return temporal + (spatial if recipe.method.trained == "all" else 0)
 

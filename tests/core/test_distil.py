@@ -494,3 +494,23 @@ def test_the_image_models_student_is_taught_what_the_pipeline_makes(narrow: Path
 def test_clips_of_an_image_model_are_single_pictures(narrow: Path) -> None:
     with pytest.raises(ValueError, match="learns from single pictures, found clips.frames=2: set clips.frames=1"):
         check_recipe(image_recipe(narrow, clips__frames=2))
+
+
+@needs_peft
+def test_an_image_model_is_distilled_in_rounds(narrow: Path, tmp_path: Path) -> None:
+    own = {
+        **LITTLE,
+        "optimisation.steps": 1,
+        "distil.steps": 1,
+        "distil.teacher_steps": 4,
+        "distil.rounds": 0,
+        "clips.size": "32,32",
+    }
+    sets = [part for name, value in own.items() for part in ("--set", f"{name}={value}")]
+    said = emu("train", "distil-image", "--base", narrow / "base", *sets, "--out", tmp_path)
+    file = tmp_path / "2-distil_image_1" / "model" / "few_steps_lora.safetensors"
+    assert f"{file} needs 1 steps without guidance" in said
+    first = json.loads((tmp_path / "1-distil_image_2" / "recipe.json").read_text())["distil"]
+    second = json.loads((tmp_path / "2-distil_image_1" / "recipe.json").read_text())["distil"]
+    assert [(d["teacher_steps"], d["steps"], d["text_guidance"]) for d in (first, second)] == [(4, 2, 7.5), (2, 1, 1.0)]
+    load_base(narrow / "base", loras=[(file, 1.0)])
