@@ -42,6 +42,8 @@ BUNDLED = Path(__file__).parent / "assets" / "tiny"
 DEFAULTS_FILE = "emu_video.json"
 TEXTS = 32
 """Of how many texts the states are kept."""
+MOST_NAMED = 20
+"""Of unknown words in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class EmuVideoPipeline:
         self.batching = Batching(batch_calls, base.device)
         self.states = lru_cache(TEXTS)(self._states)
         self.defaults = defaults or {}
-        self._told: set[str] = set()  # prompts whose unknown words were named
+        self._named: set[str] = set()  # unknown words of which was told, in small letters
         self.attend = choose(attention, base.device, base.dtype)
         if attention == "xformers":
             base.unet.enable_xformers_memory_efficient_attention()
@@ -332,6 +334,21 @@ class EmuVideoPipeline:
         parts = self.interpolated(video, len(video), prompt, settings, progress)
         return Coming(video[:1] if first is None else first, parts, sum(w.stop - w.start for w in plan), FACTOR * fps)
 
+    def name_unknown(self, prompts: Iterable[str], speaks: bool = True) -> None:
+        """Warn of words that the model has no token for: of each once, in whatever prompts it comes, and of those of many prompts
+        in one sentence where they are named before the first is made. `speaks`: false where another process warns of them.
+        ValueError for what `base.prompts` cannot read."""
+        words = {word.casefold(): word for prompt in prompts for word in self.base.unknown_words(plain(prompt))}
+        if new := [word for small, word in words.items() if small not in self._named]:
+            known = "" if self._named else f"; it knows: {' '.join(self.base.known_words() or [])}"
+            self._named.update(words)
+            if not speaks:
+                return
+            shown = ", ".join(f'"{word}"' for word in new[:MOST_NAMED])
+            more = f" and {len(new) - MOST_NAMED} more" if len(new) > MOST_NAMED else ""
+            them = "it" if len(new) == 1 else "them"
+            logger.warning("the model does not know %s%s and passes over %s%s", shown, more, them, known)
+
     # -- what they share
 
     @torch.inference_mode()
@@ -407,12 +424,7 @@ class EmuVideoPipeline:
         latents that are changed."""
         base, size, prompt = self.base, self.size(stage.settings), check_prompt(stage.prompt)
         negative = stage.settings.negative
-        words = f"{plain(prompt)} {plain(negative)}"
-        if words not in self._told and (unknown := base.unknown_words(words)):
-            self._told.add(words)
-            quoted = ", ".join(f'"{word}"' for word in unknown)
-            known = " ".join(base.known_words() or [])
-            logger.warning("the model does not know %s and passes over it; it knows: %s", quoted, known)
+        self.name_unknown([prompt, negative])
         texts = {own: self.states(text, base.device, base.dtype) for own, text in ((True, prompt), (False, negative))}
 
         def evaluate(x: torch.Tensor, t: torch.Tensor, part: Sequence[Call]) -> torch.Tensor:

@@ -203,13 +203,15 @@ def _known(path: Path) -> str:
 
 class Maker:
     """The models of a request, loaded, and what makes videos with them. On a CPU its process has as many threads as the request
-    says, whatever the number of cores, so that the same videos come out."""
+    says, whatever the number of cores, so that the same videos come out. `speaks`: of several processes, one says what holds for
+    all."""
 
-    def __init__(self, work: Work, device: str | None = None) -> None:
+    def __init__(self, work: Work, device: str | None = None, speaks: bool = True) -> None:
         self.work, options = work, Namespace(**vars(work.options) | ({"device": device} if device else {}))
         if choose_device(options.device).type == "cpu":
             torch.set_num_threads(options.threads)
         self.pipeline = load_pipeline(options)
+        self.pipeline.name_unknown([work.settings.negative, *(video.prompt for video in work.videos)], speaks)
         self.clip = load_clip(options) if options.command == "generate" else None
 
     def fitting(self) -> int:

@@ -33,7 +33,7 @@ from . import (
     train,
 )
 from .options import CommandParser
-from .said import EXIT_INTERRUPTED, open_streams, say, tell
+from .said import EXIT_INTERRUPTED, Told, open_streams, say, settle, tell
 
 COMMANDS = (
     generate,
@@ -59,15 +59,23 @@ COMMANDS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, of these arguments or the process's own; returns the exit code."""
     open_streams()
+    try:
+        code = _run(arguments)
+    except SystemExit as end:  # of help, or of arguments that cannot be read
+        raise SystemExit(settle(int(end.code or 0))) from None
+    return settle(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = build_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    level = logging.INFO if options.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", handlers=[Told()])
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
     try:
         _refuse_empty(sys.argv[1:] if arguments is None else arguments)
         module, _, function = options.run.partition(":")
         with changed(options.limit):
             getattr(import_module(module), function)(options)
-        sys.stdout.flush()  # a reader that went away, as in `| head`, is noticed here and not after the end
     except KeyboardInterrupt:
         tell("emu-video: stopped; nothing half-written is left")
         return EXIT_INTERRUPTED

@@ -4,6 +4,7 @@ where to report it for a fault of the program."""
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import platform
 import select
@@ -21,6 +22,9 @@ EXIT_FAULT = 1  # a fault of the program
 EXIT_INPUT = 2  # what the user gave cannot be used; one sentence on standard error says why
 EXIT_INTERRUPTED = 130
 EXIT_READER_GONE = 141  # as if ended by SIGPIPE, which is how other programs end then
+
+MOST_KEPT = 1000
+"""Of warnings, to know them again."""
 
 OF_THE_SYSTEM = {
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
@@ -71,9 +75,36 @@ def say(error: Exception, command: str, verbose: bool) -> int:
 
 
 def tell(text: str) -> None:
-    """Say something on standard error, unless nobody hears it: the exit code stays true."""
+    """Say something on standard error, above the progress bars that stand there, unless nobody hears it: the exit code stays
+    true."""
+    bars = sys.modules.get("tqdm")  # which help and small commands do not wait for
     with suppress(OSError):
-        print(text, file=sys.stderr)
+        if bars is None:
+            print(text, file=sys.stderr)
+        else:
+            bars.tqdm.write(text, file=sys.stderr)
+
+
+class Told(logging.Handler):
+    """Log messages as `tell` says them, and of equal warnings the first alone: each system of a comparison has the same to say.
+    (tqdm's own redirection holds for one bar, and has to be put around each.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._warnings: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging."""
+        try:
+            text = self.format(record)
+            if record.levelno == logging.WARNING:
+                if text in self._warnings:
+                    return
+                if len(self._warnings) < MOST_KEPT:
+                    self._warnings.add(text)
+            tell(text)
+        except Exception:
+            self.handleError(record)
 
 
 def open_streams() -> None:
@@ -82,6 +113,20 @@ def open_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
+
+
+def settle(code: int) -> int:
+    """The exit code once all that was said has gone out: `code`, or that of what kept it from going out. What cannot be written
+    now is not tried again when Python ends, which would say so."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as problem:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if code == 0 and not isinstance(problem, BrokenPipeError):
+                tell(f"emu-video: {problem.strerror}")
+            code = code or (EXIT_READER_GONE if isinstance(problem, BrokenPipeError) else EXIT_INPUT)
+    return code
 
 
 def _sentence(error: Exception, command: str) -> str | None:

@@ -72,7 +72,7 @@ def make_share(work: Work) -> tuple[int, list[dict[str, Any]]]:
                 Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
             if here.main:
                 work.check()
-            maker = Maker(work, _device(work.options.device, here))
+            maker = Maker(work, _device(work.options.device, here), here.main)
             work.out.mkdir(exist_ok=True)
             if here.main:
                 kept.enter_context(manifest.claimed(work.out))

@@ -6,6 +6,7 @@ import argparse
 import logging
 import re
 from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from ..model.timeline import timeline_of as unchecked
 from ..pipeline import EmuVideoPipeline
 from ..settings import Keep, Progress, Settings, check_prompt
 from .making import load_pipeline, read_loras, read_motion_loras, read_request, read_stacks, write
-from .options import is_there, progress_bars
+from .options import is_there, progress_bars, then_close
 from .said import tell
 
 logger = logging.getLogger(__name__)
@@ -120,9 +121,10 @@ def make(options: argparse.Namespace, settings: Settings, config: StackConfig, w
     finished, pipeline = False, None
     try:
         pipeline = load_pipeline(options)
+        pipeline.name_unknown([settings.negative, *(span.prompt for span in work.timeline.prompts)])
         fps = work.fps * (FACTOR if work.third else 1)
-        with progress_bars() as progress:
-            made = _frames(pipeline, work, settings, kept, progress)
+        with ExitStack() as bars:
+            made = then_close(_frames(pipeline, work, settings, kept, bars.enter_context(progress_bars())), bars)
             write(options, settings, pipeline, made, count, fps, sound=work.sound, late=work.late)
         finished = True
     except KeyboardInterrupt:

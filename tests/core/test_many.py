@@ -207,6 +207,19 @@ def test_the_files_are_the_same_whoever_makes_them(tmp_path: Path, monkeypatch: 
     assert videos(tmp_path / "out") == wanted
 
 
+def test_unknown_words_of_a_list_are_named_together(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    listed(tmp_path, "a big red qwertz moves right", "a small blue Qwertz moves up", "a zzz circle")
+    work = work_of(tmp_path)
+    Maker(work, speaks=False)
+    assert not caplog.records
+    maker = Maker(work)
+    assert [record.getMessage().partition(" and passes")[0] for record in caplog.records] == [
+        'the model does not know "Qwertz", "zzz"'
+    ]
+    maker.pipeline.starting_frame(work.videos[0].prompt, work.settings)
+    assert len(caplog.records) == 1
+
+
 def test_candidates_are_chosen_for_each(tmp_path: Path) -> None:
     listed(tmp_path, RED, BLUE)
     tiny_clip(tmp_path / "clip")

@@ -11,7 +11,7 @@ import torch
 from emu_core.base import load_base
 from emu_core.checkpoint import load_stack, save_stack
 from emu_core.model.stack import TemporalStack
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline, read_defaults
+from emu_core.pipeline import BUNDLED, MOST_NAMED, EmuVideoPipeline, read_defaults
 from emu_core.settings import Settings
 from emu_core.toy import shapes
 from emu_core.toy.detect import read_frames
@@ -141,9 +141,17 @@ def test_progress_is_told_and_may_stop_the_work(pipeline: EmuVideoPipeline) -> N
 
 
 def test_unknown_words_are_named(pipeline: EmuVideoPipeline, caplog: pytest.LogCaptureFixture) -> None:
-    pipeline.starting_frame("a purple elephant on a white background", QUICK)
-    assert '"elephant"' in caplog.text
+    """Each once, however it is written and in whatever prompts and steps it comes; and what is known once."""
+    pipeline("a purple elephant on a white background", QUICK)
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        'the model does not know "elephant" and passes over it'
+    ]
     assert "circle" in caplog.text
+    caplog.clear()
+    pipeline.name_unknown(["a big Elephant, a zebra", "a ZEBRA", *(f"w{n}" for n in range(MOST_NAMED))])
+    (record,) = caplog.records
+    assert record.getMessage().startswith('the model does not know "ZEBRA", "w0", ')
+    assert record.getMessage().endswith(f'"w{MOST_NAMED - 2}" and 1 more and passes over them')
 
 
 def test_half_precision_is_close(pipeline: EmuVideoPipeline) -> None:

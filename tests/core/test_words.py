@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import io
+import logging
 import os
 import subprocess
 import sys
@@ -15,7 +17,8 @@ import torch
 
 from emu_core.cli import description
 from emu_core.cli.main import build_parser, main
-from emu_core.cli.said import LOWER
+from emu_core.cli.options import progress_bar
+from emu_core.cli.said import LOWER, Told
 from emu_core.errors import ISSUES, Stopped, UserError, of_one_item, out_of_memory
 from emu_core.media import read_image
 from emu_core.pipeline import BUNDLED
@@ -120,14 +123,44 @@ def test_v_stands_before_or_behind_any_command(command: str) -> None:
     assert command.split()[0] in {*COMMANDS, "info", "curate", "select", "equalise", "study", "recipes", "train"}
 
 
-def test_a_reader_that_goes_away_ends_it_quietly() -> None:
-    command = [sys.executable, "-m", "emu_core", "recipes"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=surroundings()) as process:
+@pytest.mark.parametrize(
+    ("command", "lines", "status"),
+    [
+        ("recipes --json", 1, 141), ("--version", 0, 141), ("--help", 0, 141), ("nothing", 0, 2),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("recipes", 0, 141), ("info --json", 0, 141))),
+    ],
+)  # fmt: skip
+def test_a_reader_that_goes_away_ends_it_quietly(command: str, lines: int, status: int) -> None:
+    """At once, or behind the first line as `head -n 1` does: by then all may be written, and that is no failure. With standard
+    error in the same pipe, and not; buffered, as Python is where nobody says otherwise."""
+    whole = [sys.executable, "-m", "emu_core", *command.split()]
+    around = {name: value for name, value in surroundings().items() if name != "PYTHONUNBUFFERED"}
+    error = subprocess.STDOUT if lines == 0 and status == 2 else subprocess.PIPE
+    with subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=error, cwd=ROOT, env=around) as process:
         assert process.stdout is not None
-        assert process.stderr is not None
+        for _ in range(lines):
+            process.stdout.readline()
         process.stdout.close()
-        said = process.stderr.read()
-    assert (process.returncode, said) == (141, b"")
+        said = process.stderr.read() if process.stderr else b""
+    assert process.returncode in ({status} if lines == 0 or status == 2 else {0, status})
+    assert b"Broken" not in said
+    assert b"Traceback" not in said
+    assert bool(said) == (status == 2 and error == subprocess.PIPE)
+
+
+def test_a_warning_stands_above_the_bars_and_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a terminal shows it: what stands on a line goes where the cursor comes back to its beginning and writes on."""
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    logger, told = logging.Logger("of a command"), Told()
+    logger.addHandler(told)
+    with progress_bar("videos", 2) as moved:
+        for _ in range(2):
+            logger.warning("the model does not know %s", "dolphin")
+            moved(1)
+    lines = [line.rpartition("\r")[2].strip() for line in shown.getvalue().rstrip("\n").split("\n")]
+    assert (lines[0], len(lines)) == ("the model does not know dolphin", 2)
+    assert lines[1].startswith("videos: 100%")
 
 
 @pytest.mark.slow
