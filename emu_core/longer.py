@@ -16,7 +16,7 @@ from .media import pad
 from .model.calls import asked, calls_of, image_guidance, in_order, seed_of
 from .model.config import StackConfig
 from .model.timeline import Stretch, Timeline
-from .pipeline import EmuVideoPipeline
+from .pipeline import MOST_JUDGED, EmuVideoPipeline
 from .settings import Keep, Progress, Settings, share
 
 Pictures = Callable[[Sequence[int]], Iterable[torch.Tensor]]
@@ -69,7 +69,7 @@ def _encoded(
 ) -> tuple[tuple[int, int] | None, dict[int, torch.Tensor]]:
     """(height, width) of the given frames, and the latents (C, h, w) of those that a call is given, by their places."""
     wanted = asked(timeline, plan)
-    size, known = None, dict[int, torch.Tensor]()
+    size, known, first = None, dict[int, torch.Tensor](), list[torch.Tensor]()
     for frame, picture in zip(wanted, pictures(wanted), strict=True):
         size = size or (picture.shape[0], picture.shape[1])
         if tuple(picture.shape) != (*size, 3):
@@ -77,6 +77,9 @@ def _encoded(
             raise UserError(f"the given frames should be of one size, found {found}: give them one (--size)")
         padded = pad(picture[None].float().clamp(0, 1), pipeline.base.pixels_per_latent)
         known[frame] = pipeline.base.encode_images(padded)[0].cpu()
+        first += [padded] if len(first) < MOST_JUDGED else []
+    if first:
+        pipeline.judge(torch.cat(first), torch.stack([*known.values()][: len(first)]))
     return size, known
 
 

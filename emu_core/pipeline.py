@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from .base import Base, check_base, load_base, outline
-from .base.base import TextStates
+from .base.base import TextStates, preserved
 from .base.checks import read_json
-from .base.prompts import plain
+from .base.unknown import UnknownWords
 from .checkpoint import load_stack, merge_motion_loras, read_config
 from .errors import UserError
 from .media import fit, pad
@@ -42,8 +42,8 @@ BUNDLED = Path(__file__).parent / "assets" / "tiny"
 DEFAULTS_FILE = "emu_video.json"
 TEXTS = 32
 """Of how many texts the states are kept."""
-MOST_NAMED = 20
-"""Of unknown words in one sentence."""
+MOST_JUDGED = 4
+"""Of pictures that are given: how many are decoded to see what is left of them."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,12 @@ class EmuVideoPipeline:
 
     What changes time and memory alone: `batch_calls` (see `guidance.Batching`), `compiled` for torch.compile of the video U-Net
     (see `compiled.CompiledUNet`). The states of a text are computed once, of the text encoders' weights as they were then.
+
+    `tell_preserved`, where one is set, is told how many dB the autoencoder keeps of the pictures that a video is given, of the
+    first MOST_JUDGED of them; it costs their decoding.
     """
+
+    tell_preserved: Callable[[Sequence[float]], None] | None = None
 
     def __init__(
         self,
@@ -111,7 +116,7 @@ class EmuVideoPipeline:
         self.batching = Batching(batch_calls, base.device)
         self.states = lru_cache(TEXTS)(self._states)
         self.defaults = defaults or {}
-        self._named: set[str] = set()  # unknown words of which was told, in small letters
+        self.name_unknown = UnknownWords(base)
         self.attend = choose(attention, base.device, base.dtype)
         if attention == "xformers":
             base.unet.enable_xformers_memory_efficient_attention()
@@ -206,7 +211,16 @@ class EmuVideoPipeline:
     def encode(self, images: torch.Tensor, settings: Settings = Settings()) -> torch.Tensor:
         """Latents (k, C, h, w) on the CPU of pictures (k, H', W', 3) that are to be given frames, cut and resized to the video's
         size."""
-        return self.base.encode_images(fit(images, *self.size(settings))).cpu()
+        fitted = fit(images, *self.size(settings))
+        latents = self.base.encode_images(fitted).cpu()
+        self.judge(fitted, latents)
+        return latents
+
+    @torch.inference_mode()
+    def judge(self, images: torch.Tensor, latents: torch.Tensor) -> None:
+        """Tell who wants to know how much of pictures (k, H, W, 3), as they are encoded, their latents (k, C, h, w) keep."""
+        if self.tell_preserved is not None and len(images):
+            self.tell_preserved(preserved(self.base, images[:MOST_JUDGED], latents[:MOST_JUDGED]))
 
     @torch.inference_mode()
     def video_latents(
@@ -333,21 +347,6 @@ class EmuVideoPipeline:
         plan = self._windows(len(video), settings)
         parts = self.interpolated(video, len(video), prompt, settings, progress)
         return Coming(video[:1] if first is None else first, parts, sum(w.stop - w.start for w in plan), FACTOR * fps)
-
-    def name_unknown(self, prompts: Iterable[str], speaks: bool = True) -> None:
-        """Warn of words that the model has no token for: of each once, in whatever prompts it comes, and of those of many prompts
-        in one sentence where they are named before the first is made. `speaks`: false where another process warns of them.
-        ValueError for what `base.prompts` cannot read."""
-        words = {word.casefold(): word for prompt in prompts for word in self.base.unknown_words(plain(prompt))}
-        if new := [word for small, word in words.items() if small not in self._named]:
-            known = "" if self._named else f"; it knows: {' '.join(self.base.known_words() or [])}"
-            self._named.update(words)
-            if not speaks:
-                return
-            shown = ", ".join(f'"{word}"' for word in new[:MOST_NAMED])
-            more = f" and {len(new) - MOST_NAMED} more" if len(new) > MOST_NAMED else ""
-            them = "it" if len(new) == 1 else "them"
-            logger.warning("the model does not know %s%s and passes over %s%s", shown, more, them, known)
 
     # -- what they share
 

@@ -209,6 +209,13 @@ class Base:
             yield (pixels.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu()
 
 
+def preserved(base: Base, images: Tensor, latents: Tensor) -> list[float]:
+    """How much of each picture (k, H, W, 3) in 0..1 the autoencoder keeps in its latents (k, c, h, w): 10 log10(1 / mean squared
+    error) of the decoded picture in dB, at most 100."""
+    error = (base.decode_latents(latents) - images.float().clamp(0, 1).cpu()).square().mean(dim=(1, 2, 3))
+    return (-10 * error.clamp(min=1e-10).log10()).tolist()
+
+
 def vae_dtype(dtype: torch.dtype, config: Any) -> torch.dtype:
     """The VAE's precision in a model of precision `dtype`: SDXL's VAE overflows in float16, and its config says so."""
     return torch.float32 if dtype == torch.float16 and config["force_upcast"] else dtype

@@ -51,6 +51,7 @@ FREE = (
 )
 """Options that may change when a run goes on; the prompts themselves may not."""
 FILES = ("model", "stack", "interpolation_stack", "tokenizer", "vae", "clip")
+PRESERVED = "preserved_db"
 Made: TypeAlias = "tuple[Result | torch.Tensor, list[float]]"
 """A video, or its starting frame (1, H, W, 3) alone; and the scores of the candidates."""
 
@@ -128,6 +129,11 @@ class Work:
         """For whoever stopped it, or sees it stop."""
         summary = self.summary()
         return f"{summary['videos']} of {summary['of']} {summary['what']} are in {self.out}: go on with --resume"
+
+    def preserved(self) -> list[float]:
+        """How many dB the autoencoder keeps of each picture, where that is known."""
+        told = manifest.entries(self.out)
+        return [line[PRESERVED] for video in self.videos if PRESERVED in (line := told.get((video.id, video.sample), {}))]
 
     def summary(self) -> dict[str, Any]:
         """What is there now, and what is not."""
@@ -213,6 +219,7 @@ class Maker:
         self.pipeline = load_pipeline(options)
         self.pipeline.name_unknown([work.settings.negative, *(video.prompt for video in work.videos)], speaks)
         self.clip = load_clip(options) if options.command == "generate" else None
+        self._preserved: dict[str, Sequence[float]] = {}  # of each video's picture, in dB
 
     def fitting(self) -> int:
         """How many clips at once fit into this device's memory, by the peak of one; 1 on a CPU."""
@@ -238,6 +245,7 @@ class Maker:
                 where = f"in --images {options.images}" if options.images else f"in the column image of {options.prompts}"
                 raise UserError(f"expected a picture of this prompt {where}, such as {video.stem}.png, found none; add it")
             given = media.read_image(video.image)[None]
+            pipeline.tell_preserved = partial(self._preserved.__setitem__, video.stem)
             return pipeline(video.prompt, settings, given, self.work.third_step, None, options.position), []
         image, scores = best_start(pipeline, self.clip, options.candidates, video.prompt, settings, None)
         if self.work.only_frames:
@@ -256,7 +264,8 @@ class Maker:
             logger.warning("%s: %s", video.stem, why)
             return self.work.failed(video, why)
         entry = self.work.entry(video, round(seconds + time.perf_counter() - start, 3))
-        return entry | ({"candidates": scores} if scores else {})
+        kept = self._preserved.pop(video.stem, ())
+        return entry | ({"candidates": scores} if scores else {}) | ({PRESERVED: round(kept[0], 2)} if kept else {})
 
     def _write(self, video: Video, made: Result | torch.Tensor) -> None:
         """The starting frame first, where it is wanted: whoever sees the video knows that both are there."""

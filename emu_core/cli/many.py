@@ -75,6 +75,7 @@ def run(options: Namespace, again: list[str] | None = None) -> None:
     from ..training.checks import check_processes  # here: they bring torch, and help does not wait for it
     from ..training.processes import processes_started
     from .batch import read_work
+    from .making import say_preserved
     from .shares import by_ray, make_share
 
     world = processes_started()
@@ -96,6 +97,8 @@ def run(options: Namespace, again: list[str] | None = None) -> None:
             failed = sum("failed" in entry for entry in entries)
             tell(f"process {rank + 1} of {world}: made {len(entries) - failed} videos, {failed} failed")
             return
+    if found := work.preserved():
+        say_preserved(found)
     _say(options, work.summary())
 
 

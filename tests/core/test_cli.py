@@ -12,8 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from emu_core.base import load_base
+from emu_core.base.base import preserved
 from emu_core.checkpoint import load_stack
 from emu_core.cli.main import main
+from emu_core.cli.making import LEAST_PRESERVED, say_preserved
 from emu_core.media import read_image, read_video, write_video
 from emu_core.pipeline import BUNDLED
 
@@ -57,11 +60,33 @@ def test_generate_writes_frame_and_sheet_and_prints_json(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "CMYK", "1"])
-def test_animate_takes_any_kind_of_picture(tmp_path: Path, mode: str) -> None:
+def test_animate_takes_any_kind_of_picture(tmp_path: Path, mode: str, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = tmp_path / ("in.tif" if mode == "CMYK" else "in.png"), tmp_path / "out.mp4"
     Image.new(mode, (100, 40)).save(path)
     assert main(["animate", str(path), "moves left", "--out", str(out), "--no-interpolate", *QUICK]) == 0
     assert read_video(out).frames.shape == (8, 64, 64, 3)
+    said = capsys.readouterr()
+    assert "the autoencoder keeps" in said.err  # a plain picture: no warning
+    assert "keeps" not in said.out
+
+
+def test_what_the_autoencoder_keeps_is_said_and_little_is_a_warning(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """10 log10(1 / MSE): a picture that is 0.1 off what its latents are decoded to everywhere has 20 dB."""
+    base = load_base(BUNDLED)
+    latents = torch.randn(2, base.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    decoded = base.decode_latents(latents)
+    off = decoded + torch.where(decoded < 0.5, 0.1, -0.1)
+    assert preserved(base, torch.stack([off[0], decoded[1]]), latents) == pytest.approx([20, 100], abs=1e-3)
+    say_preserved([30.04, 30.0])
+    assert capsys.readouterr().err == "the autoencoder keeps 30.0 dB of the given picture\n"
+    assert not caplog.records
+    say_preserved([20.0, 28.0, LEAST_PRESERVED])
+    say_preserved([20.0])
+    many, one = (record.getMessage().partition(":")[0] for record in caplog.records)
+    assert many == "the autoencoder keeps 20.0 to 28.0 dB of the given pictures, less than 22 dB of 1 of 3"
+    assert one == "the autoencoder keeps 20.0 dB of the given picture, less than 22 dB"
 
 
 def test_interpolate_a_video(tmp_path: Path) -> None:

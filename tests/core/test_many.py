@@ -246,6 +246,9 @@ def test_animate_takes_pictures_by_name_and_says_which_are_missing(tmp_path: Pat
     assert "001-a-small-blue-square-moves-up-on-a-black-background.png" in lost["failed"]
     Image.new("RGB", (16, 16), (30, 30, 200)).save(tmp_path / "pictures" / "001.png")
     emu(*arguments, *QUICK, "--resume")
+    kept = [line["preserved_db"] for line in lines(tmp_path / "out") if "file" in line]
+    assert len(kept) == 2
+    assert all(10 < each < 60 for each in kept)
     emu("animate", tmp_path / "pictures" / "001.png", BLUE, "--seed", str(lost["seed"]), "--out", tmp_path / "x.mp4", *QUICK)
     assert [*videos(tmp_path / "out").values()][1] == frames(tmp_path / "x.mp4")
 

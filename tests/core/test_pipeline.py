@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from emu_core.base import load_base
+from emu_core.base.unknown import MOST_NAMED
 from emu_core.checkpoint import load_stack, save_stack
 from emu_core.model.stack import TemporalStack
-from emu_core.pipeline import BUNDLED, MOST_NAMED, EmuVideoPipeline, read_defaults
+from emu_core.pipeline import BUNDLED, EmuVideoPipeline, read_defaults
 from emu_core.settings import Settings
 from emu_core.toy import shapes
 from emu_core.toy.detect import read_frames
@@ -47,14 +48,14 @@ def test_starting_frames_show_what_was_asked_and_videos_keep_it(pipeline: EmuVid
 
 
 def test_videos_move_as_the_prompt_says(pipeline: EmuVideoPipeline) -> None:
-    """10 held-out prompts. Chance is one in five; 3 of 200 went wrong in the evaluation, so two of 10 would be a fault."""
+    """6 held-out prompts. Chance is one in five; 3 of 200 went wrong in the evaluation, so two of 6 would be a fault."""
     samples = []
-    for i, clip in enumerate(shapes.clips(32, range(10), held_out=True)):
+    for i, clip in enumerate(shapes.clips(32, range(6), held_out=True)):
         result = pipeline(clip.caption, Settings(seed=i), interpolate=False)
         samples.append(Sample(clip, result.video, result.fps, result.starting_frame))
     figures = judge_videos(samples)
-    assert figures["direction"] >= 0.9
-    assert figures["last_frame_shape"] >= 0.9
+    assert figures["direction"] >= 5 / 6
+    assert figures["last_frame_shape"] >= 5 / 6
     assert figures["frame0_psnr_db"] >= 26
 
 
