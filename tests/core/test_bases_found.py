@@ -203,7 +203,7 @@ def write_hollow(file: Path, tensors: dict[str, torch.Tensor]) -> None:
     [  # of the U-Net, the VAE and the text encoders, as published
         ("sd1", "sd15", (859_520_964, 83_653_863, 123_060_480)),
         ("sd2", "sd21", (865_910_724, 83_653_863, 354_032_640)),
-        ("sdxl", "sdxl", (2_567_463_684, 83_653_863, 123_060_480, 694_659_840)),
+        pytest.param("sdxl", "sdxl", (2_567_463_684, 83_653_863, 123_060_480, 694_659_840), marks=pytest.mark.slow),
     ],
 )
 def test_files_of_real_size_are_understood(tmp_path: Path, layout: Layout, family: str, parameters: Any) -> None:

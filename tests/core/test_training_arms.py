@@ -24,8 +24,6 @@ from .tiny_training import VideoTask, small, train
 SPREAD = [
     Arm("stage1_256px", "all_trained", "fsdp", "bfloat16"),
     Arm("tiny-f", "slim", "two", "float16"),
-    Arm("stage2_512px", "single_stage", "one", "float16"),
-    Arm("interpolation", "single_stage", "one", "bfloat16"),
     Arm("tiny-t2i", "", "one", "bfloat16"),
 ]
 

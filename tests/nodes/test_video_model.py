@@ -17,11 +17,13 @@ def checks(module: str) -> list[str]:
     return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("check_")]
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("check", checks("video_model"))
 def test_video_model(check: str, inside: Callable[..., Any], comfy_root: Path) -> None:
     outcome(inside("video_model"), check)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("check", checks("clones"))
 def test_clones(check: str, inside: Callable[..., Any], comfy_root: Path) -> None:
     outcome(inside("clones"), check)

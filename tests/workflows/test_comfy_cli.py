@@ -62,6 +62,7 @@ def test_public_checkpoints_run_at_small_size(name: str, server: Server, tmp_pat
     assert stream(run(page, server)) == small_stream(name)
 
 
+@pytest.mark.newest
 def test_validate_and_pack(tmp_path: Path, comfy_root: Path) -> None:
     """The archive holds what runs and little else, and ComfyUI starts with nothing but the archive."""
     copy = tmp_path / "ComfyUI-EmuVideo"

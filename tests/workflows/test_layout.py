@@ -21,7 +21,7 @@ from .small import small
 from .test_workflows import PUBLIC, version
 
 pytestmark = [pytest.mark.page, pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}")]
-DESIGNS = ("classic", "vue")
+DESIGNS = (pytest.param("classic", marks=pytest.mark.slow), "vue")
 SAMPLERS = (
     "EmuVideoStartingFrame", "EmuVideoSampler", "EmuVideoInterpolate", "EmuVideoExtend", "EmuVideoLoop", "EmuVideoKeyframes",
     "KSampler", "SamplerCustomAdvanced",

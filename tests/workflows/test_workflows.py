@@ -131,6 +131,7 @@ def test_with_svd_only_its_files_are_missing(comfy_root: Path, tmp_path: Path) -
         assert "value_not_in_list" in found[number] or "was not found" in found[number]
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", [name for name in build.WORKFLOWS if name not in PUBLIC])
 def test_api_form_runs(name: str, server: Server) -> None:
     server.post("/free", {"unload_models": True, "free_memory": True})  # nothing may come from an earlier run's cache
@@ -154,6 +155,7 @@ def test_a_workflow_saved_before_nodes_gave_fps_runs(server: Server) -> None:
     assert stream(server.files(server.run(old), ".mp4")[0]) == (37, 16, (64, 64))
 
 
+@pytest.mark.newest
 def test_same_seed_same_video(server: Server) -> None:
     """Run again with another name for the file, after other prompts, every frame is the same."""
     prompt = saved_api("text_to_video")
@@ -234,6 +236,7 @@ def test_an_error_during_the_run_is_one_sentence(server: Server) -> None:
     assert server.run(saved_api("text_to_video"))  # and the server goes on
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
     "kind", ["EmuVideoSampler", "EmuVideoInterpolate", pytest.param("EmuVideoExtend", marks=pytest.mark.slow)]
 )
