@@ -491,6 +491,7 @@ def missing_stack(source: str, role: str) -> UserError:
 
 
 def read_defaults(folder: Path) -> dict[str, Any]:
-    """What a model's maker recommends for its image model: `steps` and `text_guidance`, from DEFAULTS_FILE; may be empty."""
+    """What a model's maker recommends for its image model, from DEFAULTS_FILE: `steps` and `text_guidance`, and how many times as
+    large its videos are written by commands (`scale`); may be empty."""
     path = folder / DEFAULTS_FILE
     return read_json(path) if path.is_file() else {}

@@ -29,7 +29,17 @@ from ..pipeline import EmuVideoPipeline, Result
 from ..settings import Settings
 from ..training.checks import check_processes
 from .candidates import best_start, load_clip
-from .making import check_models, interpolates, load_pipeline, read_loras, read_motion_loras, read_settings, what_made_it
+from .making import (
+    check_models,
+    check_scale,
+    interpolates,
+    load_pipeline,
+    read_loras,
+    read_motion_loras,
+    read_settings,
+    scale_for,
+    what_made_it,
+)
 from .options import OF_ONE_LONG, check_folder, choose_device
 
 logger = logging.getLogger(__name__)
@@ -149,6 +159,7 @@ def read_work(options: Namespace) -> Work:
     if long := next((name for name in OF_ONE_LONG[:-1] if getattr(options, name, None)), None):
         raise UserError(f"--{long.replace('ranges', 'prompt')} is of one video, and --prompts makes many: leave it out")
     settings = read_settings(options)
+    check_scale(options, settings)
     if options.batch_calls == "auto":  # which asks the memory that is free just then
         options = Namespace(**vars(options) | {"batch_calls": "off"})
     check_processes(options.processes, video=False)
@@ -189,6 +200,8 @@ def _facts(options: Namespace, prompts: Sequence[Prompt], device: torch.device) 
     facts = {name: value for name, value in given.items() if value is not None and value is not False}
     facts |= {name: _known(Path(facts[name])) for name in FILES if name in facts}
     facts["model"] = facts.get("model", "bundled tiny model")
+    facts.pop("scale", None)
+    facts |= {} if (scale := scale_for(options)).factor == 1 else {"scale": f"{scale.factor}:{scale.filter}"}
     loras = {"lora": read_loras(options), "motion_lora": read_motion_loras(options)}
     facts |= {name: [f"{_known(file)}:{strength:g}" for file, strength in each] for name, each in loras.items() if each}
     if facts["dtype"] == "auto":
@@ -278,4 +291,4 @@ class Maker:
         if work.frames is not None:
             media.write_image(work.frames / f"{video.stem}.png", made.starting_frame[0], told)
         frames, fps = made.final
-        media.write_video(place if work.suffix else f"{place}/", frames, fps, told)
+        media.write_video(place if work.suffix else f"{place}/", frames, fps, told, scale=scale_for(work.options))

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from ..errors import UserError
 from . import animate, generate, many
-from .options import PROMPTS_HELP, add_command, add_model_options, add_sampling_options, check_folder
+from .options import PROMPTS_HELP, SCALE_HELP, add_command, add_model_options, add_sampling_options, check_folder
 
 FRAMES = "starting_frames"
 OF_THE_LIST = ("out", "prompts", "samples", "seed", "json", "resume", "processes", "engine", "address", "format")
@@ -33,6 +33,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--system", required=True, action="append", metavar="'NAME: OPTIONS'", help=system)
     parser.add_argument("--samples", type=int, default=1, help="videos of each prompt, each with a seed of its own")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON, a line a folder")
+    parser.add_argument("--scale", metavar="N", help=SCALE_HELP)
     generate.add_generate_options(parser, frame=False)
     many.add_how(parser)
     add_sampling_options(parser)

@@ -22,7 +22,7 @@ from ..media.files import real_target
 from ..media.writing import MAX_FPS, MIN_FPS
 from ..model.conditioning import FACTOR, checked_positions
 from ..model.config import StackConfig
-from ..pipeline import BUNDLED, EmuVideoPipeline, missing_stack, stack_files
+from ..pipeline import BUNDLED, EmuVideoPipeline, missing_stack, read_defaults, stack_files
 from ..settings import Settings, check_prompt
 from .options import choose_device, is_there, wrote
 from .said import tell
@@ -78,6 +78,7 @@ def read_request(options: Namespace) -> tuple[str, Settings]:
     ValueError for an empty prompt, for what no model can do, and for the first file that cannot be used.
     """
     prompt, settings = check_prompt(options.prompt), read_settings(options)
+    check_scale(options, settings)
     _check_outputs(options)
     check_models(options, settings)
     return prompt, settings
@@ -174,6 +175,18 @@ def read_settings(options: Namespace) -> Settings:
     return settings
 
 
+def scale_for(options: Namespace) -> media.Scale:
+    """How much larger the video is written: as --scale says, or else as the model's maker recommends. ValueError for what is no
+    scale."""
+    usual = read_defaults(Path(options.model or BUNDLED)).get("scale", 1)
+    return media.parse_scale(str(usual) if options.scale is None else options.scale)
+
+
+def check_scale(options: Namespace, settings: Settings) -> None:
+    """ValueError for a --scale that is none, or makes too much of --size."""
+    scale_for(options).check(*settings.size or (1, 1))
+
+
 def load_pipeline(options: Namespace) -> EmuVideoPipeline:
     """The models that the options name, on their device and in their precision."""
     device = choose_device(options.device)
@@ -259,10 +272,11 @@ def write(
     if first is not None and options.starting_frame:
         media.write_image(options.starting_frame, first, told)
     sheet = _Sheet(parts, count, bool(options.sheet))
-    media.write_parts(options.out, sheet, count, fps, told, sound, late)
+    scale = scale_for(options)
+    media.write_parts(options.out, sheet, count, fps, told, sound, late, scale)
     if options.sheet:
         media.write_image(options.sheet, media.contact_sheet(torch.cat(sheet.shown)), told)
-    height, width = sheet.size
+    height, width = (scale.factor * side for side in sheet.size)
     compiled = round(pipeline.compiled.seconds, 1) if pipeline.compiled else 0.0
     if options.json:
         made = {"output": str(options.out), "frames": count, "fps": fps, "seconds": round(count / fps, 4)}

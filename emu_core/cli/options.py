@@ -29,6 +29,10 @@ VARIANT_HELP = (
 )
 
 WEIGHTS_HELP = r"weights as in ComfyUI: (word) counts 1.1 times, (word:1.3) 1.3 times; \( and \) are brackets that are read"
+SCALE_HELP = (
+    "write the video N times as large, each pixel as N x N equal ones, or smoothly as 4:lanczos; read again here, equal ones are "
+    "one again (default: what the model's folder says, else 1)"
+)
 NEGATIVE_HELP = "what the video should not show: it takes the place of the empty text; written as the prompt is"
 OF_ONE_LONG = ("length", "ranges", "past", "plan", "resume")
 """Options of one video of several calls; --resume is of a list too."""
@@ -73,6 +77,7 @@ def add_output_options(parser: argparse.ArgumentParser, many: str = "") -> None:
     add("--out", required=True, help=where + many)
     add("--sheet", metavar="OUT.png", help="also write a contact sheet")
     add("--json", action="store_true", help="print what was made as JSON")
+    add("--scale", metavar="N", help=SCALE_HELP)
 
 
 def add_timeline_options(parser: argparse.ArgumentParser, ranges: str, output: bool = True) -> None:

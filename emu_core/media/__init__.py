@@ -7,6 +7,7 @@ ValueError of one sentence.
 from .files import Unreadable
 from .images import fit, pad, read_image
 from .reading import Facts, Video, VideoReader, read_video
+from .scale import Scale, parse_scale
 from .sheet import contact_sheet, shown_every
 from .writing import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, check_output, write_image, write_parts, write_video
 
@@ -14,6 +15,7 @@ __all__ = [
     "IMAGE_EXTENSIONS",
     "VIDEO_EXTENSIONS",
     "Facts",
+    "Scale",
     "Unreadable",
     "Video",
     "VideoReader",
@@ -21,6 +23,7 @@ __all__ = [
     "contact_sheet",
     "fit",
     "pad",
+    "parse_scale",
     "read_image",
     "read_video",
     "shown_every",

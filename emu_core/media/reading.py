@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
 import re
@@ -26,12 +27,14 @@ from .budget import Budget, picture_of
 from .decoding import LONGEST_GAP, WHOLE, Decoder, Pixels, Source, Threads, check_gap, check_whole, opened, undecodable
 from .files import PathLike, Unreadable, check_input, natural, reason
 from .images import check_sides, on_white, read_pixels
+from .scale import Scale, reduced, scale_of
 from .spacing import BROWSER_DELAY, ending, even_out, is_length_of
 from .tags import COMMENT_KEY, EXIF_DESCRIPTION, FOLDER_SETTINGS, unpack
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger(__name__)
 Pictures = NDArray[Any]
 """(H, W, 3) uint8, or float32 in 0..1 where the file has more than 8 bits."""
 FRAME_EXTENSIONS = (".png", ".jpg", ".jpeg")
@@ -78,33 +81,42 @@ class VideoReader:
     Frames come upright and evenly spaced: where their durations differ (variable rate, equal frames merged into one), they are
     repeated or dropped so that every moment keeps its time. What is held does not grow with a video's length, save for a few
     numbers a picture. fps: taken instead of the rate found; needed for a folder without metadata.json. most: no more frames
-    than so many; how the file ends is not looked at then, if more pictures follow.
+    than so many; how the file ends is not looked at then, if more pictures follow. A video that was written enlarged (see
+    `scale`) is given as it was before, unless it is wanted as it is `stored`.
 
     Raises Unreadable for what is missing, broken, or without pictures.
     """
 
-    def __init__(self, source: Source, fps: float | None = None, most: int | None = None, name: str = "") -> None:
+    def __init__(
+        self, source: Source, fps: float | None = None, most: int | None = None, name: str = "", stored: bool = False
+    ) -> None:
         on_disk = isinstance(source, str | os.PathLike)
         self.path = Path(os.fspath(source) if isinstance(source, str | os.PathLike) else name or "the video")
         with _nothing_but_unreadable(self.path):
             if on_disk and self.path.is_dir():
-                stored = _folder(self.path, fps)
+                found = _folder(self.path, fps)
             else:
                 if on_disk:
                     check_input(self.path, "a video")
-                stored = (_animation if is_animation(source) else _film)(source, str(self.path))
-            metadata, timing = unpack(stored.comment) or (stored.tags, None)
-            if stored.length is not None and (most is None or len(stored.durations) <= most):
-                least = WHOLE * stored.length
-                if timing is not None and is_length_of(timing, stored.length):
-                    least = stored.length - 0.5 / timing.fps
-                check_whole(self.path, sum(stored.durations), stored.length, least)
-            shown, rate = even_out(stored.durations, stored.rate, timing, stored.tick)
+                found = (_animation if is_animation(source) else _film)(source, str(self.path))
+            metadata, timing = unpack(found.comment) or (found.tags, None)
+            if found.length is not None and (most is None or len(found.durations) <= most):
+                least = WHOLE * found.length
+                if timing is not None and is_length_of(timing, found.length):
+                    least = found.length - 0.5 / timing.fps
+                check_whole(self.path, sum(found.durations), found.length, least)
+            shown, rate = even_out(found.durations, found.rate, timing, found.tick)
             shown = shown[:most]
-            self.budget = stored.budget
-            self.budget.claim(stored.shape[1], stored.shape[0], len(shown), sum(stored.durations))
-            self.facts = Facts(stored.shape[1], stored.shape[0], len(shown), fps or rate, metadata, stored.sound)
-            self._times, self._pictures = np.bincount(shown).astype(np.int32), stored.pictures
+            self.budget = found.budget
+            self.budget.claim(found.shape[1], found.shape[0], len(shown), sum(found.durations))
+            height, width = found.shape[:2]
+            scale = Scale() if stored else scale_of(metadata, height, width)
+            if scale.filter == "lanczos":
+                log.warning("%s is read as it is, %d x %d: what lanczos enlarged is not undone.", self.path, width, height)
+                scale = Scale()
+            self._factor = scale.factor
+            self.facts = Facts(width // self._factor, height // self._factor, len(shown), fps or rate, metadata, found.sound)
+            self._times, self._pictures = np.bincount(shown).astype(np.int32), found.pictures
 
     def __iter__(self) -> Iterator[Pixels]:
         """Frames (H, W, 3) uint8. Raises Unreadable where the file breaks off or cannot be decoded."""
@@ -113,6 +125,10 @@ class VideoReader:
 
     def pictures(self) -> Iterator[Pictures]:
         """As iterating, but as exact as the file. Each stored picture comes as often as it is shown, in their order."""
+        coming = self._stored()
+        return coming if self._factor == 1 else (reduced(picture, self._factor) for picture in coming)
+
+    def _stored(self) -> Iterator[Pictures]:
         times, end, count, last = self._times, 0, 0, None
         with _nothing_but_unreadable(self.path):
             for place, picture in self._pictures():
@@ -172,7 +188,7 @@ def moving(source: Source, name: str = "", threads: Threads = "AUTO") -> Iterato
     """Whatever can be read as a video, frame by frame: as `opened`, but also a folder of frames, GIF and WebP."""
     folder = isinstance(source, str | os.PathLike) and os.path.isdir(source)
     if codec := "png" if folder else _animation_codec(source):
-        yield Stills(VideoReader(source, name=name), codec)
+        yield Stills(VideoReader(source, name=name, stored=True), codec)
         return
     with opened(source, name, threads) as video:
         yield video

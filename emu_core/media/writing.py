@@ -27,6 +27,7 @@ from .decoding import TO_BT709, USUAL_RATE, WHOLE, Decoder, Pixels, Source, chec
 from .files import PathLike, Unreadable, real_target, whole_file, whole_folder
 from .images import check_frames, to_bytes
 from .reading import NUMBERED, moving
+from .scale import Scale
 from .sound import Sound, sound_of
 from .tags import COMMENT_KEY, EXIF_DESCRIPTION, FOLDER_SETTINGS, Timing, check_metadata, pack, plain_tags, video_tags
 
@@ -287,6 +288,7 @@ def write_video(
     metadata: Mapping[str, str] | None = None,
     sound: PathLike | None = None,
     late: float = 0.0,
+    scale: Scale = Scale(),
 ) -> None:
     """Write frames (f, H, W, 3), float 0..1, at fps frames per second; the path is whole or untouched afterwards.
 
@@ -295,11 +297,12 @@ def write_video(
     4:4:4 instead, which keeps every pixel, though some players (Safari, phones) show only 4:2:0.
     metadata: strings that read_video gives back; in mp4, mkv and webm also as tags of their own.
     sound: a video whose sound is put beside the pictures, where its first picture comes `late` seconds after the beginning;
-    a warning says where it cannot be kept.
+    a warning says where it cannot be kept. scale: how much larger the frames are in the file, which says so (metadata `scale`),
+    and from which VideoReader and read_video give them as they were.
     Raises ValueError as check_output does, and for a wrong shape or rate, or a failure on the way (disk full).
     """
     check_frames(frames)
-    write_parts(path, [frames], len(frames), fps, metadata, sound, late)
+    write_parts(path, [frames], len(frames), fps, metadata, sound, late, scale)
 
 
 def write_parts(
@@ -310,6 +313,7 @@ def write_parts(
     metadata: Mapping[str, str] | None = None,
     sound: PathLike | None = None,
     late: float = 0.0,
+    scale: Scale = Scale(),
 ) -> None:
     """As `write_video`, of frames that come in parts (k, H, W, 3), `count` of them in all. A part is let go of once it is
     written; only GIF and WebP need all frames at once. Parts are encoded in a thread of its own while this one makes the next."""
@@ -319,7 +323,7 @@ def write_parts(
     tags, timing = check_metadata(metadata), Timing(count, float(fps))
     whole, write = (whole_folder, _write_folder) if _means_folder(path) else (whole_file, _write_file)
     with whole(path) as part, sound_of(sound, late) as heard:
-        beside(lambda coming: write(part, path, _each(coming), timing, tags, heard), parts)
+        beside(lambda coming: write(part, path, _each(coming, scale, tags), timing, tags, heard), parts)
 
 
 def _write_folder(
@@ -351,8 +355,9 @@ def _write_file(
     write_frames(file, frames, timing.fps, encoding, video_tags(tags, timing), sound=heard)
 
 
-def _each(parts: Iterable[Tensor]) -> Iterator[Pixels]:
-    """The frames (H, W, 3) uint8 of parts (k, H, W, 3) float 0..1. ValueError for what is none."""
+def _each(parts: Iterable[Tensor], scale: Scale, tags: dict[str, str]) -> Iterator[Pixels]:
+    """The frames (H, W, 3) uint8 of parts (k, H, W, 3) float 0..1, enlarged, which is noted in `tags` before the first comes.
+    ValueError for what is none."""
     for frames in parts:
         check_frames(frames)
         if not frames.is_floating_point() or not bool(frames.isfinite().all()):
@@ -360,7 +365,9 @@ def _each(parts: Iterable[Tensor]) -> Iterator[Pixels]:
             raise UserError(
                 f"frames: expected finite floats in 0..1, found {found}; convert them or check the model's precision."
             )
-        yield from to_bytes(frames)
+        scale.check(*frames.shape[1:3])
+        tags.update(scale.told(*frames.shape[1:3]))
+        yield from (scale.enlarged(pixels) for pixels in to_bytes(frames))
 
 
 def _say_unheard(path: PathLike, heard: Sound | None) -> None:

@@ -50,7 +50,7 @@ def prepare_video(source: PathLike, target: Path) -> Prepared:
     with whole_file(target) as part, TemporaryDirectory(dir=target.parent) as folder:
         playable = Path(folder, "encoded.mp4")
         if source.is_dir() or is_animation(source):
-            video = VideoReader(source)
+            video = VideoReader(source, stored=True)
             check_sides(source, video.facts.height, video.facts.width)
             write_frames(playable, enumerate(video), video.facts.fps, BARE)
         else:

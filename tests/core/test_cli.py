@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from emu_core.base.base import preserved
 from emu_core.checkpoint import load_stack
 from emu_core.cli.main import main
 from emu_core.cli.making import LEAST_PRESERVED, say_preserved
-from emu_core.media import read_image, read_video, write_video
+from emu_core.media import Scale, read_image, read_video, write_video
 from emu_core.pipeline import BUNDLED
 
 from .test_data_motion import sound_only
@@ -89,6 +90,25 @@ def test_what_the_autoencoder_keeps_is_said_and_little_is_a_warning(
     assert one == "the autoencoder keeps 20.0 dB of the given picture, less than 22 dB"
 
 
+def test_a_video_that_was_written_larger_goes_on_as_if_it_were_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By --scale, and by what the model's folder recommends."""
+    clip = (torch.rand(3, 64, 64, 3, generator=torch.Generator().manual_seed(2)) * 255).round() / 255
+    model = tmp_path / "model"
+    shutil.copytree(BUNDLED, model)
+    recommended = json.loads((model / "emu_video.json").read_text())
+    (model / "emu_video.json").write_text(json.dumps(recommended | {"scale": 4}))
+    write_video(tmp_path / "plain", clip, 4.0)
+    write_video(tmp_path / "large", clip, 4.0, scale=Scale(2))
+    for name, others in (("plain", ("--scale", "1")), ("large", ())):
+        command = ["extend", str(tmp_path / name), PROMPT, "--by", "2", "--out", str(tmp_path / f"{name}-on"), "--steps", "1"]
+        assert main([*command, "--model", str(model), "--json", *others]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["height"], each["width"]) for each in told] == [(64, 64), (256, 256)]
+    frames = [read_video(tmp_path / f"{name}-on").frames for name in ("plain", "large")]
+    assert torch.equal(*frames)
+    assert torch.equal(frames[0][:3], clip)
+
+
 def test_interpolate_a_video(tmp_path: Path) -> None:
     source, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
     write_video(source, torch.rand(3, 64, 64, 3), 5.0)
@@ -106,6 +126,9 @@ def test_interpolate_a_video(tmp_path: Path) -> None:
         (["--size", "big"], "WIDTHxHEIGHT"),
         (["--steps", "0"], "steps must be"),
         (["--sampler", "magic"], "unknown sampler"),
+        (["--scale", "0"], "--scale should be a whole number from 1 to 16, or with a filter as 4:lanczos, found '0'"),
+        (["--scale", "4:cubic"], "--scale should be a whole number"),
+        (["--scale", "16", "--size", "2048x64"], "--scale 16: expected sides of at most 16384 px in the file, found 2048 x 64"),
         (["--device", "nonsense"], "--device nonsense"),
         (["--attention", "xformers"], "xformers does not run"),
         (["--model", "/nowhere"], "/nowhere"),
