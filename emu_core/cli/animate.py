@@ -77,12 +77,13 @@ def _change(options: argparse.Namespace) -> None:
     from ..media import VideoReader
     from ..model.conditioning import checked_positions
     from .interpolate import each_frame
-    from .making import load_pipeline, read_request, read_stacks, write
+    from .making import keep_scale, load_pipeline, read_request, read_stacks, write
 
     options.no_interpolate = True
     prompt, settings = read_request(options)
     config = read_stacks(options)["F"]
     video = VideoReader(options.image, settings.fps)
+    keep_scale(options, video)
     there, usual = video.facts.frames, config.clip.frames
     count = settings.frames or min(there, settings.window and there or usual)
     if count > there:

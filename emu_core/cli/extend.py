@@ -29,12 +29,14 @@ def extend(options: argparse.Namespace) -> None:
     from ..errors import UserError  # here: they bring torch, and help does not wait for it
     from ..media import VideoReader
     from ..media.images import check_sides
+    from .making import keep_scale
     from .timelines import Work, logger, make, parse_length, read_long, timeline_of
 
     texts, settings, config = read_long(options)
     if settings.size is not None:
         raise UserError("--size: a video that is extended keeps its size, found one; leave it out")
     video = VideoReader(options.video, settings.fps)
+    keep_scale(options, video)
     facts = video.facts
     check_sides(options.video, facts.height, facts.width)
     added, there = parse_length(options.by, facts.fps, "--by"), facts.frames

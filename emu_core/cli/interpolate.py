@@ -38,10 +38,11 @@ def interpolate(options: argparse.Namespace) -> None:
     """Make the frames between those of a video, and keep its sound. Windows of frames are read, worked on and written one after
     the other, so that a long video takes no more memory than a short one."""
     from ..model.conditioning import FACTOR, KEYFRAMES, windows  # here: they bring torch, and help does not wait
-    from .making import check_rate, load_pipeline, read_request, read_stacks, write
+    from .making import check_rate, keep_scale, load_pipeline, read_request, read_stacks, write
 
     prompt, settings = read_request(options)
     video = _open(options.video, settings.fps, options.out)
+    keep_scale(options, video)
     fps, count, config = settings.fps or video.facts.fps, video.facts.frames, read_stacks(options)["I"]
     check_rate(FACTOR * fps)
     plan = windows(count, (config.clip.frames - 1) // FACTOR - 1, settings.stitch)

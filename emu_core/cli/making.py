@@ -8,7 +8,7 @@ import math
 import re
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from .said import tell
 
 logger = logging.getLogger(__name__)
 
+SHOWN = 384
+"""Pixels of the longer side up to which a recommended scale enlarges: it is meant for small pictures."""
 OF_PICTURES = ("animate", "extend", "loop", "between", "fill")
 """Commands that are given pictures."""
 LEAST_PRESERVED = 22.0
@@ -178,8 +180,15 @@ def read_settings(options: Namespace) -> Settings:
 def scale_for(options: Namespace) -> media.Scale:
     """How much larger the video is written: as --scale says, or else as the model's maker recommends. ValueError for what is no
     scale."""
+    if options.scale is not None:
+        return media.parse_scale(options.scale)
     usual = read_defaults(Path(options.model or BUNDLED)).get("scale", 1)
-    return media.parse_scale(str(usual) if options.scale is None else options.scale)
+    return replace(media.parse_scale(str(usual)), within=SHOWN)
+
+
+def keep_scale(options: Namespace, video: media.VideoReader) -> None:
+    """What is made of a video is written as large as that is, unless --scale says otherwise."""
+    options.scale = str(video.scale.factor) if options.scale is None else options.scale
 
 
 def check_scale(options: Namespace, settings: Settings) -> None:
@@ -276,7 +285,7 @@ def write(
     media.write_parts(options.out, sheet, count, fps, told, sound, late, scale)
     if options.sheet:
         media.write_image(options.sheet, media.contact_sheet(torch.cat(sheet.shown)), told)
-    height, width = (scale.factor * side for side in sheet.size)
+    height, width = (scale.of(*sheet.size).factor * side for side in sheet.size)
     compiled = round(pipeline.compiled.seconds, 1) if pipeline.compiled else 0.0
     if options.json:
         made = {"output": str(options.out), "frames": count, "fps": fps, "seconds": round(count / fps, 4)}

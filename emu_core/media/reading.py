@@ -76,7 +76,8 @@ class Facts:
 
 
 class VideoReader:
-    """A video, an animated GIF or WebP, or a folder of frames: `facts`, and its frames each time it is iterated over.
+    """A video, an animated GIF or WebP, or a folder of frames: `facts`, and its frames each time it is iterated over; `scale`,
+    how much larger than these they are in the file.
 
     Frames come upright and evenly spaced: where their durations differ (variable rate, equal frames merged into one), they are
     repeated or dropped so that every moment keeps its time. What is held does not grow with a video's length, save for a few
@@ -114,8 +115,9 @@ class VideoReader:
             if scale.filter == "lanczos":
                 log.warning("%s is read as it is, %d x %d: what lanczos enlarged is not undone.", self.path, width, height)
                 scale = Scale()
-            self._factor = scale.factor
-            self.facts = Facts(width // self._factor, height // self._factor, len(shown), fps or rate, metadata, found.sound)
+            self.scale = scale
+            size = width // scale.factor, height // scale.factor
+            self.facts = Facts(*size, len(shown), fps or rate, metadata, found.sound)
             self._times, self._pictures = np.bincount(shown).astype(np.int32), found.pictures
 
     def __iter__(self) -> Iterator[Pixels]:
@@ -126,7 +128,7 @@ class VideoReader:
     def pictures(self) -> Iterator[Pictures]:
         """As iterating, but as exact as the file. Each stored picture comes as often as it is shown, in their order."""
         coming = self._stored()
-        return coming if self._factor == 1 else (reduced(picture, self._factor) for picture in coming)
+        return coming if self.scale.factor == 1 else (reduced(picture, self.scale.factor) for picture in coming)
 
     def _stored(self) -> Iterator[Pictures]:
         times, end, count, last = self._times, 0, 0, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,10 +22,17 @@ _TOLD = re.compile(r"(\d{1,2}):(nearest|lanczos) of (\d{1,5})x(\d{1,5})")
 
 @dataclass(frozen=True)
 class Scale:
-    """Each pixel becomes factor x factor: equal ones (nearest), or a smooth picture (lanczos)."""
+    """Each pixel becomes factor x factor: equal ones (nearest), or a smooth picture (lanczos). within: fewer, where the longer
+    side would become more than so many pixels."""
 
     factor: int = 1
     filter: Literal["nearest", "lanczos"] = "nearest"
+    within: int | None = None
+
+    def of(self, height: int, width: int) -> Scale:
+        """For frames (height, width)."""
+        most = self.factor if self.within is None else max(1, self.within // max(height, width))
+        return replace(self, factor=min(self.factor, most), within=None)
 
     def enlarged(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A frame (H, W, 3) uint8 as (factor H, factor W, 3)."""

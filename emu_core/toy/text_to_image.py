@@ -32,6 +32,7 @@ from .text import WIDTH, build_text_encoder, build_tokenizer, token_ids
 
 SCHEDULE = ScheduleConfig()
 STEPS, TEXT_GUIDANCE = 20, 3.0  # recommended for the starting frame
+SCALE = 4  # and for files of videos, which players show too small
 SHEET_SEED = 20_000
 WORD_LOSS = 0.1
 """Weight of reading each word back from its text state. A starting frame does not show how it will move, so the image loss alone
@@ -133,5 +134,5 @@ class TextToImageTask(Task):
             copy.half().save_pretrained(folder / name)
         build_scheduler("ddim", SCHEDULE).save_pretrained(folder / "scheduler")
         (folder / "model_index.json").write_text(json.dumps(INDEX, indent=2, sort_keys=True) + "\n")
-        recommended = {"family": "tiny", "steps": STEPS, "text_guidance": TEXT_GUIDANCE}
+        recommended = {"family": "tiny", "steps": STEPS, "text_guidance": TEXT_GUIDANCE, "scale": SCALE}
         (folder / DEFAULTS_FILE).write_text(json.dumps(recommended, indent=2) + "\n")

@@ -66,7 +66,8 @@ MODEL = {
     "--compile": (),
     "--vae-tiling": (),
 }
-MAKING: dict[str, Any] = {**SAMPLING, **MODEL, "--out": OUTPUTS, "--sheet": PICTURES, "--json": (), "--limit": LIMIT}
+SCALE = {"--scale": ("0", "17", "1.5", "x", "4:cubic", ":lanczos", "")}
+MAKING: dict[str, Any] = {**SAMPLING, **MODEL, **SCALE, "--out": OUTPUTS, "--sheet": PICTURES, "--json": (), "--limit": LIMIT}
 TIMELINE: dict[str, Any] = {
     "--prompt": ("0-1s: ", "9s-: up", "2-1: up", "up"),
     "--past": ("0", "8", "x"),
@@ -136,6 +137,7 @@ COMMANDS: dict[str, tuple[list[str], dict[str, Any]]] = {
         {
             **SAMPLING,
             **MODEL,
+            **SCALE,
             **FRAMES,
             **LIST,
             "--out": FOLDERS,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -56,7 +55,12 @@ def test_generate_writes_frame_and_sheet_and_prints_json(tmp_path: Path, capsys:
     options = ["--out", str(out), "--starting-frame", str(frame), "--sheet", str(sheet), "--frames", "6", "--fps", "5"]
     assert main(["generate", PROMPT, *options, "--no-interpolate", "--json", *QUICK]) == 0
     made = json.loads(capsys.readouterr().out)
-    assert (made["frames"], made["fps"], made["height"], read_image(frame).shape) == (6, 5, 64, (64, 64, 3))
+    assert (made["frames"], made["fps"], made["height"], read_image(frame).shape) == (
+        6,
+        5,
+        256,
+        (64, 64, 3),
+    )  # the frame as it was made
     assert read_image(sheet).shape[1] > 128
 
 
@@ -91,19 +95,15 @@ def test_what_the_autoencoder_keeps_is_said_and_little_is_a_warning(
 
 
 def test_a_video_that_was_written_larger_goes_on_as_if_it_were_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By --scale, and by what the model's folder recommends."""
+    """It stays as large as it is."""
     clip = (torch.rand(3, 64, 64, 3, generator=torch.Generator().manual_seed(2)) * 255).round() / 255
-    model = tmp_path / "model"
-    shutil.copytree(BUNDLED, model)
-    recommended = json.loads((model / "emu_video.json").read_text())
-    (model / "emu_video.json").write_text(json.dumps(recommended | {"scale": 4}))
     write_video(tmp_path / "plain", clip, 4.0)
     write_video(tmp_path / "large", clip, 4.0, scale=Scale(2))
-    for name, others in (("plain", ("--scale", "1")), ("large", ())):
+    for name in ("plain", "large"):
         command = ["extend", str(tmp_path / name), PROMPT, "--by", "2", "--out", str(tmp_path / f"{name}-on"), "--steps", "1"]
-        assert main([*command, "--model", str(model), "--json", *others]) == 0
+        assert main([*command, "--json"]) == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(each["height"], each["width"]) for each in told] == [(64, 64), (256, 256)]
+    assert [(each["height"], each["width"]) for each in told] == [(64, 64), (128, 128)]
     frames = [read_video(tmp_path / f"{name}-on").frames for name in ("plain", "large")]
     assert torch.equal(*frames)
     assert torch.equal(frames[0][:3], clip)
