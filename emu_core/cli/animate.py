@@ -83,7 +83,6 @@ def _change(options: argparse.Namespace) -> None:
     prompt, settings = read_request(options)
     config = read_stacks(options)["F"]
     video = VideoReader(options.image, settings.fps)
-    keep_scale(options, video)
     there, usual = video.facts.frames, config.clip.frames
     count = settings.frames or min(there, settings.window and there or usual)
     if count > there:
@@ -94,6 +93,8 @@ def _change(options: argparse.Namespace) -> None:
     checked_positions((options.position,), 1, count)
     settings = replace(settings, fps=video.facts.fps)
     pipeline = load_pipeline(options)
+    if pipeline.size(settings) == (video.facts.height, video.facts.width):
+        keep_scale(options, video)
     with progress_bars() as progress:
         frames = torch.stack([*islice(each_frame(video), count)])
         made = pipeline.changed(frames, prompt, settings, (options.position,), progress)

@@ -22,7 +22,7 @@ from ..media.files import real_target
 from ..media.writing import MAX_FPS, MIN_FPS
 from ..model.conditioning import FACTOR, checked_positions
 from ..model.config import StackConfig
-from ..pipeline import BUNDLED, EmuVideoPipeline, missing_stack, read_defaults, stack_files
+from ..pipeline import BUNDLED, DEFAULTS_FILE, EmuVideoPipeline, missing_stack, read_defaults, stack_files
 from ..settings import Settings, check_prompt
 from .options import choose_device, is_there, wrote
 from .said import tell
@@ -182,13 +182,19 @@ def scale_for(options: Namespace) -> media.Scale:
     scale."""
     if options.scale is not None:
         return media.parse_scale(options.scale)
-    usual = read_defaults(Path(options.model or BUNDLED)).get("scale", 1)
-    return replace(media.parse_scale(str(usual)), within=SHOWN)
+    folder = Path(options.model or BUNDLED)
+    usual = read_defaults(folder).get("scale", 1)
+    try:
+        return replace(media.parse_scale(str(usual)), within=SHOWN)
+    except UserError as problem:
+        raise UserError(f"{folder / DEFAULTS_FILE}: {problem}; mend it there, or give --scale") from problem
 
 
 def keep_scale(options: Namespace, video: media.VideoReader) -> None:
-    """What is made of a video is written as large as that is, unless --scale says otherwise."""
+    """What is made of a video and has its size is written as large as that is, unless --scale says otherwise. ValueError for a
+    --scale that makes too much of it."""
     options.scale = str(video.scale.factor) if options.scale is None else options.scale
+    scale_for(options).check(video.facts.height, video.facts.width)
 
 
 def check_scale(options: Namespace, settings: Settings) -> None:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import UserError
+from ..limits import how, limits
 
-MOST, WIDEST = 16, 16384
-"""Of a factor; and of a side in pixels, which is what H.264 and WebP hold."""
+MOST, WIDEST = 16, 16383
+"""Of a factor; and of a side in pixels, which is what WebP holds (H.264 one more)."""
 KEY = "scale"
 """The entry of a video's metadata that tells of it."""
 _TOLD = re.compile(r"(\d{1,2}):(nearest|lanczos) of (\d{1,5})x(\d{1,5})")
@@ -48,10 +49,15 @@ class Scale:
         return {} if self.factor == 1 else {KEY: f"{self.factor}:{self.filter} of {width}x{height}"}
 
     def check(self, height: int, width: int) -> None:
-        """UserError for frames (height, width) that become too large."""
-        if max(height, width) * self.factor > WIDEST:
-            most = f"sides of at most {WIDEST} px in the file"
-            raise UserError(f"--scale {self.factor}: expected {most}, found {width} x {height} times that; choose a smaller one")
+        """UserError for frames (height, width) that become too large: for a file, or to be read again."""
+        own, most = self.of(height, width).factor, limits().pixels
+        if own == 1:
+            return
+        found = f"found {width} x {height} times that; choose a smaller one"
+        if max(height, width) * own > WIDEST:
+            raise UserError(f"--scale {own}: expected sides of at most {WIDEST} px in the file, {found}")
+        if height * width * own**2 > most:
+            raise UserError(f"--scale {own}: expected at most {most:,} pixels a frame in the file, {found}, or, {how('pixels')}")
 
 
 def parse_scale(text: str) -> Scale:

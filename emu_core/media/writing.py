@@ -365,8 +365,8 @@ def _each(parts: Iterable[Tensor], scale: Scale, tags: dict[str, str]) -> Iterat
             raise UserError(
                 f"frames: expected finite floats in 0..1, found {found}; convert them or check the model's precision."
             )
+        scale.check(*frames.shape[1:3])
         own = scale.of(*frames.shape[1:3])
-        own.check(*frames.shape[1:3])
         tags.update(own.told(*frames.shape[1:3]))
         yield from (own.enlarged(pixels) for pixels in to_bytes(frames))
 

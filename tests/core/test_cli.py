@@ -18,7 +18,7 @@ from emu_core.checkpoint import load_stack
 from emu_core.cli.main import main
 from emu_core.cli.making import LEAST_PRESERVED, say_preserved
 from emu_core.media import Scale, read_image, read_video, write_video
-from emu_core.pipeline import BUNDLED
+from emu_core.pipeline import BUNDLED, EmuVideoPipeline
 
 from .test_data_motion import sound_only
 
@@ -109,6 +109,35 @@ def test_a_video_that_was_written_larger_goes_on_as_if_it_were_not(tmp_path: Pat
     assert torch.equal(frames[0][:3], clip)
 
 
+def test_a_scale_that_is_too_much_of_a_video_is_refused_before_models_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("the models are loaded")
+
+    monkeypatch.setattr(EmuVideoPipeline, "from_files", loaded)
+    write_video(tmp_path / "wide", torch.zeros(8, 16, 1032, 3), 4.0)
+    for name, *extra in (("extend", "--by", "2"), ("interpolate",)):
+        said = refused(capsys, name, str(tmp_path / "wide"), PROMPT, *extra, "--scale", "16", "--out", str(tmp_path / "out"))
+        assert "--scale 16: expected sides of at most 16383 px in the file, found 1032 x 16 times that" in said
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "emu_video.json").write_text('{"scale": "large"}')
+    said = refused(capsys, "generate", PROMPT, "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out"))
+    assert "emu_video.json: --scale should be a whole number" in said
+
+
+def test_what_is_made_anew_of_a_video_keeps_its_scale_if_it_has_its_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A film of another size is made in the model's, for which the model's folder recommends 4."""
+    for name, clip, scale in (("own", torch.zeros(2, 64, 64, 3), 2), ("film", torch.zeros(2, 80, 80, 3), 1)):
+        write_video(tmp_path / name, clip, 4.0, scale=Scale(scale))
+        command = ["animate", str(tmp_path / name), PROMPT, "--strength", "0.5", "--out", str(tmp_path / f"{name}.mp4"), "--json"]
+        assert main([*command, *QUICK]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["height"], each["width"]) for each in told] == [(128, 128), (256, 256)]
+
+
 def test_interpolate_a_video(tmp_path: Path) -> None:
     source, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
     write_video(source, torch.rand(3, 64, 64, 3), 5.0)
@@ -128,7 +157,7 @@ def test_interpolate_a_video(tmp_path: Path) -> None:
         (["--sampler", "magic"], "unknown sampler"),
         (["--scale", "0"], "--scale should be a whole number from 1 to 16, or with a filter as 4:lanczos, found '0'"),
         (["--scale", "4:cubic"], "--scale should be a whole number"),
-        (["--scale", "16", "--size", "2048x64"], "--scale 16: expected sides of at most 16384 px in the file, found 2048 x 64"),
+        (["--scale", "16", "--size", "2048x64"], "--scale 16: expected sides of at most 16383 px in the file, found 2048 x 64"),
         (["--device", "nonsense"], "--device nonsense"),
         (["--attention", "xformers"], "xformers does not run"),
         (["--model", "/nowhere"], "/nowhere"),
