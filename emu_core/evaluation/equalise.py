@@ -25,6 +25,7 @@ from ..errors import UserError, of_one_item
 from ..media import Facts, VideoReader, check_output
 from ..media.decoding import Pixels
 from ..media.files import whole_file, write_text
+from ..media.scale import KEY as SCALED
 from ..media.tags import Timing, video_tags
 from ..media.writing import LOSSLESS, PLAYABLE, write_frames
 from .names import LONGEST, check_free, check_written, claim, distinct, same
@@ -105,8 +106,8 @@ def equalise_video(video: VideoReader, out: Path, target: Target, playable: bool
 
 
 def _tags(facts: Facts, written: Target | Facts) -> dict[str, str]:
-    """What the file said of itself, so that prompt and seed stay with the video."""
-    told = {key: value for key, value in facts.metadata.items() if key.isidentifier()}
+    """What the file said of itself, so that prompt and seed stay with the video, but how much larger it was."""
+    told = {key: value for key, value in facts.metadata.items() if key.isidentifier() and key != SCALED}
     return video_tags(told, Timing(written.frames, written.fps))
 
 

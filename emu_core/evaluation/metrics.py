@@ -230,7 +230,14 @@ def measure_video(path: Path, prompt: Prompt, networks: Networks = Networks()) -
         image = None if prompt.image is None else read_image(prompt.image)
     except Unreadable as problem:
         raise UserError(str(problem)) from problem
-    return _measure(video, video.facts, prompt.text, image, networks, lambda: [] if path.is_dir() else look(path).scores)
+
+    def motion() -> list[float]:
+        if path.is_dir():
+            return []
+        # In pixels of the video, not of a file that was written larger.
+        return look(path).scores if video.scale.factor == 1 else frame_scores(video)
+
+    return _measure(video, video.facts, prompt.text, image, networks, motion)
 
 
 def measure_frames(
