@@ -201,7 +201,9 @@ def _facts(options: Namespace, prompts: Sequence[Prompt], device: torch.device) 
     facts |= {name: _known(Path(facts[name])) for name in FILES if name in facts}
     facts["model"] = facts.get("model", "bundled tiny model")
     facts.pop("scale", None)
-    facts |= {} if (scale := scale_for(options)).factor == 1 else {"scale": f"{scale.factor}:{scale.filter}"}
+    if (scale := scale_for(options)).factor > 1 and not facts.get("only_starting_frames"):
+        most = "" if scale.within is None else f", of at most {scale.within} px"  # a --scale of the same number enlarges any
+        facts["scale"] = f"{scale.factor}:{scale.filter}{most}"
     loras = {"lora": read_loras(options), "motion_lora": read_motion_loras(options)}
     facts |= {name: [f"{_known(file)}:{strength:g}" for file, strength in each] for name, each in loras.items() if each}
     if facts["dtype"] == "auto":

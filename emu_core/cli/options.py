@@ -31,7 +31,7 @@ VARIANT_HELP = (
 WEIGHTS_HELP = r"weights as in ComfyUI: (word) counts 1.1 times, (word:1.3) 1.3 times; \( and \) are brackets that are read"
 SCALE_HELP = (
     "write the video N times as large, each pixel as N x N equal ones, or smoothly as 4:lanczos; read again here, equal ones are "
-    "one again (default: as a video that is given is, or what the model's folder says, else 1)"
+    "one again; if not given: as a video that is given is, or what the model's folder says, else 1"
 )
 NEGATIVE_HELP = "what the video should not show: it takes the place of the empty text; written as the prompt is"
 OF_ONE_LONG = ("length", "ranges", "past", "plan", "resume")

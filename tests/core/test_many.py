@@ -158,6 +158,18 @@ def test_the_folder_is_one_for_evaluate_and_study(made: Path, tmp_path: Path) ->
     assert len(one_video_each(open_set("", out), read_prompts(tmp_path / "prompts.txt"))) == 2
 
 
+def test_one_folder_has_videos_of_one_scale(tmp_path: Path) -> None:
+    """The recommended one enlarges small videos alone, --scale any: of 128 px 3 and 4 times. Starting frames have none."""
+
+    def told(*extra: str, size: str = "128") -> str | None:
+        command = ["generate", "--prompts", str(listed(tmp_path, RED)), "--out", str(tmp_path / "out"), "--size", size, *extra]
+        return read_work(build_parser().parse_args(command)).facts.get("scale")
+
+    usual = told("--no-interpolate")
+    assert (usual, told("--scale", "4"), told("--scale", "1")) == ("4:nearest, of at most 384 px", "4:nearest", None)
+    assert told("--only-starting-frames") is told("--only-starting-frames", "--scale", "4") is None
+
+
 def test_resumed_only_what_is_missing_is_made(made: Path, tmp_path: Path) -> None:
     wanted, told = videos(made / "out"), lines(made / "out")
     times = {name: os.stat(made / "out" / name).st_mtime_ns for name in wanted}
