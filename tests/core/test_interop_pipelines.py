@@ -132,6 +132,7 @@ def test_fancyvideo_is_told_rate_and_motion(base: Base, tmp_path: Path) -> None:
     assert not torch.allclose(latents[0], latents[3])
 
 
+@pytest.mark.slow  # 32 frames; the nodes and test_conditioning have the masks of several given frames
 def test_fancyvideo_extends_and_backtracks(base: Base, tmp_path: Path) -> None:
     """The first or the last 16 of 32 frames are given."""
     pipeline, latents = pipeline_with(base, reference.fancyvideo_state(base.unet), tmp_path)

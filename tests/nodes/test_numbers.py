@@ -34,6 +34,7 @@ PROMPT = "a big red circle moves right on a white background"
 LAYOUTS = ("sd15", "sd21", "sdxl")
 STANDARD = ScheduleConfig(zero_snr=False)
 RECORDED = Path(__file__).with_name("recorded.json")
+pytestmark = pytest.mark.newest  # workflows are run on the oldest too
 NAMES = {"frame": "starting frame", "latents": "video latents", "finer": "interpolated frames"}
 
 
