@@ -74,11 +74,12 @@ def train(options: Namespace) -> None:
 
 def _train_rounds(recipes: list[Recipe], out: Path, options: Namespace, how: RunOptions) -> None:
     """Distil in rounds, each in a folder of its own below --out, or go on with them."""
-    from ..training.checks import check_clips, check_recipe
+    from ..training.checks import check_clips, check_processes, check_recipe
     from ..training.claim import claimed
     from ..training.run import open_chain, train_chain
     from ..training.video import FEW_STEPS_LORA
 
+    check_processes(options.processes)
     check_recipe(recipes[0], options.processes)
     check_clips(recipes[0])
     open_chain(out, options.resume)
@@ -88,7 +89,8 @@ def _train_rounds(recipes: list[Recipe], out: Path, options: Namespace, how: Run
                 print(f"{recipe.name} stopped before its end: go on with --resume")
                 return
             name = FEW_STEPS_LORA if recipe.task == "image" else f"stack_{recipe.role}.safetensors"
-            print(f"{model / name} needs {recipe.distil.steps} steps without guidance", flush=True)
+            count = recipe.distil.steps
+            print(f"{model / name} needs {count} step{'s' * (count > 1)} without guidance", flush=True)
 
 
 def _train_chain(chain: Chain, options: Namespace, how: RunOptions) -> None:

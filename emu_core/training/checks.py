@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..model.conditioning import KEYFRAMES, slot_count
 from ..weights import open_weights
 from . import checkpoints
-from .distil_rounds import complaints_of_distil, complaints_of_teacher
+from .distil_rounds import ABOUT, complaints_of_distil, complaints_of_teacher
 from .folder import lacks_room
 from .loop import shares
 from .memory import parameters
@@ -33,6 +33,7 @@ NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "recommended.image_noise world.cache distil.steps distil.teacher_steps distil.rounds": ("0 or more", lambda n: n >= 0),
     "optimisation.decay given.first_frame world.anything": ("0 to 1", lambda n: 0 <= n <= 1),
     "optimisation.ema optimisation.betas given.text_drop given.image_drop": ("0 to below 1", lambda n: 0 <= n < 1),
+    "distil.text_guidance distil.image_guidance": ("a number", lambda n: not math.isnan(n)),
     "schedule.steps": ("2 or more", lambda n: n >= 2),
     "optimisation.seed world.seed": (f"at most {2**63 - 1}", lambda n: abs(n) < 2**63),
 }
@@ -60,7 +61,7 @@ def complaints(recipe: Recipe, world: int = 1) -> Iterator[str]:
                 yield f"{name} must be {must}, found {found}: change it with --set {name}=..."
     if not wrong:
         yield from _said_by(lambda: shares(recipe.optimisation.batch, world, recipe.compute.micro))
-    if recipe.distil.steps and not wrong:
+    if (recipe.distil.steps or recipe.task == "image" or recipe.name in ABOUT) and not wrong:
         yield from complaints_of_distil(recipe)
     if recipe.on_a_base:
         yield from _of_video(recipe)

@@ -112,16 +112,22 @@ def filled(recipe: Recipe) -> Recipe:
 
 def rounds(recipe: Recipe) -> list[Recipe]:
     """The recipes of all rounds, each to start from the last; one that is no distillation, or of one round, stays what it is.
-    ValueError for steps that do not divide."""
-    if recipe.distil.steps < 1 or (recipe.task == "video" and not start_file(recipe).is_file()):
+    ValueError for steps that do not divide, or are more than there are."""
+    distil, video = recipe.distil, recipe.task == "video"
+    if distil.steps < 1 or min(distil.teacher_steps, distil.rounds) < 0 or (video and not start_file(recipe).is_file()):
         return [recipe]  # what is wrong is said by those who check it
+    if max(distil.teacher_steps, distil.steps * 2 ** min(max(distil.rounds, 1), 64)) > (most := recipe.schedule.steps):
+        found = f"distil.teacher_steps={distil.teacher_steps}, distil.steps={distil.steps}, distil.rounds={distil.rounds}"
+        raise UserError(f"a teacher has at most {most} steps, and each round at least halves them, found {found}: choose fewer")
     recipe = filled(recipe)
-    distil, name = recipe.distil, "" if recipe.task == "video" else "image_"
+    distil, name = recipe.distil, "" if video else "image_"
     share = distil.teacher_steps / distil.steps
     each = max(round(share ** (1 / distil.rounds)), 1)
-    if each**distil.rounds != share or each == 1:
-        if recipe.task == "video" and is_distilled(config := read_config(start_file(recipe))):
-            raise UserError(_already(recipe, config))
+    unequal = each**distil.rounds != share or each == 1
+    config = read_config(start_file(recipe)) if video else None
+    if config and is_distilled(config) and (unequal or distil.teacher_steps != config.sampling.steps):
+        raise UserError(_already(recipe, config))
+    if unequal:
         ways = f"{distil.teacher_steps} steps do not become {distil.steps} in {distil.rounds} rounds of equal shares"
         raise UserError(f"{ways}: change distil.teacher_steps, distil.steps or distil.rounds")
     made = []
@@ -160,6 +166,9 @@ def is_distilled(config: StackConfig) -> bool:
 def complaints_of_distil(recipe: Recipe) -> Iterator[str]:
     """A sentence each, before any file is read."""
     distil, video = recipe.distil, recipe.task == "video"
+    if not distil.steps:
+        yield f"recipe {recipe.name!r} is a distillation, found distil.steps=0: set how many steps the result is to need"
+        return
     share = f"distil.teacher_steps must be a multiple of distil.steps and at most {recipe.schedule.steps}, found"
     dropped = "guidance is folded into what is distilled, so that no text is dropped: set given.text_drop=0"
     yield from (
@@ -195,8 +204,12 @@ def complaints_of_teacher(recipe: Recipe, config: StackConfig) -> Iterator[str]:
         yield f"{init} is a stack of role {config.role}, and the recipe is for role {recipe.role}: set role={config.role}"
     if config.schedule != recipe.schedule:
         yield f"{init} was trained on another noise schedule than the recipe's: leave the schedule as the stack has it"
+    for name, own in {"keep_given": config.sampling.keeps_given, "shared_noise": config.sampling.shared_noise}.items():
+        if getattr(recipe.method, name) != own:
+            was = f"{init} was made with method.{name}={str(own).lower()}"
+            yield f"{was}, and so is what is distilled from it: leave method.{name} as the stack has it"
     guided = (distil.text_guidance, distil.image_guidance) != (1.0, 1.0)
-    if is_distilled(config) and (guided or distil.teacher_steps != config.sampling.steps):
+    if is_distilled(config) and (guided or distil.teacher_steps > config.sampling.steps):  # fewer: of a later round
         yield _already(recipe, config)
 
 

@@ -363,7 +363,7 @@ def test_the_command_line_distils_in_rounds_and_again(narrow: Path, tmp_path: Pa
     emu(*common, "--out", tmp_path / "out", "--max-minutes", "0")
     said = emu(*common, "--out", tmp_path / "out", "--resume")
     last = tmp_path / "out" / "2-distil_1" / "model" / "stack_F.safetensors"
-    assert f"{last} needs 1 steps without guidance" in said
+    assert f"{last} needs 1 step without guidance" in said
     first = read_config(tmp_path / "out" / "1-distil_2" / "model" / "stack_F.safetensors")
     assert first.sampling.steps == 2
     config = read_config(last)
@@ -395,6 +395,10 @@ def test_the_command_line_distils_in_rounds_and_again(narrow: Path, tmp_path: Pa
         ({"distil.teacher_steps": 5}, "must be a multiple of distil.steps and at most 1000, found 5 and 2"),
         ({"distil.teacher_steps": 2000}, "must be a multiple of distil.steps and at most 1000, found 2000 and 2"),
         ({"distil.steps": -1}, "distil.steps must be 0 or more, found -1"),
+        ({"distil.steps": 0, "name": "distil"}, "recipe 'distil' is a distillation, found distil.steps=0"),
+        ({"distil.text_guidance": math.nan}, "distil.text_guidance must be a number, found nan"),
+        ({"method.keep_given": True}, "was made with method.keep_given=false, and so is what is distilled from it"),
+        ({"method.shared_noise": 1.0}, "was made with method.shared_noise=0.0, and so is"),
         ({"given.text_drop": 0.1}, "no text is dropped: set given.text_drop=0"),
         ({"method.trained": "all"}, "the image model stays frozen: leave method.trained=all out"),
         ({"start.init": ""}, "distillation needs the stack that is to become faster: name its file with --stack"),
@@ -509,7 +513,7 @@ def test_an_image_model_is_distilled_in_rounds(narrow: Path, tmp_path: Path) -> 
     sets = [part for name, value in own.items() for part in ("--set", f"{name}={value}")]
     said = emu("train", "distil-image", "--base", narrow / "base", *sets, "--out", tmp_path)
     file = tmp_path / "2-distil_image_1" / "model" / "few_steps_lora.safetensors"
-    assert f"{file} needs 1 steps without guidance" in said
+    assert f"{file} needs 1 step without guidance" in said
     first = json.loads((tmp_path / "1-distil_image_2" / "recipe.json").read_text())["distil"]
     second = json.loads((tmp_path / "2-distil_image_1" / "recipe.json").read_text())["distil"]
     assert [(d["teacher_steps"], d["steps"], d["text_guidance"]) for d in (first, second)] == [(4, 2, 7.5), (2, 1, 1.0)]
