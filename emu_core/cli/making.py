@@ -228,7 +228,7 @@ def say_preserved(found: Sequence[float]) -> None:
     of_many = f" of {below} of {len(found)}" if below < len(found) else ""
     logger.warning(
         "the autoencoder keeps %s, less than %g dB%s: the model starts from something that looks different; %s",
-        kept, LEAST_PRESERVED, of_many, "choose a model or --vae that knows such pictures, or a larger --size",
+        kept, LEAST_PRESERVED, of_many, "choose a model or --vae that knows such pictures",
     )  # fmt: skip
 
 
