@@ -339,10 +339,10 @@ def test_a_full_disk_in_the_middle_loses_nothing(tmp_path: Path, monkeypatch: py
     listed(tmp_path, RED, BLUE, GREEN)
     write, count = media.write_video, iter(range(9))
 
-    def full(*args: Any) -> None:
+    def full(*args: Any, **settings: Any) -> None:
         if next(count) == 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(*args)
+        write(*args, **settings)
 
     with monkeypatch.context() as patched:
         patched.setattr(media, "write_video", full)
