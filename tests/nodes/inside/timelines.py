@@ -87,9 +87,11 @@ def check_progress_is_of_the_whole_and_cancel_leaves_nothing(pack: Any) -> None:
 
     inputs = {**ready(pack), "images": parts.picture(1), "frames": 16}
     comfy.utils.set_progress_bar_global_hook(hook)
+    soonest = getattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0)
+    comfy.utils.PROGRESS_THROTTLE_MIN_INTERVAL = 0.0  # or where it is cancelled would depend on the machine
     try:
         whole, _ = pack.run("EmuVideoExtend", **inputs)
-        told = [value for value, total in seen if total == 9]  # ComfyUI leaves some out that follow each other too soon
+        told = [value for value, total in seen if total == 9]
         assert told == sorted(set(told)), seen
         assert (told[0], told[-1], len(told) > 4) == (1, 9, True), seen
         seen.clear()
@@ -102,6 +104,7 @@ def check_progress_is_of_the_whole_and_cancel_leaves_nothing(pack: Any) -> None:
         stop_at[0] = -1
         assert parts.same(pack.run("EmuVideoExtend", **inputs)[0], whole)
     finally:
+        comfy.utils.PROGRESS_THROTTLE_MIN_INTERVAL = soonest
         comfy.utils.set_progress_bar_global_hook(None)
         management.interrupt_current_processing(False)
 
