@@ -239,15 +239,15 @@ def check_clips(recipe: Recipe) -> None:
 
 
 def _of_clips(recipe: Recipe) -> Iterator[str]:
+    clips = recipe.clips
+    if not clips.shards:  # the procedural world, which no selection is of, and which needs none of these packages
+        return
     from fsspec.core import url_to_fs
 
     from ..data.clips import ClipDataset
     from ..data.shards import Shards
     from ..data.table import shard_name
 
-    clips = recipe.clips
-    if not clips.shards:  # the procedural world, which no selection is of
-        return
     try:
         shards = Shards.open(clips.shards, clips.selection or None)
         ClipDataset(shards, None, clips.fps, clips.frames, clips.size, recipe.optimisation.seed, clips.starts or None)

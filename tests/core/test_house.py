@@ -113,6 +113,7 @@ def test_the_paper_needs_torch_and_einops_alone() -> None:
 
 def test_only_curated_clips_need_pyarrow_and_only_scores_of_curation_need_torch() -> None:
     code = "import sys; sys.modules['pyarrow'] = sys.modules['fsspec'] = None; import emu_core.training.run, emu_core.toy.tasks"
+    code += "; from emu_core.toy.recipes import RECIPES; emu_core.training.checks.check_clips(RECIPES['tiny-f'])"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     code = "import sys, emu_core.data.curate; print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
