@@ -25,7 +25,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from emu_core.checkpoint import save_stack
 from emu_core.media import write_parts
 from emu_core.model.stack import TemporalStack
-from emu_core.pipeline import BUNDLED
+from emu_core.model_folder import BUNDLED
 
 SHORT = 100
 

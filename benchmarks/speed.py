@@ -26,7 +26,8 @@ from emu_core.media import write_parts
 from emu_core.model.compiled import CompiledUNet
 from emu_core.model.guidance import Batching, GuidedDenoiser, calls
 from emu_core.model.video_model import VideoModel
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline
+from emu_core.model_folder import BUNDLED
+from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 
 PROMPT = "a big red circle moves right on a white background"

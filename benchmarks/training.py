@@ -100,7 +100,7 @@ def loader(options: argparse.Namespace) -> None:
     from emu_core.data.clips import ClipDataset
     from emu_core.data.clips import loader as load
     from emu_core.data.shards import Shards
-    from emu_core.pipeline import BUNDLED
+    from emu_core.model_folder import BUNDLED
     from emu_core.toy.demo import make_shards
     from emu_core.toy.recipes import TINY
     from emu_core.training import paper
@@ -138,7 +138,7 @@ def loader(options: argparse.Namespace) -> None:
 
 def start(options: argparse.Namespace) -> None:
     """Two runs of one recipe that differ in nothing else; validation loss on held-out clips."""
-    from emu_core.pipeline import BUNDLED
+    from emu_core.model_folder import BUNDLED
     from emu_core.toy.recipes import TINY
     from emu_core.toy.source import WorldSource
     from emu_core.training import paper

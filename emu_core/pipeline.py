@@ -17,7 +17,6 @@ import torch
 
 from .base import Base, check_base, load_base, outline
 from .base.base import TextStates, preserved
-from .base.checks import read_json
 from .base.unknown import UnknownWords
 from .checkpoint import load_stack, merge_motion_loras, read_config
 from .errors import UserError
@@ -34,12 +33,11 @@ from .model.stack import TemporalStack, check_fit
 from .model.streams import derived, stream
 from .model.video_model import VideoModel
 from .model.windows import over_windows
+from .model_folder import BUNDLED, missing_stack, read_defaults, stack_files
 from .settings import Keep, Progress, Settings, check_prompt, share
 
 logger = logging.getLogger(__name__)
 
-BUNDLED = Path(__file__).parent / "assets" / "tiny"
-DEFAULTS_FILE = "emu_video.json"
 TEXTS = 32
 """Of how many texts the states are kept."""
 MOST_JUDGED = 4
@@ -472,26 +470,3 @@ class EmuVideoPipeline:
     def latent_shape(self, settings: Settings) -> tuple[int, ...]:
         """(C, h, w) of one frame's latents."""
         return self.base.latent_channels, *(side // self.base.pixels_per_latent for side in self.size(settings))
-
-
-def stack_files(
-    model: str | Path | None = None, stack: str | Path | None = None, interpolation_stack: str | Path | None = None
-) -> dict[str, Path | None]:
-    """The files of the stacks by role, F and I: those that are named, else those in the model's folder, if there are any."""
-    named = {"F": stack, "I": interpolation_stack}
-    own = {role: Path(model or BUNDLED) / f"stack_{role}.safetensors" for role in named}
-    return {role: Path(path) if path else own[role] if own[role].is_file() else None for role, path in named.items()}
-
-
-def missing_stack(source: str, role: str) -> UserError:
-    """What to say of a model without the stack of a role."""
-    what, option = ("video", "--stack") if role == "F" else ("interpolation", "--interpolation-stack")
-    other = "" if role == "F" else ", or leave this step out with --no-interpolate"
-    return UserError(f"{source} comes with no {what} stack (role {role}): name one with {option}{other}")
-
-
-def read_defaults(folder: Path) -> dict[str, Any]:
-    """What a model's maker recommends for its image model, from DEFAULTS_FILE: `steps` and `text_guidance`, and how many times as
-    large its videos are written by commands (`scale`); may be empty."""
-    path = folder / DEFAULTS_FILE
-    return read_json(path) if path.is_file() else {}

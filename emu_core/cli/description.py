@@ -14,7 +14,7 @@ from ..checkpoint import read_config
 from ..model.conditioning import AMOUNTS_OF_MOTION
 from ..model.sites import find_sites
 from ..model.stack import TemporalStack
-from ..pipeline import BUNDLED
+from ..model_folder import BUNDLED
 from ..weights import open_weights
 
 RECOMMENDED = ("text_guidance", "image_guidance", "steps", "sampler")

@@ -22,7 +22,8 @@ from ..media.files import real_target
 from ..media.writing import MAX_FPS, MIN_FPS
 from ..model.conditioning import FACTOR, checked_positions
 from ..model.config import StackConfig
-from ..pipeline import BUNDLED, DEFAULTS_FILE, EmuVideoPipeline, missing_stack, read_defaults, stack_files
+from ..model_folder import BUNDLED, DEFAULTS_FILE, missing_stack, read_defaults, stack_files
+from ..pipeline import EmuVideoPipeline
 from ..settings import Settings, check_prompt
 from .options import choose_device, is_there, wrote
 from .said import tell

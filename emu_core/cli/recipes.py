@@ -142,7 +142,7 @@ def _distilling(options: Namespace) -> Recipe:
 
 def _finish(recipe: Recipe, options: Namespace, changes: dict[str, str] | None = None, first: bool = True) -> Recipe:
     """With the bundled base, the places that the command line names, `changes`, and what the command line sets; fitted."""
-    from ..pipeline import BUNDLED
+    from ..model_folder import BUNDLED
     from ..training.memory import fit
     from ..training.recipes import override
 

@@ -18,7 +18,7 @@ from ..model.guidance import GuidedDenoiser, calls
 from ..model.sampling import build_scheduler, sample
 from ..model.schedule import ScheduleConfig, add_noise, stratified_timesteps, target
 from ..model.streams import stream
-from ..pipeline import DEFAULTS_FILE
+from ..model_folder import DEFAULTS_FILE
 from ..training.folder import write_sheet
 from ..training.loop import Task
 from ..training.processes import Processes

@@ -12,7 +12,7 @@ from typing import Any
 from ..checkpoint import read_config
 from ..errors import UserError
 from ..model.config import SamplingConfig, StackConfig
-from ..pipeline import read_defaults
+from ..model_folder import read_defaults
 from .paper import Scale
 from .recipes import Clips, Distil, Every, Given, Method, Optimisation, Recipe, Recommended, Start, override
 from .video import start_file

@@ -32,7 +32,8 @@ from diffusers.models import AutoencoderKL
 from emu_core.base import load_base
 from emu_core.errors import UserError
 from emu_core.media.files import write_text
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline
+from emu_core.model_folder import BUNDLED
+from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 from emu_core.toy import recipes as toy
 from emu_core.toy.tasks import TASKS

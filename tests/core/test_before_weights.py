@@ -18,7 +18,7 @@ from emu_core import networks, weights
 from emu_core.base import folder, single_file
 from emu_core.cli.main import build_parser, main
 from emu_core.media import write_video
-from emu_core.pipeline import BUNDLED
+from emu_core.model_folder import BUNDLED
 
 from .evaluation_tiny import tiny_clip
 from .saved import SAVED

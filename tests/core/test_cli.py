@@ -18,7 +18,8 @@ from emu_core.checkpoint import load_stack
 from emu_core.cli.main import main
 from emu_core.cli.making import LEAST_PRESERVED, say_preserved
 from emu_core.media import Scale, read_image, read_video, write_video
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline
+from emu_core.model_folder import BUNDLED
+from emu_core.pipeline import EmuVideoPipeline
 
 from .test_data_motion import sound_only
 

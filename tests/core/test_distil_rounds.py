@@ -10,7 +10,7 @@ import pytest
 
 from emu_core.checkpoint import load_stack, save_stack
 from emu_core.errors import UserError
-from emu_core.pipeline import BUNDLED
+from emu_core.model_folder import BUNDLED
 from emu_core.toy import recipes as toy
 from emu_core.training.checks import check_chain, check_recipe
 from emu_core.training.distil_rounds import of_stack, rounds

@@ -20,7 +20,8 @@ from emu_core.base import architectures, load_base
 from emu_core.checkpoint import read_config, save_stack
 from emu_core.model.guidance import calls
 from emu_core.model.stack import TemporalStack
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline
+from emu_core.model_folder import BUNDLED
+from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 from emu_core.toy import recipes as toy
 from emu_core.toy.source import WorldSource

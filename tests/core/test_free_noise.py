@@ -22,7 +22,8 @@ from emu_core.model.noise import begin_again, frame_order, low_pass, mixed, wind
 from emu_core.model.sampling import build_scheduler
 from emu_core.model.schedule import ScheduleConfig, frame_noise
 from emu_core.model.streams import stream
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline
+from emu_core.model_folder import BUNDLED
+from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 from tests.core import reference
 from tests.core.helpers import DOUBLE, decoded_latents

@@ -23,6 +23,7 @@ ROOMS = {
         "networks": 2,
         "checkpoint": 3,
         "settings": 3,
+        "model_folder": 3,
         "pipeline": 4,
         "longer": 5,
         "kept": 5,

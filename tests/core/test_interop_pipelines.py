@@ -17,7 +17,8 @@ from emu_core.interop.animatediff import LINEAR
 from emu_core.model.sampling import build_scheduler
 from emu_core.model.schedule import frame_noise
 from emu_core.model.windows import sliding_windows, window_weights
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline
+from emu_core.model_folder import BUNDLED
+from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 from tests.core import reference
 from tests.core.helpers import DOUBLE, decoded_latents

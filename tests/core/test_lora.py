@@ -22,7 +22,8 @@ from emu_core.cli.main import main
 from emu_core.cli.making import parse_lora
 from emu_core.low_rank import METADATA, added, difference, told_alpha
 from emu_core.media import read_video
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline
+from emu_core.model_folder import BUNDLED
+from emu_core.pipeline import EmuVideoPipeline
 
 from .helpers import meta_unet
 from .ldm_layout import Layout, unet_to_ldm, vae_to_ldm

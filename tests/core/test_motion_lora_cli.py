@@ -12,7 +12,8 @@ from emu_core.checkpoint import load_stack, merge_motion_loras, save_stack
 from emu_core.cli.main import main
 from emu_core.cli.making import parse_lora
 from emu_core.media import read_video
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline
+from emu_core.model_folder import BUNDLED
+from emu_core.pipeline import EmuVideoPipeline
 from tests.core import reference
 from tests.core.test_cli import refused
 from tests.core.test_motion_lora import guoyww, lora_state

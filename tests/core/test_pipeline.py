@@ -12,7 +12,8 @@ from emu_core.base import load_base
 from emu_core.base.unknown import MOST_NAMED
 from emu_core.checkpoint import load_stack, save_stack
 from emu_core.model.stack import TemporalStack
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline, read_defaults
+from emu_core.model_folder import BUNDLED, read_defaults
+from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 from emu_core.toy import shapes
 from emu_core.toy.detect import read_frames

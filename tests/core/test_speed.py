@@ -25,7 +25,8 @@ from emu_core.media.beside import AHEAD, GivenUp, beside
 from emu_core.model.compiled import CompiledUNet
 from emu_core.model.guidance import Batching, Call, GuidedDenoiser, calls
 from emu_core.model.stack import TemporalStack
-from emu_core.pipeline import BUNDLED, TEXTS, EmuVideoPipeline
+from emu_core.model_folder import BUNDLED
+from emu_core.pipeline import TEXTS, EmuVideoPipeline
 from emu_core.settings import Settings
 from tests.core import reference
 from tests.core.helpers import inputs, plain, random_stack, randomise, small_unet

@@ -11,7 +11,8 @@ import torch
 from emu_core.checkpoint import load_stack
 from emu_core.model.schedule import frame_noise, videos_noise
 from emu_core.model.streams import derived, stream
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline
+from emu_core.model_folder import BUNDLED
+from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 from emu_core.training.recipes import override
 from emu_core.training.sources import Batch

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from emu_core.base import load_base
 from emu_core.base.base import vae_dtype
-from emu_core.pipeline import BUNDLED
+from emu_core.model_folder import BUNDLED
 from emu_core.training import loop, paper
 from emu_core.training.recipes import override
 

@@ -14,7 +14,7 @@ import torch
 
 from emu_core.cli.main import main
 from emu_core.errors import UserError
-from emu_core.pipeline import BUNDLED
+from emu_core.model_folder import BUNDLED
 from emu_core.toy import recipes as toy
 from emu_core.training import checkpoints, checks, loop, paper, run
 from emu_core.training.recipes import override

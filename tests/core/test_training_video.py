@@ -26,7 +26,8 @@ from emu_core.checkpoint import load_stack, read_config
 from emu_core.cli.main import main
 from emu_core.data.curate import Curation, curate
 from emu_core.model.schedule import add_noise, frame_noise, target
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline
+from emu_core.model_folder import BUNDLED
+from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 from emu_core.toy import demo
 from emu_core.toy import recipes as toy

@@ -21,7 +21,7 @@ from emu_core.cli.options import progress_bar
 from emu_core.cli.said import LOWER, Told
 from emu_core.errors import ISSUES, Stopped, UserError, of_one_item, out_of_memory
 from emu_core.media import read_image
-from emu_core.pipeline import BUNDLED
+from emu_core.model_folder import BUNDLED
 
 from .saved import ROOT, surroundings
 from .test_before_weights import COMMANDS, leaves

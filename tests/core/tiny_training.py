@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from emu_core.pipeline import BUNDLED
+from emu_core.model_folder import BUNDLED
 from emu_core.toy import recipes as toy
 from emu_core.toy.source import WorldSource
 from emu_core.toy.tasks import TASKS

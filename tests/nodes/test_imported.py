@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from emu_core.base import load_base
 from emu_core.checkpoint import load_stack
 from emu_core.model.video_model import VideoModel
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline
+from emu_core.model_folder import BUNDLED
+from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 
 from ..core import filled, helpers, reference

@@ -11,7 +11,7 @@ import torch
 
 from emu_core.base import load_base
 from emu_core.checkpoint import load_stack, merge_motion_loras, save_stack
-from emu_core.pipeline import BUNDLED
+from emu_core.model_folder import BUNDLED
 
 from ..core import reference
 from ..core.test_motion_lora import guoyww, lora_state, peft

@@ -18,7 +18,8 @@ from emu_core.checkpoint import load_stack, save_stack
 from emu_core.model.schedule import ScheduleConfig
 from emu_core.model.sites import find_sites
 from emu_core.model.stack import Run, TemporalStack
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline
+from emu_core.model_folder import BUNDLED
+from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 from emu_core.toy.recipes import TINY
 from emu_core.toy.tasks import TASKS

@@ -25,7 +25,8 @@ from emu_core.base.prompts import chunks, weighted
 from emu_core.base.vae import inspect as inspect_vae
 from emu_core.base.vae import load as load_vae
 from emu_core.checkpoint import load_stack, save_stack
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline
+from emu_core.model_folder import BUNDLED
+from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 
 from ..core import helpers

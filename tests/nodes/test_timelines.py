@@ -15,7 +15,8 @@ from emu_core.base import load_base
 from emu_core.checkpoint import save_stack
 from emu_core.longer import longer
 from emu_core.model.timeline import Timeline, timeline_of
-from emu_core.pipeline import BUNDLED, EmuVideoPipeline
+from emu_core.model_folder import BUNDLED
+from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 
 from ..core import reference

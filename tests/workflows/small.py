@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from emu_core.base import load_base
-from emu_core.pipeline import BUNDLED
+from emu_core.model_folder import BUNDLED
 
 from ..core import reference
 from ..nodes.server import Server
