@@ -66,6 +66,8 @@ def complaints(recipe: Recipe, world: int = 1) -> Iterator[str]:
     if recipe.on_a_base:
         yield from _of_video(recipe)
         yield from _of_start(recipe)
+    if recipe.optimisation.optimiser == "muon" and (recipe.compute.precision == "float16" or recipe.compute.parallel == "fsdp"):
+        yield "optimisation.optimiser=muon takes whole gradients that are not scaled: choose adamw, or bfloat16 and ddp"
     if recipe.task != "video" and recipe.compute.parallel == "fsdp":
         yield f"recipe {recipe.name!r} is too small to be sharded: leave compute.parallel=fsdp out"
 

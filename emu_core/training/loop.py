@@ -21,12 +21,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from ..errors import Stopped, UserError
 from ..media.files import whole_file, whole_folder
 from . import checkpoints
 from .folder import BAD_BATCH, LOG_FILE, RECIPE_FILE, check_folder, forget_rows_after, open_board, plot_losses, write_json
+from .optimiser import build_optimiser, moments
 from .processes import Parallel, Processes, fingerprint, local, whole
 from .recipes import Optimisation, Recipe
 
@@ -81,9 +83,7 @@ class Trainer:
         self.micro = self.compute.micro or self.share
         self.parallel = Parallel(task.to(processes.device), self.compute.parallel, processes)
         self.trained = {n: p for n, p in task.named_parameters() if p.requires_grad}
-        self.optimiser = torch.optim.AdamW(
-            list(self.trained.values()), lr=self.config.rate, betas=self.config.betas, weight_decay=self.config.weight_decay
-        )
+        self.optimiser = build_optimiser(self.config, self.trained)
         place = "cpu" if self.compute.ema_on_cpu else None
         self.average = {n: p.detach().clone().to(place) for n, p in self.trained.items()}
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.compute.precision == "float16")
@@ -96,17 +96,13 @@ class Trainer:
 
     def state(self) -> dict[str, torch.Tensor]:
         """All that a resumed run needs, by name; the tensors are the live ones."""
-        for p in self.trained.values():
-            if not self.optimiser.state[p]:  # before the first step: what AdamW would begin with
-                moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
-                self.optimiser.state[p] = {"step": torch.tensor(0.0), **moments}
         state = {"step": torch.tensor(self.step), "elapsed": torch.tensor(self.elapsed + time.monotonic() - self.started)}
         scaler = self.scaler.state_dict()  # empty where nothing is scaled
         state["scale"] = torch.tensor(scaler.get("scale", 1.0))
         state[checkpoints.GROWTH] = torch.tensor(scaler.get("_growth_tracker", 0))
         for name, p in self.trained.items():
             state[f"weights.{name}"], state[f"average.{name}"] = p.detach(), self.average[name]
-            state |= {f"optimiser.{name}.{key}": value for key, value in self.optimiser.state[p].items()}
+            state |= {f"optimiser.{name}.{key}": value for key, value in moments(self.optimiser, p).items()}
         return state
 
     def save(self) -> None:
@@ -199,7 +195,8 @@ class Trainer:
     def begin(self) -> None:
         """Make the folder, look for room, write down the recipe, and say what is trained."""
         size = sum(local(p).numel() * p.element_size() for p in self.trained.values())
-        sizes = {"weights": size, "gradients": size, "AdamW": 2 * size, "average": size}
+        optimiser = sum(local(t).nbytes for p in self.trained.values() for t in moments(self.optimiser, p).values())
+        sizes = {"weights": size, "gradients": size, "optimiser": optimiser, "average": size}
         if self.processes.main:
             needed = (checkpoints.KEPT + 1) * (sum(sizes.values()) - size)  # gradients are not kept
             check_folder(self.folder, 0 if checkpoints.checkpoints(self.folder) else needed)
@@ -231,11 +228,16 @@ class Trainer:
             if any(self.processes.flags(self.told or (self.processes.main and time.monotonic() > end))):  # clocks differ
                 return
 
-    def autocast(self) -> Any:
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
         """For what keeps its weights in float32. A frozen U-Net is in the precision already, and its stack sees to itself."""
-        precision = PRECISIONS[self.compute.precision]
+        precision, kind = PRECISIONS[self.compute.precision], self.processes.device.type
         frozen = self.recipe.on_a_base and self.recipe.method.trained == "stack"
-        return torch.autocast(self.processes.device.type, precision, enabled=precision != torch.float32 and not frozen)
+        with contextlib.ExitStack() as parts:
+            if kind == "cpu" and precision != torch.float32:  # there torch's fused attention is several times slower in 16 bits
+                parts.enter_context(sdpa_kernel(SDPBackend.MATH))
+            parts.enter_context(torch.autocast(kind, precision, enabled=precision != torch.float32 and not frozen))
+            yield
 
     def one_step(self, stream: Iterator[Any]) -> dict[str, float]:
         """Move the weights once, by the whole batch; loss, norm of the gradients and what the task says."""

@@ -41,6 +41,7 @@ class Optimisation:
     ema: float = 0.999
     seed: int = 0
     t_power: float = 1.0  # timesteps are N u^t_power; below 1 favours noisy ones, where the motion is decided
+    optimiser: Literal["adamw", "muon"] = "adamw"
 
 
 @dataclass(frozen=True)

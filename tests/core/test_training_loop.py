@@ -221,6 +221,16 @@ def test_steps_are_adamw_on_clipped_gradients_with_a_running_average(whole: Path
         torch.testing.assert_close(saved[f"average.{name}"], average[name])
 
 
+def test_sixteen_bits_on_a_cpu_do_without_fused_attention(tmp_path: Path) -> None:
+    """Which torch has there in float32 for speed, and in 16 bits at a third of the speed of plain products."""
+    inside = {}
+    for precision in ("float32", "bfloat16"):
+        with new_trainer(tmp_path, override(toy_recipe(), {"compute.precision": precision})).autocast():
+            inside[precision] = torch.backends.cuda.flash_sdp_enabled(), torch.is_autocast_enabled("cpu")
+    assert inside == {"float32": (True, False), "bfloat16": (False, True)}
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
 def test_exports_and_sheets_are_made_of_the_averaged_weights(tmp_path: Path) -> None:
     trainer = new_trainer(tmp_path, override(toy_recipe(), {"sheet_every": 3}))
     trainer.run()

@@ -1,0 +1,72 @@
+"""What moves the weights: AdamW, or Muon for the weights of hidden layers with AdamW for all others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .recipes import Optimisation
+
+_OUTER = re.compile(r"embed|position|(^|\.)(conv_in|conv_out|read_back)\.weight$")  # tables, first and last layers
+
+
+class Muon(torch.optim.AdamW):
+    """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) as torch has it, for matrices and filters; what is no
+    matrix or belongs to the first or last layer is left to AdamW, as its author does. An update of Muon has the root mean square
+    of one of AdamW's (Liu et al. 2025, arXiv 2502.16982), so one rate serves both."""
+
+    def __init__(self, trained: Mapping[str, nn.Parameter], **settings: Any) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise UserError(f"optimisation.optimiser=muon needs torch 2.9 or newer, found {torch.__version__}: choose adamw")
+        self.hidden = [p for name, p in trained.items() if p.dim() > 1 and not _OUTER.search(name)]
+        # torch's takes matrices alone: a filter is one of (out, in x places), in the same memory
+        self.matrices = [nn.Parameter(p.detach().flatten(1)) for p in self.hidden]
+        hidden = {id(p) for p in self.hidden}
+        super().__init__([{"params": [p for p in trained.values() if id(p) not in hidden]}], **settings)  # of which may be none
+        groups, kept = [{"params": self.matrices}], {name: settings[name] for name in ("lr", "weight_decay")}
+        self.muon = torch.optim.Muon(groups, **kept, adjust_lr_fn="match_rms_adamw")
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's."""
+        super().zero_grad(set_to_none)
+        for p in self.hidden:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """As torch's, at the rate of the first group."""
+        loss = super().step(closure)
+        for matrix, p in zip(self.matrices, self.hidden, strict=True):
+            matrix.grad = None if p.grad is None else p.grad.flatten(1)
+        for group in self.muon.param_groups:
+            group["lr"] = self.param_groups[0]["lr"]
+        self.muon.step()
+        return loss
+
+
+def build_optimiser(config: Optimisation, trained: Mapping[str, nn.Parameter]) -> torch.optim.AdamW:
+    """What moves these weights. UserError if this torch does not have it."""
+    settings: dict[str, Any] = {"lr": config.rate, "betas": config.betas, "weight_decay": config.weight_decay}
+    if config.optimiser == "muon":
+        return Muon(trained, **settings)
+    return torch.optim.AdamW(list(trained.values()), **settings)
+
+
+def moments(optimiser: torch.optim.AdamW, p: nn.Parameter) -> dict[str, Tensor]:
+    """What is kept of a weight between two steps, the live tensors; before the first step, what it begins with."""
+    if isinstance(optimiser, Muon):
+        for matrix, own in zip(optimiser.matrices, optimiser.hidden, strict=True):
+            if own is p:
+                return _begun(optimiser.muon.state[matrix], {"momentum_buffer": torch.zeros_like(matrix)})
+    return _begun(optimiser.state[p], {"step": torch.tensor(0.0), **{n: torch.zeros_like(p) for n in ("exp_avg", "exp_avg_sq")}})
+
+
+def _begun(state: dict[str, Tensor], first: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not state:
+        state.update(first)
+    return state
