@@ -5,6 +5,7 @@ Shapes at the edges: images (f, H, W, 3) float32 0..1 on the CPU; a single pictu
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import torch
 
 from .base import Base, check_base, load_base, outline
 from .base.base import TextStates, preserved
+from .base.lora import merge
 from .base.unknown import UnknownWords
 from .checkpoint import load_stack, merge_motion_loras, read_config
 from .errors import UserError
@@ -33,7 +35,7 @@ from .model.stack import TemporalStack, check_fit
 from .model.streams import derived, stream
 from .model.video_model import VideoModel
 from .model.windows import over_windows
-from .model_folder import BUNDLED, missing_stack, read_defaults, stack_files
+from .model_folder import BUNDLED, few_steps_lora, missing_stack, read_defaults, recommended_with, stack_files
 from .settings import Keep, Progress, Settings, check_prompt, share
 
 logger = logging.getLogger(__name__)
@@ -96,6 +98,9 @@ class EmuVideoPipeline:
 
     `tell_preserved`, where one is set, is told how many dB the autoencoder keeps of the pictures that a video is given, of the
     first MOST_JUDGED of them; it costs their decoding.
+
+    `image_unet` makes the starting frame in the base's place: a copy of its U-Net with a LoRA for few steps, which the temporal
+    layers were not trained on.
     """
 
     tell_preserved: Callable[[Sequence[float]], None] | None = None
@@ -109,15 +114,19 @@ class EmuVideoPipeline:
         defaults: dict[str, Any] | None = None,
         batch_calls: BatchCalls = "auto",
         compiled: bool = False,
+        image_unet: Any = None,
     ) -> None:
         self.base = base
         self.batching = Batching(batch_calls, base.device)
+        self.image_unet = image_unet
         self.states = lru_cache(TEXTS)(self._states)
         self.defaults = defaults or {}
         self.name_unknown = UnknownWords(base)
         self.attend = choose(attention, base.device, base.dtype)
         if attention == "xformers":
-            base.unet.enable_xformers_memory_efficient_attention()
+            for unet in (base.unet, image_unet):
+                if unet is not None:
+                    unet.enable_xformers_memory_efficient_attention()
         self.models: dict[str, VideoModel] = {}
         for role, stack in (("F", video), ("I", interpolation)):
             if stack is not None:
@@ -145,18 +154,22 @@ class EmuVideoPipeline:
         vae_tiling: bool = False,
         batch_calls: BatchCalls = "auto",
         compiled: bool = False,
+        fast: bool = False,
     ) -> EmuVideoPipeline:
         """Load a base (default: the bundled tiny model) and its stacks; a model folder may hold `stack_F.safetensors` and
         `stack_I.safetensors` itself. `variant`: what `stack` is, where its keys cannot tell (see `interop.VARIANTS`).
         `motion_loras`, (file, strength) each, are added to the weights of stack F, `loras` to those of the base; `vae`, a file or
         a folder, takes the place of the base's; with `vae_tiling` it takes pictures larger than those that it was trained on in
-        tiles that overlap, which needs less memory and alters them a little."""
-        folder, files = Path(model or BUNDLED), stack_files(model, stack, interpolation_stack)
+        tiles that overlap, which needs less memory and alters them a little. `fast`: what the folder holds for few calls, its
+        distilled stacks and its LoRA for the starting frame, where nothing is named instead."""
+        folder, files = Path(model or BUNDLED), stack_files(model, stack, interpolation_stack, fast)
+        few_steps = few_steps_lora(folder) if fast else None
         variants = {"F": variant if stack else None, "I": None}
         choose(attention, device, dtype)
         if motion_loras and files["F"] is None:
             raise UserError(f"{motion_loras[0][0]} is for a video stack, and {folder} has none: name one with --stack")
         found = find_sites(outline(check_base(folder, tokenizer=tokenizer, vae=vae, loras=loras)))
+        defaults = read_defaults(folder) | ({} if few_steps is None else recommended_with(few_steps))
         for role, path in files.items():
             if path is None:
                 continue
@@ -172,14 +185,18 @@ class EmuVideoPipeline:
         if vae_tiling:
             base.vae.enable_tiling()
         how: dict[str, Any] = {"attention": attention, "batch_calls": batch_calls, "compiled": compiled}
-        return cls(base, stacks[0], stacks[1], defaults=read_defaults(folder), **how)
+        if few_steps is not None:
+            how["image_unet"] = unet = copy.deepcopy(base.unet)
+            merge([(few_steps, 1.0)], {"unet": unet}, base.family)
+        return cls(base, stacks[0], stacks[1], defaults=defaults, **how)
 
     # -- the three steps
 
     @torch.inference_mode()
     def starting_frame(self, prompt: str, settings: Settings = Settings(), progress: Progress | None = None) -> torch.Tensor:
         """The picture (1, H, W, 3) that the image model, without its temporal layers, makes of the prompt."""
-        unet, stage = self.base.unet, _Stage("starting frame", prompt, settings, settings.seed, progress)
+        unet = self.base.unet if self.image_unet is None else self.image_unet
+        stage = _Stage("starting frame", prompt, settings, settings.seed, progress)
         steps = settings.steps or int(self.defaults.get("steps", 50))
         weight = self.defaults.get("text_guidance", 7.5) if settings.t2i_guidance is None else settings.t2i_guidance
 

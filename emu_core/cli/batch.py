@@ -32,6 +32,7 @@ from .candidates import best_start, load_clip
 from .making import (
     check_models,
     check_scale,
+    fast_for,
     interpolates,
     load_pipeline,
     read_loras,
@@ -204,6 +205,8 @@ def _facts(options: Namespace, prompts: Sequence[Prompt], device: torch.device) 
     if (scale := scale_for(options)).factor > 1 and not facts.get("only_starting_frames"):
         most = "" if scale.within is None else f", of at most {scale.within} px"  # a --scale of the same number enlarges any
         facts["scale"] = f"{scale.factor}:{scale.filter}{most}"
+    facts.pop("fast", None)
+    facts |= {"fast": True} if fast_for(options) else {}
     loras = {"lora": read_loras(options), "motion_lora": read_motion_loras(options)}
     facts |= {name: [f"{_known(file)}:{strength:g}" for file, strength in each] for name, each in loras.items() if each}
     if facts["dtype"] == "auto":

@@ -155,6 +155,11 @@ def add_model_options(parser: argparse.ArgumentParser, motion_loras: bool = Fals
         lora = "motion LoRA on stack F, with a strength (1 if left out; negative ones turn the motion round); may be repeated"
         add("--motion-lora", action="append", metavar="FILE[:STRENGTH]", help=lora)
     add("--interpolation-stack", help="temporal stack I; default: stack_I.safetensors in the model's folder")
+    fast = (
+        "what the model's folder holds for few calls of the networks: distilled stacks, a LoRA for the starting frame; if not "
+        "given: as the model's maker says, but not where --steps, --sampler or a guidance are named"
+    )
+    add("--fast", action=argparse.BooleanOptionalAction, help=fast)
     add("--tokenizer", help="folder with the tokenizer that a single-file model lacks, or a ComfyUI installation")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps ...; auto takes an accelerator if there is one")
     add("--dtype", default="auto", choices=PRECISIONS, help="precision; auto: float32 on a CPU, else float16")

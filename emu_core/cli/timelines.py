@@ -26,7 +26,7 @@ from ..model.timeline import Stretch, Timeline
 from ..model.timeline import timeline_of as unchecked
 from ..pipeline import EmuVideoPipeline
 from ..settings import Keep, Progress, Settings, check_prompt
-from .making import load_pipeline, read_loras, read_motion_loras, read_request, read_stacks, write
+from .making import fast_for, load_pipeline, read_loras, read_motion_loras, read_request, read_stacks, write
 from .options import is_there, progress_bars, then_close
 from .said import tell
 
@@ -197,6 +197,7 @@ def _facts(options: argparse.Namespace, settings: Settings, work: Work) -> dict[
         "prompts": spans,
         **timeline,
         **told,
+        **({"fast": True} if fast_for(options) else {}),
         "files": stamps,
         **vars(settings),
     }

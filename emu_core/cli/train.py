@@ -74,10 +74,10 @@ def train(options: Namespace) -> None:
 
 def _train_rounds(recipes: list[Recipe], out: Path, options: Namespace, how: RunOptions) -> None:
     """Distil in rounds, each in a folder of its own below --out, or go on with them."""
+    from ..model_folder import FEW_STEPS_LORA
     from ..training.checks import check_clips, check_processes, check_recipe
     from ..training.claim import claimed
     from ..training.run import open_chain, train_chain
-    from ..training.video import FEW_STEPS_LORA
 
     check_processes(options.processes)
     check_recipe(recipes[0], options.processes)

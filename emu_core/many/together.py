@@ -81,6 +81,8 @@ class _Clip(Generic[T]):
         for name in ALONE:
             setattr(base, name, partial(self._ask, getattr(pipeline.base, name), False))
         own.base, own.models = base, {role: _Network(m, self._ask) for role, m in pipeline.models.items()}  # type: ignore[misc]
+        if pipeline.image_unet is not None:
+            own.image_unet = _Network(pipeline.image_unet, self._ask)
         self.asked: _Call | None = None
         self.made: T | Exception = RuntimeError("the clip was not made")
         self._told, self._stands = SimpleQueue[bool](), SimpleQueue[None]()

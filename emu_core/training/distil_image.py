@@ -14,12 +14,13 @@ from ..base import TextStates
 from ..base.lora import merge
 from ..errors import UserError
 from ..model.config import ClipShape, SamplingConfig, StackConfig, UNetShape
+from ..model_folder import FEW_STEPS_LORA
 from ..weights import open_weights, save_tensors
 from .distil import DistilTask
 from .processes import Processes
 from .recipes import Recipe
 from .sources import SourceFactory
-from .video import FEW_STEPS_LORA, start_file
+from .video import start_file
 
 TARGETS = (
     *("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"),

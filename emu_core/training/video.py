@@ -27,6 +27,7 @@ from ..model.schedule import add_noise, frame_noise, stratified_timesteps, targe
 from ..model.stack import TemporalStack
 from ..model.streams import stream
 from ..model.video_model import VideoModel
+from ..model_folder import FEW_STEPS_LORA
 from .folder import write_sheet
 from .loop import PRECISIONS, Task
 from .processes import Processes, whole
@@ -34,7 +35,6 @@ from .recipes import Recipe
 from .sources import Batch, ShardSource, SourceFactory
 
 SHEET_STEPS = 10
-FEW_STEPS_LORA = "few_steps_lora.safetensors"
 BANDS = 4  # of timesteps, for the validation loss
 Predict = Callable[[Tensor, Tensor, TextStates, Tensor | None], Tensor]
 """(noisy latents (n, f, C, h, w), timesteps, text, given frames) -> the network's output."""

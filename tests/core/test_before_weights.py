@@ -58,6 +58,8 @@ MODEL = {
     "--stack": (*FILES, f"{BUNDLED}/stack_I.safetensors", "HERE/other.safetensors", "HERE/cut.safetensors"),
     "--variant": ("animatediff", ""),
     "--interpolation-stack": (*FILES, f"{BUNDLED}/stack_F.safetensors", "HERE/cut.safetensors"),
+    "--fast": (),
+    "--no-fast": ("yes",),
     "--tokenizer": FILES,
     "--device": ("nonsense", "cuda:99", "", "meta"),
     "--dtype": ("int8", ""),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from emu_core.errors import UserError
 from emu_core.base.architectures import build_unet
+from emu_core.errors import UserError
 from emu_core.training.checks import check_recipe
 from emu_core.training.optimiser import Muon, build_optimiser
 from emu_core.training.recipes import Optimisation, override
