@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,12 @@ def few_steps_lora(folder: Path) -> Path | None:
     """The LoRA with which the image model makes a starting frame in few steps without guidance, if the folder holds one: what
     DEFAULTS_FILE calls `few_steps_lora`, else FEW_STEPS_LORA. UserError for another place, or nothing there."""
     named = read_defaults(folder).get("few_steps_lora")
-    path = folder / str(named or FEW_STEPS_LORA)
-    if named and not (path.is_file() and path.resolve().is_relative_to(folder.resolve())):
+    path = folder / str(FEW_STEPS_LORA if named is None else named)
+    inside = Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder))  # a link may lead elsewhere, as in a cache
+    if named is not None and not (inside and os.path.isfile(path)):
         told = f"{folder / DEFAULTS_FILE}: expected few_steps_lora to be a file in this folder, found {named!r}"
         raise UserError(f"{told}: put it there, or mend the name")
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None
 
 
 def recommended_with(lora: Path) -> dict[str, float]:
@@ -49,7 +51,7 @@ def recommended_with(lora: Path) -> dict[str, float]:
     found = {"steps": said.get("steps", "4"), "text_guidance": said.get("text_guidance", "1")}
     try:
         steps, guidance = int(found["steps"]), float(found["text_guidance"])
-        if steps < 1 or not 0 <= guidance < math.inf:
+        if not 1 <= steps <= 1000 or not 0 <= guidance < math.inf:
             raise ValueError
     except ValueError:
         told = f"{lora}: expected steps and a text guidance in its metadata, found {found}"
@@ -61,6 +63,16 @@ def has_fast(model: str | Path | None = None) -> bool:
     """Whether a model's folder holds anything for few calls."""
     folder = Path(model or BUNDLED)
     return few_steps_lora(folder) is not None or any(_own_stack(folder, r, True) != _own_stack(folder, r, False) for r in "FI")
+
+
+def advises_fast(model: str | Path | None = None) -> bool:
+    """Whether its maker says that commands should take what is for few calls, and it is there. UserError for another word than
+    true and false."""
+    folder = Path(model or BUNDLED)
+    said = read_defaults(folder).get("fast", False)
+    if not isinstance(said, bool):
+        raise UserError(f"{folder / DEFAULTS_FILE}: expected fast to be true or false, found {said!r}: mend it there")
+    return said and has_fast(model)
 
 
 def missing_stack(source: str, role: str) -> UserError:

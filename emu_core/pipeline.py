@@ -35,7 +35,7 @@ from .model.stack import TemporalStack, check_fit
 from .model.streams import derived, stream
 from .model.video_model import VideoModel
 from .model.windows import over_windows
-from .model_folder import BUNDLED, few_steps_lora, missing_stack, read_defaults, recommended_with, stack_files
+from .model_folder import BUNDLED, few_steps_lora, has_fast, missing_stack, read_defaults, recommended_with, stack_files
 from .settings import Keep, Progress, Settings, check_prompt, share
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,8 @@ class EmuVideoPipeline:
     """
 
     tell_preserved: Callable[[Sequence[float]], None] | None = None
+    fast: bool | None = None
+    """Whether what the model's folder holds for few calls was taken; None where it holds nothing."""
 
     def __init__(
         self,
@@ -155,20 +157,23 @@ class EmuVideoPipeline:
         batch_calls: BatchCalls = "auto",
         compiled: bool = False,
         fast: bool = False,
+        starting_frames: bool = True,
     ) -> EmuVideoPipeline:
         """Load a base (default: the bundled tiny model) and its stacks; a model folder may hold `stack_F.safetensors` and
         `stack_I.safetensors` itself. `variant`: what `stack` is, where its keys cannot tell (see `interop.VARIANTS`).
         `motion_loras`, (file, strength) each, are added to the weights of stack F, `loras` to those of the base; `vae`, a file or
         a folder, takes the place of the base's; with `vae_tiling` it takes pictures larger than those that it was trained on in
         tiles that overlap, which needs less memory and alters them a little. `fast`: what the folder holds for few calls, its
-        distilled stacks and its LoRA for the starting frame, where nothing is named instead."""
+        distilled stacks and its LoRA for the starting frame, where nothing is named instead; the latter makes a second U-Net,
+        which is left out where no `starting_frames` are to be made."""
         folder, files = Path(model or BUNDLED), stack_files(model, stack, interpolation_stack, fast)
-        few_steps = few_steps_lora(folder) if fast else None
+        few_steps = few_steps_lora(folder) if fast and starting_frames else None
         variants = {"F": variant if stack else None, "I": None}
+        extra = [] if few_steps is None else [(few_steps, 1.0)]
         choose(attention, device, dtype)
         if motion_loras and files["F"] is None:
             raise UserError(f"{motion_loras[0][0]} is for a video stack, and {folder} has none: name one with --stack")
-        found = find_sites(outline(check_base(folder, tokenizer=tokenizer, vae=vae, loras=loras)))
+        found = find_sites(outline(check_base(folder, tokenizer=tokenizer, vae=vae, loras=[*loras, *extra])))
         defaults = read_defaults(folder) | ({} if few_steps is None else recommended_with(few_steps))
         for role, path in files.items():
             if path is None:
@@ -187,8 +192,10 @@ class EmuVideoPipeline:
         how: dict[str, Any] = {"attention": attention, "batch_calls": batch_calls, "compiled": compiled}
         if few_steps is not None:
             how["image_unet"] = unet = copy.deepcopy(base.unet)
-            merge([(few_steps, 1.0)], {"unet": unet}, base.family)
-        return cls(base, stacks[0], stacks[1], defaults=defaults, **how)
+            merge(extra, {"unet": unet}, base.family)
+        pipeline = cls(base, stacks[0], stacks[1], defaults=defaults, **how)
+        pipeline.fast = fast if has_fast(folder) else None
+        return pipeline
 
     # -- the three steps
 

@@ -16,7 +16,7 @@ from .options import PROMPTS_HELP, SCALE_HELP, add_command, add_model_options, a
 FRAMES = "starting_frames"
 OF_THE_LIST = ("out", "prompts", "samples", "seed", "json", "resume", "processes", "engine", "address", "format")
 """What is one for all systems."""
-OF_THE_IMAGE_MODEL = ("model", "lora", "vae", "tokenizer", "size", "dtype")
+OF_THE_IMAGE_MODEL = ("model", "lora", "vae", "tokenizer", "size", "dtype", "fast")
 """Systems that agree in these begin with the same pictures."""
 
 
@@ -86,7 +86,7 @@ def _run(part: Namespace) -> list[str]:
 def plan(options: Namespace) -> list[Namespace]:
     """The lists of videos that are to be made, as options of `generate` and `animate`, in turn. UserError for systems that cannot
     be told apart, or options that are one for all."""
-    from .making import read_stacks
+    from .making import fast_for, read_stacks
 
     systems: dict[str, Namespace] = {}
     for text in options.system:
@@ -99,7 +99,7 @@ def plan(options: Namespace) -> list[Namespace]:
     parts: list[Namespace] = []
     frames: dict[str, Path] = {}
     for name, system in systems.items():
-        stacks = read_stacks(system)
+        stacks, system = read_stacks(system), _with(system, fast=fast_for(system))  # once, for frames and videos alike
         if "F" in stacks and stacks["F"].takes_image:
             key = repr([getattr(system, each) for each in OF_THE_IMAGE_MODEL])
             if key not in frames:
@@ -134,6 +134,9 @@ def arguments(part: Namespace) -> list[str]:
     found = [part.command]
     for action in _parser(part.command, part.command)._actions:
         value = getattr(part, action.dest, action.default)
+        if isinstance(action, argparse.BooleanOptionalAction):
+            found += [] if value is None else [action.option_strings[0 if value else -1]]
+            continue
         if not action.option_strings or action.dest == "help" or value is False or value in (action.default, argparse.SUPPRESS):
             continue
         option = action.option_strings[-1]

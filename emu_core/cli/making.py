@@ -22,7 +22,17 @@ from ..media.files import real_target
 from ..media.writing import MAX_FPS, MIN_FPS
 from ..model.conditioning import FACTOR, checked_positions
 from ..model.config import StackConfig
-from ..model_folder import BUNDLED, DEFAULTS_FILE, has_fast, missing_stack, read_defaults, stack_files
+from ..model_folder import (
+    BUNDLED,
+    DEFAULTS_FILE,
+    advises_fast,
+    few_steps_lora,
+    has_fast,
+    missing_stack,
+    read_defaults,
+    recommended_with,
+    stack_files,
+)
 from ..pipeline import EmuVideoPipeline
 from ..settings import Settings, check_prompt
 from .options import choose_device, is_there, wrote
@@ -118,7 +128,7 @@ def fast_for(options: Namespace) -> bool:
     does, where nothing is named that is for other stacks. ValueError for --fast where there is nothing."""
     if options.fast is None:
         named = [getattr(options, name, None) for name in ("steps", "sampler", "text_guidance", "image_guidance", "t2i_guidance")]
-        return bool(read_defaults(Path(options.model or BUNDLED)).get("fast")) and all(value is None for value in named)
+        return advises_fast(options.model) and all(value is None for value in named)
     if options.fast and not has_fast(options.model):
         what = f"{options.model or 'the bundled model'} holds nothing for few calls"
         raise UserError(f"--fast: {what}: make it with `emu-video train distil` and `distil-image`, or leave --fast out")
@@ -129,9 +139,14 @@ def read_stacks(options: Namespace) -> dict[str, StackConfig]:
     """What the stacks are that would be loaded, by role, from their headers. ValueError for one that does not fit the model."""
     if options.variant and not options.stack:
         raise UserError(f"--variant {options.variant} says what the file of --stack is, found no --stack: name it")
-    family = inspect_base(options.model or BUNDLED, vae=options.vae, loras=read_loras(options)).family
+    fast = fast_for(options)
+    few_steps = few_steps_lora(Path(options.model or BUNDLED)) if fast else None
+    if few_steps is not None:
+        recommended_with(few_steps)
+    loras = [*read_loras(options), *([] if few_steps is None else [(few_steps, 1.0)])]
+    family = inspect_base(options.model or BUNDLED, vae=options.vae, loras=loras).family
     stacks: dict[str, StackConfig] = {}
-    for role, path in stack_files(options.model, options.stack, options.interpolation_stack, fast_for(options)).items():
+    for role, path in stack_files(options.model, options.stack, options.interpolation_stack, fast).items():
         if path is None:
             continue
         config = stacks[role] = read_config(path, options.variant if role == "F" and options.stack else None)
@@ -223,6 +238,7 @@ def load_pipeline(options: Namespace) -> EmuVideoPipeline:
     stacks = options.stack, options.interpolation_stack
     how: dict[str, Any] = {name: getattr(options, name) for name in ("attention", "variant", "vae", "vae_tiling", "batch_calls")}
     how |= {"dtype": dtype, "compiled": options.compile, "fast": fast_for(options)}
+    how["starting_frames"] = options.command not in (*OF_PICTURES, "interpolate")
     how |= {"motion_loras": read_motion_loras(options), "loras": read_loras(options)}
     pipeline = EmuVideoPipeline.from_files(options.model, *stacks, options.tokenizer, device, **how)
     if options.command in OF_PICTURES:
@@ -274,7 +290,7 @@ def what_made_it(options: Namespace, settings: Settings, pipeline: EmuVideoPipel
         **loras,
         **({"vae": Path(options.vae).name} if options.vae else {}),
         **({"vae_tiling": True} if options.vae_tiling else {}),
-        **({"fast": True} if fast_for(options) else {}),
+        **({} if pipeline.fast is None else {"fast": pipeline.fast}),
         **{name: value for name, value in vars(settings).items() if value is not False and value not in (None, "")},
     }
     return {name: json.dumps(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}

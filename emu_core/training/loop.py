@@ -233,11 +233,15 @@ class Trainer:
         """For what keeps its weights in float32. A frozen U-Net is in the precision already, and its stack sees to itself."""
         precision, kind = PRECISIONS[self.compute.precision], self.processes.device.type
         frozen = self.recipe.on_a_base and self.recipe.method.trained == "stack"
-        with contextlib.ExitStack() as parts:
-            if kind == "cpu" and precision != torch.float32:  # there torch's fused attention is several times slower in 16 bits
-                parts.enter_context(sdpa_kernel(SDPBackend.MATH))
-            parts.enter_context(torch.autocast(kind, precision, enabled=precision != torch.float32 and not frozen))
+        with self.attention(), torch.autocast(kind, precision, enabled=precision != torch.float32 and not frozen):
             yield
+
+    def attention(self) -> contextlib.AbstractContextManager[Any]:
+        """For forward passes, and for backward ones, which may compute them again: on a CPU in 16 bits torch's fused attention is
+        several times slower than plain products where pictures are small. Where they are large it saves the matrix of pairs."""
+        small = math.prod(self.recipe.clips.size) <= 128**2
+        plain = small and self.processes.device.type == "cpu" and self.compute.precision != "float32"
+        return sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext()
 
     def one_step(self, stream: Iterator[Any]) -> dict[str, float]:
         """Move the weights once, by the whole batch; loss, norm of the gradients and what the task says."""
@@ -251,7 +255,7 @@ class Trainer:
         samples: list[Any] = []
         for i in range(passes):
             samples.append(sample := next(stream))  # one at a time: further ones are decoded while this one is computed
-            with self.parallel.accumulating(last=i == passes - 1):
+            with self.parallel.accumulating(last=i == passes - 1), self.attention():
                 with self.autocast():
                     loss, figures = self.parallel.module(sample, generator, self.step / config.steps)
                 self.scaler.scale(loss / passes).backward()

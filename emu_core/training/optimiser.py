@@ -24,7 +24,7 @@ class Muon(torch.optim.AdamW):
         if not hasattr(torch.optim, "Muon"):
             raise UserError(f"optimisation.optimiser=muon needs torch 2.9 or newer, found {torch.__version__}: choose adamw")
         self.hidden = [p for name, p in trained.items() if p.dim() > 1 and not _OUTER.search(name)]
-        # torch's takes matrices alone: a filter is one of (out, in x places), in the same memory
+        # torch's takes matrices alone: a filter is one of (out, in x places), in the same memory if it lies there in that order
         self.matrices = [nn.Parameter(p.detach().flatten(1)) for p in self.hidden]
         hidden = {id(p) for p in self.hidden}
         super().__init__([{"params": [p for p in trained.values() if id(p) not in hidden]}], **settings)  # of which may be none
@@ -41,11 +41,17 @@ class Muon(torch.optim.AdamW):
     def step(self, closure: Any = None) -> Any:
         """As torch's, at the rate of the first group."""
         loss = super().step(closure)
+        apart = [(m, p) for m, p in zip(self.matrices, self.hidden, strict=True) if m.data_ptr() != p.data_ptr()]
+        for matrix, p in apart:
+            matrix.copy_(p.flatten(1))
         for matrix, p in zip(self.matrices, self.hidden, strict=True):
             matrix.grad = None if p.grad is None else p.grad.flatten(1)
         for group in self.muon.param_groups:
             group["lr"] = self.param_groups[0]["lr"]
         self.muon.step()
+        self.muon.zero_grad()  # or the gradients would stay through the next forward pass
+        for matrix, p in apart:
+            p.copy_(matrix.view_as(p))
         return loss
 
 

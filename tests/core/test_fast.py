@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 
 from emu_core.base import load_base
 from emu_core.checkpoint import load_stack, save_stack
-from emu_core.cli.main import main
+from emu_core.cli.compare import plan
+from emu_core.cli.main import build_parser, main
 from emu_core.errors import UserError
 from emu_core.many.together import together
 from emu_core.media import read_video
-from emu_core.model_folder import BUNDLED, few_steps_lora, recommended_with, stack_files
+from emu_core.model_folder import BUNDLED, advises_fast, few_steps_lora, recommended_with, stack_files
 from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 from tests.core.test_cli import refused
@@ -124,6 +125,19 @@ def test_the_makers_word_holds_unless_another_is_given(model: Path, tmp_path: Pa
     assert not torch.equal(again, fast)
 
 
+@pytest.mark.parametrize("flags", [["--fast"], ["--no-fast"], []])
+def test_a_comparison_hands_it_on(model: Path, tmp_path: Path, flags: list[str]) -> None:
+    """To the frames that systems share and to each system's videos, also where a system's maker advises it and the option that
+    speaks against it is of the frames alone."""
+    advised = says(model, tmp_path / "advised", fast=True)
+    given = ["compare", "--prompts", "toy", "--out", str(tmp_path / "m"), "--model", str(advised)]
+    options = build_parser().parse_args([*given, "--system", "a: --seed 0", "--system", "b: --steps 2", *flags])
+    a, b = "--fast" in flags or not flags, "--fast" in flags
+    assert [part.fast for part in plan(options)] == ([a, a, b, b] if a != b else [a, a, a])
+    options = build_parser().parse_args([*given, "--system", "a: --t2i-guidance 5", "--system", "b: --t2i-guidance 5", *flags])
+    assert {part.fast for part in plan(options)} == {"--fast" in flags}
+
+
 def test_a_list_remembers_whether_it_was_made_fast(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     many = ["generate", "--prompts", str(tmp_path / "p.txt"), "--out", str(tmp_path / "m")]
     many += ["--model", str(model), "--no-interpolate"]
@@ -141,7 +155,9 @@ def test_where_there_is_nothing_fast_it_is_refused(model: Path, tmp_path: Path, 
     assert not (tmp_path / "a.mp4").exists()
 
 
-@pytest.mark.parametrize("name", ["../few_steps_lora.safetensors", "nothing.safetensors", "unet", 7])
+@pytest.mark.parametrize(
+    "name", ["../few_steps_lora.safetensors", "nothing.safetensors", "unet", 7, "", ["few_steps_lora.safetensors"], "x" * 300]
+)
 def test_the_lora_is_a_file_of_the_folder(model: Path, tmp_path: Path, name: object) -> None:
     folder = says(model, tmp_path / "model", few_steps_lora=name)
     shutil.copy(model / LORA, tmp_path / LORA)
@@ -151,6 +167,53 @@ def test_the_lora_is_a_file_of_the_folder(model: Path, tmp_path: Path, name: obj
     shutil.move(folder / LORA, folder / "loras" / "quick.safetensors")
     (folder / "emu_video.json").write_text(json.dumps({"few_steps_lora": "loras/quick.safetensors"}))
     assert few_steps_lora(folder) == folder / "loras" / "quick.safetensors"
+
+
+def test_the_lora_may_be_a_link(model: Path, tmp_path: Path) -> None:
+    """As in a cache that keeps each file once."""
+    folder = says(model, tmp_path / "model", few_steps_lora=LORA)
+    shutil.move(folder / LORA, tmp_path / "blob")
+    (folder / LORA).symlink_to(tmp_path / "blob")
+    assert few_steps_lora(folder) == folder / LORA
+
+
+@pytest.mark.parametrize("word", ["no", 1, None, {"a": 0}])
+def test_the_makers_word_is_true_or_false(model: Path, tmp_path: Path, word: object) -> None:
+    folder = says(model, tmp_path / "model", fast=word)
+    with pytest.raises(UserError, match="expected fast to be true or false, found"):
+        advises_fast(folder)
+
+
+def test_nothing_there_is_nothing_advised(model: Path, tmp_path: Path) -> None:
+    folder = says(model, tmp_path / "model", fast=True)
+    (folder / "stack_F_fast.safetensors").unlink()
+    (folder / LORA).unlink()
+    assert not advises_fast(folder)
+    assert advises_fast(says(model, tmp_path / "other", fast=True))
+
+
+def test_a_lora_that_cannot_be_used_is_refused_before_anything_is_loaded(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("emu_core.pipeline.load_base", load)
+    monkeypatch.setattr("emu_core.pipeline.load_stack", load)
+    command = ["generate", PROMPT, "--out", str(tmp_path / "a.mp4"), "--fast", "--model"]
+    for number, content in enumerate((b"no weights", (BUNDLED / "stack_F.safetensors").read_bytes())):
+        folder = says(model, tmp_path / f"model {number}")
+        (folder / LORA).write_bytes(content)
+        assert LORA in refused(capsys, *command, str(folder))
+    folder = says(model, tmp_path / "wrong")
+    write_lora(folder / LORA, steps="many")
+    assert "expected steps and a text guidance" in refused(capsys, *command, str(folder))
+
+
+def test_who_makes_no_starting_frame_has_no_second_network(model: Path) -> None:
+    pipeline = EmuVideoPipeline.from_files(model, fast=True, starting_frames=False)
+    assert pipeline.image_unet is None
+    assert pipeline.models["F"].stack.config.origin.stage == "distil_2"
 
 
 def test_what_the_lora_says_of_itself_is_checked(tmp_path: Path) -> None:

@@ -46,6 +46,31 @@ def test_update_is_the_nearest_orthogonal_matrix_to_the_gradient(shape: tuple[in
     assert 0.2 * 0.75 < root < 0.2 * 1.2
 
 
+def test_filters_that_lie_in_another_order_are_moved_alike() -> None:
+    """As in an autoencoder whose channels come last: there the matrix is a copy."""
+    plain, _ = moved((16, 8, 3, 3), steps=2)
+    torch.manual_seed(0)
+    p = nn.Parameter(torch.randn(16, 8, 3, 3).contiguous(memory_format=torch.channels_last))
+    before, optimiser = p.detach().clone(), build_optimiser(MUON, {"net.weight": p})
+    for gradient in torch.randn(2, 16, 8, 3, 3):
+        optimiser.zero_grad()
+        p.grad = gradient.clone()
+        optimiser.step()
+    torch.testing.assert_close(p.detach() - before, plain, atol=1e-6, rtol=0)
+    assert p.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_no_gradient_outlives_its_step() -> None:
+    p = nn.Parameter(torch.randn(8, 8))
+    optimiser = build_optimiser(MUON, {"net.weight": p})
+    assert isinstance(optimiser, Muon)
+    p.grad = torch.randn(8, 8)
+    optimiser.step()
+    optimiser.zero_grad()
+    assert p.grad is None
+    assert all(matrix.grad is None for matrix in optimiser.matrices)
+
+
 def test_momentum_is_nesterovs() -> None:
     """Second update by hand: m = 0.95 m + 0.05 g, of which g is moved 0.95 of the way towards m."""
     change, (first, second) = moved((12, 20), steps=2)

@@ -167,6 +167,17 @@ def test_recomputed_activations_give_the_same_gradients(tmp_path: Path) -> None:
         torch.testing.assert_close(recomputed[name], value)
 
 
+def test_activations_are_recomputed_as_they_were_in_16_bits(tmp_path: Path) -> None:
+    """In the backward pass, with the same kernel of attention as in the forward one."""
+    found = []
+    for flag in ("false", "true"):
+        recipe = small(compute__checkpointing=flag, compute__precision="bfloat16", method__start="random")
+        trainer = Trainer(recipe, VideoTask(recipe, tmp_path), tmp_path / flag)
+        figures = trainer.one_step(trainer.task.stream([range(4)]))
+        found.append((figures["loss"], figures["grad_norm"]))
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
 @pytest.mark.parametrize("name", [n for n in paper.ABLATIONS if n != "single_stage"])
 def test_every_ablation_trains_and_its_stack_makes_a_video(name: str, tmp_path: Path) -> None:
     recipe = paper.ablate(small("stage2_512px", steps=2), [name])
