@@ -271,7 +271,7 @@ def test_right_arguments_spring_the_trap(command: str, here: Path, trap: None, c
 def test_every_option_is_asked(here: Path) -> None:
     parsers = dict(leaves(build_parser()))
     for command, (_, values) in COMMANDS.items():
-        options = {action.option_strings[-1] for action in parsers[command]._actions if action.option_strings}
+        options = {name for action in parsers[command]._actions for name in action.option_strings if name.startswith("--")}
         assert options - {"--help", "--verbose"} == set(values), command
 
 
