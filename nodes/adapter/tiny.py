@@ -36,16 +36,35 @@ DTYPE = torch.float32  # of so small a model: the same numbers on every device
 
 
 class TinyLatent(comfy.latent_formats.LatentFormat):
-    """4 channels, 8 x 8 pixels each. The factors are a least-squares fit of pixels by latents, for previews."""
+    """8 x 8 pixels each. The factors, for previews, are the model's own: a least-squares fit of pixels by latents."""
 
     scale_factor = 1.0
-    latent_rgb_factors = [
-        [-0.6354, -0.4910, -0.6601],
-        [-0.1870, 0.0128, 0.2030],
-        [-0.0680, 0.2304, -0.0628],
-        [0.0451, 0.0074, 0.0094],
-    ]
-    latent_rgb_factors_bias = [0.0181, 0.0087, 0.0112]
+
+    def __init__(self) -> None:
+        *self.latent_rgb_factors, self.latent_rgb_factors_bias = defaults()["latent_rgb"]
+        self.latent_channels = len(self.latent_rgb_factors)
+
+
+class _Times(int):
+    """A width as a multiple of the first, which may be no whole number, though ComfyUI multiplies by it."""
+
+    width: int
+    first: int
+
+    def __new__(cls, width: int, first: int) -> _Times:
+        result = super().__new__(cls, width // first)
+        result.width, result.first = width, first
+        return result
+
+    def __mul__(self, other: int) -> int:
+        return other * self.width // self.first
+
+    __rmul__ = __mul__
+
+
+def multiples(widths: list[int]) -> list[int]:
+    """Widths as ComfyUI has them: multiples of the first."""
+    return [_Times(width, widths[0]) for width in widths]
 
 
 class TinyConfig(comfy.supported_models_base.BASE):
@@ -62,12 +81,16 @@ class TinyConfig(comfy.supported_models_base.BASE):
         """The U-Net gives v, whatever its weights are called."""
         return comfy.model_base.ModelType.V_PREDICTION
 
+    def inpaint_model(self) -> bool:
+        """It is none, though ComfyUI takes every one of more than 4 channels for one."""
+        return False
+
 
 def family(config: dict[str, Any]) -> TinyConfig:
     """The family with diffusers' configuration of a U-Net with attention at every resolution, in the original layout's words."""
     widths, layers = config["block_out_channels"], config["layers_per_block"]
     picture = {"image_size": config["sample_size"], "in_channels": config["in_channels"], "out_channels": config["out_channels"]}
-    blocks = {"channel_mult": [w // widths[0] for w in widths], "num_res_blocks": [layers] * len(widths)}
+    blocks = {"channel_mult": multiples(widths), "num_res_blocks": [layers] * len(widths)}
     attention = {
         "transformer_depth": [1] * layers * len(widths),
         "transformer_depth_output": [1] * (layers + 1) * len(widths),
@@ -87,6 +110,11 @@ def read(part: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     return json.loads((folder / "config.json").read_text()), {name: value.to(DTYPE) for name, value in weights.items()}
 
 
+def defaults() -> dict[str, Any]:
+    """What the model's maker recommends, and how previews are made."""
+    return json.loads((TINY / "emu_video.json").read_text())
+
+
 def load_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The MODEL, with what its maker recommends; of the class without dynamic VRAM for who asks."""
     config, weights = read("unet")
@@ -95,8 +123,8 @@ def load_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatche
     names = comfy.utils.unet_to_diffusers(tiny.unet_config)
     model.load_model_weights({names[name]: value for name, value in weights.items()}, "")
     patcher = manage(model, comfy.model_management.get_torch_device(), offload, (load_model, ()), disable_dynamic)
-    defaults = json.loads((TINY / "emu_video.json").read_text())
-    patcher.set_attachments(RECOMMENDED, Recommended(defaults["steps"], defaults["text_guidance"]))
+    recommended = defaults()
+    patcher.set_attachments(RECOMMENDED, Recommended(recommended["steps"], recommended["text_guidance"]))
     return patcher
 
 
@@ -161,7 +189,7 @@ def load_vae(disable_dynamic: bool = False) -> comfy.sd.VAE:
     config, weights = read("vae")
     widths, latents = config["block_out_channels"], config["latent_channels"]
     picture = {"resolution": config["sample_size"], "in_channels": config["in_channels"], "out_ch": config["out_channels"]}
-    blocks = {"ch": widths[0], "ch_mult": [w // widths[0] for w in widths], "num_res_blocks": config["layers_per_block"]}
+    blocks = {"ch": widths[0], "ch_mult": multiples(widths), "num_res_blocks": config["layers_per_block"]}
     settings = {**picture, **blocks, "attn_resolutions": [], "z_channels": latents, "double_z": True, "dropout": 0.0}
     vae = comfy.sd.VAE(weights, config={"params": {"ddconfig": settings, "embed_dim": latents}}, dtype=DTYPE)
     vae.patcher.cached_patcher_init = (_patcher, (load_vae,))
