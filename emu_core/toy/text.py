@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
 MAX_TOKENS, WIDTH = 20, 128
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(vocabulary: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """One token a word of the world; padded to MAX_TOKENS with start and end as CLIP has them."""
-    words = [PAD, START, END, UNKNOWN, *shapes.vocabulary()]
+    words = [PAD, START, END, UNKNOWN, *(vocabulary or shapes.vocabulary())]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation("removed"), pre_tokenizers.WhitespaceSplit()])
