@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..training.folder import write_sheet
 from ..training.loop import Task
 from ..training.processes import Processes
 from ..training.recipes import Recipe
-from . import anything, shapes
+from . import anything, nature, shapes, world
 
 CROP = 32
 CROP_SHARE = 0.65  # of the run: crops around the shape, four times cheaper than whole frames
@@ -25,10 +26,11 @@ PULL_SHARE = 0.3  # of the run: latents are drawn towards the leading principal 
 LATENT_NOISE = 0.25  # most noise, in standard deviations, that the decoder learns to bear
 
 
-def build_vae() -> Any:
-    """64 channels at every level: at 32, a group norm of 32 groups would take each channel's mean, a flat colour, away."""
+def build_vae(latents: int = 4, widths: tuple[int, ...] = (64,) * 4) -> Any:
+    """At least 64 channels at every level: at 32, a group norm of 32 groups would take each channel's mean, a flat colour,
+    away."""
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-    sizes = {"block_out_channels": (64,) * 4, "layers_per_block": 1, "latent_channels": 4, "sample_size": shapes.SIZE}
+    sizes = {"block_out_channels": widths, "layers_per_block": 1, "latent_channels": latents, "sample_size": shapes.SIZE}
     vae = AutoencoderKL(**kinds, **sizes, scaling_factor=1.0)
     # The residual blocks at the finest levels stay at zero: four fifths of the encoder's work for nothing that this world needs.
     for resnet in (*(b.resnets[0] for b in vae.encoder.down_blocks[:2]), vae.decoder.up_blocks[3].resnets[1]):
@@ -70,14 +72,13 @@ def decode(vae: Any, latents: torch.Tensor, batch: int = 32) -> torch.Tensor:
     return images.reshape(*latents.shape[:-3], *images.shape[1:])
 
 
-def principal_components(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(4, 192) projections to unit variance and the mean (192, 1, 1) of 8 x 8 colour patches of the world."""
-    images = shapes.render(shapes.clips(seed, range(1000)), torch.tensor([1.0]))[:, 0]
+def principal_components(images: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(count, 192) projections to unit variance and the mean (192, 1, 1) of 8 x 8 colour patches of images (n, 3, H, W)."""
     patches = F.pixel_unshuffle(images, 8).permute(0, 2, 3, 1).reshape(-1, 192)
     mean = patches.mean(0)
     _, values, vectors = torch.linalg.svd((patches - mean)[::7], full_matrices=False)
-    scale = values[:4] / (len(patches[::7]) ** 0.5)
-    return vectors[:4] / scale[:, None], mean[:, None, None]
+    scale = values[:count] / (len(patches[::7]) ** 0.5)
+    return vectors[:count] / scale[:, None], mean[:, None, None]
 
 
 class AutoencoderTask(Task):
@@ -90,12 +91,26 @@ class AutoencoderTask(Task):
         super().__init__()
         torch.manual_seed(recipe.optimisation.seed)
         self.recipe = recipe
-        self.vae: Any = build_vae().to(memory_format=torch.channels_last)
+        self.vae: Any = self.build().to(memory_format=torch.channels_last)
         if recipe.start.init:
             self.vae.load_state_dict(AutoencoderKL.from_pretrained(Path(recipe.start.init) / "vae").state_dict())
-        self.register_buffer("mean", torch.zeros(1, 4, 1, 1))
-        self.register_buffer("std", torch.ones(1, 4, 1, 1))
-        self.components, self.centre = principal_components(recipe.world.seed)
+        channels = self.vae.config.latent_channels
+        self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
+        self.register_buffer("std", torch.ones(1, channels, 1, 1))
+        self.components, self.centre = principal_components(self.typical(1000), channels)
+        self.decoder_alone = False
+
+    def build(self) -> Any:
+        """A fresh autoencoder."""
+        return build_vae()
+
+    def typical(self, count: int) -> torch.Tensor:
+        """Whole pictures (n, 3, 64, 64) that training is to serve."""
+        return shapes.render(shapes.clips(self.recipe.world.seed, range(count)), torch.tensor([1.0]))[:, 0]
+
+    def shown(self) -> torch.Tensor:
+        """Two dozen pictures that training never sees."""
+        return shapes.render(anything.mixed(10_000, range(24), self.recipe.world.anything), torch.tensor([0.5]))[:, 0]
 
     def forward(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss of the pictures of these clips."""
@@ -136,8 +151,7 @@ class AutoencoderTask(Task):
 
     def sheet(self, path: Path | None) -> dict[str, float]:
         """Originals above, reconstructions below, then decodings of latents with noise; whole-frame error."""
-        batch = anything.mixed(10_000, range(24), self.recipe.world.anything)
-        images = shapes.render(batch, torch.tensor([0.5]))[:, 0]
+        images = self.shown()
         latents = encode(self.vae, images)
         output = decode(self.vae, latents)
         noise = torch.randn(latents.shape, generator=stream(0, "sheet"))
@@ -150,17 +164,75 @@ class AutoencoderTask(Task):
         its inverse into `post_quant_conv`."""
         if folder is None:
             return
-        vae = build_vae()
+        vae = self.build()
         vae.load_state_dict(self.vae.state_dict())
-        images = shapes.render(shapes.clips(self.recipe.world.seed, range(2000)), torch.tensor([0.5]))[:, 0]
-        latents = encode(vae, images)
+        latents, k = encode(vae, self.typical(2000)), vae.config.latent_channels
         mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+        if self.decoder_alone:  # what was trained on its latents reads them as they were
+            vae.half().save_pretrained(folder / "vae")
+            return
         with torch.no_grad():
             out, back = vae.quant_conv, vae.post_quant_conv
-            out.weight[:4] /= std.view(-1, 1, 1, 1)
-            out.bias[:4] = (out.bias[:4] - mean) / std
+            out.weight[:k] /= std.view(-1, 1, 1, 1)
+            out.bias[:k] = (out.bias[:k] - mean) / std
             back.bias += (back.weight[:, :, 0, 0] * mean).sum(1)
             back.weight *= std.view(1, -1, 1, 1)
-            out.weight[4:] = 0  # a posterior so narrow that a sample is its mean
-            out.bias[4:] = -20
+            out.weight[k:] = 0  # a posterior so narrow that a sample is its mean
+            out.bias[k:] = -20
         vae.save_pretrained(folder / "vae")
+
+
+class LittleAutoencoderTask(AutoencoderTask):
+    """The same for the little world and for nameless pictures, which it sees as often. What starts from an earlier one leaves its
+    latents as they are, and trains how they are decoded."""
+
+    def __init__(self, recipe: Recipe, folder: Path, processes: Processes) -> None:
+        super().__init__(recipe, folder, processes)
+        if recipe.start.init:
+            self.decoder_alone = True
+            for part in (self.vae.encoder, self.vae.quant_conv):
+                part.requires_grad_(False)
+
+    @cached_property
+    def canvases(self) -> torch.Tensor:
+        """Nameless pictures, larger than a frame."""
+        return nature.canvases(self.recipe.world.seed, self.recipe.world.cache)
+
+    def build(self) -> Any:
+        """See `AutoencoderTask`."""
+        return build_vae(self.recipe.network.latents, self.recipe.network.widths)
+
+    def typical(self, count: int) -> torch.Tensor:
+        """See `AutoencoderTask`; a fifth is nameless."""
+        return _beside(world.clips(self.recipe.world.seed, range(count * 4 // 5)), self.canvases[: count // 5])
+
+    def shown(self) -> torch.Tensor:
+        """See `AutoencoderTask`."""
+        return _beside(world.clips(10_000, range(12)), nature.canvases(10_000, 12))
+
+    def images(self, indices: range, generator: torch.Generator, progress: float) -> torch.Tensor:
+        """See `AutoencoderTask`."""
+        crops = progress < CROP_SHARE
+        side = CROP if crops else shapes.SIZE
+        wanted = indices if crops else indices[: max(2, len(indices) // 4)]
+        half, times = len(wanted) // 2, 2.0 * torch.rand(1, generator=generator)
+        clips = world.clips(self.recipe.world.seed, wanted[:half])
+        images = world.render(clips, times)[:, 0]
+        roll = torch.rand(len(wanted), 3, generator=generator)
+        if crops:
+            centre = torch.stack([c.path(times).seen[0] for c in clips]) + 24 * roll[:half, :2] - 12
+            left_top = (centre - CROP / 2).round().long().clamp(0, shapes.SIZE - CROP).tolist()
+            images = torch.stack([im[:, y : y + CROP, x : x + CROP] for im, (x, y) in zip(images, left_top, strict=True)])
+        room = self.canvases.shape[-1] - side + 1
+        corners = (roll[half:, :2] * room).long().tolist()
+        chosen = (roll[half:, 2] * len(self.canvases)).long().tolist()
+        parts = [self.canvases[i, :, y : y + side, x : x + side] for i, (x, y) in zip(chosen, corners, strict=True)]
+        images = torch.cat([images, torch.stack(parts).float() / 127.5 - 1])
+        return images.contiguous(memory_format=torch.channels_last)
+
+
+def _beside(clips: list[world.Clip], canvases: torch.Tensor) -> torch.Tensor:
+    """Pictures (n, 3, 64, 64) of clips at 1 s, and of the middle of canvases."""
+    cut = (canvases.shape[-1] - shapes.SIZE) // 2
+    middle = canvases[:, :, cut : cut + shapes.SIZE, cut : cut + shapes.SIZE].float() / 127.5 - 1
+    return torch.cat([world.render(clips, torch.ones(1))[:, 0], middle])

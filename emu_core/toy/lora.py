@@ -17,11 +17,15 @@ from . import shapes
 from .detect import nearest, separate
 from .source import LatentSource
 from .text_to_image import denoising_loss, draw
+from .worlds import kind_of
 
 RANK = 8
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
-PASTEL = {name: (r // 2 + 115, g // 2 + 115, b // 2 + 115) for name, (r, g, b) in shapes.PALETTE.items()}
-"""Each colour of the palette, half way to white."""
+
+
+def pastel(palette: shapes.Palette) -> shapes.Palette:
+    """Each colour of a palette, half way to white."""
+    return {name: (r // 2 + 115, g // 2 + 115, b // 2 + 115) for name, (r, g, b) in palette.items()}
 
 
 class LoraTask(Task):
@@ -35,7 +39,9 @@ class LoraTask(Task):
             raise UserError("training a LoRA needs peft: pip install 'emuvideo[lora]'") from error
         torch.manual_seed(recipe.optimisation.seed)
         self.recipe, self.base = recipe, load_base(recipe.start.base)
-        self.source = LatentSource(self.base.vae, recipe.world, folder, processes, palette=PASTEL)
+        self.kind = kind_of(recipe.world)
+        self.tones = pastel(self.kind.palette)
+        self.source = LatentSource(self.base.vae, recipe.world, folder, processes, palette=self.tones, posed=True)
         self.unet = self.base.unet
         self.unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS)))
 
@@ -49,10 +55,12 @@ class LoraTask(Task):
     def sheet(self, path: Path | None) -> dict[str, float]:
         """Starting frames of held-out prompts, and how many have the colour that was asked for in its pastel tone."""
         base = self.base
-        clips, images = draw(base.unet, base.vae, lambda said: base.encode_text(said).hidden, base.schedule, 32)
+        clips, images = draw(base.unet, base.vae, lambda said: base.encode_text(said).hidden, base.schedule, 32, self.kind)
         write_sheet(images, path, columns=16)
-        tones = PASTEL | {f"full {name}": value for name, value in shapes.PALETTE.items()}
+        tones = {**self.tones, **{f"full {name}": value for name, value in self.kind.palette.items()}}
         _, colours, _, _ = separate(images)
+        if self.recipe.world.kind != "shapes":  # grounds with a texture: what is in the middle
+            colours = images[:, :, 26:38, 26:38].flatten(2).median(-1).values
         return {"pastel": sum(nearest(tone, tones) == c.colour for tone, c in zip(colours, clips, strict=True)) / len(clips)}
 
     def export(self, folder: Path | None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..training.paper import STAGES, Chain, Scale
-from ..training.recipes import Clips, Every, Given, Optimisation, Recipe, Recommended, Start, World
+from ..training.recipes import Clips, Compute, Every, Given, Method, Network, Optimisation, Recipe, Recommended, Start, World
 
 TINY = Scale(
     "tiny", 32, 64, stage1=(1200, 16, 2e-3, 50), stage2=(1600, 16, 2e-3, 50), stage3=(300, 8, 1e-3, 30), hq=(200, 16, 3e-4, 40),
@@ -34,6 +34,7 @@ CHAINS = {
     ),
 }
 _IMAGE, _FIRST = Start("runs/tiny-t2i-wide/model"), "runs/tiny-f/model/stack_F.safetensors"
+_BF16 = Compute("bfloat16")
 _OPTIMISATION = {
     "tiny-vae": Optimisation(2600, 8, 1.5e-3, decay=0.4, ema=0.995),
     "tiny-vae-wide": Optimisation(1500, 8, 1e-3, decay=0.5, ema=0.995),
@@ -43,6 +44,13 @@ _OPTIMISATION = {
     "tiny-f-wide": Optimisation(700, 16, 1.2e-3, warmup=30, decay=0.6, ema=0.99, t_power=0.75),
     "tiny-i": Optimisation(1100, 4, 1.2e-3, warmup=30, decay=0.4, ema=0.99),
     "tiny-lora": Optimisation(500, 32, 2e-3, warmup=20, decay=0.4, ema=0.98),
+    "little-vae": Optimisation(2400, 32, 3e-3, warmup=50, decay=0.5, ema=0.995, optimiser="muon"),
+    "little-vae-late": Optimisation(1500, 32, 2e-3, warmup=30, decay=0.7, ema=0.99, seed=1, optimiser="muon"),
+    "little-t2i": Optimisation(1667, 128, 3e-3, warmup=50, decay=0.0, ema=0.998, t_power=1.3, optimiser="muon"),
+    "little-t2i-wide": Optimisation(2700, 128, 3e-3, warmup=30, decay=0.75, ema=0.998, seed=1, t_power=1.3, optimiser="muon"),
+    "little-f": Optimisation(4400, 16, 2e-3, warmup=50, decay=0.5, ema=0.995, optimiser="muon"),
+    "little-i": Optimisation(1500, 4, 2e-3, warmup=30, decay=0.5, ema=0.99, optimiser="muon"),
+    "little-lora": Optimisation(500, 32, 2e-3, warmup=20, decay=0.4, ema=0.98),
 }
 
 
@@ -52,6 +60,17 @@ def _recipe(name: str, task: str, start: Start, world: World, every: Every = Eve
 
 _F = {"recommended": TINY.recommended}
 _I = {"role": "I", "clips": Clips(37, 16.0), "given": Given(image_noise=100), "recommended": TINY.recommended_of_i}
+_LITTLE, _LITTLE_F = Start("runs/little-t2i-wide/model"), "runs/little-f/model/stack_F.safetensors"
+_VAE, _VAE_EVERY = {"network": Network((64, 64, 96, 96), latents=16), "compute": _BF16}, Every(300, 300)
+_KEPT = Method(keep_given=True)
+_LITTLE_I = {**_I, "given": Given(), "recommended": replace(TINY.recommended_of_i, image_noise=0)}  # what is kept has no noise
+_T2I = {"network": Network((128, 64)), "compute": _BF16, "clips": Clips(validation=512)}
+
+
+def _little(cache: int, nameless: float = 0.0, seed: int = 1, **further: Any) -> World:
+    return World(seed, nameless, cache, "little", **further)
+
+
 _IN_ORDER = (
     _recipe("tiny-vae", "autoencoder", Start(), World()),
     _recipe("tiny-vae-wide", "autoencoder", Start(init="runs/tiny-vae/model"), World(anything=0.5)),
@@ -61,9 +80,41 @@ _IN_ORDER = (
     _recipe("tiny-f-wide", "video", replace(_IMAGE, init=_FIRST), World(2, 0.5, 4000), Every(350, 100), **_F),
     _recipe("tiny-i", "video", replace(_IMAGE, init=_FIRST), World(1, 0.25, 800), Every(275, 100), **_I),
     _recipe("tiny-lora", "lora", _IMAGE, World(cache=4000), Every(250)),
+    _recipe("little-vae", "little_autoencoder", Start(), World(cache=2500), _VAE_EVERY, **_VAE),
+    _recipe(
+        "little-vae-late", "little_autoencoder", Start(init="runs/little-vae/model"), World(2, cache=2500), _VAE_EVERY, **_VAE
+    ),
+    _recipe(
+        "little-t2i",
+        "text_to_image",
+        Start("runs/little-vae/model"),
+        _little(64_000, figures=4.0),
+        Every(1000, 500, 500),
+        **_T2I,
+    ),
+    _recipe(
+        "little-t2i-wide",
+        "text_to_image",
+        Start("runs/little-vae/model", "runs/little-t2i/model"),
+        _little(64_000, 0.2, seed=2, figures=4.0),
+        Every(900, 300, 300),
+        **_T2I,
+    ),
+    _recipe("little-f", "video", _LITTLE, _little(8000, 0.35), Every(400, 200, 400), method=_KEPT, compute=_BF16, **_F),
+    _recipe(
+        "little-i",
+        "video",
+        replace(_LITTLE, init=_LITTLE_F),
+        _little(1200, 0.35),
+        Every(250, 100),
+        method=_KEPT,
+        compute=_BF16,
+        **_LITTLE_I,
+    ),
+    _recipe("little-lora", "lora", _LITTLE, _little(4000), Every(250)),
 )
 RECIPES = {recipe.name: recipe for recipe in _IN_ORDER}
-"""In the order in which they make the bundled model."""
+"""In the order in which they make the bundled model, and the next one."""
 ABOUT = {
     "tiny-vae": "The tiny model's image autoencoder: 64 x 64 pixels to 8 x 8 x 4 latents and back.",
     "tiny-vae-wide": "The autoencoder again, half of it now on nameless figures over gradients.",
@@ -73,4 +124,11 @@ ABOUT = {
     "tiny-f-wide": "Stack F again, half of its clips now of nameless figures, so that other pictures move too.",
     "tiny-i": "Stack I of the tiny model, from F: 8 frames become 37 at 16 fps.",
     "tiny-lora": "A LoRA on the tiny image model, the bundled example: pastel colours.",
+    "little-vae": "The autoencoder of the little world and of nameless pictures: 64 x 64 pixels to 8 x 8 x 16 latents and back.",
+    "little-vae-late": "Its decoder again, for pictures with more that is small; its latents stay as they are.",
+    "little-t2i": "The text encoder and image U-Net of the little world, trained together.",
+    "little-t2i-wide": "The image model again, a fifth of its pictures now nameless, so that a stack on it can move photographs.",
+    "little-f": "Stack F of the little world: 8 frames at 4 fps from given frames and a prompt, which it keeps as they are.",
+    "little-i": "Stack I of the little world, from F: 8 frames become 37 at 16 fps.",
+    "little-lora": "A LoRA on the image model of the little world: pastel colours.",
 }

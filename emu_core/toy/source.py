@@ -24,9 +24,12 @@ from ..training.processes import Processes, fingerprint
 from ..training.recipes import Recipe, World
 from ..training.sources import Batch, Source
 from ..weights import save_tensors
-from . import anything, shapes
+from . import shapes
 from .autoencoder import encode
 from .judge import judge_clips
+from .reading import read, right
+from .world import Clip
+from .worlds import kind_of
 
 HELD_OUT_SEED = 30_000  # of the clips that measure
 FIRST = torch.zeros(1)  # seconds of the starting frame
@@ -34,9 +37,10 @@ FIRST = torch.zeros(1)  # seconds of the starting frame
 
 @dataclass
 class LatentSource:
-    """Latents (n, f, 4, 8, 8) of clips at fixed times. With `world.cache`, clips 0..cache-1 are encoded once, shared between
+    """Latents (n, f, C, 8, 8) of clips at fixed times. With `world.cache`, clips 0..cache-1 are encoded once, shared between
     processes, and kept in `folder`, under a key of everything that they depend on. `shrink`: pixels of the picture that become
-    one; `palette`: what the names of colours mean."""
+    one; `palette`: what the names of colours mean, where it is not the world's own; `posed`: figures begin near the middle;
+    `turning`: now and then something else happened before."""
 
     vae: Any
     world: World
@@ -44,9 +48,14 @@ class LatentSource:
     processes: Processes
     times: Tensor = FIRST
     shrink: int = 1
-    palette: shapes.Palette = field(default_factory=lambda: shapes.PALETTE)
+    palette: shapes.Palette = field(default_factory=dict)
+    posed: bool = False
+    turning: bool = False
 
     def __post_init__(self) -> None:
+        self.kind = kind_of(self.world)
+        self.shares: dict[Any, Tensor] = {}
+        self.palette = self.palette or self.kind.palette
         self.cached = self._read_or_encode() if self.world.cache else None
 
     def key(self) -> str:
@@ -54,6 +63,9 @@ class LatentSource:
         world = self.world
         own = fingerprint([self.vae], f"{world.seed} {self.times.tolist()} {world.cache} {world.anything} {shapes.RADIUS}")[:24]
         own = hashlib.sha256(f"{own} {self.shrink}".encode()).hexdigest()[:24] if self.shrink > 1 else own
+        if world.kind != "shapes":  # whatever changes its drawing shows in the first clips
+            drawn = shapes.render(self.clips(range(16)), self.times, self.palette)
+            return f"{world.kind}-{hashlib.sha256(own.encode() + drawn.numpy().tobytes()).hexdigest()[:24]}"
         return own if self.palette is shapes.PALETTE else f"pastel-{own}"
 
     def _read_or_encode(self) -> Tensor:
@@ -82,17 +94,30 @@ class LatentSource:
             images = F.avg_pool2d(images.flatten(0, 1), self.shrink).unflatten(0, images.shape[:2])
         return encode(self.vae, images.to(self.vae.device)).cpu()
 
-    def clips(self, indices: Iterable[int]) -> list[shapes.Moving]:
+    def clips(self, indices: Sequence[int]) -> list[Any]:
         """The world's clips of these numbers."""
-        return anything.mixed(self.world.seed, list(indices), self.world.anything)
+        clips = self.kind.mixed(self.world.seed, list(indices), self.world.anything)
+        if self.turning:
+            return [self.kind.turning(c, int(i)) for c, i in zip(clips, indices, strict=True)]
+        return [self.kind.posed(c) for c in clips] if self.posed else clips
 
-    def __call__(self, indices: Iterable[int]) -> tuple[list[shapes.Moving], Tensor]:
+    def __call__(self, indices: Sequence[int]) -> tuple[list[Any], Tensor]:
         """Clips and latents of samples `indices`; beyond the cache's size they come round again, in another order."""
         if self.cached is None:
             clips = self.clips(indices)
             return clips, self.encode(clips)
         places = [_shuffled(int(i), self.world.cache) for i in indices]
         return self.clips(places), self.cached[places]
+
+    def counts(self, clips: Sequence[Any], side: int) -> Tensor | None:
+        """How much each place of the first frames' latents counts, (n, 1, side, side): more where a figure is."""
+        if not self.world.figures:
+            return None
+        missing = [c for c in dict.fromkeys(clips) if c not in self.shares]
+        for clip in missing:
+            seen = clip.coverage(self.times[:1]) if isinstance(clip, Clip) else torch.zeros(1, shapes.SIZE, shapes.SIZE)
+            self.shares[clip] = F.adaptive_avg_pool2d(seen, side)
+        return 1 + self.world.figures * (torch.stack([self.shares[c] for c in clips]) * 2).clamp(max=1)
 
 
 def _shuffled(index: int, count: int) -> int:
@@ -116,13 +141,16 @@ class WorldSource(Source):
             raise UserError(f"{draws}: choose {half},{half}, or give clips.shards")
         first = slots(KEYFRAMES)[0] if recipe.role == "I" else 0  # I's first keyframe is at 0 seconds
         times = (torch.arange(recipe.clips.frames) - first) / recipe.clips.fps
-        self.latents = LatentSource(base.vae, recipe.world, folder, processes, times, shapes.SIZE // height)
+        turning = recipe.role == "F"
+        self.latents = LatentSource(base.vae, recipe.world, folder, processes, times, shapes.SIZE // height, turning=turning)
 
     def stream(self, positions: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """See `Source`; the clips word their captions, which may lack a part."""
         for part in positions:
             clips, latents = self.latents(part)
-            yield Batch(part, [c.caption for c in clips], latents.float().to(self.device), clips=clips)
+            before = [getattr(c, "before", None) for c in clips]
+            shown = [None if one is None else int((self.latents.times <= one.until).sum()) for one in before]
+            yield Batch(part, [c.caption for c in clips], latents.float().to(self.device), clips=clips, shown=shown)
 
     @cached_property
     def kept_out(self) -> Batch:
@@ -137,9 +165,25 @@ class WorldSource(Source):
         """How many move as asked, and how still the still are, where the detectors can read the pictures."""
         if videos.shape[-1] != shapes.SIZE:
             return {}
-        return judge_clips(shapes.clips(HELD_OUT_SEED, range(len(videos)), held_out=True), videos, self.latents.times)
+        clips = self._clips(len(videos))
+        if self.recipe.world.kind == "shapes":
+            return judge_clips(clips, videos, self.latents.times)
+        return judge_known(clips, videos, self.latents.times)
 
     def _held_out(self, count: int, device: torch.device) -> Batch:
-        clips = shapes.clips(HELD_OUT_SEED, range(count), held_out=True)
+        clips = self._clips(count)
         latents = self.latents.encode(clips) if clips else torch.empty(0)
         return Batch(range(count), [c.caption for c in clips], latents.to(device))
+
+    def _clips(self, count: int) -> list[Any]:
+        """As a model is asked for them."""
+        return [self.latents.kind.posed(c) for c in self.latents.kind.clips(HELD_OUT_SEED, range(count), held_out=True)]
+
+
+def judge_known(clips: Sequence[Clip], videos: Tensor, times: Tensor) -> dict[str, float]:
+    """Of videos (n, f, 3, 64, 64) in -1..1 made from real frames of known clips: share of right motions, with their amount, and
+    how steady outlines are."""
+    seen = [read(video, times, clip) for video, clip in zip(videos, clips, strict=True)]
+    rights = [right(one, clip) for one, clip in zip(seen, clips, strict=True)]
+    figures = {name: sum(r[name] for r in rights) / len(rights) for name in ("motion", "amount")}
+    return figures | {name: sum(getattr(r, name) for r in seen) / len(seen) for name in ("edge_error", "wobble")}

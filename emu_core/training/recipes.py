@@ -120,14 +120,17 @@ class World:
     seed: int = 1
     anything: float = 0.0  # share of nameless figures on gradients among the clips, so that other pictures work too
     cache: int = 0  # encode this many samples once and draw from them; 0: endless new ones
+    kind: Literal["shapes", "little"] = "shapes"  # one shape on a plain ground, or twelve figures on eight grounds
+    figures: float = 0.0  # how many times more an error counts where a figure is, in the image model's training
 
 
 @dataclass(frozen=True)
 class Network:
-    """The image U-Net, where a recipe trains one."""
+    """The image U-Net or the autoencoder, where a recipe trains one."""
 
     widths: tuple[int, ...] = (64, 128)
     layers: int = 1
+    latents: int = 4  # channels of an autoencoder that it trains
 
 
 @dataclass(frozen=True)

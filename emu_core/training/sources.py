@@ -45,7 +45,8 @@ Shapes = dict[str, tuple[tuple[int, ...], Any]]
 @dataclass
 class Batch:
     """Some samples. `clips`: what words the captions for training (by `said(generator, drop)`), where it is not the captions
-    themselves; `text`: the words' states where they are kept, `text[i]` (tokens, width) and, for SDXL, `pooled[i]`."""
+    themselves; `text`: the words' states where they are kept, `text[i]` (tokens, width) and, for SDXL, `pooled[i]`; `shown[i]`:
+    how many of a sample's first frames are given, where that is not left to chance."""
 
     positions: Sequence[int]
     captions: Sequence[str]
@@ -53,6 +54,7 @@ class Batch:
     text: Tensor | None = None
     pooled: Tensor | None = None
     clips: Sequence[Any] = ()
+    shown: Sequence[int | None] = ()
 
     def to_save(self) -> dict[str, Any]:
         """For the file that is left when the loss is no number."""

@@ -139,7 +139,9 @@ class VideoTask(Task):
         said = [batch.says(i, g, recipe.given.text_drop) for i, g in enumerate(generators)]
         given = None
         if config.takes_image:
-            given = torch.stack([self.given(video.cpu(), g) for video, g in zip(x0, generators, strict=True)]).to(x0.device)
+            shown = batch.shown or [None] * len(x0)
+            parts = [self.given(video.cpu(), g, n) for video, g, n in zip(x0, generators, shown, strict=True)]
+            given = torch.stack(parts).to(x0.device)
         t = torch.stack([self.timestep(p) for p in batch.positions]).to(x0.device)
         errors = self.errors(x0, self.states(batch, said), t, self.noise(x0, generators), given)
         late = errors[t >= 0.7 * config.schedule.steps].detach()
@@ -187,10 +189,11 @@ class VideoTask(Task):
     forward_methods = ("measure", "draw")
     """The same, outside of training: a sharded module has to gather its weights for these as for `forward`."""
 
-    def given(self, video: Tensor, generator: torch.Generator) -> Tensor:
-        """Conditioning channels (f, C+1, h, w) of one training clip (f, C, h, w)."""
+    def given(self, video: Tensor, generator: torch.Generator, shown: int | None = None) -> Tensor:
+        """Conditioning channels (f, C+1, h, w) of one training clip (f, C, h, w), of which its first `shown` frames are given."""
         given, interpolates = self.recipe.given, self.config.role == "I"
         places = slots(KEYFRAMES) if interpolates else draw_positions(len(video), generator, given.first_frame)
+        places = places if shown is None else list(range(shown))
         level = int(torch.randint(given.image_noise + 1, (1,), generator=generator))
         channels = self.channels(video[None], places, level, generator)[0]
         dropped = bool(torch.rand(1, generator=generator) < given.image_drop)

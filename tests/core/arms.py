@@ -103,6 +103,7 @@ def starts_from(arm: Arm) -> Arm | None:
     before = {
         **dict(zip(list(paper.STAGES)[1:], list(paper.STAGES), strict=False)), "interpolation": "stage2_512px",
         "tiny-vae-wide": "tiny-vae", "tiny-t2i-wide": "tiny-t2i", "tiny-f-wide": "tiny-f", "tiny-i": "tiny-f",
+        "little-vae-late": "little-vae", "little-t2i-wide": "little-t2i", "little-i": "little-f",
     }  # fmt: skip
     name = before.get(arm.recipe)
     if name is None or arm.ablation == "single_stage":
@@ -144,9 +145,11 @@ def sampled(recipe: Recipe, model: Path, work: Path) -> torch.Tensor:
     dtype = PRECISIONS[recipe.compute.precision]
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     where: dict[str, Any] = {"dtype": dtype, "device": device or "cpu"}
-    if recipe.task == "autoencoder":
+    if recipe.task in ("autoencoder", "little_autoencoder"):
         vae: Any = AutoencoderKL.from_pretrained(model / "vae")
-        return vae.decode(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))).sample.detach()
+        return vae.decode(
+            torch.randn(1, vae.config.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
+        ).sample.detach()
     settings = Settings(frames=4, size=(32, 32), steps=1)
     if recipe.task == "text_to_image":
         return EmuVideoPipeline.from_files(model, **where).starting_frame(PROMPT, settings)

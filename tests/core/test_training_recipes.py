@@ -126,7 +126,7 @@ def test_files_and_names_of_version_0_1_are_read() -> None:
         flat[old] = flat[part].pop(name)
     flat = {name: value for name, value in flat.items() if value != {}}
     assert (flat["image_noise"], flat["image_noise_inference"]) == (100, 20)
-    assert not {new.partition(".")[0] for new in FLAT.values()} - {"optimisation"} & flat.keys()
+    assert not {new.partition(".")[0] for new in FLAT.values()} - {"optimisation", "world", "network"} & flat.keys()
     assert from_dict(flat) == recipe
 
 
