@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 TOY = "toy"  # as the only set, the benchmark of the bundled model and no folder (which would be ./toy)
 TOY_PROMPTS = 200
+FRAMES = 8  # of a video of theirs, unless told otherwise
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -46,6 +47,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", metavar="FOLDER", help=out)
     parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.add_argument("--no-interpolate", action="store_true", help="toy: leave out the interpolation model")
+    little = parser.add_argument_group("toy, with a model of the little world (see docs/training.md)").add_argument
+    last = "give so many real frames at each video's end instead of a starting frame: does it know what came before?"
+    little("--last", type=int, default=0, metavar="K", help=last)
+    little("--photographs", metavar="FOLDER", help="also animate the pictures of this folder, and measure what becomes of them")
     add_folder_options(parser)
     add_sampling_options(parser)
     add_model_options(parser)
@@ -81,26 +86,49 @@ def evaluate(options: argparse.Namespace) -> None:
         evaluate_toy(options)
     elif options.videos:
         raise UserError("--videos: expected with `evaluate toy` only, found with folders; name that folder as another set")
+    elif options.last or options.photographs:
+        raise UserError("--last and --photographs: expected with `evaluate toy` only, found with folders; leave them out")
     else:
         evaluate_folders(options)
 
 
 def evaluate_toy(options: argparse.Namespace) -> None:
-    """The benchmark of the bundled model, of so many held-out prompts or of the videos in a folder."""
-    from ..toy import judge  # here: they bring torch, and help does not wait for it
+    """The benchmark of the bundled model, or of another one of these worlds, of so many held-out prompts or of the videos in a
+    folder."""
+    from ..model_folder import BUNDLED, read_defaults  # here: they bring torch, and help does not wait for it
+    from ..toy import judge, measure
     from .making import check_stacks, load_pipeline, read_settings
 
     if options.prompts < 1:
         raise UserError(f"--prompts must be 1 or more, found {options.prompts}")
-    settings, out = read_settings(options), Path(options.out) if options.out else None
+    little = read_defaults(Path(options.model or BUNDLED)).get("world") == "little"
+    settings, out, last = read_settings(options), Path(options.out) if options.out else None, options.last
+    if not 0 <= last < (settings.frames or FRAMES):
+        raise UserError(f"--last must be 0 to {(settings.frames or FRAMES) - 1}, fewer than there are frames, found {last}")
+    if (last or options.photographs) and not little:
+        raise UserError("--last and --photographs are for a model of the little world: name one with --model")
     check_folder(options.out)
-    if not options.videos:
-        check_stacks(options, settings, not options.no_interpolate)
+    if options.photographs and not Path(options.photographs).is_dir():
+        raise UserError(f"--photographs {options.photographs}: expected a folder of pictures, found none; check the path")
+    world, interpolate = (measure, not last) if little else (judge, True)
     if options.videos:
-        figures = judge.evaluate_folder(Path(options.videos), out)
+        figures = world.evaluate_folder(Path(options.videos), out)
     else:
-        figures = judge.evaluate(load_pipeline(options), options.prompts, settings, not options.no_interpolate, out)
-    print(json.dumps(figures, indent=2) if options.json else in_columns(figures))
+        interpolate = interpolate and not options.no_interpolate
+        check_stacks(options, settings, interpolate)
+        pipeline = load_pipeline(options)
+        if little:
+            figures = measure.evaluate(pipeline, options.prompts, settings, interpolate, out, last)
+        else:
+            figures = judge.evaluate(pipeline, options.prompts, settings, interpolate, out)
+        if options.photographs:
+            found = measure.evaluate_photographs(pipeline, Path(options.photographs), settings, out)
+            figures = {**figures, **found, "intervals": figures["intervals"] | found["intervals"]}
+    if options.json:
+        print(json.dumps(figures, indent=2))
+        return
+    ends = figures.pop("intervals", {})
+    print(in_columns(figures, {name: f"{low:.4g} to {high:.4g}" for name, (low, high) in ends.items()}))
 
 
 def evaluate_folders(options: argparse.Namespace) -> None:

@@ -188,10 +188,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def in_columns(figures: Mapping[str, float]) -> str:
-    """Names and figures, a line each."""
+def in_columns(figures: Mapping[str, float], notes: Mapping[str, str] = {}) -> str:
+    """Names and figures, a line each, with what is to be noted of some."""
     width = max(map(len, figures))
-    return "\n".join(f"{name:<{width}}  {value:.4g}" for name, value in figures.items())
+    lines = (f"{name:<{width}}  {value:<10.4g} {notes.get(name, '')}".rstrip() for name, value in figures.items())
+    return "\n".join(lines)
 
 
 def check_folder(name: str | None) -> None:

@@ -6,16 +6,17 @@ Frames are read by the exact detectors of `detect`, which are first held against
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from ..errors import UserError, of_one_item
 from ..limits import json_of
-from ..media import VIDEO_EXTENSIONS, contact_sheet, read_video, write_image
+from ..media import VIDEO_EXTENSIONS, Video, contact_sheet, read_video, write_image
 from ..model.conditioning import slots
 from ..pipeline import EmuVideoPipeline
 from ..settings import Settings
@@ -144,23 +145,29 @@ def evaluate(
 
 
 def evaluate_folder(folder: Path, out: Path | None = None) -> dict[str, float]:
-    """Measure videos that were made elsewhere, by the same detectors. Each file's prompt is what its metadata says (of this
-    project or of ComfyUI), or the text of a file of the same name that ends in .txt. The given starting frame is not known, so
-    nothing is said of it; a video counts as it is, interpolated or not. A video of another size or without a
-    prompt is a warning; ValueError for a folder without any that can be used."""
+    """Measure videos that were made elsewhere, by the same detectors; see `read_folder`. The given starting frame is not known,
+    so nothing is said of it; a video counts as it is, interpolated or not."""
+    found, left = read_folder(folder, shapes.read_caption)
+    samples = [Sample(clip, video.frames, video.fps) for clip, video in found]
+    return {"videos": len(samples), **left, **check_detectors(50), **_judged(samples, out)}
+
+
+def read_folder(folder: Path, read_caption: Callable[[str], Any]) -> tuple[list[tuple[Any, Video]], dict[str, int]]:
+    """The videos of a folder, each with the clip that `read_caption` makes of its prompt, and how many were left out. Each file's
+    prompt is what its metadata says (of this project or of ComfyUI), or the text of a file of the same name that ends in .txt. A
+    video of another size or without a prompt is a warning; ValueError for a folder without any that can be used."""
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_EXTENSIONS) if folder.is_dir() else []
     if not files:
         raise UserError(f"{folder} should be a folder with videos ({', '.join(VIDEO_EXTENSIONS)}), found none: check the path")
-    samples: list[Sample] = []
+    samples: list[tuple[Any, Video]] = []
     for path in files:
         try:
-            samples.append(_read_sample(path))
+            samples.append(_read_sample(path, read_caption))
         except Exception as problem:
             if path is files[-1] and not samples:
                 raise
             logger.warning("%s is left out: %s", path, of_one_item(problem))
-    left = {"left_out": len(files) - len(samples)} if len(samples) < len(files) else {}
-    return {"videos": len(samples), **left, **check_detectors(50), **_judged(samples, out)}
+    return samples, {"left_out": len(files) - len(samples)} if len(samples) < len(files) else {}
 
 
 def _judged(samples: list[Sample], out: Path | None) -> dict[str, float]:
@@ -179,7 +186,7 @@ def _judged(samples: list[Sample], out: Path | None) -> dict[str, float]:
     return figures | judge_videos(samples) | judge_interpolation(samples)
 
 
-def _read_sample(path: Path) -> Sample:
+def _read_sample(path: Path, read_caption: Callable[[str], Any]) -> tuple[Any, Video]:
     video, size = read_video(path), shapes.SIZE
     height, width = video.frames.shape[1:3]
     if not height == width == size:
@@ -187,8 +194,8 @@ def _read_sample(path: Path) -> Sample:
     beside = path.with_suffix(".txt")
     texts = [beside.read_text()] if beside.is_file() else _texts(video.metadata.get("prompt", ""))
     for text in texts:
-        if (clip := shapes.read_caption(text)) is not None:
-            return Sample(clip, video.frames, video.fps)
+        if (clip := read_caption(text)) is not None:
+            return clip, video
     example = "write it there, such as 'a big red circle moves right on a white background'"
     raise UserError(f"{path} has no prompt of the tiny model's world in its metadata or in {beside.name}: {example}")
 

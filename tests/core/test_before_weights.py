@@ -183,6 +183,8 @@ COMMANDS: dict[str, tuple[list[str], dict[str, Any]]] = {
             "--no-interpolate": (),
             "--json": (),
             "--limit": LIMIT,
+            "--last": ("-1", "3", "x", "1.5", ""),
+            "--photographs": ("/nowhere", "HERE/notes.txt"),
         },
     ),
     "retrieve": (
@@ -198,7 +200,8 @@ COMMANDS: dict[str, tuple[list[str], dict[str, Any]]] = {
         },
     ),
 }
-WHERE_ONLY_OF_TOY = (*FRAMES, "--fps", "--size", "--steps", "--sampler", "--text-guidance", "--image-guidance", "--seed", *MODEL)
+WHERE_ONLY_OF_TOY = (*FRAMES, "--fps", "--size", "--steps", "--sampler", "--text-guidance", "--image-guidance", "--seed", *MODEL,
+                     "--last", "--photographs")  # fmt: skip
 """Options of `evaluate` that are for `evaluate toy`, which is asked with them."""
 IGNORED = {
     ("evaluate", "--fps", "0.001"),
