@@ -104,9 +104,9 @@ class AutoencoderTask(Task):
         """A fresh autoencoder."""
         return build_vae()
 
-    def typical(self, count: int) -> torch.Tensor:
-        """Whole pictures (n, 3, 64, 64) that training is to serve."""
-        return shapes.render(shapes.clips(self.recipe.world.seed, range(count)), torch.tensor([1.0]))[:, 0]
+    def typical(self, count: int, seconds: float = 1.0) -> torch.Tensor:
+        """Whole pictures (n, 3, 64, 64) that training is to serve, of clips at a time."""
+        return shapes.render(shapes.clips(self.recipe.world.seed, range(count)), torch.tensor([seconds]))[:, 0]
 
     def shown(self) -> torch.Tensor:
         """Two dozen pictures that training never sees."""
@@ -166,7 +166,7 @@ class AutoencoderTask(Task):
             return
         vae = self.build()
         vae.load_state_dict(self.vae.state_dict())
-        latents, k = encode(vae, self.typical(2000)), vae.config.latent_channels
+        latents, k = encode(vae, self.typical(2000, 0.5)), vae.config.latent_channels
         mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
         if self.decoder_alone:  # what was trained on its latents reads them as they were
             vae.half().save_pretrained(folder / "vae")
@@ -202,8 +202,8 @@ class LittleAutoencoderTask(AutoencoderTask):
         """See `AutoencoderTask`."""
         return build_vae(self.recipe.network.latents, self.recipe.network.widths)
 
-    def typical(self, count: int) -> torch.Tensor:
-        """See `AutoencoderTask`; a fifth is nameless."""
+    def typical(self, count: int, seconds: float = 1.0) -> torch.Tensor:
+        """See `AutoencoderTask`; a fifth is nameless. Any time shows the same."""
         return _beside(world.clips(self.recipe.world.seed, range(count * 4 // 5)), self.canvases[: count // 5])
 
     def shown(self) -> torch.Tensor:
