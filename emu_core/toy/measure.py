@@ -6,7 +6,6 @@ figure is their mean over the prompts, with the bootstrap's interval. Lengths ar
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -28,10 +27,7 @@ from . import reading, world
 from .judge import read_folder
 from .shapes import SIZE, pixel_grid
 
-logger = logging.getLogger(__name__)
-
 SEED = 987_654  # of the held-out prompts; training uses others, and other combinations
-TUNING_SEED = 40_000  # and of those by which settings are chosen
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ASKED_OF_PHOTOGRAPHS = ("the camera pans right", "the camera zooms in")
 Row = dict[str, float]

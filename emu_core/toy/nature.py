@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import permutations
 
 import torch
@@ -104,7 +104,7 @@ def paint(generator: torch.Generator, count: int) -> Tensor:
     colours = (mood + grey + 0.4 * spread * torch.randn(count, 3, generator=generator)).clamp(-1, 1)
     other = (colours + 0.25 * torch.randn(count, 1, generator=generator)).clamp(-1, 1)
     tiles = _textures()
-    canvas = mood.view(3, 1, 1).expand(3, side, side)
+    canvas = mood.view(3, 1, 1).repeat(1, side, side)
     for i in range(count):
         r, (cx, cy) = float(radius[i]), centre[i].tolist()
         reach = r * 1.6 + 3
@@ -130,21 +130,16 @@ def paint(generator: torch.Generator, count: int) -> Tensor:
             tile = tiles[int(roll[i, 9] * len(tiles))]
             colour = colour + (0.04 + 0.3 * roll[i, 10] ** 2) * tile[y0:y1, x0:x1]
         part = canvas[:, y0:y1, x0:x1]
-        canvas = canvas.contiguous() if not canvas.is_contiguous() else canvas
         canvas[:, y0:y1, x0:x1] = part + share * (colour - part)
     return canvas.clamp(-1, 1)
 
 
-_TILES: list[Tensor] = []
-
-
+@cache
 def _textures() -> list[Tensor]:
     """Noise of several grains, as large as a canvas."""
-    if not _TILES:
-        side = shapes.SIZE + 2 * _MARGIN
-        kinds = [(2.5, 6, 1.0), (3, 10, 4.0), (4, 16, 1.0), (6, 30, 0.3), (3, 60, 1.0), (8, 60, 1.0)]
-        _TILES.extend(grounds.noise(100 + i, *kind)[:side, :side] for i, kind in enumerate(kinds))
-    return _TILES
+    side = shapes.SIZE + 2 * _MARGIN
+    kinds = [(2.5, 6, 1.0), (3, 10, 4.0), (4, 16, 1.0), (6, 30, 0.3), (3, 60, 1.0), (8, 60, 1.0)]
+    return [grounds.noise(100 + i, *kind)[:side, :side] for i, kind in enumerate(kinds)]
 
 
 def canvases(seed: int, count: int) -> Tensor:

@@ -100,11 +100,6 @@ def read(video: Tensor, times: Tensor, known: world.Clip | None = None) -> Readi
     )  # fmt: skip
 
 
-def read_all(videos: Tensor, times: Tensor, known: Sequence[world.Clip] | None = None) -> list[Reading]:
-    """`read` for videos (n, f, 3, 64, 64), or for images of one frame each."""
-    return [read(video, times, known[i] if known else None) for i, video in enumerate(videos)]
-
-
 @cache
 def _samples(ground: str) -> Tensor:
     """Colours (k, 3) of places of a ground that a frame may show."""

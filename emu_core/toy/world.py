@@ -232,13 +232,10 @@ def ground_at(ground: str, places: Tensor) -> Tensor:
     """Colours of a ground at places (f, h, w, 2) in pixels, (f, 3, h, w). The beach's horizon is at HORIZON for a corner of 0."""
     x, y = (places % grounds.TILE).unbind(-1)
     if ground == "beach":
-        y = (places[..., 1] - HORIZON_SHIFT).clamp(0, grounds.TILE)
+        y = (places[..., 1] + (grounds.TILE / 2 - grounds.HORIZON)).clamp(0, grounds.TILE)
     at = torch.stack([x, y], -1) / (grounds.TILE / 2) - 1
     tile = grounds.texture(ground).expand(len(places), -1, -1, -1)
     return F.grid_sample(tile, at, padding_mode="border", align_corners=True)
-
-
-HORIZON_SHIFT = grounds.HORIZON - grounds.TILE / 2
 
 
 def combinations(held_out: bool) -> list[tuple[str, str, str]]:
