@@ -9,7 +9,6 @@ import os
 import re
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -153,12 +152,12 @@ def test_an_export_overwrites_nothing_and_says_so_before_any_work(
         (out / file).parent.mkdir(parents=True)
         (out / file).write_bytes(b"mine")
         parser = argparse.ArgumentParser()
-        command.add_folder_options(parser)
-        options = parser.parse_args([f"--export-{kind}", str(out)])
-        given: dict[str, Any] = {"sets": [str(folder)], "prompts": str(tmp_path / "prompts.json"), "json": True, "out": None}
+        command.add(parser.add_subparsers())
+        prompts_file = str(tmp_path / "prompts.json")
+        options = parser.parse_args(["evaluate", str(folder), "--prompts", prompts_file, "--json", f"--export-{kind}", str(out)])
         monkeypatch.setattr("emu_core.evaluation.sets.measure_set", lambda *_: pytest.fail("measured first"))
         with pytest.raises(ValueError, match=f"{file}: expected no such file"):
-            command.evaluate(argparse.Namespace(**vars(options), **given, videos=None, device="cpu"))
+            command.evaluate(options)
         result = SetResult(sets[0], match(sets[0], prompts), {}, {})
         with pytest.raises(ValueError, match="expected no such file"):
             getattr(export, f"export_{kind}")([result], out)

@@ -39,8 +39,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 def options(**given: Any) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    command.add_folder_options(parser)
-    return argparse.Namespace(**{**vars(parser.parse_args([])), "json": False, "device": "cpu", "out": None, **given})
+    command.add(parser.add_subparsers())
+    return argparse.Namespace(**{**vars(parser.parse_args(["evaluate", "toy"])), "device": "cpu", **given})
 
 
 # -- prompts

@@ -7,6 +7,7 @@ import { launch, newPage, open, report } from '../chromium.mjs';
 
 const [address, workflow, video, out] = process.argv.slice(2);
 const name = path.basename(workflow, '.json');
+const drawn = JSON.parse(fs.readFileSync(workflow, 'utf8')).nodes.length;
 const result = { errors: [] };
 
 const browser = await launch();
@@ -27,7 +28,8 @@ async function drop(file, mime) {
       canvas.dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: transfer, clientX: 900, clientY: 600 }));
     }
   }, [bytes, path.basename(file), mime]);
-  await page.waitForFunction(() => window.app.graph._nodes.some((n) => n.type === 'EmuVideoSampler'));
+  // nodes come one by one, on a busy machine over seconds; if some never come, the count says so
+  await page.waitForFunction((all) => window.app.graph._nodes.length >= all, drawn, { timeout: 30000 }).catch(() => {});
   await page.waitForTimeout(1500);
 }
 
