@@ -114,7 +114,7 @@ class AutoencoderTask(Task):
 
     def forward(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss of the pictures of these clips."""
-        images = self.images(indices, generator, progress)
+        images, counts = self.images(indices, generator, progress)
         with zero_residuals_skipped(self.vae):
             posterior = self.vae.encode(images).latent_dist
             raw = posterior.mean.float()  # of its statistics, 16 bits would keep two digits
@@ -125,7 +125,11 @@ class AutoencoderTask(Task):
             level = LATENT_NOISE * torch.rand(len(raw), 1, 1, 1, generator=generator)
             noise = torch.randn(raw.shape, generator=generator)
             output = self.vae.decode((latents + level * noise) * self.std + self.mean).sample
-        mse, l1 = F.mse_loss(output, images), F.l1_loss(output, images)
+        if counts is None:
+            mse, l1 = F.mse_loss(output, images), F.l1_loss(output, images)
+        else:
+            off = output.float() - images
+            mse, l1 = (counts * off.square()).mean(), (counts * off.abs()).mean()
         loss = mse + l1 + 1e-4 * (raw.square().mean())
         if progress < PULL_SHARE and not self.recipe.start.init:
             patches = F.pixel_unshuffle(images, 8) - self.centre
@@ -135,9 +139,9 @@ class AutoencoderTask(Task):
         loss = loss + 0.0 * posterior.logvar.sum()
         return loss, {"mse": mse.item()}
 
-    def images(self, indices: range, generator: torch.Generator, progress: float) -> torch.Tensor:
-        """Pictures (n, 3, H, W) of the world at one time: crops around the shape early in the run, then whole ones, half as
-        many."""
+    def images(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Pictures (n, 3, H, W) of the world at one time: crops around the shape early in the run, then whole ones, half as many;
+        and how much each place counts (n, 1, H, W), if not alike."""
         crops = progress < CROP_SHARE
         wanted = indices if crops else indices[: max(1, len(indices) // 2)]
         batch = anything.mixed(self.recipe.world.seed, wanted, self.recipe.world.anything)
@@ -147,7 +151,7 @@ class AutoencoderTask(Task):
             centre = shapes.positions(batch, times)[:, 0] + 16 * torch.rand(len(batch), 2, generator=generator) - 8
             left_top = (centre - CROP / 2).round().long().clamp(0, shapes.SIZE - CROP).tolist()
             images = torch.stack([im[:, y : y + CROP, x : x + CROP] for im, (x, y) in zip(images, left_top, strict=True)])
-        return images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous(memory_format=torch.channels_last), None
 
     def sheet(self, path: Path | None) -> dict[str, float]:
         """Originals above, reconstructions below, then decodings of latents with noise; whole-frame error."""
@@ -210,14 +214,17 @@ class LittleAutoencoderTask(AutoencoderTask):
         """See `AutoencoderTask`."""
         return _beside(world.clips(10_000, range(12)), nature.canvases(10_000, 12))
 
-    def images(self, indices: range, generator: torch.Generator, progress: float) -> torch.Tensor:
-        """See `AutoencoderTask`."""
+    def images(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `AutoencoderTask`. With `world.figures`, what lies within 2 pixels of a figure counts so much more."""
         crops = progress < CROP_SHARE
         side = CROP if crops else shapes.SIZE
         wanted = indices if crops else indices[: max(2, len(indices) // 4)]
         half, times = len(wanted) // 2, 2.0 * torch.rand(1, generator=generator)
         clips = world.clips(self.recipe.world.seed, wanted[:half])
-        images = world.render(clips, times)[:, 0]
+        images, more = world.render(clips, times)[:, 0], self.recipe.world.figures
+        if more:  # taken along as a fourth channel
+            covered = torch.stack([clip.coverage(times) for clip in clips])
+            images = torch.cat([images, F.max_pool2d(covered, 5, 1, 2)], 1)
         roll = torch.rand(len(wanted), 3, generator=generator)
         if crops:
             centre = torch.stack([c.path(times).seen[0] for c in clips]) + 24 * roll[:half, :2] - 12
@@ -227,8 +234,9 @@ class LittleAutoencoderTask(AutoencoderTask):
         corners = (roll[half:, :2] * room).long().tolist()
         chosen = (roll[half:, 2] * len(self.canvases)).long().tolist()
         parts = [self.canvases[i, :, y : y + side, x : x + side] for i, (x, y) in zip(chosen, corners, strict=True)]
-        images = torch.cat([images, torch.stack(parts).float() / 127.5 - 1])
-        return images.contiguous(memory_format=torch.channels_last)
+        counts = 1 + more * F.pad(images[:, 3:], (0, 0, 0, 0, 0, 0, 0, len(parts))) if more else None
+        images = torch.cat([images[:, :3], torch.stack(parts).float() / 127.5 - 1])
+        return images.contiguous(memory_format=torch.channels_last), counts
 
 
 def _beside(clips: list[world.Clip], canvases: torch.Tensor) -> torch.Tensor:

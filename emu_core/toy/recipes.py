@@ -46,8 +46,10 @@ _OPTIMISATION = {
     "tiny-lora": Optimisation(500, 32, 2e-3, warmup=20, decay=0.4, ema=0.98),
     "little-vae": Optimisation(2400, 32, 3e-3, warmup=50, decay=0.5, ema=0.995, optimiser="muon"),
     "little-vae-late": Optimisation(1500, 32, 2e-3, warmup=30, decay=0.7, ema=0.99, seed=1, optimiser="muon"),
+    "little-vae-sharp": Optimisation(3000, 32, 2e-3, warmup=30, decay=0.7, ema=0.99, seed=2, optimiser="muon"),
     "little-t2i": Optimisation(1667, 128, 3e-3, warmup=50, decay=0.0, ema=0.998, t_power=1.3, optimiser="muon"),
     "little-t2i-wide": Optimisation(2700, 128, 3e-3, warmup=30, decay=0.75, ema=0.998, seed=1, t_power=1.3, optimiser="muon"),
+    "little-t2i-late": Optimisation(3000, 128, 3e-3, warmup=30, decay=0.75, ema=0.998, seed=2, t_power=1.3, optimiser="muon"),
     "little-f": Optimisation(4400, 16, 2e-3, warmup=50, decay=0.5, ema=0.995, optimiser="muon"),
     "little-i": Optimisation(1500, 4, 2e-3, warmup=30, decay=0.5, ema=0.99, optimiser="muon"),
     "little-lora": Optimisation(500, 32, 2e-3, warmup=20, decay=0.4, ema=0.98),
@@ -60,7 +62,7 @@ def _recipe(name: str, task: str, start: Start, world: World, every: Every = Eve
 
 _F = {"recommended": TINY.recommended}
 _I = {"role": "I", "clips": Clips(37, 16.0), "given": Given(image_noise=100), "recommended": TINY.recommended_of_i}
-_LITTLE, _LITTLE_F = Start("runs/little-t2i-wide/model"), "runs/little-f/model/stack_F.safetensors"
+_LITTLE, _LITTLE_F = Start("runs/little-t2i-late/model"), "runs/little-f/model/stack_F.safetensors"
 _VAE, _VAE_EVERY = {"network": Network((64, 64, 96, 96), latents=16), "compute": _BF16}, Every(300, 300)
 _KEPT = Method(keep_given=True)
 _LITTLE_I = {**_I, "given": Given(), "recommended": replace(TINY.recommended_of_i, image_noise=0)}  # what is kept has no noise
@@ -85,6 +87,14 @@ _IN_ORDER = (
         "little-vae-late", "little_autoencoder", Start(init="runs/little-vae/model"), World(2, cache=2500), _VAE_EVERY, **_VAE
     ),
     _recipe(
+        "little-vae-sharp",
+        "little_autoencoder",
+        Start(init="runs/little-vae-late/model"),
+        World(3, cache=2500, figures=3.0),
+        Every(500, 500),
+        **_VAE,
+    ),
+    _recipe(
         "little-t2i",
         "text_to_image",
         Start("runs/little-vae/model"),
@@ -98,6 +108,14 @@ _IN_ORDER = (
         Start("runs/little-vae/model", "runs/little-t2i/model"),
         _little(64_000, 0.2, seed=2, figures=4.0),
         Every(900, 300, 300),
+        **_T2I,
+    ),
+    _recipe(
+        "little-t2i-late",
+        "text_to_image",
+        Start("runs/little-vae/model", "runs/little-t2i-wide/model"),
+        _little(64_000, 0.2, seed=2, figures=4.0),
+        Every(1000, 300, 500),
         **_T2I,
     ),
     _recipe("little-f", "video", _LITTLE, _little(8000, 0.35), Every(400, 200, 400), method=_KEPT, compute=_BF16, **_F),
@@ -126,8 +144,10 @@ ABOUT = {
     "tiny-lora": "A LoRA on the tiny image model, the bundled example: pastel colours.",
     "little-vae": "The autoencoder of the little world and of nameless pictures: 64 x 64 pixels to 8 x 8 x 16 latents and back.",
     "little-vae-late": "Its decoder again, for pictures with more that is small; its latents stay as they are.",
+    "little-vae-sharp": "Its decoder once more, where figures are counting four times as much: thin legs and fins.",
     "little-t2i": "The text encoder and image U-Net of the little world, trained together.",
     "little-t2i-wide": "The image model again, a fifth of its pictures now nameless, so that a stack on it can move photographs.",
+    "little-t2i-late": "The image model once more, as long again; its pictures were still growing sharper.",
     "little-f": "Stack F of the little world: 8 frames at 4 fps from given frames and a prompt, which it keeps as they are.",
     "little-i": "Stack I of the little world, from F: 8 frames become 37 at 16 fps.",
     "little-lora": "A LoRA on the image model of the little world: pastel colours.",

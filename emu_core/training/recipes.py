@@ -121,7 +121,7 @@ class World:
     anything: float = 0.0  # share of nameless figures on gradients among the clips, so that other pictures work too
     cache: int = 0  # encode this many samples once and draw from them; 0: endless new ones
     kind: Literal["shapes", "little"] = "shapes"  # one shape on a plain ground, or twelve figures on eight grounds
-    figures: float = 0.0  # how many times more an error counts where a figure is, in the image model's training
+    figures: float = 0.0  # how many times more an error counts where a figure is, in training what makes or decodes pictures
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from emu_core.toy import grounds, nature, world
+from emu_core.toy.autoencoder import LittleAutoencoderTask
 from emu_core.toy.figures import FIGURES, REACH, tables
+from emu_core.toy.recipes import RECIPES
 from emu_core.toy.text import MAX_TOKENS, UNKNOWN, build_tokenizer
+from emu_core.training.processes import Processes
+from emu_core.training.recipes import override
 
 START = torch.zeros(1)
 DISC = world.Clip("circle", "red", "white", "big", "still")
@@ -173,3 +178,21 @@ def test_a_posed_figure_is_near_the_middle_and_looks_to_the_right_and_all_else_i
         assert not near.mirrored
         assert replace(near, start=clip.start, mirrored=clip.mirrored) == clip
     assert world.posed(nature.clip(1, 2)) == nature.clip(1, 2)
+
+
+def test_what_lies_on_or_near_a_figure_counts_more_where_a_decoder_is_told_so(tmp_path: Path) -> None:
+    """Crops early in the run and whole pictures late; each is half of named clips, and half of nameless pictures."""
+    recipe = override(RECIPES["little-vae-sharp"], {"start.init": "", "world.cache": "8"})
+    weighed = LittleAutoencoderTask(recipe, tmp_path, Processes())
+    plain = LittleAutoencoderTask(override(recipe, {"world.figures": "0"}), tmp_path, Processes())
+    for progress, asked, shape in ((0.1, 8, (8, 3, 32, 32)), (0.9, 16, (4, 3, 64, 64))):
+        (images, counts), (same, none) = (
+            task.images(range(asked), torch.Generator().manual_seed(0), progress) for task in (weighed, plain)
+        )
+        assert images.shape == shape
+        assert torch.equal(images, same)
+        assert none is None
+        assert counts is not None
+        assert counts.shape == (shape[0], 1, *shape[2:])
+        assert counts.min() == 1
+        assert counts.flatten(1).amax(1).tolist() == [4.0] * (shape[0] // 2) + [1.0] * (shape[0] // 2)
