@@ -142,7 +142,7 @@ def _distilling(options: Namespace) -> Recipe:
 
 def _finish(recipe: Recipe, options: Namespace, changes: dict[str, str] | None = None, first: bool = True) -> Recipe:
     """With the bundled base, the places that the command line names, `changes`, and what the command line sets; fitted."""
-    from ..model_folder import BUNDLED
+    from ..model_folder import BUNDLED, read_defaults
     from ..training.memory import fit
     from ..training.recipes import override
 
@@ -151,6 +151,9 @@ def _finish(recipe: Recipe, options: Namespace, changes: dict[str, str] | None =
     names = ("start.base", "start.init", "start.tokenizer", "clips.shards", "clips.selection")
     given = {name: getattr(options, name.partition(".")[2]) for name in names}
     recipe = override(recipe, {name: value for name, value in given.items() if value} | (changes or {}))
+    kind = read_defaults(Path(recipe.start.base)).get("world") if recipe.on_a_base and recipe.start.base else None
+    if kind and not options.recipe.endswith(".json"):  # what is drawn is of the world that the image model knows
+        recipe = override(recipe, {"world.kind": kind})
     for text in options.set:
         name, separator, value = text.partition("=")
         if not separator:

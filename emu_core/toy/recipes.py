@@ -50,7 +50,7 @@ _OPTIMISATION = {
     "little-t2i": Optimisation(1667, 128, 3e-3, warmup=50, decay=0.0, ema=0.998, t_power=1.3, optimiser="muon"),
     "little-t2i-wide": Optimisation(2700, 128, 3e-3, warmup=30, decay=0.75, ema=0.998, seed=1, t_power=1.3, optimiser="muon"),
     "little-t2i-late": Optimisation(3000, 128, 3e-3, warmup=30, decay=0.75, ema=0.998, seed=2, t_power=1.3, optimiser="muon"),
-    "little-f": Optimisation(4400, 16, 2e-3, warmup=50, decay=0.5, ema=0.995, optimiser="muon"),
+    "little-f": Optimisation(3500, 16, 2e-3, warmup=50, decay=0.5, ema=0.995, optimiser="muon"),
     "little-i": Optimisation(1500, 4, 2e-3, warmup=30, decay=0.5, ema=0.99, optimiser="muon"),
     "little-lora": Optimisation(500, 32, 2e-3, warmup=20, decay=0.4, ema=0.98),
 }

@@ -115,6 +115,25 @@ def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
     assert list(json.loads(capsys.readouterr().out)) == list(paper.STAGES)
 
 
+def test_what_is_drawn_is_of_the_world_that_the_image_model_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the model's folder says, unless the recipe's file or --set says otherwise."""
+    base = tmp_path / "base"
+    base.mkdir()
+
+    def kind(recipe: str, *arguments: str) -> str:
+        assert main(["recipes", recipe, "--base", str(base), *arguments]) == 0
+        shown = capsys.readouterr().out
+        (tmp_path / "shown.json").write_text(shown)
+        return str(json.loads(shown)["world"]["kind"])
+
+    assert kind("stage2_512px", "--family", "tiny") == "shapes"
+    assert kind(str(tmp_path / "shown.json")) == "shapes"
+    (base / "emu_video.json").write_text('{"world": "little"}')
+    assert kind(str(tmp_path / "shown.json")) == "shapes"
+    assert kind("stage2_512px", "--family", "tiny", "--set", "world.kind=shapes") == "shapes"
+    assert kind("stage2_512px", "--family", "tiny") == "little"
+
+
 def test_files_and_names_of_version_0_1_are_read() -> None:
     """There every setting of `FLAT` stood in the recipe itself."""
     recipe = override(small("interpolation"), {"base": "a", "first_frame": "0.5", "widths": "8,16", "save_every": 7})
