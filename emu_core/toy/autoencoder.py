@@ -219,7 +219,7 @@ class LittleAutoencoderTask(AutoencoderTask):
         crops = progress < CROP_SHARE
         side = CROP if crops else shapes.SIZE
         wanted = indices if crops else indices[: max(2, len(indices) // 4)]
-        half, times = len(wanted) // 2, 2.0 * torch.rand(1, generator=generator)
+        half, times = (len(wanted) + 1) // 2, 2.0 * torch.rand(1, generator=generator)  # of one picture there is one half
         clips = world.clips(self.recipe.world.seed, wanted[:half])
         images, more = world.render(clips, times)[:, 0], self.recipe.world.figures
         if more:  # taken along as a fourth channel
@@ -233,9 +233,9 @@ class LittleAutoencoderTask(AutoencoderTask):
         room = self.canvases.shape[-1] - side + 1
         corners = (roll[half:, :2] * room).long().tolist()
         chosen = (roll[half:, 2] * len(self.canvases)).long().tolist()
-        parts = [self.canvases[i, :, y : y + side, x : x + side] for i, (x, y) in zip(chosen, corners, strict=True)]
+        parts = [self.canvases[None, i, :, y : y + side, x : x + side] for i, (x, y) in zip(chosen, corners, strict=True)]
         counts = 1 + more * F.pad(images[:, 3:], (0, 0, 0, 0, 0, 0, 0, len(parts))) if more else None
-        images = torch.cat([images[:, :3], torch.stack(parts).float() / 127.5 - 1])
+        images = torch.cat([images[:, :3], *(part.float() / 127.5 - 1 for part in parts)])
         return images.contiguous(memory_format=torch.channels_last), counts
 
 

@@ -51,6 +51,8 @@ _OPTIMISATION = {
     "little-t2i-wide": Optimisation(2700, 128, 3e-3, warmup=30, decay=0.75, ema=0.998, seed=1, t_power=1.3, optimiser="muon"),
     "little-t2i-late": Optimisation(3000, 128, 3e-3, warmup=30, decay=0.75, ema=0.998, seed=2, t_power=1.3, optimiser="muon"),
     "little-f": Optimisation(3500, 16, 2e-3, warmup=50, decay=0.5, ema=0.995, optimiser="muon"),
+    "little-f-late": Optimisation(6000, 16, 2e-3, warmup=30, decay=0.5, ema=0.995, seed=1, t_power=0.7, optimiser="muon"),
+    "little-f-camera": Optimisation(5000, 16, 2e-3, warmup=30, decay=0.5, ema=0.995, seed=2, t_power=0.7, optimiser="muon"),
     "little-i": Optimisation(1500, 4, 2e-3, warmup=30, decay=0.5, ema=0.99, optimiser="muon"),
     "little-lora": Optimisation(500, 32, 2e-3, warmup=20, decay=0.4, ema=0.98),
 }
@@ -62,7 +64,7 @@ def _recipe(name: str, task: str, start: Start, world: World, every: Every = Eve
 
 _F = {"recommended": TINY.recommended}
 _I = {"role": "I", "clips": Clips(37, 16.0), "given": Given(image_noise=100), "recommended": TINY.recommended_of_i}
-_LITTLE, _LITTLE_F = Start("runs/little-t2i-late/model"), "runs/little-f/model/stack_F.safetensors"
+_LITTLE, _LITTLE_F = Start("runs/little-t2i-late/model"), "runs/little-f-camera/model/stack_F.safetensors"
 _VAE, _VAE_EVERY = {"network": Network((64, 64, 96, 96), latents=16), "compute": _BF16}, Every(300, 300)
 _KEPT = Method(keep_given=True)
 _LITTLE_I = {**_I, "given": Given(), "recommended": replace(TINY.recommended_of_i, image_noise=0)}  # what is kept has no noise
@@ -120,6 +122,26 @@ _IN_ORDER = (
     ),
     _recipe("little-f", "video", _LITTLE, _little(8000, 0.35), Every(400, 200, 400), method=_KEPT, compute=_BF16, **_F),
     _recipe(
+        "little-f-late",
+        "video",
+        replace(_LITTLE, init="runs/little-f/model/stack_F.safetensors"),
+        _little(8000, 0.25, seed=2, figures=4.0),
+        Every(500, 200, 500),
+        method=_KEPT,
+        compute=_BF16,
+        **_F,
+    ),
+    _recipe(
+        "little-f-camera",
+        "video",
+        replace(_LITTLE, init="runs/little-f-late/model/stack_F.safetensors"),
+        _little(8000, 0.35, seed=3, figures=4.0, camera=4.0),
+        Every(500, 200, 500),
+        method=_KEPT,
+        compute=_BF16,
+        **_F,
+    ),
+    _recipe(
         "little-i",
         "video",
         replace(_LITTLE, init=_LITTLE_F),
@@ -149,6 +171,8 @@ ABOUT = {
     "little-t2i-wide": "The image model again, a fifth of its pictures now nameless, so that a stack on it can move photographs.",
     "little-t2i-late": "The image model once more, as long again; its pictures were still growing sharper.",
     "little-f": "Stack F of the little world: 8 frames at 4 fps from given frames and a prompt, which it keeps as they are.",
+    "little-f-late": "Stack F once more, where what a figure passes over counts five times as much.",
+    "little-f-camera": "Stack F and the camera: where it moves, every place counts five times as much.",
     "little-i": "Stack I of the little world, from F: 8 frames become 37 at 16 fps.",
     "little-lora": "A LoRA on the image model of the little world: pastel colours.",
 }

@@ -28,7 +28,7 @@ from . import shapes
 from .autoencoder import encode
 from .judge import judge_clips
 from .reading import read, right
-from .world import Clip
+from .world import CAMERA, Clip
 from .worlds import kind_of
 
 HELD_OUT_SEED = 30_000  # of the clips that measure
@@ -110,14 +110,19 @@ class LatentSource:
         return self.clips(places), self.cached[places]
 
     def counts(self, clips: Sequence[Any], side: int) -> Tensor | None:
-        """How much each place of the first frames' latents counts, (n, 1, side, side): more where a figure is."""
-        if not self.world.figures:
+        """How much each place of the latents counts, (n, 1, side, side): more where a figure is in any of the frames, and where
+        the camera moves everywhere."""
+        if not (self.world.figures or self.world.camera):
             return None
         missing = [c for c in dict.fromkeys(clips) if c not in self.shares]
         for clip in missing:
-            seen = clip.coverage(self.times[:1]) if isinstance(clip, Clip) else torch.zeros(1, shapes.SIZE, shapes.SIZE)
-            self.shares[clip] = F.adaptive_avg_pool2d(seen, side)
-        return 1 + self.world.figures * (torch.stack([self.shares[c] for c in clips]) * 2).clamp(max=1)
+            seen = clip.coverage(self.times) if isinstance(clip, Clip) else torch.zeros(1, shapes.SIZE, shapes.SIZE)
+            share = F.adaptive_avg_pool2d(seen.amax(0, keepdim=True), side)
+            moves = self.world.camera and clip.motion in CAMERA
+            self.shares[clip] = (
+                (share * 2).clamp(max=1) * self.world.figures if not moves else torch.full_like(share, self.world.camera)
+            )
+        return 1 + torch.stack([self.shares[c] for c in clips])
 
 
 def _shuffled(index: int, count: int) -> int:
@@ -150,7 +155,10 @@ class WorldSource(Source):
             clips, latents = self.latents(part)
             before = [getattr(c, "before", None) for c in clips]
             shown = [None if one is None else int((self.latents.times <= one.until).sum()) for one in before]
-            yield Batch(part, [c.caption for c in clips], latents.float().to(self.device), clips=clips, shown=shown)
+            counts = self.latents.counts(clips, latents.shape[-1])
+            counts = None if counts is None else counts[:, None].to(self.device)
+            x0 = latents.float().to(self.device)
+            yield Batch(part, [c.caption for c in clips], x0, clips=clips, shown=shown, counts=counts)
 
     @cached_property
     def kept_out(self) -> Batch:

@@ -97,14 +97,16 @@ class DistilTask(VideoTask):
         begun, drawn = self.grid[:, 0].cpu(), super().timestep(position)
         return begun[(begun >= drawn).sum() - 1]
 
-    def errors(self, x0: Tensor, text: TextStates, t: Tensor, noise: Tensor, given: Tensor | None) -> Tensor:
+    def errors(
+        self, x0: Tensor, text: TextStates, t: Tensor, noise: Tensor, given: Tensor | None, counts: Tensor | None = None
+    ) -> Tensor:
         """Of each clip, (n,), how far the student's output is from that which leads where the teacher's steps do."""
         schedule = self.config.schedule
         x, rows = add_noise(schedule, x0, noise, t), self.grid[(self.grid[:, :1] == t).long().argmax(0)]
         with torch.no_grad():
             end = self.led(x, rows, self.guided(self.taught, text, given))
         wanted = output_between(schedule, x, end, rows[:, 0], rows[:, -1])
-        return distance(schedule, self.predict(x, t, text, given), wanted, t)
+        return distance(schedule, self.predict(x, t, text, given), wanted, t, counts)
 
     def led(self, x: Tensor, rows: Tensor, teacher: GuidedDenoiser) -> Tensor:
         """Where the teacher's steps lead x (n, f, C, h, w) along each clip's row (n, steps + 1) of the grid."""

@@ -45,10 +45,12 @@ def output_between(config: ScheduleConfig, x: Tensor, end: Tensor, t: Tensor, af
     return v.float()
 
 
-def distance(config: ScheduleConfig, output: Tensor, wanted: Tensor, t: Tensor) -> Tensor:
+def distance(config: ScheduleConfig, output: Tensor, wanted: Tensor, t: Tensor, counts: Tensor | None = None) -> Tensor:
     """Mean square difference of outputs (n, ...) at timesteps t (n,), in v whatever the network predicts: the loss that Salimans
-    & Ho call SNR + 1, for the noise alone says nothing of the clean sample where there is nearly none."""
-    squares = (output.float() - wanted).square().flatten(1).mean(1)
+    & Ho call SNR + 1, for the noise alone says nothing of the clean sample where there is nearly none. Each place as much as
+    `counts` says, which has as many dimensions."""
+    squares = (output.float() - wanted).square()
+    squares = (squares if counts is None else squares * counts).flatten(1).mean(1)
     if config.prediction == "epsilon":
         return squares / signal_noise(config, t, 1)[0].square()
     return squares

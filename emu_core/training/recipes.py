@@ -122,6 +122,7 @@ class World:
     cache: int = 0  # encode this many samples once and draw from them; 0: endless new ones
     kind: Literal["shapes", "little"] = "shapes"  # one shape on a plain ground, or twelve figures on eight grounds
     figures: float = 0.0  # how many times more an error counts where a figure is, in training what makes or decodes pictures
+    camera: float = 0.0  # the same of every place of a clip in which the camera moves
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ Shapes = dict[str, tuple[tuple[int, ...], Any]]
 class Batch:
     """Some samples. `clips`: what words the captions for training (by `said(generator, drop)`), where it is not the captions
     themselves; `text`: the words' states where they are kept, `text[i]` (tokens, width) and, for SDXL, `pooled[i]`; `shown[i]`:
-    how many of a sample's first frames are given, where that is not left to chance."""
+    how many of a sample's first frames are given, where that is not left to chance; `counts` (n, 1, 1, h, w): how much an error
+    at each place does, where not all do as much."""
 
     positions: Sequence[int]
     captions: Sequence[str]
@@ -55,6 +56,7 @@ class Batch:
     pooled: Tensor | None = None
     clips: Sequence[Any] = ()
     shown: Sequence[int | None] = ()
+    counts: Tensor | None = None
 
     def to_save(self) -> dict[str, Any]:
         """For the file that is left when the loss is no number."""

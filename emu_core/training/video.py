@@ -143,7 +143,7 @@ class VideoTask(Task):
             parts = [self.given(video.cpu(), g, n) for video, g, n in zip(x0, generators, shown, strict=True)]
             given = torch.stack(parts).to(x0.device)
         t = torch.stack([self.timestep(p) for p in batch.positions]).to(x0.device)
-        errors = self.errors(x0, self.states(batch, said), t, self.noise(x0, generators), given)
+        errors = self.errors(x0, self.states(batch, said), t, self.noise(x0, generators), given, batch.counts)
         late = errors[t >= 0.7 * config.schedule.steps].detach()
         return errors.mean(), {"loss_high_noise": late.mean()} if len(late) else {}
 
@@ -164,11 +164,14 @@ class VideoTask(Task):
             return TextStates(hidden)
         return TextStates(hidden, torch.where(dropped[:, None], self.empty.pooled.to(batch.pooled), batch.pooled))
 
-    def errors(self, x0: Tensor, text: TextStates, t: Tensor, noise: Tensor, given: Tensor | None) -> Tensor:
-        """Mean square error of each clip's output, (n,)."""
+    def errors(
+        self, x0: Tensor, text: TextStates, t: Tensor, noise: Tensor, given: Tensor | None, counts: Tensor | None = None
+    ) -> Tensor:
+        """Mean square error of each clip's output, (n,), each place as much as `Batch.counts` says."""
         schedule = self.config.schedule
         output = self.predict(add_noise(schedule, x0, noise, t), t, text, given)
-        return (output.float() - target(schedule, x0, noise, t)).square().flatten(1).mean(1)
+        error = (output.float() - target(schedule, x0, noise, t)).square()
+        return (error if counts is None else error * counts).flatten(1).mean(1)
 
     def predict(self, x: Tensor, t: Tensor, text: TextStates, given: Tensor | None, model: VideoModel | None = None) -> Tensor:
         """The network's output for noisy latents x (n, f, C, h, w), of the same shape; that of the stack that is trained, or of

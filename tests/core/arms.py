@@ -104,7 +104,8 @@ def starts_from(arm: Arm) -> Arm | None:
         **dict(zip(list(paper.STAGES)[1:], list(paper.STAGES), strict=False)), "interpolation": "stage2_512px",
         "tiny-vae-wide": "tiny-vae", "tiny-t2i-wide": "tiny-t2i", "tiny-f-wide": "tiny-f", "tiny-i": "tiny-f",
         "little-vae-late": "little-vae", "little-vae-sharp": "little-vae-late", "little-t2i-wide": "little-t2i",
-        "little-t2i-late": "little-t2i-wide", "little-i": "little-f",
+        "little-t2i-late": "little-t2i-wide", "little-f-late": "little-f", "little-f-camera": "little-f-late",
+        "little-i": "little-f-camera",
     }  # fmt: skip
     name = before.get(arm.recipe)
     if name is None or arm.ablation == "single_stage":

@@ -151,6 +151,9 @@ def test_the_loss_is_in_v_whatever_is_predicted() -> None:
     a = abar(NOISE)[t].sqrt().float()
     torch.testing.assert_close(distance(NOISE, wrong, torch.zeros(3, 4), t), (0.1 / a) ** 2)
     torch.testing.assert_close(distance(PLAIN_V, wrong, torch.zeros(3, 4), t), torch.full((3,), 0.01))
+    counts = torch.tensor([[2.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.0, 3.0, 1.0, 0.0]])
+    found = distance(PLAIN_V, wrong, torch.zeros(3, 4), t, counts)
+    torch.testing.assert_close(found, torch.tensor([0.005, 0.01, 0.01]))
 
 
 # -- a very narrow model

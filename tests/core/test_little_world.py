@@ -14,9 +14,10 @@ from emu_core.toy import grounds, nature, world
 from emu_core.toy.autoencoder import LittleAutoencoderTask
 from emu_core.toy.figures import FIGURES, REACH, tables
 from emu_core.toy.recipes import RECIPES
+from emu_core.toy.source import LatentSource
 from emu_core.toy.text import MAX_TOKENS, UNKNOWN, build_tokenizer
 from emu_core.training.processes import Processes
-from emu_core.training.recipes import override
+from emu_core.training.recipes import World, override
 
 START = torch.zeros(1)
 DISC = world.Clip("circle", "red", "white", "big", "still")
@@ -196,3 +197,39 @@ def test_what_lies_on_or_near_a_figure_counts_more_where_a_decoder_is_told_so(tm
         assert counts.shape == (shape[0], 1, *shape[2:])
         assert counts.min() == 1
         assert counts.flatten(1).amax(1).tolist() == [4.0] * (shape[0] // 2) + [1.0] * (shape[0] // 2)
+
+
+def test_one_picture_alone_is_a_named_one(tmp_path: Path) -> None:
+    """As in each of two processes that share a batch of two."""
+    recipe = override(RECIPES["little-vae-sharp"], {"start.init": "", "world.cache": "8"})
+    task = LittleAutoencoderTask(recipe, tmp_path, Processes())
+    for progress, side in ((0.1, 32), (0.9, 64)):
+        images, counts = task.images(range(1), torch.Generator().manual_seed(0), progress)
+        assert images.shape == (1, 3, side, side)
+        assert counts is not None
+        assert counts.max() == 4
+
+
+def test_what_a_figure_passes_over_counts_more_and_all_where_the_camera_moves(tmp_path: Path) -> None:
+    """A square that goes 8 px to the right, over latents of 8 px a side."""
+    square, times = world.Clip("square", "red", "white", "small", "right"), torch.tensor([0.0, 0.5, 1.0])
+    pan, nameless = replace(square, motion="pans left", ground="sea"), nature.Leaves(1, "right", False, (32.0, 32.0))
+    clips = [square, pan, nameless, replace(nameless, motion="zooms in")]
+
+    def counted(**told: float) -> torch.Tensor | None:
+        return LatentSource(None, World(kind="little", **told), tmp_path, Processes(), times).counts(clips, 8)
+
+    assert counted() is None
+    counts = counted(figures=4.0, camera=2.0)
+    assert counts is not None
+    assert counts.shape == (4, 1, 8, 8)
+    assert counts[1:].flatten(1).tolist() == [[3.0] * 64, [1.0] * 64, [3.0] * 64]
+    green = shown(square, *times.tolist())[:, 1]  # how much of white is hidden, from the colour alone
+    hidden = ((green.max() - green) / (green.max() - green.min())).amax(0)
+    share = hidden.view(8, 8, 8, 8).mean((1, 3))
+    torch.testing.assert_close(counts[0, 0], 1 + 4 * (2 * share).clamp(max=1))
+    assert share[4].gt(0.5).sum() == share[:, 4].gt(0.5).sum() + 1  # 8 px further to the right
+    turned = counted(figures=4.0)
+    assert turned is not None
+    assert turned[1].max() == 5
+    assert turned[1].min() == 1

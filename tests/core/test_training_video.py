@@ -114,6 +114,24 @@ def test_first_loss_is_that_of_the_image_model_alone(tmp_path: Path) -> None:
     assert loss.item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)  # sums of a thousand squares in float32
 
 
+def test_an_error_counts_as_much_as_its_place_does(tmp_path: Path) -> None:
+    """The upper half twice and the lower one not at all, and the other way round: their mean is the plain loss."""
+    recipe = small("stage2_512px", world__kind="little", world__figures="1")
+    task = VideoTask(recipe, tmp_path)
+    batch: Batch = next(task.stream([range(4)]))
+    assert batch.counts is not None
+    assert batch.counts.shape == (4, 1, 1, *batch.latents.shape[-2:])
+    assert set(batch.counts.flatten().tolist()) >= {1.0, 2.0}
+    halves = torch.zeros_like(batch.counts)
+    halves[..., : halves.shape[-2] // 2, :] = 2
+    with torch.no_grad():
+        whole, upper, lower = (
+            float(task(replace(batch, counts=counts), torch.Generator(), 0.0)[0]) for counts in (None, halves, 2 - halves)
+        )
+    assert upper != pytest.approx(lower, rel=1e-3)
+    assert (upper + lower) / 2 == pytest.approx(whole, rel=1e-5)
+
+
 def test_timesteps_of_a_step_are_spread_over_the_schedule_whoever_asks(tmp_path: Path) -> None:
     task = VideoTask(small(optimisation__batch="8"), tmp_path)
     for step in range(3):
