@@ -28,7 +28,7 @@ from . import shapes
 from .autoencoder import encode
 from .judge import judge_clips
 from .reading import read, right
-from .world import CAMERA, Clip
+from .world import CAMERA, Clip, Moving
 from .worlds import kind_of
 
 HELD_OUT_SEED = 30_000  # of the clips that measure
@@ -114,15 +114,20 @@ class LatentSource:
         the camera moves everywhere."""
         if not (self.world.figures or self.world.camera):
             return None
-        missing = [c for c in dict.fromkeys(clips) if c not in self.shares]
-        for clip in missing:
-            seen = clip.coverage(self.times) if isinstance(clip, Clip) else torch.zeros(1, shapes.SIZE, shapes.SIZE)
-            share = F.adaptive_avg_pool2d(seen.amax(0, keepdim=True), side)
-            moves = self.world.camera and clip.motion in CAMERA
-            self.shares[clip] = (
-                (share * 2).clamp(max=1) * self.world.figures if not moves else torch.full_like(share, self.world.camera)
-            )
+        for clip in clips:
+            if clip not in self.shares:
+                self.shares[clip] = self._more(clip, side)
         return 1 + torch.stack([self.shares[c] for c in clips])
+
+    def _more(self, clip: Any, side: int) -> Tensor:
+        """How many times more each place of a clip counts, (1, side, side)."""
+        world = self.world
+        if world.camera and isinstance(clip, Moving) and clip.motion in CAMERA:
+            return torch.full((1, side, side), world.camera)
+        if not isinstance(clip, Clip):
+            return torch.zeros(1, side, side)
+        share = F.adaptive_avg_pool2d(clip.coverage(self.times).amax(0, keepdim=True), side)
+        return world.figures * (2 * share).clamp(max=1)
 
 
 def _shuffled(index: int, count: int) -> int:

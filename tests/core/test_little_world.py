@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from emu_core.toy import grounds, nature, world
+from emu_core.toy import grounds, nature, shapes, world
 from emu_core.toy.autoencoder import LittleAutoencoderTask
 from emu_core.toy.figures import FIGURES, REACH, tables
 from emu_core.toy.recipes import RECIPES
@@ -141,8 +141,6 @@ def test_other_texts_are_not_of_this_world(text: str) -> None:
 
 
 def test_prompts_of_the_world_of_shapes_are_prompts_of_this_one() -> None:
-    from emu_core.toy import shapes
-
     for clip in shapes.clips(5, range(300)):
         read = world.read_caption(clip.caption)
         assert read is not None
@@ -229,7 +227,9 @@ def test_what_a_figure_passes_over_counts_more_and_all_where_the_camera_moves(tm
     share = hidden.view(8, 8, 8, 8).mean((1, 3))
     torch.testing.assert_close(counts[0, 0], 1 + 4 * (2 * share).clamp(max=1))
     assert share[4].gt(0.5).sum() == share[:, 4].gt(0.5).sum() + 1  # 8 px further to the right
-    turned = counted(figures=4.0)
-    assert turned is not None
-    assert turned[1].max() == 5
-    assert turned[1].min() == 1
+    of_figures = counted(figures=4.0)
+    assert of_figures is not None
+    assert of_figures[1].max() == 5
+    assert of_figures[1].min() == 1
+    shape = shapes.clips(1, range(1))  # the first world has neither
+    assert LatentSource(None, World(camera=2.0), tmp_path, Processes(), times).counts(shape, 8).tolist() == [[[[1.0] * 8] * 8]]
