@@ -78,7 +78,7 @@ def config_of(settings: dict[str, Any]) -> StackConfig:
         given["schedule"] = ScheduleConfig(**given["schedule"])
         given["values"] = tuple((str(name), float(number)) for name, number in given.get("values", ()))
         layers = layers if motion is None else MotionModules(mixing=layers.mixing, **motion)
-        return StackConfig(unet, sites, layers=layers).changed(**given)
+        return StackConfig(unet, sites, layers=layers, channel_order=given.pop("channel_order")).changed(**given)
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"missing or misshapen entry: {error}") from error
 

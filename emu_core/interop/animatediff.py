@@ -12,6 +12,8 @@ LINEAR = ScheduleConfig(beta_schedule="linear", zero_snr=False, prediction="epsi
 """guoyww/AnimateDiff, configs/inference/inference-v1.yaml, -v2, -v3; diffusers' names of the two (LDM calls it sqrt_linear)."""
 SDXL_BETA = ScheduleConfig(beta_end=2.0e-2, zero_snr=False, prediction="epsilon")
 """guoyww/AnimateDiff, branch sdxl, configs/inference/inference.yaml: scaled_linear (LDM's linear), to another end than SDXL's."""
+BASES = {(320, 640, 1280, 1280): ("sd15", 768), (320, 640, 1280): ("sdxl", 2048)}
+"""Names of the image models that modules of these widths are for, and the width of the text states that they read."""
 
 
 def naming_of(shapes: Shapes) -> Naming | None:
@@ -25,9 +27,9 @@ def matches(shapes: Shapes) -> bool:
 
 
 def has_image_channels(shapes: Shapes) -> bool:
-    """Whether a file's conv_in takes more than noisy latents."""
+    """Whether a file's conv_in takes more than noisy latents: a picture's as well and a mask, which makes their number odd."""
     shape = shapes.get("conv_in.weight", ())
-    return len(shape) == 4 and shape[1] != 4
+    return len(shape) == 4 and shape[1] % 2 == 1
 
 
 def plan(shapes: Shapes) -> Plan:
@@ -36,31 +38,32 @@ def plan(shapes: Shapes) -> Plan:
     naming = naming_of(shapes)
     assert naming is not None
     modules = read_modules(shapes, naming)
-    kernel = shapes.get("conv_in.weight", ())
-    if any(name.startswith("conv_in.") for name in shapes) and (len(kernel) != 4 or kernel[1] not in (4, 9)):
+    kernel, sd = shapes.get("conv_in.weight", ()), modules.widths in BASES
+    if any(name.startswith("conv_in.") for name in shapes) and (len(kernel) != 4 or (sd and kernel[1] not in (4, 9))):
         raise UserError(f"is damaged, for its conv_in.weight should have 4 or 9 channels, found shape {kernel}: copy it again")
+    extra = has_image_channels(shapes)
+    latents = (kernel[1] // 2 if extra else kernel[1]) if kernel else None
     original = naming is ORIGINAL
     first = original and not modules.has_mid and modules.positions <= 24
     # version 1's own program lets the image model's group norms run over all frames; later ones, and diffusers, do not
-    config = text_to_video(modules, norm="frame" if original else "video", image_norms="video" if first else "frame")
+    config = text_to_video(modules, "frame" if original else "video", "video" if first else "frame", latents)
     config = config.changed(frames=16, source="original layout" if original else "diffusers' layout")
     if config.unet.base == "sdxl":
         sdxl = {"schedule": SDXL_BETA, "size": (1024, 1024), "steps": 100, "text_guidance": 8.5, "sampler": "euler"}
         config = config.changed(stage="SDXL", **sdxl)
     else:
         config = config.changed(stage="v1" if first else "v2" if modules.has_mid else "v3")
-    if has_image_channels(shapes):  # of (width, 4 + extra, 3, 3) the first four are the image model's own
+    if extra:  # of (width, C + extra, 3, 3) the first C are the image model's own
         modules.sources["conv_in.weight"] = "conv_in.weight"
-        modules.changes["conv_in.weight"] = lambda kernel: kernel[:, 4:]
+        modules.changes["conv_in.weight"] = lambda kernel: kernel[:, latents:]
     return Plan(config, modules.sources, modules.changes)
 
 
-def text_to_video(modules: Modules, norm: NormOver, image_norms: NormOver) -> StackConfig:
-    """The settings that AnimateDiff and Hotshot-XL share."""
-    known = {(320, 640, 1280, 1280): ("sd15", 768), (320, 640, 1280): ("sdxl", 2048)}
-    base, text_width = known.get(modules.widths, ("custom", None))
+def text_to_video(modules: Modules, norm: NormOver, image_norms: NormOver, latents: int | None = None) -> StackConfig:
+    """The settings that AnimateDiff and Hotshot-XL share. `latents`: channels of an image model that is none of the BASES."""
+    base, text_width = BASES.get(modules.widths, ("custom", None))
     return StackConfig(
-        unet=UNetShape(base, 4, modules.widths[0] if modules.widths else 0, text_width),
+        unet=UNetShape(base, 4 if modules.widths in BASES else latents, modules.widths[0] if modules.widths else 0, text_width),
         sites=modules.sites,
         layers=MotionModules(blocks=modules.blocks, positions=modules.positions, norm=norm, image_norms=image_norms),
         channel_order=(),

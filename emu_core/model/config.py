@@ -20,11 +20,11 @@ ORDERS: tuple[tuple[Channel, ...], ...] = (("image", "mask"), ("mask", "image"),
 
 @dataclass(frozen=True)
 class UNetShape:
-    """The U-Net that a stack is for: the name of its architecture, channels of its latents, width behind its first convolution,
-    and width of the text states that it reads (None: any)."""
+    """The U-Net that a stack is for: the name of its architecture, channels of its latents (None: any), width behind its first
+    convolution, and width of the text states that it reads (None: any)."""
 
     base: str = ""
-    latent_channels: int = 4
+    latent_channels: int | None = 4
     input_width: int = 320
     text_width: int | None = None
 
@@ -105,13 +105,15 @@ class StackConfig:
             raise UserError(f"a stack's role must be F (video) or I (interpolation), found {self.role!r}")
         if self.channel_order not in ORDERS:
             raise UserError(f"channel_order must be image and mask, affinity and image, or nothing, found {self.channel_order}")
+        if self.channel_order and self.unet.latent_channels is None:
+            raise UserError("a stack that takes pictures says how many channels their latents have, found none")
         if self.sampling.keeps_given and "mask" not in self.channel_order:
             raise UserError(f"frames are kept by a mask of those that are given, found the channels {self.channel_order}")
 
     @property
     def extra_channels(self) -> int:
         """Input channels beside the noisy latents: the image's and the mask or affinity; 0 for a stack that knows no image."""
-        return self.unet.latent_channels + 1 if self.channel_order else 0
+        return (self.unet.latent_channels or 0) + 1 if self.channel_order else 0
 
     @property
     def takes_image(self) -> bool:

@@ -214,7 +214,8 @@ def check_fit(config: StackConfig, found: Found) -> None:
         # a site without contexts is a public motion module's, which reads no text
         if here.channels != site.channels or site.contexts not in ((), here.contexts):
             raise UserError(f"{where}: at {site.name} it expects {_width(site)}, the given U-Net has {_width(here)}; {load}")
-    expected, has = (unet.latent_channels, unet.input_width), (found["conv_in"][1].in_channels, sites["conv_in"].channels)
+    has = (found["conv_in"][1].in_channels, sites["conv_in"].channels)
+    expected = (has[0] if unet.latent_channels is None else unet.latent_channels, unet.input_width)
     if expected != has:
         first = "{} latent channels and a width of {}".format(*expected)
         raise UserError(f"{where}: at conv_in it expects {first}, the given U-Net has {has[0]} and {has[1]}; {load}")

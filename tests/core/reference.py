@@ -34,7 +34,11 @@ def motion_adapter(unet: Any, mid: bool, conv_in: bool = False, length: int = 32
     config = unet.config
     sizes = {"block_out_channels": config.block_out_channels, "motion_layers_per_block": config.layers_per_block}
     usual = {"motion_num_attention_heads": 8, "motion_norm_num_groups": 32, "motion_max_seq_length": length}
-    return filled(MotionAdapter(**sizes, **usual, use_motion_mid_block=mid, conv_in_channels=9 if conv_in else None))
+    return filled(
+        MotionAdapter(
+            **sizes, **usual, use_motion_mid_block=mid, conv_in_channels=2 * config.in_channels + 1 if conv_in else None
+        )
+    )
 
 
 def motion_unet(unet: Any, adapter: Any) -> Any:
