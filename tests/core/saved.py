@@ -13,22 +13,36 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from diffusers import UNet2DConditionModel
 
+from emu_core.base.architectures import build_unet
 from tests.core.filled import fill
 
 ROOT = Path(__file__).parents[2]
 SAVED = Path(__file__).parent / "fixtures" / "saved"
 TINY = ROOT / "emu_core" / "assets" / "tiny"
+SIZES = {"sample_size": 8, "layers_per_block": 1, "cross_attention_dim": 128}
 PROMPT = "a big red circle moves right on a white background"
 
 
 def narrow_model(folder: Path) -> Path:
-    """The bundled image model with a U-Net of one level, 32 channels and one attention, whose weights follow from their names."""
-    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("unet", "stack_*"))
+    """Version 0.1's image model with a U-Net of one level, 32 channels and one attention, whose weights follow from their
+    names."""
     blocks = {"block_out_channels": (32,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
-    unet = UNet2DConditionModel(**blocks, sample_size=8, layers_per_block=1, cross_attention_dim=128, attention_head_dim=4)
+    return first_model(folder, UNet2DConditionModel(**blocks, **SIZES, attention_head_dim=4))
+
+
+def model_of_four_channels(folder: Path) -> Path:
+    """Version 0.1's image model with a U-Net of the bundled one's widths: some of diffusers' own pipelines take no other latents
+    than Stable Diffusion's."""
+    return first_model(folder, build_unet("tiny", "cpu", in_channels=4, out_channels=4))
+
+
+def first_model(folder: Path, unet: Any) -> Path:
+    """Version 0.1's image model with another U-Net for its latents of 4 channels, whose weights will follow from their names."""
+    shutil.copytree(SAVED / "model", folder)
     unet.load_state_dict({name: fill(name, value.shape) for name, value in unet.state_dict().items()})
     unet.save_pretrained(folder / "unet")
     (folder / "emu_video.json").write_text(json.dumps({"family": "tiny", "steps": 2}))

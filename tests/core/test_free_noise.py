@@ -22,11 +22,11 @@ from emu_core.model.noise import begin_again, frame_order, low_pass, mixed, wind
 from emu_core.model.sampling import build_scheduler
 from emu_core.model.schedule import ScheduleConfig, frame_noise
 from emu_core.model.streams import stream
-from emu_core.model_folder import BUNDLED
 from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 from tests.core import reference
 from tests.core.helpers import DOUBLE, decoded_latents
+from tests.core.saved import model_of_four_channels
 
 PROMPT = "a big red circle moves right on a white background"
 FEW = {"steps": 4, "size": (64, 64), "text_guidance": 4.0}
@@ -94,18 +94,23 @@ def test_the_lowest_frequency_stays_and_the_highest_is_new() -> None:
     torch.testing.assert_close((found * pattern).mean((0, 2, 3)), (fresh * pattern).mean((0, 2, 3)), atol=1e-3, rtol=0)
 
 
-def pipeline_with(state: Any, tmp_path: Path, **how: Any) -> tuple[EmuVideoPipeline, list[torch.Tensor]]:
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_of_four_channels(tmp_path_factory.mktemp("model") / "base")
+
+
+def pipeline_with(model: Path, state: Any, tmp_path: Path, **how: Any) -> tuple[EmuVideoPipeline, list[torch.Tensor]]:
     """Our pipeline with a checkpoint, and the list that its latents go to."""
-    base = load_base(BUNDLED, **how)
+    base = load_base(model, **how)
     pipeline = EmuVideoPipeline(base, load_stack(reference.save(state, tmp_path / "checkpoint.safetensors")))
     return pipeline, decoded_latents(base)
 
 
-def test_three_samplings_are_diffusers_free_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_samplings_are_diffusers_free_init(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole run on the same weights, with the noise that diffusers' generator gives."""
-    base = load_base(BUNDLED, dtype=DOUBLE)
+    base = load_base(model, dtype=DOUBLE)
     adapter = reference.motion_adapter(base.unet, mid=True)
-    pipeline, latents = pipeline_with(adapter, tmp_path, dtype=DOUBLE)
+    pipeline, latents = pipeline_with(model, adapter, tmp_path, dtype=DOUBLE)
     generator = stream(3)
     noises = [torch.randn(1, 4, 6, 8, 8, generator=generator)[0].movedim(0, 1) for _ in range(3)]
     coming = iter(noises)
@@ -129,8 +134,8 @@ def test_three_samplings_are_diffusers_free_init(tmp_path: Path, monkeypatch: py
     assert difference <= 1e-5, float(difference)
 
 
-def test_each_sampling_has_noise_of_its_own_and_may_be_stopped(tmp_path: Path) -> None:
-    pipeline, latents = pipeline_with(reference.motion_adapter(load_base(BUNDLED).unet, mid=False), tmp_path)
+def test_each_sampling_has_noise_of_its_own_and_may_be_stopped(model: Path, tmp_path: Path) -> None:
+    pipeline, latents = pipeline_with(model, reference.motion_adapter(load_base(model).unet, mid=False), tmp_path)
 
     settings = Settings(**FEW | {"steps": 2, "text_guidance": 1.0}, frames=5, window=3, overlap=1, seed=4)
 

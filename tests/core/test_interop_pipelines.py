@@ -17,11 +17,11 @@ from emu_core.interop.animatediff import LINEAR
 from emu_core.model.sampling import build_scheduler
 from emu_core.model.schedule import frame_noise
 from emu_core.model.windows import sliding_windows, window_weights
-from emu_core.model_folder import BUNDLED
 from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 from tests.core import reference
 from tests.core.helpers import DOUBLE, decoded_latents
+from tests.core.saved import model_of_four_channels
 
 PROMPT = "a big red circle moves right on a white background"
 FRAMES = 6
@@ -30,9 +30,9 @@ IMAGE = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")
-def base() -> Base:
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     """In float64, so that what two programs differ in is no matter of kernels."""
-    return load_base(BUNDLED, dtype=DOUBLE)
+    return load_base(model_of_four_channels(tmp_path_factory.mktemp("model") / "base"), dtype=DOUBLE)
 
 
 def pipeline_with(base: Base, state: Any, tmp_path: Path) -> tuple[EmuVideoPipeline, list[torch.Tensor]]:

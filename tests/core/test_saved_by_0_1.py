@@ -70,12 +70,16 @@ def test_a_stack_is_described_and_makes_a_video(name: str, said: dict[str, Any],
 
 
 @pytest.mark.parametrize("name", ["world", "shards", "autoencoder", "text_to_image", "lora"])
-def test_a_run_starts_from_a_saved_recipe(name: str, tmp_path: Path) -> None:
-    """Its first step has the loss that it had."""
+def test_a_run_starts_from_a_saved_recipe(name: str, narrow: Path, tmp_path: Path) -> None:
+    """Its first step has the loss that it had, on a base that is there still. As it stands it starts on today's bundled model,
+    which is another; its autoencoder is all that the image model's recipe reads."""
     if name == "lora" and not find_spec("peft"):
         pytest.skip("training a LoRA needs peft, and it is not installed")
     file = SAVED / "recipes" / f"{name}.json"
-    emu("train", file, "--out", tmp_path / "run", "--max-minutes", "0")
+    base = ["--set", f"base={narrow}"] if name in ("world", "shards", "text_to_image") else []
+    emu("train", file, "--out", tmp_path / "run", "--max-minutes", "0", *base)
+    if base:
+        emu("train", file, "--out", tmp_path / "today", "--max-minutes", "0")
     assert rows(tmp_path / "run")[0]["loss"] == pytest.approx(EXPECTED["first_loss"][name], rel=STAGE_LOSS)
     assert list((tmp_path / "run" / "model").rglob("*.safetensors"))
 
