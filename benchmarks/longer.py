@@ -3,8 +3,9 @@
     python -m benchmarks.longer turns loops between [--cases 50]
     python -m benchmarks.longer drift --frames 1000 --cases 4 --plot docs/images/drift.png
 
-Cases are clips of combinations that were never trained on, of a seed that nothing was chosen on; the first frame is drawn by the
-world, and all others are read by the exact detectors. Intervals: 95 %, Wilson's for shares and bootstrapped for means.
+Cases are clips of small figures in combinations that were never trained on, of a seed that nothing was chosen on; the first frame
+is drawn by the world, and all others are read by the exact detectors. Intervals: 95 %, Wilson's for shares and bootstrapped for
+means.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from emu_core.model.streams import derived
 from emu_core.model.timeline import Span, Timeline
 from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
-from emu_core.toy import shapes
-from emu_core.toy.detect import direction_of, read_frames, separate
+from emu_core.toy import reading, world
+from emu_core.toy.detect import direction_of
 
 SEED = 2_026_015
 TURNS = {"right": "up", "left": "down", "up": "left", "down": "right"}
@@ -49,34 +50,32 @@ def main() -> None:
         print(json.dumps({"measure": what, **MEASURES[what](pipeline, options)}, indent=1), flush=True)
 
 
-def picture(clip: shapes.Clip, seconds: float = 0.0) -> torch.Tensor:
+def picture(clip: world.Clip, seconds: float = 0.0) -> torch.Tensor:
     """(64, 64, 3) in 0..1."""
-    return shapes.render([clip], torch.tensor([seconds]))[0, 0].permute(1, 2, 0) / 2 + 0.5
+    return clip.draw(torch.tensor([seconds]))[0].permute(1, 2, 0) / 2 + 0.5
 
 
-def network(frames: torch.Tensor) -> torch.Tensor:
-    """(f, 64, 64, 3) in 0..1 as the detectors read it."""
-    return frames.permute(0, 3, 1, 2) * 2 - 1
+def read(frames: torch.Tensor, clip: world.Clip | None = None) -> reading.Reading:
+    """What (f, 64, 64, 3) in 0..1 show; with `clip`, where what it shows is."""
+    return reading.read(frames.permute(0, 3, 1, 2) * 2 - 1, torch.arange(len(frames)) / 4, clip)
 
 
-def centres(frames: torch.Tensor) -> torch.Tensor:
-    """(f, 2) in pixels."""
-    return torch.tensor([reading.centre for reading in read_frames(network(frames))])
+def colours(frames: torch.Tensor, at: torch.Tensor, clip: world.Clip) -> torch.Tensor:
+    """The median colour of the figure's middle in each frame, (f, 3) in 0..255, where it is."""
+    offset = (reading.shapes.pixel_grid() - at[:, None, None]).norm(dim=-1)
+    inside = offset < 0.35 * world.RADIUS[clip.size]
+    return torch.stack([frame[own].median(0).values * 255 for frame, own in zip(frames, inside, strict=True)])
 
 
-def colours(frames: torch.Tensor) -> torch.Tensor:
-    """The shape's colour in each frame, (f, 3) in 0..255."""
-    return separate(network(frames))[1] * 127.5 + 127.5
-
-
-def cases(count: int, slow: bool) -> Iterator[tuple[int, shapes.Clip]]:
-    """Clips that move, and their seeds; slow ones start so that they have room."""
-    found = (clip for number in range(10 * count) if (clip := shapes.clip(SEED, number, held_out=True)).direction != "still")
+def cases(count: int, slow: bool) -> Iterator[tuple[int, world.Clip]]:
+    """Small figures that move in one direction, and their seeds; slow ones start so that they have room."""
+    clips = (world.posed(clip) for clip in world.clips(SEED, range(40 * count), held_out=True))
+    found = (replace(clip, size="small", slowly=False) for clip in clips if clip.motion in world.DIRECTIONS)
     for number, clip in zip(range(count), found, strict=False):
         if slow:
-            first, second = (shapes.DIRECTIONS[name] for name in (clip.direction, TURNS[clip.direction]))
+            first, second = (world.DIRECTIONS[name] for name in (clip.motion, TURNS[clip.motion]))
             start = [32.0 - 10.5 * (a + b) for a, b in zip(first, second, strict=True)]
-            clip = replace(clip, speed="slowly", start=(start[0], start[1]))
+            clip = replace(clip, slowly=True, start=(start[0], start[1]))
         yield derived(SEED, "case", number), clip
 
 
@@ -101,21 +100,22 @@ def turns(pipeline: EmuVideoPipeline, options: argparse.Namespace) -> dict[str, 
     obeyed, shape, colour, change = [], [], [], []
     ends = (0, 21, 42, 64)
     for seed, clip in cases(options.cases, slow=True):
-        asked = (clip.direction, TURNS[clip.direction], "still")
-        said = [replace(clip, direction=one, speed="" if one == "still" else "slowly").caption for one in asked]
+        asked = (clip.motion, TURNS[clip.motion], "still")
+        said = [replace(clip, motion=one).caption for one in asked]
         spans = tuple(Span(a, b, text) for a, b, text in zip(ends, ends[1:], said, strict=False))
         made = longer(
             pipeline, Timeline(64, (0,), spans), lambda wanted, clip=clip: [picture(clip)] * len(wanted), Settings(seed=seed)
         )
         video = torch.cat([*made])
-        at = centres(video[[0, 20, 41, 63]])
+        at = read(video[[0, 20, 41, 63]], clip).centre
         moved = [direction_of(*(b - a).tolist()) for a, b in zip(at, at[1:], strict=False)]
         obeyed.append(tuple(moved) == asked)
-        last = read_frames(network(video[-1:]))[0]
-        shape.append(last.shape == clip.shape)
+        last = read(video[-1:])
+        shape.append(last.figure == clip.figure)
         colour.append(last.colour == clip.colour)
-        change.append(float((colours(video[-1:]) - colours(video[:1])).abs().mean()))
-        note(options, {"measure": "turns", "clip": clip.caption, "moved": moved, "shape": last.shape, "colour": change[-1]})
+        first, end = colours(video[[0, 63]], at[[0, 3]], clip)
+        change.append(float((end - first).abs().mean()))
+        note(options, {"measure": "turns", "clip": clip.caption, "moved": moved, "shape": last.figure, "colour": change[-1]})
     both = [a and b for a, b in zip(shape, colour, strict=True)]
     return {"obeyed": share(obeyed), "last_frame_right": share(both), "colour_change": mean(change)}
 
@@ -128,10 +128,11 @@ def loops(pipeline: EmuVideoPipeline, options: argparse.Namespace) -> dict[str, 
         video = torch.cat(
             [*longer(pipeline, timeline, lambda wanted, clip=clip: [picture(clip)] * len(wanted), Settings(seed=seed))]
         )
-        at = centres(video)
+        at = read(video, clip).centre
         steps = (at[1:] - at[:-1]).norm(dim=1)
         beyond.append(float(steps[-1] - steps[:-1].max()))
-        level.append(float((colours(video[6:7]) - colours(video[1:2])).abs().mean()))
+        before, after = colours(video[[6, 1]], at[[6, 1]], clip)
+        level.append(float((before - after).abs().mean()))
         reach.append(float((at - at[0]).norm(dim=1).max()))
         note(options, {"measure": "loops", "clip": clip.caption, "steps": steps.tolist(), "colour": level[-1]})
     close = [a <= 1.5 and b <= 6 for a, b in zip(beyond, level, strict=True)]
@@ -146,7 +147,7 @@ def between(pipeline: EmuVideoPipeline, options: argparse.Namespace) -> dict[str
         timeline = Timeline(8, (0, 7), (Span(0, 8, clip.caption),))
         given = {0: ends[0], 7: ends[1]}
         video = torch.cat([*longer(pipeline, timeline, lambda wanted, of=given: [of[p] for p in wanted], Settings(seed=seed))])
-        at = centres(video)
+        at = read(video, clip).centre
         error = (at - torch.lerp(at[0], at[-1], torch.arange(8)[:, None] / 7)).norm(dim=1)[1:-1]
         away.append(float(error.mean()))
         worst.append(float(error.max()))
@@ -160,7 +161,7 @@ def drift(pipeline: EmuVideoPipeline, options: argparse.Namespace) -> dict[str, 
     way, side = ("right", "up", "left", "down"), 14
     for seed, clip in cases(options.cases, slow=True):
         clip = replace(clip, start=(25.0, 39.0))
-        prompts = [replace(clip, direction=way[n % 4], speed="slowly").caption for n in range(-(-options.frames // side))]
+        prompts = [replace(clip, motion=way[n % 4]).caption for n in range(-(-options.frames // side))]
         ends = [min(1 + side * n, options.frames) for n in range(1, len(prompts) + 1)]
         spans = tuple(Span(a, b, text) for a, b, text in zip([0, *ends], ends, prompts, strict=False) if b > a)
         begun = time.monotonic()
@@ -171,15 +172,16 @@ def drift(pipeline: EmuVideoPipeline, options: argparse.Namespace) -> dict[str, 
             Settings(seed=seed, past=options.past),
         )
         video = torch.cat([*made])
-        ground, colour, cover, _ = separate(network(video))
-        at, last = centres(video), [0, *ends]
+        seen = read(video, clip)
+        at, last = seen.centre, [0, *ends]
+        colour, ground = colours(video, at, clip), _border(video)
         moved = [
             direction_of(*(at[min(b, len(at)) - 1] - at[max(a - 1, 0)]).tolist()) for a, b in zip(last, last[1:], strict=False)
         ]
-        told["colour"].append(((colour - colour[:1]).abs().mean(1) * 127.5).tolist())
-        told["background"].append(((ground - ground[:1]).abs().mean(1) * 127.5).tolist())
+        told["colour"].append((colour - colour[:1]).abs().mean(1).tolist())
+        told["background"].append((ground - ground[:1]).abs().mean(1).tolist())
         told["sharpness"].append(_sharpness(video))
-        told["outline"].append([_outline(one, clip, place) for one, place in zip(cover, at, strict=True)])
+        told["outline"].append(seen.overlap.tolist())
         told["obeyed"].append([float(one == way[n % 4]) for n, one in enumerate(moved)])
         note(
             options,
@@ -204,10 +206,11 @@ def _sharpness(video: torch.Tensor) -> list[float]:
     return steps.flatten(1).quantile(0.99, dim=1).tolist()
 
 
-def _outline(cover: torch.Tensor, clip: shapes.Clip, place: torch.Tensor) -> float:
-    """Overlap (intersection over union) with the shape that it should be, where it is."""
-    drawn = shapes.coverage(clip.shape, shapes.pixel_grid() - place, shapes.RADIUS[clip.size])
-    return float(torch.minimum(drawn, cover).sum() / torch.maximum(drawn, cover).sum())
+def _border(video: torch.Tensor) -> torch.Tensor:
+    """The mean colour of each frame's outermost 4 pixels, (f, 3) in 0..255."""
+    ring = torch.ones(video.shape[1:3], dtype=torch.bool)
+    ring[4:-4, 4:-4] = False
+    return video[:, ring].mean(1) * 255
 
 
 def _plot(told: dict[str, list[list[float]]], path: Path) -> None:
@@ -217,10 +220,10 @@ def _plot(told: dict[str, list[list[float]]], path: Path) -> None:
     from matplotlib import pyplot
 
     words = {
-        "colour": "colour of the shape: away from the first frame's, levels",
+        "colour": "colour of the figure: away from the first frame's, levels",
         "background": "colour of the ground: away from the first frame's, levels",
         "sharpness": "sharpness: steepest hundredth, levels a pixel",
-        "outline": "outline: overlap with the true shape",
+        "outline": "outline: overlap with the true figure",
     }
     figure, axes = pyplot.subplots(len(words), 1, figsize=(9, 9), sharex=True)
     for axis, (name, word) in zip(axes, words.items(), strict=True):

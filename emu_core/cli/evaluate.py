@@ -47,7 +47,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", metavar="FOLDER", help=out)
     parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.add_argument("--no-interpolate", action="store_true", help="toy: leave out the interpolation model")
-    little = parser.add_argument_group("toy, with a model of the little world (see docs/training.md)").add_argument
+    little = parser.add_argument_group(
+        "toy, with a model of the little world, as the bundled one is (see docs/training.md)"
+    ).add_argument
     last = "give so many real frames at each video's end instead of a starting frame: does it know what came before?"
     little("--last", type=int, default=0, metavar="K", help=last)
     little("--photographs", metavar="FOLDER", help="also animate the pictures of this folder, and measure what becomes of them")

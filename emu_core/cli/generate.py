@@ -32,7 +32,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     """The command and its options."""
     summary = "text -> starting frame -> video -> four times the frame rate; of one prompt or of many"
     parser = add_command(commands, "generate", summary, f"{__name__}:generate")
-    example = 'for the bundled model such as "a big red circle moves right on a white background"'
+    example = 'for the bundled model such as "a big purple unicorn runs right along a beach"'
     parser.add_argument("prompt", nargs="?", help=f"{example}; {WEIGHTS_HELP}. Left out with --prompts")
     length = "frames before interpolation, or seconds such as 16s; what one call cannot make goes on from the frames before it"
     parser.add_argument("--length", metavar="N", help=length)

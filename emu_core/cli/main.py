@@ -100,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="emu-video",
         description="Text to video in three steps: a starting frame, a video from it, and more frames a second in between. "
-        "Without --model everything runs on the bundled tiny model, which knows coloured shapes that move.",
+        "Without --model everything runs on the bundled tiny model, which knows twelve figures on eight grounds that move.",
     )
     parser.add_argument("--version", action="version", version=f"emu-video {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more, and where in the program an error arose")

@@ -65,7 +65,7 @@ def recipes(options: Namespace) -> None:
             "Fewer steps: emu-video train distil --stack FILE": ABOUT,
             "Chains: emu-video train chain NAME": {n: c.about for n, c in {**CHAINS, **toy.CHAINS}.items()},
             "Ablations: --ablation NAME": {n: about for n, (about, _) in ABLATIONS.items()},
-            "Recipes that made the bundled model, and the next one (little-), in order": toy.ABOUT,
+            "Recipes that made the bundled model (little-) and the first one (tiny-), each in order": toy.ABOUT,
         }
         print(json.dumps(parts, indent=2) if options.json else _listing(parts))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import wave
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -18,8 +19,8 @@ from ..media.files import whole_file
 from ..pipeline import EmuVideoPipeline
 from ..settings import Settings
 from ..training.folder import write_json
-from . import shapes
-from .judge import evaluate
+from . import world
+from .measure import evaluate
 
 SECONDS, FPS = 4.0, 16.0
 ODD_RATES = (29.97, 12.5)
@@ -30,13 +31,13 @@ PROMPTS = 5
 def write_videos(folder: Path, count: int) -> None:
     """`count` clips of 4 s as mp4 with captions beside them, from combinations that are trained on. Some have odd rates."""
     folder.mkdir(parents=True, exist_ok=True)
-    for i, clip in enumerate(tqdm(shapes.clips(SEED, range(count)), desc="drawing videos")):
+    for i, clip in enumerate(tqdm(world.clips(SEED, range(count)), desc="drawing videos")):
         path = folder / f"clip-{i:05d}.mp4"
         if path.with_suffix(".txt").exists():  # written last
             continue
         rate = ODD_RATES[i % 20 // 10] if i % 10 == 9 else FPS
         times = torch.arange(round(SECONDS * rate)) / rate
-        frames = shapes.render([clip], times)[0].permute(0, 2, 3, 1) / 2 + 0.5
+        frames = clip.draw(times).permute(0, 2, 3, 1) / 2 + 0.5
         write_video(path, frames, rate)
         _write(path.with_suffix(".txt"), clip.caption.encode())
 
@@ -75,8 +76,8 @@ def make_shards(videos: Path, shards: Path, count: int) -> Path:
     return shards
 
 
-def judge_stacks(stacks: dict[str, Path], out: Path) -> dict[str, float]:
-    """Generate with the stacks F and I on the bundled model, into `out`, and what the world's judge says of it."""
+def judge_stacks(stacks: dict[str, Path], out: Path) -> dict[str, Any]:
+    """Generate with the stacks F and I on the bundled model, into `out`, and what the detectors say of it."""
     pipeline = EmuVideoPipeline.from_files(None, str(stacks["F"]), str(stacks["I"]))
     figures = evaluate(pipeline, PROMPTS, Settings(frames=8, steps=8), out=out / "videos_made")
     write_json(out / "judge.json", figures)

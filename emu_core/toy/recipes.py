@@ -53,7 +53,7 @@ _OPTIMISATION = {
     "little-f": Optimisation(3500, 16, 2e-3, warmup=50, decay=0.5, ema=0.995, optimiser="muon"),
     "little-f-late": Optimisation(6000, 16, 2e-3, warmup=30, decay=0.5, ema=0.995, seed=1, t_power=0.7, optimiser="muon"),
     "little-f-camera": Optimisation(5000, 16, 2e-3, warmup=30, decay=0.5, ema=0.995, seed=2, t_power=0.7, optimiser="muon"),
-    "little-i": Optimisation(1500, 4, 2e-3, warmup=30, decay=0.5, ema=0.99, optimiser="muon"),
+    "little-i": Optimisation(1000, 4, 2e-3, warmup=30, decay=0.5, ema=0.99, optimiser="muon"),
     "little-lora": Optimisation(500, 32, 2e-3, warmup=20, decay=0.4, ema=0.98),
 }
 
@@ -64,10 +64,11 @@ def _recipe(name: str, task: str, start: Start, world: World, every: Every = Eve
 
 _F = {"recommended": TINY.recommended}
 _I = {"role": "I", "clips": Clips(37, 16.0), "given": Given(image_noise=100), "recommended": TINY.recommended_of_i}
-_LITTLE, _LITTLE_F = Start("runs/little-t2i-late/model"), "runs/little-f-camera/model/stack_F.safetensors"
+_LITTLE, _LITTLE_F = Start("runs/little-t2i-late/model"), "runs/little-f-late/model/stack_F.safetensors"
 _VAE, _VAE_EVERY = {"network": Network((64, 64, 96, 96), latents=16), "compute": _BF16}, Every(300, 300)
 _KEPT = Method(keep_given=True)
-_LITTLE_I = {**_I, "given": Given(), "recommended": replace(TINY.recommended_of_i, image_noise=0)}  # what is kept has no noise
+_LITTLE_I = {**_I, "given": Given(), "recommended": Recommended(1.0, 1.0, 2)}  # what is kept has no noise
+_LITTLE_OF_F = {"method": _KEPT, "compute": _BF16, "recommended": Recommended(1.5, 1.0, 8)}
 _T2I = {"network": Network((128, 64)), "compute": _BF16, "clips": Clips(validation=512)}
 
 
@@ -120,26 +121,22 @@ _IN_ORDER = (
         Every(1000, 300, 500),
         **_T2I,
     ),
-    _recipe("little-f", "video", _LITTLE, _little(8000, 0.35), Every(400, 200, 400), method=_KEPT, compute=_BF16, **_F),
+    _recipe("little-f", "video", _LITTLE, _little(8000, 0.35), Every(400, 200, 400), **_LITTLE_OF_F),
     _recipe(
         "little-f-late",
         "video",
         replace(_LITTLE, init="runs/little-f/model/stack_F.safetensors"),
         _little(8000, 0.25, seed=2, figures=4.0),
         Every(500, 200, 500),
-        method=_KEPT,
-        compute=_BF16,
-        **_F,
+        **_LITTLE_OF_F,
     ),
     _recipe(
         "little-f-camera",
         "video",
-        replace(_LITTLE, init="runs/little-f-late/model/stack_F.safetensors"),
+        replace(_LITTLE, init=_LITTLE_F),
         _little(8000, 0.35, seed=3, figures=4.0, camera=4.0),
         Every(500, 200, 500),
-        method=_KEPT,
-        compute=_BF16,
-        **_F,
+        **_LITTLE_OF_F,
     ),
     _recipe(
         "little-i",
@@ -154,16 +151,16 @@ _IN_ORDER = (
     _recipe("little-lora", "lora", _LITTLE, _little(4000), Every(250)),
 )
 RECIPES = {recipe.name: recipe for recipe in _IN_ORDER}
-"""In the order in which they make the bundled model, and the next one."""
+"""In the order in which they made the first bundled model (tiny-), and make the present one (little-)."""
 ABOUT = {
-    "tiny-vae": "The tiny model's image autoencoder: 64 x 64 pixels to 8 x 8 x 4 latents and back.",
+    "tiny-vae": "The first bundled model's image autoencoder: 64 x 64 pixels to 8 x 8 x 4 latents and back.",
     "tiny-vae-wide": "The autoencoder again, half of it now on nameless figures over gradients.",
-    "tiny-t2i": "The tiny model's text encoder and image U-Net, trained together.",
+    "tiny-t2i": "The first bundled model's text encoder and image U-Net, trained together.",
     "tiny-t2i-wide": "The image model again, on the latents of the wider autoencoder.",
-    "tiny-f": "Stack F of the tiny model: 8 frames at 4 fps from a starting frame and a prompt.",
+    "tiny-f": "Stack F of the first bundled model: 8 frames at 4 fps from a starting frame and a prompt.",
     "tiny-f-wide": "Stack F again, half of its clips now of nameless figures, so that other pictures move too.",
-    "tiny-i": "Stack I of the tiny model, from F: 8 frames become 37 at 16 fps.",
-    "tiny-lora": "A LoRA on the tiny image model, the bundled example: pastel colours.",
+    "tiny-i": "Stack I of the first bundled model, from F: 8 frames become 37 at 16 fps.",
+    "tiny-lora": "A LoRA on the first bundled image model: pastel colours.",
     "little-vae": "The autoencoder of the little world and of nameless pictures: 64 x 64 pixels to 8 x 8 x 16 latents and back.",
     "little-vae-late": "Its decoder again, for pictures with more that is small; its latents stay as they are.",
     "little-vae-sharp": "Its decoder once more, where figures are counting four times as much: thin legs and fins.",
@@ -174,5 +171,5 @@ ABOUT = {
     "little-f-late": "Stack F once more, where what a figure passes over counts five times as much.",
     "little-f-camera": "Stack F and the camera: where it moves, every place counts five times as much.",
     "little-i": "Stack I of the little world, from F: 8 frames become 37 at 16 fps.",
-    "little-lora": "A LoRA on the image model of the little world: pastel colours.",
+    "little-lora": "A LoRA on the image model of the little world, the bundled example: pastel colours.",
 }

@@ -192,6 +192,7 @@ def load_vae(disable_dynamic: bool = False) -> comfy.sd.VAE:
     blocks = {"ch": widths[0], "ch_mult": multiples(widths), "num_res_blocks": config["layers_per_block"]}
     settings = {**picture, **blocks, "attn_resolutions": [], "z_channels": latents, "double_z": True, "dropout": 0.0}
     vae = comfy.sd.VAE(weights, config={"params": {"ddconfig": settings, "embed_dim": latents}}, dtype=DTYPE)
+    vae.latent_channels = latents  # which it takes from no configuration
     vae.patcher.cached_patcher_init = (_patcher, (load_vae,))
     return vae
 

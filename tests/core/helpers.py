@@ -22,8 +22,8 @@ HEAD = 16
 DOUBLE = torch.float64
 FOUR: dict[str, Any] = {"block_out_channels": (32, 64, 64, 64), "cross_attention_dim": TEXT}
 SMALL: dict[str, dict[str, Any]] = {
-    "tiny": {"block_out_channels": (32, 64), "cross_attention_dim": TEXT},
-    "shallow": {**architectures.levels((32,), (True,)), "cross_attention_dim": TEXT},
+    "tiny": {"block_out_channels": (32, 64), "cross_attention_dim": TEXT, "in_channels": 4, "out_channels": 4},
+    "shallow": {"in_channels": 4, "out_channels": 4, **architectures.levels((32,), (True,)), "cross_attention_dim": TEXT},
     "sd15": {**FOUR, "attention_head_dim": 4},
     "sd21": {**FOUR, "attention_head_dim": (2, 4, 4, 4)},
     "sdxl": {"block_out_channels": (32, 64, 64), "cross_attention_dim": TEXT, "attention_head_dim": (2, 4, 4)},

@@ -183,7 +183,7 @@ COMMANDS: dict[str, tuple[list[str], dict[str, Any]]] = {
             "--no-interpolate": (),
             "--json": (),
             "--limit": LIMIT,
-            "--last": ("-1", "3", "x", "1.5", ""),
+            "--last": ("-1", "8", "x", "1.5", ""),
             "--photographs": ("/nowhere", "HERE/notes.txt"),
         },
     ),

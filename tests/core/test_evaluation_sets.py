@@ -47,7 +47,7 @@ def options(**given: Any) -> argparse.Namespace:
 
 
 def test_bundled_sets() -> None:
-    assert {name: len(read_prompts(name)) for name in bundled_sets()} == {"general": 50, "toy": 40, "ucf101": 101}
+    assert {name: len(read_prompts(name)) for name in bundled_sets()} == {"general": 50, "little": 40, "toy": 40, "ucf101": 101}
     assert all(prompt.image is None for prompt in read_prompts("ucf101"))
     assert read_prompts("ucf101")[0].id == "ApplyEyeMakeup"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from emu_core.evaluation.prompts import read_prompts
 from emu_core.toy import grounds, nature, shapes, world
 from emu_core.toy.autoencoder import LittleAutoencoderTask
 from emu_core.toy.figures import FIGURES, REACH, tables
@@ -39,6 +40,14 @@ def test_a_clip_is_a_function_of_its_number_and_the_held_out_fifth_is_never_trai
         assert {c[place] for c in trained} == set(options) == {c[place] for c in kept}
     found = {(c.figure, c.colour, c.motion) for c in world.clips(1, range(4000))}
     assert found <= set(trained)
+
+
+def test_the_set_of_prompts_is_of_combinations_that_are_never_trained_on() -> None:
+    held_out = set(world.combinations(True))
+    for prompt in read_prompts("little"):
+        clip = world.read_caption(prompt.text)
+        assert clip is not None
+        assert (clip.figure, clip.colour, clip.motion) in held_out, prompt.text
 
 
 def test_one_frame_says_nothing_of_the_motion() -> None:

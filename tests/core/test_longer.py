@@ -107,10 +107,11 @@ def test_what_was_kept_is_not_made_again(pipeline: EmuVideoPipeline) -> None:
 def test_what_is_held_does_not_grow(pipeline: EmuVideoPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """Latents are let go of once shown: 3 to a call are what later ones need, and the video's own frames are none of them."""
     held: list[int] = []
+    channels = pipeline.base.latent_channels
 
     def counting(known: torch.Tensor, *_: object) -> torch.Tensor:
-        held.append(sum(type(x) is torch.Tensor and x.shape == (4, 8, 8) for x in gc.get_objects()))
-        return known[:1].expand(8, 4, 8, 8) / 2
+        held.append(sum(type(x) is torch.Tensor and x.shape == (channels, 8, 8) for x in gc.get_objects()))
+        return known[:1].expand(8, channels, 8, 8) / 2
 
     monkeypatch.setattr(pipeline, "video_latents", counting)
     for part in longer(pipeline, timeline(43, 0), at((0,), pictures(1)), QUICK):
@@ -152,8 +153,8 @@ def test_what_a_stack_cannot_do_is_said_before(pipeline: EmuVideoPipeline) -> No
         plan_of(timeline(20, 0, 9), config, QUICK)
     assert len(plan_of(timeline(20, 0, 9), config, replace(QUICK, window=10))) == 3
     with pytest.raises(UserError, match="takes no frames"):
-        plan_of(timeline(20, 0), config.changed(channel_order=(), family="animatediff"), QUICK)
-    pia = config.changed(channel_order=("affinity", "image"), family="pia")
+        plan_of(timeline(20, 0), config.changed(channel_order=(), family="animatediff", keeps_given=False), QUICK)
+    pia = config.changed(channel_order=("affinity", "image"), family="pia", keeps_given=False)
     assert len(plan_of(timeline(20, 0), pia, QUICK)) == 3
     assert [len(one.given) for one in plan_of(timeline(20, *range(10, 20)), pia, QUICK)] == [1, 1], "backwards as well"
     with pytest.raises(UserError, match="PIA takes one given frame"):

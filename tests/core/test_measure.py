@@ -104,12 +104,9 @@ def test_a_folder_of_videos_made_elsewhere(tmp_path: Path) -> None:
     assert not math.isnan(found["wobble_px"])
 
 
-LITTLE = BUNDLED.parent / "little"
-
-
-def test_the_command_measures_a_model_of_the_little_world(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_measures_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With a stack that does nothing yet every frame is another picture of the prompt."""
-    base = load_base(LITTLE)
+    base = load_base(BUNDLED)
     stack = TemporalStack.for_unet(
         base.unet, base="tiny", role="F", frames=4, fps=4.0, size=(64, 64), schedule=base.schedule, source="x"
     )
@@ -117,7 +114,7 @@ def test_the_command_measures_a_model_of_the_little_world(tmp_path: Path, capsys
     folder = tmp_path / "pictures"
     folder.mkdir()
     Image.new("RGB", (80, 64), (200, 90, 30)).save(folder / "plain.png")
-    model = ["evaluate", "toy", "--model", str(LITTLE), "--stack", str(tmp_path / "stack.safetensors"), "--frames", "4"]
+    model = ["evaluate", "toy", "--model", str(BUNDLED), "--stack", str(tmp_path / "stack.safetensors"), "--frames", "4"]
     asked = [*model, "--prompts", "2", "--steps", "2", "--json", "--no-interpolate"]
     assert main([*asked, "--photographs", str(folder), "--out", str(tmp_path / "out")]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -133,10 +130,10 @@ def test_the_command_measures_a_model_of_the_little_world(tmp_path: Path, capsys
     assert "--last must be 0 to 3" in capsys.readouterr().err
 
 
-def test_the_image_model_of_the_little_world_draws_what_is_asked() -> None:
+def test_the_image_model_draws_what_is_asked() -> None:
     """Eight held-out prompts of other seeds than those of the figures in docs/training.md: grounds, colours and sizes were right
     in all of 400 there."""
-    base = load_base(LITTLE)
+    base = load_base(BUNDLED)
     clips = measure.clips_asked(8, 77)
     states = lambda said: base.encode_text(said).hidden  # noqa: E731
     images = starting_frames(base.unet, base.vae, states, base.schedule, [c.caption for c in clips])

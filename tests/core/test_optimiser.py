@@ -95,7 +95,7 @@ def test_first_and_last_layers_tables_and_vectors_are_left_to_adamw() -> None:
     assert not by_muon & by_adamw
     assert {"conv_in.weight", "conv_out.weight", "time_embedding.linear_1.weight", "conv_norm_out.bias"} <= by_adamw
     assert {"mid_block.resnets.0.conv1.weight", "mid_block.attentions.0.proj_in.weight"} <= by_muon
-    assert sum(trained[name].numel() for name in by_muon) > 0.95 * sum(p.numel() for p in trained.values())
+    assert sum(trained[name].numel() for name in by_muon) > 0.9 * sum(p.numel() for p in trained.values())
 
 
 def test_a_run_resumes_to_the_bit(tmp_path: Path) -> None:

@@ -485,7 +485,7 @@ def test_the_command_line_says_how_long_compiling_took(tmp_path: Path, capsys: p
 
 def test_tiles_alter_large_pictures_alone() -> None:
     usual, tiled = EmuVideoPipeline.from_files(), EmuVideoPipeline.from_files(vae_tiling=True)
-    small, large = torch.randn(2, 1, 4, 24, 24, generator=torch.Generator().manual_seed(0)).split(1)
+    small, large = torch.randn(2, 1, usual.base.latent_channels, 24, 24, generator=torch.Generator().manual_seed(0)).split(1)
     small = small[0, :, :, :8, :8]
     assert torch.equal(usual.base.decode_latents(small), tiled.base.decode_latents(small))
     one, other = usual.base.decode_latents(large[0]), tiled.base.decode_latents(large[0])

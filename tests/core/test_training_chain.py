@@ -80,7 +80,7 @@ def test_room_for_all_stages_is_looked_for(train: Any, monkeypatch: pytest.Monke
     few = namedtuple("Usage", "free")(100 * 2**20)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: few)
     said = train("short", "--family", "tiny", "--selection", "moving")
-    assert "has 0.1 GB of free space, and the checkpoints, models and latents of all stages need 0.3 GB: make room" in said
+    assert "has 0.1 GB of free space, and the checkpoints, models and latents of all stages need 0.2 GB: make room" in said
 
 
 def test_the_room_that_is_counted_is_the_room_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def core_calls(timeline: Timeline, given: Sequence[torch.Tensor], past: int | No
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_latents_of_every_call_are_those_of_the_core(name: str, ran: dict[str, Any]) -> None:
-    """Within 1e-4 of their deviation, though each call goes on from what the one before it made, here and there."""
+    """Within 1e-4 of their deviation a call: each goes on from what the one before it made, here and there, rounding as well."""
     outcome(ran, f"check_{name}")
     found, made = (load_file(ran["out"] / f"check_{name}{kind}.safetensors") for kind in ("", ".sampled"))
     given = [*found["given"], *found["given"]] if name == "loop" else [*found.get("given", ())]
@@ -80,7 +80,7 @@ def test_latents_of_every_call_are_those_of_the_core(name: str, ran: dict[str, A
     assert len(wanted) == {"loop": 1, "extension": 3}.get(name, 2)
     assert len(made) == len(wanted) * (2 if name == "keyframes" else 1)  # made again with other names of its inputs
     for number, latents in enumerate(wanted):
-        assert (made[str(number)] - latents).abs().max() <= 1e-4 * latents.std(), number
+        assert (made[str(number)] - latents).abs().max() <= (1 + number) * 1e-4 * latents.std(), number
     video = video[:-1] if name == "loop" else video
     assert found["video"].shape == video.shape
     assert (found["video"] - video).abs().max() <= 1e-4

@@ -18,7 +18,7 @@ from emu_core.model.video_model import VideoModel
 from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 from emu_core.study.store import Study
-from emu_core.toy import shapes
+from emu_core.toy import measure
 
 from . import worlds
 
@@ -39,8 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     untrained.models["F"].attachment.detach()
     untrained.models["F"] = VideoModel(untrained.base.unet, stack)
     times, entries = torch.arange(8) / 4, []
-    for number, clip in enumerate(shapes.clips(SEED, range(COUNT), held_out=True)):
-        real = shapes.render([clip], times)[0].permute(0, 2, 3, 1) / 2 + 0.5
+    for number, clip in enumerate(measure.clips_asked(COUNT, SEED)):
+        real = clip.draw(times).permute(0, 2, 3, 1) / 2 + 0.5
         stem = file_stem(number, clip.caption)
         write_image(out / f"{stem}.png", real[0])
         entries.append({"id": stem, "prompt": clip.caption, "image": str(out / f"{stem}.png")})

@@ -33,7 +33,7 @@ await report(browser, result, async () => {
     const image = node.inputs.findIndex((input) => input.type === 'IMAGE');
     if (image >= 0) {
       const load = place('LoadImage', 60, 100);
-      load.widgets.find((widget) => widget.name === 'image').value = 'emu_video_example.png';
+      load.widgets.find((widget) => widget.name === 'image').value = 'emu_video_dolphin.png';
       load.connect(0, node, image);
     }
     node.connect(0, place('SaveVideo', 780, 100), 0);

@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from emu_core.media import write_image
+from emu_core.toy import world
 
 from ..nodes.server import Server, temporary_folder
 from .graph import Blueprint, Download, Ref, Workflow
 
 OUT = Path(__file__).parents[2] / "example_workflows"
 SUBGRAPHS = OUT.parent / "subgraphs"
-PROMPT = "a big red circle moves right on a white background"
+PROMPT = "a big purple unicorn runs right along a beach"
+DOLPHIN, CAR = "a small cyan dolphin jumps in the ocean", "a small blue car drives right on a meadow"
+"""All three of combinations that the bundled model was never trained on."""
 SIZE = {"width": 64, "height": 64}
 # -- pieces that several workflows share
 
@@ -118,9 +125,11 @@ def text_to_video() -> Workflow:
         "text_to_video",
         "Text to Video",
         "## Text to video\nThe frozen image model makes a **starting frame** from the prompt; the **temporal stack** on the same "
-        "model makes a video of 8 frames from that frame and the prompt.\n\nThe bundled tiny model knows shapes (circle, square, "
-        "triangle, cross), colours, big and small, backgrounds (white, gray, black) and motions (moves left, right, up, down, "
-        "slowly; stays still). For your own model, replace the loader and choose a stack from models/emu_video.",
+        "model makes a video of 8 frames from that frame and the prompt.\n\nThe bundled tiny model knows figures (circle, "
+        "square, triangle, cross, fish, dolphin, bird, boat, car, rocket, balloon, unicorn), colours, big and small, grounds "
+        "(sea, sky, beach, meadow, night; white, gray, black) and motions (moves right, left, up, down, slowly; stays still, "
+        "jumps, turns, grows, shrinks; the camera pans or zooms). For your own model, replace the loader and choose a stack from "
+        "models/emu_video.",
     )
     models, words = tiny(w), prompt(w)
     frame = starting_frame(w, models, words, 8)
@@ -133,11 +142,11 @@ def image_to_video() -> Workflow:
         "image_to_video",
         "Image to Video",
         "## Image to video\nYour own picture is the starting frame; the prompt says how it moves. Pictures of another "
-        "size are cut and resized as **resize** says. The picture emu_video_example.png was put into ComfyUI's input folder "
+        "size are cut and resized as **resize** says. The picture emu_video_dolphin.png was put into ComfyUI's input folder "
         "by the pack.",
     )
-    models, words = tiny(w), prompt(w, "a small blue cross moves up on a gray background")
-    image = w.add("LoadImage", 1, image="emu_video_example.png")
+    models, words = tiny(w), prompt(w, DOLPHIN)
+    image = w.add("LoadImage", 1, image="emu_video_dolphin.png")
     animated(w, models, words, image, 7, column=1)
     return w
 
@@ -150,7 +159,7 @@ def text_to_video_interpolated() -> Workflow:
         "a second, and 37 frames at 16 a second by the **interpolation stack**, which is given the 8 frames and makes those "
         "between and around.",
     )
-    models, words = tiny(w), prompt(w, "a small green triangle moves down on a black background")
+    models, words = tiny(w), prompt(w, "a big pink balloon floats up in the sky")
     frame = starting_frame(w, models, words, 9)
     positive, negative = texts(w, models, words)
     latents = sampled(w, stack(w, models, "F"), given(w, models, (positive, negative), frame), 9)
@@ -201,9 +210,9 @@ def first_and_last_frame() -> Workflow:
         "## First and last frame\nTwo pictures are given: **positions** says that they are frame 0 and frame -1, the "
         "last. Any set of frames can be given in this way, as a batch of images and a list of positions.",
     )
-    models, words = tiny(w), prompt(w, "a small blue cross moves up on a gray background")
-    first = w.add("LoadImage", 1, "First frame", image="emu_video_example.png")
-    last = w.add("LoadImage", 1, "Last frame", image="emu_video_example_last.png")
+    models, words = tiny(w), prompt(w, CAR)
+    first = w.add("LoadImage", 1, "First frame", image="emu_video_car.png")
+    last = w.add("LoadImage", 1, "Last frame", image="emu_video_car_last.png")
     both = w.add("ImageBatch", 1, image1=first, image2=last)
     animated(w, models, words, both, 7, "0, -1")
     return w
@@ -217,7 +226,7 @@ def text_to_video_lora() -> Workflow:
         "the video model is the same U-Net with temporal layers, the video too. "
         "The bundled example LoRA draws in pastel colours.",
     )
-    models, words = tiny(w), prompt(w, "a big purple square moves left on a white background")
+    models, words = tiny(w), prompt(w, "a big purple unicorn runs right along a beach")
     lora = "emu_video_tiny_pastel.safetensors"
     with_lora = w.add("LoraLoaderModelOnly", 0, model=models.model, lora_name=lora, strength_model=1.0)
     models = Models(with_lora, models.clip, models.vae)
@@ -296,7 +305,7 @@ def extend_a_video() -> Workflow:
     both = texts(w, models, words)
     video_model = stack(w, models, "F")
     start = decoded(w, models, sampled(w, video_model, given(w, models, both, frame), 8))
-    lines = "0-7: a big red circle moves up on a white background\n7-: a big red circle moves left on a white background"
+    lines = "0-7: a big purple unicorn jumps along a beach\n7-: a big purple unicorn moves left along a beach"
     parts = w.add("EmuVideoPrompts", 4, clip=models.clip, text=lines)
     longer = w.add("EmuVideoExtend", 4, images=start, frames=14, **long_inputs(models, video_model, parts, both[1], 8))
     saved(w, longer, rate_of(longer), 5, every=2)
@@ -310,8 +319,8 @@ def loop() -> Workflow:
         "## A video that begins again where it ends\nThe picture is the first frame, and what would follow the last: played "
         "again and again, the video has no seam. **frames** 0 is as many as the model can close.",
     )
-    models, words = tiny(w), prompt(w, "a small blue cross moves up slowly on a gray background")
-    image = w.add("LoadImage", 1, image="emu_video_example.png")
+    models, words = tiny(w), prompt(w, DOLPHIN)
+    image = w.add("LoadImage", 1, image="emu_video_dolphin.png")
     positive, negative = texts(w, models, words, 1)
     inputs = long_inputs(models, stack(w, models, "F"), positive, negative, 7)
     looping = w.add("EmuVideoLoop", 3, image=image, frames=0, **inputs)
@@ -328,11 +337,11 @@ def keyframes() -> Workflow:
         "a Range**, joined by *Conditioning (Combine)*.",
     )
     models = tiny(w)
-    first = w.add("LoadImage", 0, "First and last", image="emu_video_example.png")
-    middle = w.add("LoadImage", 0, "Middle", image="emu_video_example_last.png")
-    up = encoded(w, models, "a small blue cross moves up on a gray background", 1, "Up", "0-8")
-    down = encoded(w, models, "a small blue cross moves down on a gray background", 1, "Down", "8-")
-    positive = w.add("ConditioningCombine", 2, conditioning_1=up, conditioning_2=down)
+    first = w.add("LoadImage", 0, "First and last", image="emu_video_car.png")
+    middle = w.add("LoadImage", 0, "Middle", image="emu_video_car_last.png")
+    right = encoded(w, models, CAR, 1, "Right", "0-8")
+    left = encoded(w, models, CAR.replace("right", "left"), 1, "Left", "8-")
+    positive = w.add("ConditioningCombine", 2, conditioning_1=right, conditioning_2=left)
     negative = encoded(w, models, "", 2, "Negative (empty)")
     pictures = {"images.image0": first, "images.image1": middle, "images.image2": first}
     made = w.add(
@@ -412,7 +421,7 @@ def pia_image_to_video() -> Workflow:
         f"models/checkpoints, PIA's **{PIA.name}** (or pia.ckpt) in models/emu_video.",
     )
     models, words = sd15(w), prompt(w, "a lighthouse, clouds drifting, waves, best quality")
-    image = w.add("LoadImage", 1, image="emu_video_example.png")
+    image = w.add("LoadImage", 1, image="emu_video_dolphin.png")
     video_model = public_stack(w, models, PIA)
     conditions = told(w, models, texts(w, models, words, 1, NEGATIVE), image, motion="moderate")
     latents = sampled(w, video_model, conditions, 7)
@@ -506,7 +515,7 @@ def text_to_video_blueprint() -> Blueprint:
 def image_to_video_blueprint() -> Blueprint:
     note = "Your picture moves as the prompt says. " + CHANGE_MODEL
     w = Blueprint("image_to_video", "Image to Video (Emu Video)", note, aliases=("i2v", "img2vid", "animate image"))
-    image, words = w.expose("image", "IMAGE"), w.expose("prompt", "STRING", "a small blue cross moves up on a gray background")
+    image, words = w.expose("image", "IMAGE"), w.expose("prompt", "STRING", DOLPHIN)
     length, seed = w.expose("length", "INT", 8), w.expose("seed", "INT", 7)
     return finish(w, tiny(w), words, image, length, seed)
 
@@ -516,7 +525,7 @@ def longer_video_blueprint() -> Blueprint:
         "A picture or a video goes on as long as you like; a line of the prompt for each part, such as 0-2s: ... " + CHANGE_MODEL
     )
     w = Blueprint("longer_video", "Longer Video (Emu Video)", note, aliases=("extend video", "long video", "prompt travel"))
-    text = "0-2s: a small blue cross moves up on a gray background\n2s-: a small blue cross moves left on a gray background"
+    text = f"0-2s: {DOLPHIN}\n2s-: a small cyan dolphin moves left in the ocean"
     images, words = w.expose("images", "IMAGE"), w.expose("prompt", "STRING", text)
     frames, seed = w.expose("frames", "INT", 16), w.expose("seed", "INT", 7)
     models = tiny(w)
@@ -560,8 +569,19 @@ def as_text(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
+def draw_inputs() -> None:
+    """The pictures of example_workflows/input, which the pack puts into ComfyUI's input folder."""
+    for name, text, seconds in (("dolphin", DOLPHIN, 0.0), ("car", CAR, 0.0), ("car_last", CAR, 7 / 4)):
+        clip = world.read_caption(text)
+        assert clip is not None
+        picture = replace(clip, start=(26.0, 36.0), corner=(20.0, 20.0)).draw(torch.tensor([seconds]))[0]
+        write_image(OUT / "input" / f"emu_video_{name}.png", picture.permute(1, 2, 0) / 2 + 0.5)
+
+
 def main() -> None:
     from .illustrate import pictured
+
+    draw_inputs()
 
     root, names = Path(sys.argv[1]), sys.argv[2:] or list(WORKFLOWS)
     (OUT / "api").mkdir(parents=True, exist_ok=True)

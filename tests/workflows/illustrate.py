@@ -16,10 +16,10 @@ from .small import NO_SVD, leave_out
 
 CAPTION = "the same workflow with the bundled model"
 PROMPTS = {
-    "animatediff": "a small cyan triangle moves up on a black background",
-    "pia_image_to_video": "a small blue cross moves up on a gray background",
-    "fancyvideo_text_to_video": "a big yellow circle moves left on a gray background",
-    "compare_with_svd": "a big purple square moves right on a white background",
+    "animatediff": "a small yellow rocket moves up at night",
+    "pia_image_to_video": build.DOLPHIN,
+    "fancyvideo_text_to_video": "a big yellow boat sails left in the sea",
+    "compare_with_svd": build.PROMPT,
 }
 GIVEN = {"Emu Video": "text and frame", "SVD": "frame alone", "AnimateDiff": "text alone"}
 """What the systems of compare_with_svd are given, which is what the rows of its picture show."""

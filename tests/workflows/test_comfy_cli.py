@@ -83,9 +83,7 @@ def test_validate_and_pack(tmp_path: Path, comfy_root: Path) -> None:
         names = packed.namelist()
         packed.extractall(tmp_path / "comfy" / "custom_nodes" / copy.name)
     runs = ("emu_core/", "example_workflows/", "locales/", "nodes/", "subgraphs/", "web/")
-    left_out = "emu_core/assets/little/"  # the next bundled model, not whole yet
-    wanted = {name for name in tracked if name.startswith(runs) and not name.startswith(left_out)}
-    assert {name for name in names if "/" in name} == wanted
+    assert {name for name in names if "/" in name} == {name for name in tracked if name.startswith(runs)}
     assert {"__init__.py", "pyproject.toml", "LICENSE", "README.md"} <= set(names)
     assert "emu_core/assets/tiny/stack_F.safetensors" in names
 

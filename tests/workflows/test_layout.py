@@ -63,8 +63,8 @@ def test_no_node_covers_another_and_texts_keep_their_lines(name: str, design: st
     grown = {node["id"] for node in result["nodes"] if node["box"][3] > result["before"][str(node["id"])][3] + 100}
     assert {node["id"] for node in result["nodes"] if node["type"] in SAMPLERS} <= grown  # the previews did show
     if name in ("text_to_video", "compare_systems"):
-        assert "20 steps, text guidance 3, image guidance 1 (the stack's own)" in result["texts"]
-        assert "20 steps, text guidance 3 (the model's own)" in result["texts"]
+        assert "8 steps, text guidance 1.5, image guidance 1 (the stack's own)" in result["texts"]
+        assert "8 steps, text guidance 3 (the model's own)" in result["texts"]
     if name == "compare_systems":
         (figures,) = [text.splitlines() for text in result["texts"] if text.startswith("8 frames")]
         assert figures[0] == "8 frames, 64 x 64, 4 a second"

@@ -168,7 +168,7 @@ def check_refusals(pack: Any) -> None:
     ordinary = parts.conditioning(pack, clip, vae)
     words = parts.refusal(lambda: parts.ksample(video, ordinary[0], ordinary[2], ordinary[3]["samples"]))
     assert "family animatediff" in words and "take the image off" in words, words
-    words = parts.refusal(lambda: parts.ksample(video, *parts.texts(clip), torch.zeros(33, 4, 8, 8)))
+    words = parts.refusal(lambda: parts.ksample(video, *parts.texts(clip), parts.empty(video, 33)))
     assert "positions for 32 frames, found 33" in words and "Context Windows" in words, words
     pia = parts.apply(pack, model, "pia_tiny.safetensors")
     two = parts.conditioning(pack, clip, vae, image=parts.picture(0, 2), positions="0, 1")

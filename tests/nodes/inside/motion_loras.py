@@ -73,7 +73,7 @@ def check_without_the_stack_nothing_is_left(pack: Any) -> None:
     again = parts.apply(pack, with_lora(pack, video), STACK)
     assert parts.same(sampled(again, *rest), sampled(video, *rest))
     texts = parts.texts(clip)
-    still = torch.zeros(1, 4, 8, 8)
+    still = parts.empty(model, 1)
     bare = pack.module("nodes.adapter.video_model").without_stack(with_lora(pack, video))
     assert parts.same(sampled(bare, *texts, still), sampled(model, *texts, still))
 
@@ -97,7 +97,7 @@ def check_context_windows(pack: Any) -> None:
     if not parts.windows_work():
         raise NotHere("context windows over the batch fail in this ComfyUI itself")
     video, *_ = video_parts(pack)
-    latent = torch.zeros(40, 4, 8, 8)
+    latent = parts.empty(video, 40)
     texts = parts.texts(pack.run("EmuVideoTinyModel")[1])
     before, behind = parts.windowed(with_lora(pack, video), 16, False), with_lora(pack, parts.windowed(video, 16, False))
     found = [sampled(one, *texts, latent) for one in (before, behind, parts.windowed(video, 16, False))]

@@ -44,6 +44,11 @@ def conditioning(pack: Any, clip: Any, vae: Any, prompt: str = PROMPT, **changes
     return pack.run("EmuVideoConditioning", positive=positive, negative=negative, vae=vae, **settings)
 
 
+def empty(model: Any, count: int, side: int = 8) -> torch.Tensor:
+    """Empty latents (count, C, side, side) for a MODEL."""
+    return torch.zeros(count, model.model.latent_format.latent_channels, side, side)
+
+
 def ksample(
     model: Any, positive: Any, negative: Any, latent: torch.Tensor, seed: int = 5, steps: int = 3, **changes: Any
 ) -> torch.Tensor:

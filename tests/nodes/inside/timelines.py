@@ -128,7 +128,7 @@ def check_a_plain_sampler_passes_over_ranges(pack: Any) -> None:
     model, clip, _ = pack.run("EmuVideoTinyModel")
     positive, negative = parts.texts(clip)
     ranged = pack.run("EmuVideoPromptRange", conditioning=positive, range="0-2s")[0]
-    found, expected = (parts.ksample(model, one, negative, torch.zeros(1, 4, 8, 8)) for one in (ranged, positive))
+    found, expected = (parts.ksample(model, one, negative, parts.empty(model, 1)) for one in (ranged, positive))
     assert torch.equal(found, expected)
 
 
@@ -179,7 +179,7 @@ def check_videos_of_a_batch_have_their_own(pack: Any) -> None:
         "prompts are given for 2 videos, and videos is 3": lambda: made(batch, frames[:1], videos=3),
         "found 2 frames and 1 positions": lambda: made(batch, frames, videos=1),
         "frames are given for 2 videos, and the latent holds 8 frames": lambda: parts.ksample(
-            video_model, *parts.conditioning(pack, clip, vae, image=frames, videos=2)[:2], torch.zeros(8, 4, 8, 8)
+            video_model, *parts.conditioning(pack, clip, vae, image=frames, videos=2)[:2], parts.empty(video_model, 8)
         ),
     }
     for text, action in words.items():

@@ -30,7 +30,7 @@ def identity_check(pack: Any, change: Any = None, control: bool = False) -> None
     model, clip, vae = tiny(pack)
     if change is not None:
         changed = change(model, clip)
-        latent = torch.zeros(8, 4, 8, 8)
+        latent = parts.empty(model, 8)
         before = parts.ksample(model, *parts.texts(clip), latent)
         model = changed
         assert not parts.same(before, parts.ksample(model, *parts.texts(clip), latent)), "the patch does nothing"
@@ -156,9 +156,9 @@ def check_a_second_stack_replaces_the_first(pack: Any) -> None:
 def check_without_stack_is_the_image_model(pack: Any) -> None:
     model, clip, _ = tiny(pack)
     strip = pack.module("nodes.adapter.video_model").without_stack
-    video, latent = parts.apply(pack, model), torch.zeros(2, 4, 8, 8)
+    video, latent = parts.apply(pack, model), parts.empty(model, 2)
     expected = parts.ksample(model, *parts.texts(clip), latent)
-    parts.ksample(video, *parts.texts(clip), torch.zeros(8, 4, 8, 8))
+    parts.ksample(video, *parts.texts(clip), parts.empty(model, 8))
     assert parts.same(parts.ksample(strip(video), *parts.texts(clip), latent), expected)
     assert parts.hooks(model) == 0
 
@@ -234,7 +234,7 @@ def check_two_videos_in_a_batch(pack: Any) -> None:
     model, clip, vae = tiny(pack)
     video = parts.apply(pack, model)
     positive, _, negative, latent = parts.conditioning(pack, clip, vae, videos=2)
-    assert latent["samples"].shape == (16, 4, 8, 8)
+    assert latent["samples"].shape == parts.empty(model, 16).shape
     both = parts.ksample(video, positive, negative, latent["samples"])
     noise = comfy.sample.prepare_noise(latent["samples"], 5)
     for part in (slice(0, 8), slice(8, 16)):
@@ -272,7 +272,7 @@ def check_context_windows(pack: Any) -> None:
 
     def spy(given: Any, config: Any, x: Any, latent_format: Any, window: Any) -> torch.Tensor:
         result = original(given, config, x, latent_format, window)
-        seen.append((tuple(window), result[:, 4:].flatten(1).amax(1).nonzero().flatten().tolist()))
+        seen.append((tuple(window), result[:, -1:].flatten(1).amax(1).nonzero().flatten().tolist()))
         return result
 
     module.channels = spy
@@ -281,7 +281,7 @@ def check_context_windows(pack: Any) -> None:
         for anchored in (None, False):
             seen.clear()
             found = parts.ksample(parts.windowed(video, 8, anchored), positive, negative, latent["samples"])
-            assert torch.isfinite(found).all() and found.shape == (12, 4, 8, 8)
+            assert torch.isfinite(found).all() and found.shape == latent["samples"].shape == parts.empty(model, 12).shape
             with_anchor = (3, *later) if anchored is None and parts.anchors() else later
             assert {index for index, _ in seen} == {tuple(range(8)), with_anchor}
             for index, places in seen:
@@ -342,7 +342,7 @@ def check_trailing_sigmas(pack: Any) -> None:
 def check_text_alone(pack: Any) -> None:
     """A plain CONDITIONING on the video MODEL is a video of the text alone; the pack's on a plain MODEL is nothing special."""
     model, clip, vae = tiny(pack)
-    video, latent = parts.apply(pack, model), torch.zeros(8, 4, 8, 8)
+    video, latent = parts.apply(pack, model), parts.empty(model, 8)
     given = parts.conditioning(pack, clip, vae, image=None)
     bare = parts.ksample(video, *parts.texts(clip), latent)
     assert parts.same(bare, parts.ksample(video, given[0], given[2], latent))
@@ -392,9 +392,9 @@ def check_refusals(pack: Any) -> None:
         inputs = {"model": video, "positive": positive, "image_only": image_only, "negative": negative, "latent": latent}
         return pack.run("EmuVideoSampler", **{**inputs, **changes}, **sampler)
 
-    wrong_batch = parts.refusal(lambda: sample(latent={"samples": torch.zeros(7, 4, 8, 8)}))
+    wrong_batch = parts.refusal(lambda: sample(latent={"samples": parts.empty(model, 7)}))
     assert "7 frames" in wrong_batch and "videos of 8" in wrong_batch
-    wrong_size = parts.refusal(lambda: sample(latent={"samples": torch.zeros(8, 4, 16, 16)}))
+    wrong_size = parts.refusal(lambda: sample(latent={"samples": parts.empty(model, 8, 16)}))
     assert "8 x 8" in wrong_size and "16 x 16" in wrong_size
     assert "Apply Temporal Stack" in parts.refusal(lambda: sample(model=model))
     assert "role I, expected role F" in parts.refusal(lambda: sample(model=parts.apply(pack, model, "tiny I (bundled)")))
@@ -478,4 +478,4 @@ def check_previews_show_the_picture(pack: Any) -> None:
     factors, bias = (torch.tensor(v) for v in (latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias))
     shown = vae.encode(image)[0].movedim(0, -1) @ factors + bias
     small = torch.nn.functional.avg_pool2d(image.movedim(-1, 1), 8)[0].movedim(0, -1) * 2 - 1
-    assert (shown - small).abs().mean() < 0.25, (shown - small).abs().mean()
+    assert (shown - small).abs().mean() < 0.2, (shown - small).abs().mean()
