@@ -428,7 +428,7 @@ def test_what_the_encoder_refuses_is_said_as_before(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2, reason="NOT CHECKED: one core, or none to choose"
 )
-@pytest.mark.parametrize("name", ["x.mp4", "x.mkv"])
+@pytest.mark.parametrize("name", ["x.mp4", pytest.param("x.mkv", marks=pytest.mark.slow)])
 def test_the_number_of_cores_is_not_seen_in_a_video(tmp_path: Path, name: str) -> None:
     """x264 takes as many threads as there are cores, and makes other pictures of 512 pixels with one than with two."""
     pictures = noise(1, 64, 64, 3).repeat_interleave(8, 1).repeat_interleave(8, 2)
