@@ -129,8 +129,7 @@ def evaluate_toy(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(figures, indent=2))
         return
-    ends = figures.pop("intervals", {})
-    print(in_columns(figures, {name: f"{low:.4g} to {high:.4g}" for name, (low, high) in ends.items()}))
+    print(in_columns(figures))
 
 
 def evaluate_folders(options: argparse.Namespace) -> None:

@@ -188,11 +188,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def in_columns(figures: Mapping[str, float], notes: Mapping[str, str] = {}) -> str:
-    """Names and figures, a line each, with what is to be noted of some."""
-    width = max(map(len, figures))
-    lines = (f"{name:<{width}}  {value:<10.4g} {notes.get(name, '')}".rstrip() for name, value in figures.items())
-    return "\n".join(lines)
+def in_columns(figures: Mapping[str, Any]) -> str:
+    """Names and figures, a line each, with the ends of those that have an interval under `intervals`."""
+    ends = {name: f"{low:.4g} to {high:.4g}" for name, (low, high) in figures.get("intervals", {}).items()}
+    shown = {name: value for name, value in figures.items() if name != "intervals"}
+    width = max(map(len, shown))
+    return "\n".join(f"{name:<{width}}  {value:<10.4g} {ends.get(name, '')}".rstrip() for name, value in shown.items())
 
 
 def check_folder(name: str | None) -> None:

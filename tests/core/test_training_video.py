@@ -387,7 +387,7 @@ def test_a_chain_goes_on_where_it_stopped(
     config = read_config(tmp_path / "5-interpolation" / "model" / "stack_I.safetensors")
     assert (config.role, config.clip.frames, config.sampling.image_noise) == ("I", 37, 20)
     judged = json.loads((tmp_path / "judge.json").read_text())
-    assert {"direction", "still_drift_px", "between_error_px"} <= judged.keys()
+    assert {"direction", "amount", "between_error_px"} <= judged.keys()
     assert "direction" in capsys.readouterr().out
 
 

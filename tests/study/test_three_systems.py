@@ -64,7 +64,7 @@ def test_automatic_figures_have_the_order_of_the_truth(folder: Path, capsys: pyt
     assert fidelity == sorted(fidelity, reverse=True)
     assert fidelity[0] > fidelity[1] + 3 > fidelity[2] + 6  # in dB
     change = {name: figures[name]["pixel_mse"]["value"] for name in SYSTEMS}
-    assert change["untrained"] > 3 * max(change["real"], change["model"])  # its frames have nothing to do with each other
+    assert change["untrained"] > 2 * max(change["real"], change["model"])  # its frames have nothing to do with each other
     assert "needs" in json.dumps(figures["real"]["clip_text"])
     assert list((folder / "report").glob("*.png"))
     right = {}
