@@ -226,7 +226,7 @@ def text_to_video_lora() -> Workflow:
         "the video model is the same U-Net with temporal layers, the video too. "
         "The bundled example LoRA draws in pastel colours.",
     )
-    models, words = tiny(w), prompt(w, "a big purple unicorn runs right along a beach")
+    models, words = tiny(w), prompt(w)
     lora = "emu_video_tiny_pastel.safetensors"
     with_lora = w.add("LoraLoaderModelOnly", 0, model=models.model, lora_name=lora, strength_model=1.0)
     models = Models(with_lora, models.clip, models.vae)
@@ -570,7 +570,7 @@ def as_text(value: dict[str, Any]) -> str:
 
 
 def draw_inputs() -> None:
-    """The pictures of example_workflows/input, which the pack puts into ComfyUI's input folder."""
+    """The pictures that the pack puts into ComfyUI's input folder; workflows of 0.1 name two others that stay there."""
     for name, text, seconds in (("dolphin", DOLPHIN, 0.0), ("car", CAR, 0.0), ("car_last", CAR, 7 / 4)):
         clip = world.read_caption(text)
         assert clip is not None
@@ -582,7 +582,6 @@ def main() -> None:
     from .illustrate import pictured
 
     draw_inputs()
-
     root, names = Path(sys.argv[1]), sys.argv[2:] or list(WORKFLOWS)
     (OUT / "api").mkdir(parents=True, exist_ok=True)
     SUBGRAPHS.mkdir(exist_ok=True)
