@@ -32,11 +32,12 @@ SETTINGS = (
     *("base", "latent_channels", "input_width", "sites", "role", "frames", "fps", "size", "schedule", "channel_order"),
     *("attentions", "positions", "head_dim", "mlp_ratio", "kernel", "mixing", "shared_noise", "image_noise", "text_guidance"),
     *("image_guidance", "steps", "stage", "source", "family", "motion", "values", "text_width", "sampler", "past"),
-    "keeps_given",
+    *("keeps_given", "directed", "depthwise"),
 )
 """The entries of a file's `config`, flat and in this order; `motion` is the shape of public motion modules, or null. The usual
-`sampler`, `past` and `keeps_given` are left out, for older versions refuse what they do not know."""
+of what came later is left out, for older versions refuse what they do not know."""
 _LEFT_OUT = {name: getattr(SamplingConfig, name) for name in ("sampler", "past", "keeps_given")}
+_LEFT_OUT |= {name: getattr(LayerShape, name) for name in ("directed", "depthwise")}
 
 _CORRECTED = {("hotshot-xl", ""): hotshot_xl.SCHEDULE, ("animatediff", "SDXL"): animatediff.SDXL_BETA}
 """Schedules of families that earlier versions converted with AnimateDiff's of SD 1.5, which is wrong."""

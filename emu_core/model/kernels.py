@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, get_args
 
 import torch
@@ -20,13 +20,17 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 _MAX_GRID = 65_535  # batch x heads that older CUDA kernels take; temporal attention has a row per pixel
 
 
-def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, is_causal: bool = False) -> torch.Tensor:
     """torch's scaled dot-product attention, in parts when batch x heads is beyond what CUDA kernels take."""
     rows = max(1, _MAX_GRID // q.shape[1])
     if len(q) <= rows:
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
     parts = zip(q.split(rows), k.split(rows), v.split(rows), strict=True)
-    return torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
+    return torch.cat([F.scaled_dot_product_attention(*part, is_causal=is_causal) for part in parts])
+
+
+causal: Attend = partial(sdpa, is_causal=True)
+"""The same where no token attends to one that comes after it."""
 
 
 def xformers(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import UserError
-from .kernels import Attend, sdpa
+from .kernels import Attend, causal, sdpa
 from .sites import Site
 
 AttentionKind = Literal["self", "text"]
@@ -111,13 +111,16 @@ class Layers:
 @dataclass(frozen=True)
 class LayerShape(Layers):
     """The shape of the paper's layers: the attentions of a transformer layer in their order, how it tells frames apart, the width
-    of a head, the MLP's inner width over its outer, the convolution's kernel."""
+    of a head, the MLP's inner width over its outer, the convolution's kernel. Not the paper's: `directed`, no frame attends to a
+    later one (MagicVideo, arXiv 2211.11018, section 3.2.2); `depthwise`, each channel is convolved by itself."""
 
     attentions: tuple[AttentionKind, ...] = ("self", "text")
     positions: tuple[PositionKind, ...] = ("rotary",)
     head_dim: int = 64
     mlp_ratio: int = 4
     kernel: int = 3
+    directed: bool = False
+    depthwise: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,22 +139,25 @@ class LayerShape(Layers):
     def build(self, site: Site, types: LayerTypes, **factory: Any) -> TemporalModule:
         """A convolution for a `conv` site, a transformer for an `attention` site."""
         if site.kind == "conv":
-            return TemporalConv(site.channels, self.kernel, types, **factory)
+            return TemporalConv(site.channels, self.kernel, types, self.depthwise, **factory)
         if site.kind == "attention":
             return TemporalTransformer(site.channels, self, site.contexts, types, **factory)
         return super().build(site, types, **factory)
 
 
 class TemporalConv(TemporalModule):
-    """Full 1-D convolution over the frames, C -> C, as x + conv(x) with a zero kernel and a zero bias.
+    """Full 1-D convolution over the frames, C -> C, as x + conv(x) with a zero kernel and a zero bias; or `depthwise`.
 
     A Dirac kernel is the same function with the same gradients; this form is exact in every precision.
     It is written as a (k, 1) convolution over (frames, pixels), which needs no batch of one row per pixel.
     """
 
-    def __init__(self, channels: int, kernel: int = 3, types: LayerTypes = TORCH_LAYERS, **factory: Any) -> None:
+    def __init__(
+        self, channels: int, kernel: int = 3, types: LayerTypes = TORCH_LAYERS, depthwise: bool = False, **factory: Any
+    ) -> None:
         super().__init__()
-        self.conv = types.conv2d(channels, channels, (kernel, 1), padding=(kernel // 2, 0), **factory)
+        groups = channels if depthwise else 1
+        self.conv = types.conv2d(channels, channels, (kernel, 1), padding=(kernel // 2, 0), groups=groups, **factory)
         zero_(self.conv)
 
     def change(self, x: torch.Tensor, run: Run) -> torch.Tensor:
@@ -215,7 +221,7 @@ class TemporalLayer(nn.Module):
 
     def __init__(self, channels: int, shape: LayerShape, context: int, types: LayerTypes = TORCH_LAYERS, **factory: Any) -> None:
         super().__init__()
-        self.kinds = shape.attentions
+        self.kinds, self.directed = shape.attentions, shape.directed
         contexts = [context if kind == "text" else None for kind in self.kinds]
         self.norms = nn.ModuleList(types.layer_norm(channels, **factory) for _ in self.kinds)
         self.attentions = nn.ModuleList(TemporalAttention(channels, shape.head_dim, c, types, **factory) for c in contexts)
@@ -231,7 +237,7 @@ class TemporalLayer(nn.Module):
         for kind, norm, attention in zip(self.kinds, self.norms, self.attentions, strict=True):
             y = norm(x) if code is None else norm(x) + code
             if kind == "self":
-                x = x + attention.to_frames(y, angles, attend)
+                x = x + attention.to_frames(y, angles, causal if self.directed else attend)
             else:
                 assert text is not None, "a layer that attends to the text was run without it"
                 x = x + attention.to_text(y, text, attend)

@@ -28,7 +28,7 @@ def build_scheduler(name: str, config: ScheduleConfig) -> Any:
         "num_train_timesteps": config.steps,
         "beta_start": config.beta_start,
         "beta_end": config.beta_end,
-        "beta_schedule": config.beta_schedule,
+        "beta_schedule": "squaredcos_cap_v2" if config.beta_schedule == "cosine" else config.beta_schedule,
         "prediction_type": config.prediction,
         "timestep_spacing": "trailing",
         "rescale_betas_zero_snr": config.zero_snr,

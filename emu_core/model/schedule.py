@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
 from ..errors import UserError
 
-BetaSchedule = Literal["scaled_linear", "linear"]
+BetaSchedule = Literal["scaled_linear", "linear", "cosine"]
 Prediction = Literal["epsilon", "v_prediction"]
 
 
@@ -30,8 +30,8 @@ class ScheduleConfig:
     steps: int = 1000
 
     def __post_init__(self) -> None:
-        if self.beta_schedule not in ("scaled_linear", "linear"):
-            raise UserError(f"beta schedule must be scaled_linear or linear, found {self.beta_schedule!r}")
+        if self.beta_schedule not in (known := get_args(BetaSchedule)):
+            raise UserError(f"beta schedule must be one of {', '.join(known)}, found {self.beta_schedule!r}")
         if self.prediction not in ("epsilon", "v_prediction"):
             raise UserError(f"prediction must be epsilon or v_prediction, found {self.prediction!r}")
         if not 0 < self.beta_start <= self.beta_end < 1:
@@ -43,7 +43,13 @@ class ScheduleConfig:
 
 
 def betas(config: ScheduleConfig) -> torch.Tensor:
-    """(N,) float64. `scaled_linear` is linear in the square root (Stable Diffusion; Emu Video's "quad")."""
+    """(N,) float64. `scaled_linear` is linear in the square root (Stable Diffusion; Emu Video's "quad"). `cosine` has no ends of
+    its own: abar(t) = f(t) / f(0), f(t) = cos^2((t / N + 0.008) / 1.008 pi / 2), betas at most 0.999 (improved DDPM, Nichol &
+    Dhariwal, arXiv 2102.09672, equation 17)."""
+    if config.beta_schedule == "cosine":
+        steps = torch.arange(config.steps + 1, dtype=torch.float64) / config.steps
+        share = ((steps + 0.008) / 1.008 * torch.pi / 2).cos().square()
+        return (1 - share[1:] / share[:-1]).clamp(max=0.999)
     if config.beta_schedule == "linear":
         return torch.linspace(config.beta_start, config.beta_end, config.steps, dtype=torch.float64)
     return torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.steps, dtype=torch.float64).square()

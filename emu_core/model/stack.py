@@ -48,12 +48,18 @@ class TemporalStack(nn.Module):
         self.embeddings = nn.ModuleDict({name: config.layers.embed(width, types, **factory) for name, _ in config.values})
 
     @classmethod
-    def for_unet(cls, unet: nn.Module, without: tuple[str, ...] = (), **settings: Any) -> TemporalStack:
-        """A new stack, the identity, with a layer at every conv and attention site of `unet`, but for those whose names end
-        in one of `without`. `settings` are those of StackConfig and its parts, `base` among them.
+    def for_unet(
+        cls,
+        unet: nn.Module,
+        without: tuple[str, ...] = (),
+        kinds: tuple[str, ...] = ("conv", "attention"),
+        **settings: Any,
+    ) -> TemporalStack:
+        """A new stack, the identity, with a layer at every site of these `kinds` of `unet`, but for those whose names end in one
+        of `without`. `settings` are those of StackConfig and its parts, `base` among them.
         """
         found = find_sites(unet)
-        carried = [site for site, _ in found.values() if site.kind in ("conv", "attention")]
+        carried = [site for site, _ in found.values() if site.kind in kinds]
         sites = tuple(site for site in carried if not site.name.endswith(without or ("\0",)))
         first, conv_in = found["conv_in"]
         shape = UNetShape(latent_channels=conv_in.in_channels, input_width=first.channels)

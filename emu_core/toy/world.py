@@ -12,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from typing import Any, TypeVar
 
@@ -238,21 +239,36 @@ def ground_at(ground: str, places: Tensor) -> Tensor:
     return F.grid_sample(tile, at, padding_mode="border", align_corners=True)
 
 
-def combinations(held_out: bool) -> list[tuple[str, str, str]]:
+@dataclass(frozen=True)
+class Part:
+    """What clips are made of: all of the world, or less of it."""
+
+    figures: tuple[str, ...] = FIGURES
+    colours: tuple[str, ...] = tuple(PALETTE)
+    grounds: tuple[str, ...] = grounds.GROUNDS
+    motions: tuple[str, ...] = MOTIONS
+
+
+WHOLE = Part()
+
+
+@cache
+def combinations(held_out: bool, part: Part = WHOLE) -> tuple[tuple[str, str, str], ...]:
     """All (figure, colour, motion) of one side of the split: the fifth that no training ever sees, or the others. A circle never
-    turns, since nobody could see it."""
+    turns, since nobody could see it. The split of a part is that of the whole."""
     every = product(enumerate(FIGURES), enumerate(PALETTE), enumerate(MOTIONS))
-    return [
+    return tuple(
         (figure, colour, motion)
         for (i, figure), (j, colour), (k, motion) in every
-        if ((i + j + k) % 5 == 0) == held_out and not (SYMMETRY.get(figure) == 0 and motion == "turns")
-    ]
+        if ((i + j + k) % 5 == 0) == held_out
+        and not (SYMMETRY.get(figure) == 0 and motion == "turns")
+        and figure in part.figures
+        and colour in part.colours
+        and motion in part.motions
+    )
 
 
-_SPLIT = {side: combinations(side) for side in (False, True)}
-
-
-def clip(seed: int, index: int, held_out: bool = False) -> Clip:
+def clip(seed: int, index: int, held_out: bool = False, part: Part = WHOLE) -> Clip:
     """The clip number `index` of the world `seed`; the same on every machine and in every process. Half of the figures begin
     anywhere, the others near the middle. The camera moves over grounds on which that is seen."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + index) & (2**62 - 1))
@@ -261,8 +277,8 @@ def clip(seed: int, index: int, held_out: bool = False) -> Clip:
     def pick(options: Sequence, number: float) -> Any:
         return options[int(number * len(options))]
 
-    figure, colour, motion = pick(_SPLIT[held_out], roll[0])
-    ground = pick(tuple(grounds.PLACES) if motion in CAMERA else grounds.GROUNDS, roll[1])
+    figure, colour, motion = pick(combinations(held_out, part), roll[0])
+    ground = pick([g for g in part.grounds if motion not in CAMERA or g in grounds.PLACES], roll[1])
     reach = POSED if roll[2] < 0.5 else 22.0
     start = (SIZE / 2 + reach * (2 * roll[3] - 1), SIZE / 2 + reach * (2 * roll[4] - 1))
     corner = (roll[5] * grounds.TILE, (8 * roll[6] - 4) if ground == "beach" else roll[6] * grounds.TILE)
@@ -271,9 +287,9 @@ def clip(seed: int, index: int, held_out: bool = False) -> Clip:
     return Clip(figure, colour, ground, size, motion, slowly, start, figure not in PLAIN and roll[10] < 0.5, corner, wording)
 
 
-def clips(seed: int, indices: Sequence[int], held_out: bool = False) -> list[Clip]:
+def clips(seed: int, indices: Sequence[int], held_out: bool = False, part: Part = WHOLE) -> list[Clip]:
     """The clips of these numbers, of combinations that are trained on, or of the others."""
-    return [clip(seed, int(i), held_out) for i in indices]
+    return [clip(seed, int(i), held_out, part) for i in indices]
 
 
 Kind = TypeVar("Kind", bound=Moving)

@@ -1,4 +1,5 @@
-"""The procedural worlds by the name that a recipe gives them: `shapes`, which the bundled model is of, and `little`."""
+"""The procedural worlds by the name that a recipe gives them: `shapes`, which the first bundled model was of, `little`, which the
+present one is of, and two parts of it for the laboratory: `lab`, of its videos, and `lab_images`, which know more."""
 
 from __future__ import annotations
 
@@ -24,9 +25,32 @@ class Kind:
     palette: shapes.Palette
 
 
+LAB = world.Part(
+    ("circle", "square", "triangle", "cross", "fish", "boat"),
+    ("red", "green", "blue", "yellow", "purple", "orange"),
+    ("white", "black", "sea", "meadow"),
+    (*world.DIRECTIONS, "still", "jumps"),
+)
+"""Small enough for a stack to learn in minutes."""
+LAB_IMAGES = world.Part((*LAB.figures, "car", "rocket"), (*LAB.colours, "cyan", "pink"), LAB.grounds, LAB.motions)
+"""Pictures show figures and colours that no video does."""
+
+
+def _of_part(part: world.Part) -> Kind:
+    def clips(seed: int, indices: Sequence[int], held_out: bool = False) -> list[Any]:
+        return world.clips(seed, indices, held_out, part)
+
+    def mixed(seed: int, indices: Sequence[int], share: float) -> list[Any]:
+        return clips(seed, indices)
+
+    return Kind(clips, mixed, world.posed, lambda clip, index: clip, world.vocabulary, world.PALETTE)
+
+
 KINDS = {
     "shapes": Kind(shapes.clips, anything.mixed, lambda clip: clip, lambda clip, index: clip, shapes.vocabulary, shapes.PALETTE),
     "little": Kind(world.clips, nature.mixed, world.posed, world.turning, world.vocabulary, world.PALETTE),
+    "lab": _of_part(LAB),
+    "lab_images": _of_part(LAB_IMAGES),
 }
 
 

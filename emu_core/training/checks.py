@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..base import inspect_base
+from ..base.architectures import stack_kind
 from ..checkpoint import read_config
 from ..errors import UserError
 from ..model.conditioning import KEYFRAMES, slot_count
@@ -141,21 +142,21 @@ def _of_init(recipe: Recipe, family: str) -> Iterator[str]:
     init, method, path = recipe.start.init, recipe.method, start_file(recipe)
     config = read_config(path)
     built_for, made_by, mixing, image = config.unet.base, config.origin.family, config.layers.mixing, config.takes_image
-    slim = "text" not in config.layers.kinds
+    kind = stack_kind(config)
     if made_by == "emu" and recipe.distil.steps > 0:
         yield from complaints_of_teacher(recipe, config)
     stranger = f"{init} is a stack of {made_by}, and training goes on with Emu Video stacks alone: leave it out"
     mixed = f"{init} was trained with method.mixing={mixing}, the recipe asks for {method.mixing}: use the same"
     takes = f"{init} takes {'a starting frame' if image else 'none'}, and the recipe has method.image={str(method.image).lower()}"
     other = f"{path} is a stack for {built_for}, and {recipe.start.base} is of family {family}: choose a stack of that family"
-    shape = f"{init} is a {'slim' if slim else 'full'} stack, and the recipe asks for method.stack={method.stack}: use the same"
+    shape = f"{init} is a {kind} stack, and the recipe asks for method.stack={method.stack}: use the same"
     yield from _true(
         {
             other: built_for != family,
             stranger: made_by != "emu",
             mixed: mixing != method.mixing,
             f"{takes}: use the same": image != method.image,
-            shape: made_by == "emu" and slim != (method.stack == "slim"),
+            shape: made_by == "emu" and kind != method.stack,
         }
     )
 
@@ -220,7 +221,7 @@ def _trained(recipe: Recipe, before: int) -> int:
         file = start_file(recipe)
         made = recipe.task == "video" and file.is_file()
         return sum(map(math.prod, open_weights(file).shapes.values())) if made else before
-    spatial, temporal = parameters(recipe.family, recipe.method.stack == "slim")
+    spatial, temporal = parameters(recipe.family, recipe.method.stack)
     return temporal + (spatial if recipe.method.trained == "all" else 0)
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..base.architectures import stack_kind
 from ..checkpoint import read_config
 from ..errors import UserError
 from ..model.config import SamplingConfig, StackConfig
@@ -59,7 +60,7 @@ def of_stack(file: str, scale: Scale) -> Recipe:
         Given(0.0, first_frame=scale.first_frame, image_noise=noise),
         Method(
             config.takes_image, mixing=config.layers.mixing, shared_noise=sampling.shared_noise,
-            keep_given=sampling.keeps_given, stack="full" if "text" in config.layers.kinds else "slim",
+            keep_given=sampling.keeps_given, stack=stack_kind(config),
         ),
         schedule=config.schedule, recommended=Recommended(1.0, 1.0, 4, sampling.image_noise),
         every=Every(scale.every, scale.every, scale.every), distil=Distil(4),

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..base.architectures import CONFIGS, SLIM, STACK_SETTINGS, build_unet
+from ..base.architectures import CONFIGS, STACK_SETTINGS, STACKS, build_unet
 from ..errors import UserError
 from ..model.stack import TemporalStack
 from ..model.video_model import VideoModel
@@ -93,29 +93,29 @@ class _Kept(TorchFunctionMode):
         return output
 
 
-def _on_meta(family: str, slim: bool) -> tuple[Any, TemporalStack]:
+def _on_meta(family: str, kind: str) -> tuple[Any, TemporalStack]:
     """An architecture's U-Net and the stack that goes on it, without weights."""
-    shape = dict(STACK_SETTINGS.get(family, {})) | (SLIM if slim else {})
+    shape = STACK_SETTINGS.get(family, {}) | STACKS[kind]
     with torch.device("meta"):
         unet = build_unet(family)
         return unet, TemporalStack.for_unet(unet, base=family, **shape)
 
 
 @lru_cache(maxsize=64)
-def parameters(family: str, slim: bool) -> tuple[int, int]:
-    """How many the U-Net of an architecture has, and its stack."""
-    unet, stack = _on_meta(family, slim)
+def parameters(family: str, kind: str) -> tuple[int, int]:
+    """How many the U-Net of an architecture has, and its stack of a kind of `STACKS`."""
+    unet, stack = _on_meta(family, kind)
     return sum(p.numel() for p in unet.parameters()), sum(p.numel() for p in stack.parameters())
 
 
 @lru_cache(maxsize=64)
 def _counted(
-    family: str, slim: bool, frames: int, size: tuple[int, int], recompute: bool, every: bool, mixed: bool
+    family: str, kind: str, frames: int, size: tuple[int, int], recompute: bool, every: bool, mixed: bool
 ) -> tuple[int, int, int]:
     """(parameters of the U-Net, of the stack, bytes of one clip that autograd keeps in 16 bits). `mixed`: the stack's layer norms
     are in float32, as under autocast."""
     config = CONFIGS[family]
-    unet, stack = _on_meta(family, slim)
+    unet, stack = _on_meta(family, kind)
     nn.Module.to(unet.requires_grad_(every), torch.bfloat16)  # diffusers' own `to` warns
     stack.to(torch.bfloat16).requires_grad_(True).train()
     model = VideoModel(unet, stack)
@@ -147,8 +147,8 @@ def _counted(
 def needs(recipe: Recipe, micro: int) -> Needs:
     """What a process needs that handles `micro` clips at a time."""
     compute, clips, every = recipe.compute, recipe.clips, recipe.method.trained == "all"
-    slim, mixed = recipe.method.stack == "slim", BYTES[compute.precision] < 4
-    counted = _counted(recipe.family, slim, clips.frames, clips.size, compute.checkpointing, every, mixed)
+    mixed = BYTES[compute.precision] < 4
+    counted = _counted(recipe.family, recipe.method.stack, clips.frames, clips.size, compute.checkpointing, every, mixed)
     spatial, temporal, activations = counted
     size = BYTES[compute.precision]
     trained = temporal + (spatial if every else 0)

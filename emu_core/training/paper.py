@@ -105,6 +105,12 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "learned_mixing": (_MIXING, {"method.mixing": "learned", "method.start": "random"}),
     "correlated_noise": (_NOISE, {"method.shared_noise": 1.0}),
     "random_start": ("temporal layers start from random weights instead of the identity", {"method.start": "random"}),
+    "convolutions_alone": ("temporal convolutions without temporal attention", {"method.stack": "convolutions"}),
+    "attention_alone": ("temporal attention without temporal convolutions", {"method.stack": "attention"}),
+    "depthwise": ("temporal convolutions of each channel by itself", {"method.stack": "depthwise"}),
+    "directed": ("no frame attends to a later one, as in MagicVideo (arXiv 2211.11018)", {"method.stack": "directed"}),
+    "textless": ("temporal layers that read no text, as in Make-A-Video (arXiv 2209.14792)", {"method.stack": "textless"}),
+    "cosine": ("the cosine schedule of improved DDPM (arXiv 2102.09672)", {"schedule.beta_schedule": "cosine"}),
     "slim": ("not the paper's: fewer and narrower temporal layers, for small GPUs", {"method.stack": "slim"}),
 }
 """Changes of the design: what each is, and its settings."""

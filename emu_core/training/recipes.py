@@ -78,7 +78,7 @@ class Method:
     mixing: Literal["residual", "learned"] = "residual"  # learned: weights between old and new, as in Align Your Latents
     shared_noise: float = 0.0  # PYoCo's alpha: how much of the noise all frames of a clip share; 0: none
     keep_given: bool = False  # not the paper's: given frames come out as they were given, in training and after it
-    stack: Literal["full", "slim"] = "full"  # slim: fewer and narrower temporal layers, for small GPUs
+    stack: Literal["full", "slim", "convolutions", "attention", "depthwise", "directed", "textless"] = "full"  # its layers
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class World:
     seed: int = 1
     anything: float = 0.0  # share of nameless figures on gradients among the clips, so that other pictures work too
     cache: int = 0  # encode this many samples once and draw from them; 0: endless new ones
-    kind: Literal["shapes", "little"] = "shapes"  # one shape on a plain ground, or twelve figures on eight grounds
+    kind: Literal["shapes", "little", "lab", "lab_images"] = "shapes"  # one shape on a plain ground; the little world, or a part
     figures: float = 0.0  # how many times more an error counts where a figure is, in training what makes or decodes pictures
     camera: float = 0.0  # the same of every place of a clip in which the camera moves
 

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..base import Base, TextStates, load_base
-from ..base.architectures import SLIM, STACK_SETTINGS
+from ..base.architectures import STACK_SETTINGS, STACKS
 from ..base.base import vae_dtype
 from ..checkpoint import load_stack, save_stack
 from ..errors import UserError
@@ -116,7 +116,7 @@ class VideoTask(Task):
             stack = load_stack(start_file(recipe), dtype=torch.float32)
             stack.config = stack.config.changed(**role)
             return stack
-        shape = STACK_SETTINGS.get(self.base.family, {}) | (SLIM if method.stack == "slim" else {}) | {"mixing": method.mixing}
+        shape = STACK_SETTINGS.get(self.base.family, {}) | STACKS[method.stack] | {"mixing": method.mixing}
         if not method.image:
             shape["channel_order"] = ()
         source = "trained by this project's trainer"

@@ -26,6 +26,7 @@ Weights = dict[str, torch.Tensor]
 SETTINGS: dict[str, Any] = {"role": "I", "frames": 37, "fps": 16.0, "size": (48, 64), "stage": "test"}
 SETTINGS |= {"schedule": ScheduleConfig(zero_snr=False, prediction="epsilon"), "channel_order": ("mask", "image")}
 SETTINGS |= {"attentions": ("self", "self"), "mlp_ratio": 2, "kernel": 5, "image_noise": 100, "steps": 20}
+SETTINGS |= {"directed": True, "depthwise": True}
 SETTINGS |= {"text_guidance": 3.5, "image_guidance": 1.25, "source": 'quotes " and ünïcode'}
 
 

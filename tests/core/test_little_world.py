@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from emu_core.evaluation.prompts import read_prompts
-from emu_core.toy import grounds, nature, shapes, world
+from emu_core.toy import grounds, nature, shapes, world, worlds
 from emu_core.toy.autoencoder import LittleAutoencoderTask
 from emu_core.toy.figures import FIGURES, REACH, tables
 from emu_core.toy.recipes import RECIPES
@@ -27,6 +27,15 @@ DISC = world.Clip("circle", "red", "white", "big", "still")
 def shown(clip: world.Moving, *times: float) -> torch.Tensor:
     """(f, 3, 64, 64) at these seconds."""
     return clip.draw(torch.tensor(times), world.PALETTE)
+
+
+def test_a_part_of_the_world_shows_nothing_else_and_is_split_as_the_whole() -> None:
+    for held_out in (False, True):
+        clips = world.clips(5, range(300), held_out, worlds.LAB)
+        assert {c.figure for c in clips} == set(worlds.LAB.figures)
+        assert {c.motion for c in clips} == set(worlds.LAB.motions)
+        assert {c.ground for c in clips} == set(worlds.LAB.grounds)
+        assert {(c.figure, c.colour, c.motion) for c in clips} <= set(world.combinations(held_out))
 
 
 def test_a_clip_is_a_function_of_its_number_and_the_held_out_fifth_is_never_trained_on() -> None:

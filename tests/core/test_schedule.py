@@ -26,7 +26,8 @@ from emu_core.model.schedule import (
 EMU = ScheduleConfig()
 PLAIN = ScheduleConfig(zero_snr=False)
 EPSILON = ScheduleConfig(zero_snr=False, prediction="epsilon")
-ALL = [EMU, PLAIN, EPSILON, ScheduleConfig(beta_schedule="linear"), ScheduleConfig(steps=50)]
+COSINE = ScheduleConfig("cosine", zero_snr=False)
+ALL = [EMU, PLAIN, EPSILON, COSINE, ScheduleConfig(beta_schedule="linear"), ScheduleConfig(steps=50)]
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -39,7 +40,8 @@ PRODUCTS = 2e-5
 
 
 def as_diffusers(config: ScheduleConfig, **settings: Any) -> Any:
-    betas = {"beta_start": config.beta_start, "beta_end": config.beta_end, "beta_schedule": config.beta_schedule}
+    betas: dict[str, Any] = {"beta_start": config.beta_start, "beta_end": config.beta_end}
+    betas["beta_schedule"] = "squaredcos_cap_v2" if config.beta_schedule == "cosine" else config.beta_schedule
     kind = {"prediction_type": config.prediction, "rescale_betas_zero_snr": config.zero_snr}
     return diffusers.DDIMScheduler(num_train_timesteps=config.steps, **betas, **kind, **settings)
 
@@ -63,6 +65,15 @@ def test_betas_are_linear_in_the_square_root() -> None:
         assert values[t].item() == pytest.approx((math.sqrt(8.5e-4) + t * step) ** 2, rel=1e-12)
     straight = betas(ScheduleConfig(beta_schedule="linear"))
     assert straight[500].item() == pytest.approx(8.5e-4 + 500 * (1.2e-2 - 8.5e-4) / 999, rel=1e-12)
+
+
+def test_cosine_has_the_signal_of_improved_ddpm() -> None:
+    """Half way, a quarter of the way, and the last beta, which is cut off at 0.999 (arXiv 2102.09672, equation 17)."""
+    first = math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+    for t, share in ((499, 0.5), (249, 0.25)):
+        signal = math.cos((share + 0.008) / 1.008 * math.pi / 2) ** 2 / first
+        assert abar(COSINE)[t].item() == pytest.approx(signal, rel=1e-9)
+    assert betas(COSINE)[-1].item() == 0.999
 
 
 @pytest.mark.parametrize("config", ALL)
@@ -123,7 +134,7 @@ def test_epsilon_at_zero_snr_is_refused() -> None:
         ScheduleConfig(prediction="epsilon")
 
 
-IMPOSSIBLE = [({"beta_schedule": "cosine"}, "cosine"), ({"prediction": "sample"}, "sample"), ({"steps": 1}, "found 1")]
+IMPOSSIBLE = [({"beta_schedule": "square"}, "square"), ({"prediction": "sample"}, "sample"), ({"steps": 1}, "found 1")]
 IMPOSSIBLE += [({"beta_start": 0.0}, "0.0"), ({"beta_start": 0.5, "beta_end": 0.1}, "0.5 to 0.1"), ({"beta_end": 1.0}, "1.0")]
 
 

@@ -192,6 +192,29 @@ def test_attention_over_frames_equals_the_formula() -> None:
         torch.testing.assert_close(y[b, p], expected)
 
 
+def test_directed_attention_is_that_of_torch_under_a_mask_and_lets_no_frame_know_a_later_one() -> None:
+    """MagicVideo, arXiv 2211.11018: the upper triangle of the frames' matrix is masked."""
+    block = shaken(TemporalTransformer(16, LayerShape(("self",), head_dim=8, directed=True), (12,), dtype=DOUBLE))
+    x, later = normal(6, 16, 2, 2), normal(6, 16, 2, 2, seed=2)
+    later[:4] = x[:4]
+    assert torch.equal(block(x, Run(6))[:4], block(later, Run(6))[:4])
+    assert not torch.allclose(block(x, Run(6))[4:], block(later, Run(6))[4:])
+    undirected = TemporalTransformer(16, LayerShape(("self",), head_dim=8), (12,), dtype=DOUBLE)
+    undirected.load_state_dict(block.state_dict())
+    mask = torch.ones(6, 6, dtype=torch.bool).tril()
+    masked = undirected(x, Run(6, attend=lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
+    torch.testing.assert_close(block(x, Run(6)), masked, rtol=1e-12, atol=1e-12)
+
+
+def test_depthwise_convolution_is_torchs_of_each_channel() -> None:
+    layer, x = shaken(TemporalConv(5, 3, depthwise=True, dtype=DOUBLE)), normal(8, 5, 2, 3)
+    rows = rearrange(x, "(b f) c h w -> (b h w) c f", f=4)
+    for channel in range(5):
+        own = F.conv1d(rows[:, channel : channel + 1], layer.conv.weight[channel : channel + 1, :, :, 0], padding=1)
+        expected = x[:, channel] + rearrange(own[:, 0] + layer.conv.bias[channel], "(b h w) f -> (b f) h w", b=2, h=2)
+        torch.testing.assert_close(layer(x, Run(4))[:, channel], expected, rtol=1e-12, atol=1e-12)
+
+
 def test_gated_mlp_equals_that_of_diffusers() -> None:
     ours, theirs = shaken(GEGLU(16, 4, dtype=DOUBLE)), FeedForward(16, mult=4, activation_fn="geglu").double()
     theirs.net[0].proj.load_state_dict(ours.proj.state_dict())

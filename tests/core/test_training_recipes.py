@@ -151,7 +151,7 @@ def test_files_and_names_of_version_0_1_are_read() -> None:
 
 SILLY = {
     "compute.precision=x": "must be one of float32, bfloat16, float16, found 'x'", "role=x": "must be one of F, I, found 'x'",
-    "method.stack=": "must be one of full, slim", "clips.size=64": "must be 2 numbers, such as 0,0, found '64'",
+    "method.stack=": "must be one of full, slim, convolutions", "clips.size=64": "must be 2 numbers, such as 0,0, found '64'",
     "optimisation.betas=1,2,3": "must be 2 numbers", "optimisation.betas=0.9,1": "must be 0 to below 1",
     "optimisation.rate=inf": "must be at most 2147483647, found inf", "optimisation.decay=nan": "must be 0 to 1, found nan",
     "optimisation.seed=99999999999999999999": "must be at most", "given.first_frame=-1": "must be 0 to 1",

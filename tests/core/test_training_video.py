@@ -210,6 +210,12 @@ def test_every_ablation_trains_and_its_stack_makes_a_video(name: str, tmp_path: 
         "learned_mixing": lambda: len(stack.mixes) == len(stack.layers),
         "correlated_noise": lambda: stack.config.sampling.shared_noise == 1.0,
         "random_start": lambda: all(p.any() for n, p in stack.named_parameters() if n.endswith("weight") and "conv_in" not in n),
+        "convolutions_alone": lambda: {site.kind for site in stack.config.sites} == {"conv"},
+        "attention_alone": lambda: {site.kind for site in stack.config.sites} == {"attention"},
+        "depthwise": lambda: all(layer.conv.weight.shape[1] == 1 for layer in stack.layers.values() if hasattr(layer, "conv")),
+        "directed": lambda: getattr(stack.config.layers, "directed", False),
+        "textless": lambda: stack.config.layers.kinds == ("self",),
+        "cosine": lambda: stack.config.schedule.beta_schedule == "cosine",
         "slim": lambda: sum(p.numel() for p in stack.parameters()) < 950_000,
     }
     assert expected[name]()
@@ -433,7 +439,7 @@ def test_activations_are_counted_as_autograd_keeps_them(tmp_path: Path) -> None:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             task.model(x, torch.tensor([5, 6]), text, torch.cat([x, x[:, :, :1]], 2))
         real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-        counted = memory._counted("tiny", False, frames, (64, 64), False, False, False)[2] * 4  # two clips, 4 bytes a number
+        counted = memory._counted("tiny", "full", frames, (64, 64), False, False, False)[2] * 4  # two clips, 4 bytes a number
         assert counted == pytest.approx(real, rel=0.1)
 
 
