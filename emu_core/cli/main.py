@@ -26,6 +26,7 @@ from . import (
     generate,
     info,
     interpolate,
+    lab,
     loop,
     retrieve,
     select,
@@ -53,6 +54,7 @@ COMMANDS = (
     equalise,
     retrieve,
     study,
+    lab,
 )
 
 

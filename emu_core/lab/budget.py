@@ -1,0 +1,34 @@
+"""What every arm of the laboratory gets. It was fixed before the first claim was read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Steps, clips and seeds. Times are of two CPU cores."""
+
+    name: str
+    image: int  # steps of the image model, of 128 pictures each
+    low: int  # steps of 16 clips at half the resolution
+    full: int  # and at the full one
+    fine: int  # of fine-tuning on the clips of high quality
+    clips: int  # that are encoded once and shared by all arms
+    seeds: int  # of training, for the arms that decide a claim
+    prompts: int  # held-out ones, the same for all
+    classifier: int  # steps of the network behind the Fréchet distance and the Inception score
+    adversarial: int  # steps of VGAN and MoCoGAN
+    raters: int = 5
+    steps: int = 8  # of sampling
+    text_guidance: float = 2.0
+    image_guidance: float = 1.0
+
+
+STANDARD = Budget(
+    "standard", image=1500, low=500, full=500, fine=150, clips=4000, seeds=3, prompts=100, classifier=600, adversarial=800
+)
+"""At most 12 hours."""
+QUICK = Budget("quick", image=6, low=3, full=3, fine=2, clips=64, seeds=1, prompts=6, classifier=4, adversarial=3, steps=2)
+"""A quarter of an hour: everything runs, and no figure means anything."""
+BUDGETS = {budget.name: budget for budget in (STANDARD, QUICK)}

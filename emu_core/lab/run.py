@@ -1,0 +1,154 @@
+"""Runs the laboratory, piece by piece, each kept in the laboratory's folder: what is there is not made again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..limits import json_of
+from ..toy import measure, world
+from ..training import checkpoints
+from ..training.folder import check_folder, write_json
+from ..training.run import DONE, RunOptions, train, train_chain
+from ..weights import open_weights, save_tensors
+from . import stages, videos
+from .arms import ARMS, Arm
+from .budget import Budget
+
+logger = logging.getLogger(__name__)
+
+BUDGET_FILE = "budget.json"
+ROWS = "rows.json"
+VIDEOS = "videos.safetensors"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an arm of one seed made: videos (n, 8, 64, 64, 3) in 0..1 of the prompts, and a row of figures for each."""
+
+    videos: Tensor
+    rows: list[measure.Row]
+    seconds: float
+
+
+class Lab:
+    """A laboratory in `folder`. UserError if another budget was begun there."""
+
+    def __init__(self, folder: Path, budget: Budget) -> None:
+        self.folder, self.budget = folder, budget
+        check_folder(folder)
+        file, said = folder / BUDGET_FILE, asdict(budget)
+        if file.is_file() and json_of(file.read_bytes()) != said:
+            began = f"{folder} was begun with another budget than {budget.name!r}"
+            raise UserError(f"{began}: go on with the one in {file}, or name another folder with --out")
+        write_json(file, said)
+
+    # -- what all arms share
+
+    @cached_property
+    def prompts(self) -> list[world.Clip]:
+        """Clips whose captions are the prompts."""
+        return videos.prompts(self.budget.prompts)
+
+    @property
+    def captions(self) -> list[str]:
+        """The prompts."""
+        return [clip.caption for clip in self.prompts]
+
+    @cached_property
+    def image_model(self) -> Path:
+        """The folder of the image model on which all arms stand; trained unless it is there."""
+        folder = self.folder / "image"
+        if not (folder / DONE).is_file():
+            logger.info("the image model")
+            recipe = stages.image_recipe(self.budget)
+            if not train(recipe, folder, RunOptions(bool(checkpoints.checkpoints(folder)), tasks=self._tasks)):
+                raise KeyboardInterrupt(f"{recipe.name} was stopped")
+            write_json(folder / DONE, {"steps": recipe.optimisation.steps})
+        return folder / "model"
+
+    @property
+    def _tasks(self) -> Mapping[str, Any]:
+        return stages.tasks(self.folder / "clips")
+
+    def starts(self, seed: int) -> Tensor:
+        """Starting frames (n, 64, 64, 3) in 0..1 of the prompts, the same for all arms that take one."""
+        file = self.folder / f"starting_frames-{seed}.safetensors"
+        if not file.is_file():
+            made = videos.starting_frames(self.image_model, self.captions, seed, self.budget.steps)
+            save_tensors({"frames": _bytes(made)}, file)
+        return _numbers(open_weights(file).read()["frames"])
+
+    # -- an arm
+
+    def seeds(self, arm: Arm) -> range:
+        """Of training."""
+        return range(self.budget.seeds if arm.decides else 1)
+
+    def place(self, name: str, seed: int) -> Path:
+        """The folder of an arm of one seed."""
+        return self.folder / "arms" / name / f"seed-{seed}"
+
+    def is_done(self, name: str, seed: int) -> bool:
+        """Whether its videos are made and judged."""
+        return (self.place(name, seed) / ROWS).is_file()
+
+    def model(self, name: str, seed: int) -> tuple[Path, Path]:
+        """The image model's folder and the stack's file of an arm, which is trained unless it is there."""
+        arm, out = ARMS[name], self.place(name, seed)
+        recipes = stages.arm_recipes(arm, self.budget, self.image_model, seed)
+        check_folder(out)
+        folder = out
+        for recipe, model, complete in train_chain(recipes, out, RunOptions(tasks=self._tasks)):
+            if not complete:
+                raise KeyboardInterrupt(f"{recipe.name} was stopped")
+            folder = model
+        trained_along = (folder / "unet").is_dir()
+        return (folder if trained_along else self.image_model), folder / "stack_F.safetensors"
+
+    def make(self, name: str, seed: int) -> Tensor:
+        """The arm's videos of the prompts."""
+        if ARMS[name].maker == "real":
+            return videos.real_videos(self.prompts)
+        base, stack = self.model(name, seed)
+        reads = ARMS[name].changes.get("given.text_drop") != 1.0
+        return videos.make_videos(base, stack, self.captions, self.starts(seed), seed, self.budget, reads=reads)
+
+    def run(self, name: str, seed: int) -> Result:
+        """Train an arm, make its videos and judge them, or read what is there."""
+        out = self.place(name, seed)
+        if not self.is_done(name, seed):
+            logger.info("%s, seed %d: %s", name, seed, ARMS[name].about)
+            begun = time.monotonic()
+            made = self.make(name, seed)
+            rows = videos.judged(self.prompts, made, None if ARMS[name].maker == "real" else self.starts(seed))
+            check_folder(out)
+            save_tensors({"videos": _bytes(made)}, out / VIDEOS)
+            write_json(out / ROWS, {"seconds": time.monotonic() - begun, "rows": rows})
+        kept = json.loads((out / ROWS).read_text())
+        return Result(_numbers(open_weights(out / VIDEOS).read()["videos"]), kept["rows"], kept["seconds"])
+
+
+def run(lab: Lab, names: Sequence[str]) -> None:
+    """All seeds of these arms; first one seed of each, so that a stop leaves the most to see."""
+    jobs = [(seed, name) for name in names for seed in lab.seeds(ARMS[name])]
+    for seed, name in sorted(jobs, key=lambda job: job[0]):
+        lab.run(name, seed)
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return (images.clamp(0, 1) * 255).round().byte()
+
+
+def _numbers(images: Tensor) -> Tensor:
+    return images.to(torch.float32) / 255

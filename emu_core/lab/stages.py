@@ -1,0 +1,78 @@
+"""The recipes of the laboratory: its image model, and the two stages of an arm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..model_folder import BUNDLED
+from ..toy.recipes import TINY
+from ..toy.source import WorldSource
+from ..toy.tasks import TASKS
+from ..training.distil import video_task
+from ..training.loop import Task
+from ..training.paper import stage1_256px, stage2_512px
+from ..training.processes import Processes
+from ..training.recipes import Clips, Compute, Every, Given, Network, Optimisation, Recipe, Recommended, Start, World, override
+from .arms import Arm
+from .budget import Budget
+
+BATCH = 16
+WIDTHS = (64, 64)
+SEED = 11  # of the clips
+
+
+def image_recipe(budget: Budget) -> Recipe:
+    """The text encoder and image U-Net on the bundled autoencoder, of pictures that show more than the videos do."""
+    steps = budget.image
+    return Recipe(
+        "image",
+        "text_to_image",
+        Optimisation(steps, 128, 3e-3, min(50, steps), decay=0.6, ema=0.99, t_power=1.3, optimiser="muon"),
+        start=Start(str(BUNDLED)),
+        clips=Clips(validation=256),
+        compute=Compute("bfloat16"),
+        every=Every(steps, max(steps // 3, 1), steps),
+        world=World(SEED, cache=4 * budget.clips, kind="lab_images", figures=4.0),
+        network=Network(WIDTHS),
+    )
+
+
+def arm_recipes(arm: Arm, budget: Budget, image_model: Path, seed: int) -> list[Recipe]:
+    """The stages of an arm, in their order; those without steps are left out."""
+    made = []
+    for stage, share, steps in ((stage1_256px, arm.low, budget.low), (stage2_512px, arm.full, budget.full)):
+        if not (count := round(share * steps)):
+            continue
+        recipe = replace(
+            stage(TINY),
+            optimisation=Optimisation(
+                count, BATCH, 2e-3, min(30, count), decay=0.5, ema=0.99, seed=seed, t_power=0.85, optimiser="muon"
+            ),
+            start=Start(str(image_model)),
+            given=Given(first_frame=1.0),
+            recommended=Recommended(budget.text_guidance, budget.image_guidance, budget.steps),
+            compute=Compute("bfloat16"),
+            every=Every(count, max(count // 2, 1), count),
+            world=World(SEED, cache=budget.clips, kind="lab", figures=4.0),
+        )
+        made.append(override(recipe, {name: _changed(recipe, name, value) for name, value in arm.changes.items()}))
+    return made
+
+
+def _changed(recipe: Recipe, name: str, value: Any) -> Any:
+    return max(round(value * recipe.world.cache), 1) if name == "world.cache" else value
+
+
+def tasks(cache: Path) -> dict[str, Callable[..., Task]]:
+    """What is trained, with the clips of all arms kept in one folder."""
+
+    def source(recipe: Recipe, base: Any, folder: Path, processes: Processes) -> WorldSource:
+        return WorldSource(recipe, base, cache, processes)
+
+    def video(recipe: Recipe, folder: Path, processes: Processes) -> Task:
+        return video_task(recipe, folder, processes, source)
+
+    return {**TASKS, "video": video}
