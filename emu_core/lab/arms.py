@@ -12,17 +12,19 @@ from ..training.paper import ABLATIONS
 
 @dataclass(frozen=True)
 class Arm:
-    """`changes`: settings of the recipes of both stages, or of one under `low: {...}`. `low`, `full`: how many times the budget's
-    steps each stage has. `decides`: trained with as many seeds as the budget says, else with one. `maker`: what makes its videos,
-    where that is no temporal stack. `data`: what it is trained on, where that is not the clips of all."""
+    """`changes`: settings of the recipes of its stages. `low`, `full`, `fine`: how many times the budget's steps each stage has.
+    `decides`: trained with as many seeds as the budget says, else with one. `maker`: what makes its videos, where that is no
+    temporal stack. `mixed`: trained on clips as the web has them, of files. `after`: the arm whose model it starts from."""
 
     about: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     low: float = 1.0
     full: float = 1.0
+    fine: float = 0.0
     decides: bool = False
     maker: str = "stack"
-    data: str = "clips"
+    mixed: bool = False
+    after: str = ""
 
 
 def _ablation(name: str, **settings: Any) -> Arm:
@@ -39,8 +41,10 @@ ARMS: dict[str, Arm] = {
     "single_stage": Arm("full resolution from the start, for as long", low=0.0, full=1.25, decides=True),
     "random_start": _ablation("random_start", decides=True),
     "all_trained": _ablation("all_trained"),
-    "mixed_data": Arm("the design on clips of which most hardly move and are captioned badly", data="mixed"),
-    "hq": Arm("the same, then fine-tuned on the few that move and are captioned well", data="hq"),
+    "mixed_data": Arm("the design on clips of which most hardly move and are captioned badly", mixed=True),
+    "hq": Arm(
+        "the same, then fine-tuned on the few that move", mixed=True, after="mixed_data", low=0.0, full=0.0, fine=1.0
+    ),
     "convolutions_alone": _ablation("convolutions_alone"),
     "attention_alone": _ablation("attention_alone"),
     "depthwise": _ablation("depthwise"),

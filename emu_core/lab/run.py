@@ -22,8 +22,10 @@ from ..training.folder import check_folder, write_json
 from ..training.run import DONE, RunOptions, train, train_chain
 from ..weights import open_weights, save_tensors
 from . import stages, videos
-from .arms import ARMS, Arm
+from .arms import ARMS, CLAIMS, Arm, Claim
 from .budget import Budget
+from .makers import MAKERS
+from .mixed import make_shards
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +44,10 @@ class Result:
 
 
 class Lab:
-    """A laboratory in `folder`. UserError if another budget was begun there."""
+    """A laboratory in `folder`, of these arms and claims. UserError if another budget was begun there."""
 
-    def __init__(self, folder: Path, budget: Budget) -> None:
-        self.folder, self.budget = folder, budget
+    def __init__(self, folder: Path, budget: Budget, arms: Mapping[str, Arm] = ARMS, claims: Sequence[Claim] = CLAIMS) -> None:
+        self.folder, self.budget, self.arms, self.claims = folder, budget, arms, claims
         check_folder(folder)
         file, said = folder / BUDGET_FILE, asdict(budget)
         if file.is_file() and json_of(file.read_bytes()) != said:
@@ -105,8 +107,10 @@ class Lab:
 
     def model(self, name: str, seed: int) -> tuple[Path, Path]:
         """The image model's folder and the stack's file of an arm, which is trained unless it is there."""
-        arm, out = ARMS[name], self.place(name, seed)
-        recipes = stages.arm_recipes(arm, self.budget, self.image_model, seed)
+        arm, out = self.arms[name], self.place(name, seed)
+        init = str(self.model(arm.after, seed)[1]) if arm.after else ""
+        shards = str(make_shards(self.folder / "mixed", self.budget.clips // 4)) if arm.mixed else ""
+        recipes = stages.arm_recipes(arm, self.budget, self.image_model, seed, init, shards)
         check_folder(out)
         folder = out
         for recipe, model, complete in train_chain(recipes, out, RunOptions(tasks=self._tasks)):
@@ -118,20 +122,21 @@ class Lab:
 
     def make(self, name: str, seed: int) -> Tensor:
         """The arm's videos of the prompts."""
-        if ARMS[name].maker == "real":
-            return videos.real_videos(self.prompts)
+        if maker := MAKERS.get(self.arms[name].maker):
+            return maker(self.prompts, self.place(name, seed) / "model", self.budget, seed)
         base, stack = self.model(name, seed)
-        reads = ARMS[name].changes.get("given.text_drop") != 1.0
+        reads = self.arms[name].changes.get("given.text_drop") != 1.0
         return videos.make_videos(base, stack, self.captions, self.starts(seed), seed, self.budget, reads=reads)
 
     def run(self, name: str, seed: int) -> Result:
         """Train an arm, make its videos and judge them, or read what is there."""
         out = self.place(name, seed)
         if not self.is_done(name, seed):
-            logger.info("%s, seed %d: %s", name, seed, ARMS[name].about)
+            logger.info("%s, seed %d: %s", name, seed, self.arms[name].about)
             begun = time.monotonic()
             made = self.make(name, seed)
-            rows = videos.judged(self.prompts, made, None if ARMS[name].maker == "real" else self.starts(seed))
+            given = self.arms[name].maker == "stack" and self.arms[name].changes.get("method.image", True)
+            rows = videos.judged(self.prompts, made, self.starts(seed) if given else None)
             check_folder(out)
             save_tensors({"videos": _bytes(made)}, out / VIDEOS)
             write_json(out / ROWS, {"seconds": time.monotonic() - begun, "rows": rows})
@@ -141,7 +146,7 @@ class Lab:
 
 def run(lab: Lab, names: Sequence[str]) -> None:
     """All seeds of these arms; first one seed of each, so that a stop leaves the most to see."""
-    jobs = [(seed, name) for name in names for seed in lab.seeds(ARMS[name])]
+    jobs = [(seed, name) for name in names for seed in lab.seeds(lab.arms[name])]
     for seed, name in sorted(jobs, key=lambda job: job[0]):
         lab.run(name, seed)
 

@@ -13,11 +13,12 @@ from ..toy.source import WorldSource
 from ..toy.tasks import TASKS
 from ..training.distil import video_task
 from ..training.loop import Task
-from ..training.paper import stage1_256px, stage2_512px
+from ..training.paper import hq_finetune, stage1_256px, stage2_512px
 from ..training.processes import Processes
 from ..training.recipes import Clips, Compute, Every, Given, Network, Optimisation, Recipe, Recommended, Start, World, override
 from .arms import Arm
 from .budget import Budget
+from .mixed import SELECTION
 
 BATCH = 16
 WIDTHS = (64, 64)
@@ -40,24 +41,41 @@ def image_recipe(budget: Budget) -> Recipe:
     )
 
 
-def arm_recipes(arm: Arm, budget: Budget, image_model: Path, seed: int) -> list[Recipe]:
-    """The stages of an arm, in their order; those without steps are left out."""
+def arm_recipes(arm: Arm, budget: Budget, image_model: Path, seed: int, init: str = "", shards: str = "") -> list[Recipe]:
+    """The stages of an arm, in their order; those without steps are left out. `init`: what the first starts from; `shards`:
+    curated clips to train on."""
     made = []
-    for stage, share, steps in ((stage1_256px, arm.low, budget.low), (stage2_512px, arm.full, budget.full)):
+    for stage, share, steps in (
+        (stage1_256px, arm.low, budget.low),
+        (stage2_512px, arm.full, budget.full),
+        (hq_finetune, arm.fine, budget.fine),
+    ):
         if not (count := round(share * steps)):
             continue
         recipe = replace(
             stage(TINY),
             optimisation=Optimisation(
-                count, BATCH, 2e-3, min(30, count), decay=0.5, ema=0.99, seed=seed, t_power=0.85, optimiser="muon"
+                count,
+                BATCH,
+                2e-3 if stage is not hq_finetune else 5e-4,
+                min(30, count),
+                decay=0.5,
+                ema=0.99,
+                seed=seed,
+                t_power=0.85,
+                optimiser="muon",
             ),
-            start=Start(str(image_model)),
+            start=Start(str(image_model), init),
             given=Given(first_frame=1.0),
             recommended=Recommended(budget.text_guidance, budget.image_guidance, budget.steps),
             compute=Compute("bfloat16"),
             every=Every(count, max(count // 2, 1), count),
             world=World(SEED, cache=budget.clips, kind="lab", figures=4.0),
         )
+        if shards:
+            selection = SELECTION if stage is hq_finetune else ""
+            recipe = replace(recipe, clips=replace(recipe.clips, shards=shards, selection=selection, starts=1, workers=1))
+            recipe = override(recipe, {"compute.cache": True})
         made.append(override(recipe, {name: _changed(recipe, name, value) for name, value in arm.changes.items()}))
     return made
 

@@ -41,6 +41,11 @@ def prompts(count: int, seed: int = SEED, part: world.Part = LAB) -> list[world.
     return [world.posed(clip) for clip in world.clips(seed, range(count), True, part)]
 
 
+def lab_clips(seed: int, numbers: Sequence[int], held_out: bool = False) -> list[world.Clip]:
+    """Clips of the laboratory's part of the world."""
+    return world.clips(seed, numbers, held_out, LAB)
+
+
 def real_videos(clips: Sequence[world.Clip]) -> Tensor:
     """(n, 8, 64, 64, 3) in 0..1, as they are drawn."""
     return world.render(clips, TIMES).movedim(2, -1) / 2 + 0.5
