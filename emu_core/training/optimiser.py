@@ -63,8 +63,8 @@ def build_optimiser(config: Optimisation, trained: Mapping[str, nn.Parameter]) -
     return torch.optim.AdamW(list(trained.values()), **settings)
 
 
-def moments(optimiser: torch.optim.AdamW, p: nn.Parameter) -> dict[str, Tensor]:
-    """What is kept of a weight between two steps, the live tensors; before the first step, what it begins with."""
+def moments(optimiser: torch.optim.Optimizer, p: nn.Parameter) -> dict[str, Tensor]:
+    """What Adam or Muon keeps of a weight between two steps, the live tensors; before the first step, what it begins with."""
     if isinstance(optimiser, Muon):
         for matrix, own in zip(optimiser.matrices, optimiser.hidden, strict=True):
             if own is p:
