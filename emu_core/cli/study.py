@@ -1,15 +1,20 @@
-"""`emu-video study create | serve | report | export | import`."""
+"""`emu-video study create | serve | report | correlate | export | import`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from argparse import Namespace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from .options import add_command, add_verbose, check_folder, is_there, wrote
+
+if TYPE_CHECKING:
+    from ..study.results import Results
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -50,6 +55,14 @@ def add(commands: argparse._SubParsersAction) -> None:
     report.add_argument("study", help="the study's folder, or an exported .json or .csv")
     report.add_argument("--out", metavar="FOLDER", help="write report.json, report.md and plots there")
     report.add_argument("--json", action="store_true", help="print the report as JSON")
+
+    summary = "how well automatic figures agree with the votes: rank correlation over systems, and prompt by prompt"
+    correlated = add_command(parts, "correlate", summary, f"{__name__}:correlate")
+    correlated.add_argument("study", help="the study's folder, or an exported .json or .csv")
+    figures = "evaluation.json of `emu-video evaluate --out`, of the same systems (by name) and prompts"
+    correlated.add_argument("--figures", required=True, metavar="FILE", help=figures)
+    correlated.add_argument("--out", metavar="FOLDER", help="write correlation.json, correlation.md and a plot there")
+    correlated.add_argument("--json", action="store_true", help="print as JSON")
 
     export = add_command(parts, "export", "votes, prompts and hashes of a study as one file", f"{__name__}:export")
     export.add_argument("study", help="the study's folder")
@@ -125,22 +138,46 @@ def serve(options: Namespace) -> None:
 
 def report(options: Namespace) -> None:
     """Print a study's report, or write it."""
-    from ..study import exchange, report, store, tables
+    from ..study import report, tables
 
-    if Path(options.study).is_file():
-        results = exchange.read_results(options.study)
-    else:
-        with store.Study(options.study) as study:
-            results = study.results()
+    results = _results(options.study)
+    check_folder(options.out)
     if options.json or not options.out:
         found = report.build_report(results)
         print(report.report_json(found) if options.json else tables.markdown(found), end="")
     if options.out:
-        check_folder(options.out)
-        replaced = {path: is_there(path) for path in Path(options.out).glob("*")}
-        files = report.write_report(results, options.out)
-        if not options.json:
-            print("\n".join(wrote(path, replaced.get(Path(path), False)) for path in files))
+        _written(options, lambda: report.write_report(results, options.out))
+
+
+def correlate(options: Namespace) -> None:
+    """Print how automatic figures agree with a study's votes, or write it."""
+    from ..study import correlation, report
+
+    results = _results(options.study)
+    check_folder(options.out)
+    found = correlation.correlate(results, correlation.read_figures(options.figures, results))
+    if options.json or not options.out:
+        print(report.report_json(found) if options.json else correlation.as_markdown(found), end="")
+    if options.out:
+        _written(options, lambda: report.write_files(found, options.out, "correlation", correlation.as_markdown))
+
+
+def _results(place: str) -> Results:
+    """Of a study's folder, or of an exported file."""
+    from ..study import exchange, store
+
+    if Path(place).is_file():
+        return exchange.read_results(place)
+    with store.Study(place) as study:
+        return study.results()
+
+
+def _written(options: Namespace, write: Callable[[], Sequence[Path]]) -> None:
+    """Write files into the folder that was asked for, and say which."""
+    replaced = {path: is_there(path) for path in Path(options.out).glob("*")}
+    files = write()
+    if not options.json:
+        print("\n".join(wrote(path, replaced.get(Path(path), False)) for path in files))
 
 
 def export(options: Namespace) -> None:

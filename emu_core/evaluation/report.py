@@ -36,6 +36,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             "count": len(prompts),
             "with_image": sum(prompt.image is not None for prompt in prompts),
             "ids": [prompt.id for prompt in prompts],
+            "texts": [prompt.text for prompt in prompts],
             "left_out": [{"prompt": place, "why": why} for place, why in evaluation.left_out],
         },
         "intervals": f"{CONFIDENCE:.0%}, percentile bootstrap over prompts, {RESAMPLES} resamples; Fréchet distances: "

@@ -73,15 +73,66 @@ def bootstrap_share(clusters: Sequence[tuple[int, int]], resamples: int, seed: i
     return _percentiles(shares, len(table), CONFIDENCE, resamples, seed)
 
 
+def bootstrap_clusters(
+    statistics: Callable[[NDArray[np.int64]], NDArray[np.float64]], clusters: int, resamples: int = RESAMPLES, seed: int = SEED
+) -> list[tuple[float, float]]:
+    """Percentile intervals of k statistics, drawing whole clusters (a prompt is one) with replacement.
+
+    statistics: takes how often each cluster was drawn, (n, clusters), and gives the values of n resamples, (n, k); where one is
+    not defined (nan), that resample is left out of its interval, and both ends are nan where none is left.
+    """
+
+    def values(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
+        return statistics(generator.multinomial(clusters, np.full(clusters, 1 / clusters), size=count))
+
+    found = _drawn(values, clusters, resamples, seed)
+    return [_middle(column[np.isfinite(column)], CONFIDENCE) for column in found.T]
+
+
 def _percentiles(
     draw: Callable[[np.random.Generator, int], NDArray[np.float64]], size: int, confidence: float, resamples: int, seed: int
 ) -> tuple[float, float]:
-    """The middle `confidence` of what `draw` gives, called for some resamples of `size` numbers at a time to save memory."""
+    """The middle `confidence` of what `draw` gives for resamples of `size` numbers."""
+    return _middle(_drawn(draw, size, resamples, seed), confidence)
+
+
+def _drawn(
+    draw: Callable[[np.random.Generator, int], NDArray[np.float64]], size: int, resamples: int, seed: int
+) -> NDArray[np.float64]:
+    """What `draw` gives, called for some resamples of `size` numbers at a time to save memory."""
     generator, step = np.random.default_rng(seed), max(1, _CHUNK // size)
-    found = np.concatenate([draw(generator, min(step, resamples - start)) for start in range(0, resamples, step)])
+    return np.concatenate([draw(generator, min(step, resamples - start)) for start in range(0, resamples, step)])
+
+
+def _middle(found: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    if not found.size:
+        return nan, nan
     tail = (1 - confidence) / 2
     low, high = np.quantile(found, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def kendall_tau(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """Kendall's tau-b of two rankings (..., n) along the last axis (Kendall 1945): pairs in the same order less pairs in the
+    other order, over the geometric mean of the numbers of pairs that each does not tie. nan where one ties all. scipy's takes one
+    ranking at a time, which a bootstrap of thousands would wait for."""
+    orders = []
+    for values in (np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)):
+        i, j = np.triu_indices(values.shape[-1], 1)
+        orders.append(np.sign(values[..., i] - values[..., j]))
+    return _cosine(*orders)
+
+
+def spearman_rho(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """Spearman's rho of two rankings (..., n) along the last axis: Pearson's correlation of their ranks, equal ones sharing the
+    mean of theirs (Spearman 1904). nan where one ties all."""
+    ranks = [scipy.stats.rankdata(values, axis=-1) for values in (first, second)]
+    return _cosine(*(values - values.mean(axis=-1, keepdims=True) for values in ranks))
+
+
+def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    lengths = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
+    return np.divide((a * b).sum(axis=-1), lengths, out=np.full(np.shape(lengths), nan), where=lengths > 0)
 
 
 def jackknife(whole: float, without: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:

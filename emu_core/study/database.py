@@ -23,7 +23,10 @@ SCHEMA = Path(__file__).with_name("schema.sql")
 APPLICATION_ID = 0x454D5653  # "EMVS"
 VERSION = 1
 STUDY_COLUMNS = "only, uid, title, raters, lease_ms, secret, created_ms"
-LATER_COLUMNS = {"study": {"signup_open": "INTEGER NOT NULL DEFAULT 1"}, "seats": {"watched": "INTEGER NOT NULL DEFAULT 0"}}
+LATER_COLUMNS = {
+    "study": {"signup_open": "INTEGER NOT NULL DEFAULT 1", "note": "TEXT NOT NULL DEFAULT ''"},
+    "seats": {"watched": "INTEGER NOT NULL DEFAULT 0"},
+}
 """What version 1 did not have at first; an older program reads and writes such a store all the same."""
 OWN_NAMES = re.compile(rf"{re.escape(STORE_NAME)}(-wal|-shm|-journal)?|{LOCK_NAME}|{MAKING_NAME}|{VIDEOS}|\..*\.part")
 OWN_VIDEOS = re.compile(r"[0-9a-f]{16}\.mp4|\..*\.part|tmp.*")

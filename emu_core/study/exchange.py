@@ -27,18 +27,21 @@ from .store import Study, pairs_in
 MARK = {"format": "emu-video-study", "version": 1}
 UID = re.compile(r"[A-Za-z0-9]{16,64}")
 PAIR_COLUMNS = ("study", "title", "raters", "systems", "prompt", "text", "first", "second", "first_sha256", "second_sha256")
+NOTE = "note"  # only where there is one
 VOTE_COLUMNS = ("vote", "rater", "time_ms", "shown_left", *(f"{key}{part}" for key in KEYS for part in ("", "_reasons", "_ms")))
 
 
 def to_json(results: Results) -> str:
     """All of it, under the names of the dataclasses' fields."""
-    return json.dumps(MARK | asdict(results), indent=1, ensure_ascii=False) + "\n"
+    told = {name: value for name, value in asdict(results).items() if value or name != NOTE}
+    return json.dumps(MARK | told, indent=1, ensure_ascii=False) + "\n"
 
 
 def to_csv(results: Results) -> str:
     """One line a vote, and one for a pair that has none; reasons are joined by ";"."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, PAIR_COLUMNS + VOTE_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+    columns = (*PAIR_COLUMNS, *([NOTE] if results.note else []), *VOTE_COLUMNS)
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     systems = json.dumps(results.systems, ensure_ascii=False)
     for pair in results.pairs:
@@ -67,7 +70,8 @@ def read_results(path: str | Path) -> Results:
             found = json_of(decoded(file.read_bytes()), unique_names)
             for key, value in MARK.items():
                 _expect(found[key] == value, f"{key} {found[key]}, not {value}")
-            found = {field.name: found[field.name] for field in fields(Results)}
+            found = {field.name: found[field.name] for field in fields(Results) if field.name in found or field.name != NOTE}
+            found.setdefault(NOTE, "")
         else:
             found = asdict(_from_csv(file))
         results = _typed(Results, found)
@@ -82,7 +86,7 @@ def read_results(path: str | Path) -> Results:
 
 
 def _from_csv(file: Path) -> Results:
-    lines = [*read_table(file, PAIR_COLUMNS + VOTE_COLUMNS)][1:]
+    lines = [*read_table(file, (*PAIR_COLUMNS, NOTE, *VOTE_COLUMNS))][1:]
     for line in lines:
         _expect(not line.problem, f"{line.place}: {line.problem}")
     rows = [line.cells for line in lines]
@@ -98,7 +102,8 @@ def _from_csv(file: Path) -> Results:
         if row["vote"]:
             pairs[key] = replace(pair, votes=(*pair.votes, Vote.from_columns(row["vote"], row["rater"], row, ";")))
     systems = tuple(json_of(head["systems"]))
-    return Results(head["study"], head["title"], int(head["raters"]), systems, prompts, tuple(pairs.values()))
+    about = (head["study"], head["title"], int(head["raters"]), systems)
+    return Results(*about, prompts, tuple(pairs.values()), head.get(NOTE, ""))
 
 
 def _typed(kind: Any, value: Any) -> Any:
@@ -176,14 +181,17 @@ def import_new(results: Results, folder: str | Path) -> None:
 def merge(study: Study, results: Results) -> tuple[int, int]:
     """Take the votes of another copy of the same study. Returns (new votes, votes that were there already).
 
-    A rater is the same if the name is. ValueError, and nothing is taken: another study, a pair that this one does not have or
-    whose videos differ, a vote that conflicts (the same id with other content, the same rater twice on a pair), a sixth vote.
+    A rater is the same if the name is; a note comes along. ValueError, and nothing is taken: another study, a pair that this one
+    does not have or whose videos differ, a vote that conflicts (the same id with other content, the same rater twice on a pair),
+    a sixth vote.
     """
     if results.uid != study.uid:
         raise UserError(f"expected votes of the study {study.uid}, found some of {results.uid}; merge copies of one study only.")
     taken: list[bool] = []
     with study.transaction() as db:
         here = pairs_in(db)
+        if results.note not in study.note:
+            db.execute("UPDATE study SET note = ?", (" ".join(filter(None, (study.note, results.note))),))
         for pair in results.pairs:
             number = here.get(replace(pair, votes=()))
             if number is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -26,6 +27,7 @@ STYLE: dict[Any, Any] = {
     "axes.edgecolor": LINE,
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
 }
+ARROWS = {"higher": "↑", "lower": "↓", None: "–"}
 MOST_COMPARISONS = 45
 MOST_RATERS = 60
 LONGEST_NAME = 28
@@ -33,14 +35,30 @@ LONGEST_NAME = 28
 
 def draw(report: dict[str, Any]) -> dict[str, bytes]:
     """File name -> PNG: win_rates, agreement, reasons, raters. Nothing where there is no complete pair."""
-    drawn: dict[str, bytes] = {}
     makers = {"win_rates": _win_rates, "agreement": _agreement, "reasons": _reasons, "raters": _raters}
+    return _drawn(report, makers if report["study"]["complete_pairs"] else {})
+
+
+def draw_correlation(found: dict[str, Any]) -> dict[str, bytes]:
+    """File name -> PNG: correlation. Nothing where there is no correlation."""
+    return _drawn(found, {"correlation": _correlation} if _correlated(found) else {})
+
+
+def _drawn(found: dict[str, Any], makers: Mapping[str, Callable[[dict[str, Any]], Figure]]) -> dict[str, bytes]:
+    drawn: dict[str, bytes] = {}
     with mpl.rc_context(STYLE):
-        for name, make in makers.items() if report["study"]["complete_pairs"] else ():
+        for name, make in makers.items():
             content = io.BytesIO()
-            make(report).savefig(content, format="png", dpi=160, metadata={"Software": None})
+            figure = make(found)
+            if note := found["study"].get("note"):  # a picture may be shown without its report
+                figure.supxlabel(fill(note, 110), fontsize=9, color=SOFT)
+            figure.savefig(content, format="png", dpi=160, metadata={"Software": None})
             drawn[f"{name}.png"] = content.getvalue()
     return drawn
+
+
+PLOTS = {"report": draw, "correlation": draw_correlation}
+"""By the name of the report that they belong to."""
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **settings: Any) -> tuple[Figure, list[Axes]]:
@@ -170,4 +188,44 @@ def _raters(report: dict[str, Any]) -> Figure:
         _note(axes, place, f"{row['votes']} votes")
     axes.axvline(50, color=SOFT, lw=0.9, ls=(0, (4, 3)), zorder=0)
     axes.legend(loc="upper left", bbox_to_anchor=(1.1, 1.0), frameon=False, fontsize=9)
+    return figure
+
+
+def _correlated(found: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """Of each metric that has a rank correlation with the votes on any question, its entries, one a question."""
+    entries = zip(*(found["questions"][key]["metrics"] for key in KEYS), strict=True)
+    return [list(of_one) for of_one in entries if any(entry["kendall_tau"]["value"] is not None for entry in of_one)]
+
+
+def _correlation(found: dict[str, Any]) -> Figure:
+    """A panel a metric, a dot a system and question: its win rate against its figure. Systems are numbered, and named above."""
+    metrics, columns = _correlated(found), 3
+    rows = -(-len(metrics) // columns)
+    names = [f"{place} {_short(system)}" for place, system in enumerate(found["study"]["systems"], 1)]
+    figure, panels = _figure(4.4 * columns, 1.4 + 3.3 * rows, rows, columns)
+    figure.suptitle(fill("   ".join(names), 150), fontsize=10)
+    for axes in panels[len(metrics) :]:
+        axes.set_axis_off()
+    for axes, of_one in zip(panels, metrics, strict=False):
+        metric = of_one[0]
+        values = [number(entry["kendall_tau"]["value"]) for entry in of_one]
+        taus = [f"{question.title} τ {value}" for question, value in zip(QUESTIONS, values, strict=True)]
+        axes.set_title(f"{_short(metric['label'])} {ARROWS[metric['better']]}", loc="left", fontweight="bold", pad=20)
+        axes.text(0, 1.02, ", ".join(taus), transform=axes.transAxes, color=SOFT, fontsize=8.5, va="bottom")
+        for entry, question, colour, size in zip(of_one, QUESTIONS, (FIRST, SECOND), (7.5, 5), strict=True):
+            rates = found["questions"][question.key]["win_rates"]
+            for system, value in entry["figures"].items():
+                place = (value, 100 * rates[system])
+                axes.plot(*place, "o", color=colour, markersize=size, label=question.title)
+                mark = str(found["study"]["systems"].index(system) + 1)
+                axes.annotate(mark, place, (5, 3), textcoords="offset points", fontsize=8, color=colour)
+        axes.set_ylim(-4, 104)
+        axes.margins(x=0.12)
+        axes.grid(color=LINE, lw=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0)
+    handles = dict(zip(*panels[0].get_legend_handles_labels()[::-1], strict=True))
+    panels[0].legend(handles.values(), handles.keys(), fontsize=8, frameon=False)
+    for axes in panels[::columns]:
+        axes.set_ylabel("win rate against all others, %")
     return figure

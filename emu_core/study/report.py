@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import median
@@ -48,6 +48,7 @@ def build_report(results: Results) -> dict[str, Any]:
             prompts.append(named | verdicts)
     votes = [vote for pair in results.pairs for vote in pair.votes]
     study = {"uid": results.uid, "title": results.title, "raters_per_pair": results.raters, "systems": list(results.systems)}
+    study |= {"note": results.note} if results.note else {}
     study |= {"prompts": len(results.prompts), "pairs": len(results.pairs), "complete_pairs": len(complete)}
     return {
         "study": {**study, "votes": len(votes), "raters": len({vote.rater for vote in votes})},
@@ -160,7 +161,15 @@ def _habits(votes: Sequence[tuple[Pair, Vote]], question: str, raters: int) -> d
 
 
 def write_report(results: Results, folder: str | Path) -> list[Path]:
-    """report.json, report.md and the plots as PNG, each whole or untouched. Returns the files.
+    """report.json, report.md and the plots as PNG; see `write_files`."""
+    return write_files(build_report(results), folder, "report", markdown)
+
+
+def write_files(
+    found: dict[str, Any], folder: str | Path, name: str, text: Callable[[dict[str, Any], Sequence[str]], str]
+) -> list[Path]:
+    """NAME.json, NAME.md (of what was found and the names of its plots) and the plots as PNG, each whole or untouched. Returns
+    the files.
 
     ValueError: the folder is a file, or cannot be written into.
     """
@@ -170,19 +179,18 @@ def write_report(results: Results, folder: str | Path) -> list[Path]:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: expected a folder for the report, found a file; choose another name.")
     folder.mkdir(parents=True, exist_ok=True)
-    report = build_report(results)
     try:
-        from .plots import draw  # matplotlib is optional
+        from .plots import PLOTS  # matplotlib is optional
 
-        drawn = draw(report)
+        drawn = PLOTS[name](found)
     except ImportError:
         log.warning("The report has no plots: matplotlib is not installed (pip install matplotlib).")
         drawn = {}
-    files = {"report.json": report_json(report).encode(), "report.md": markdown(report, list(drawn)).encode(), **drawn}
-    for name, content in files.items():
-        with whole_file(folder / name) as part:
+    files = {f"{name}.json": report_json(found).encode(), f"{name}.md": text(found, list(drawn)).encode(), **drawn}
+    for file, content in files.items():
+        with whole_file(folder / file) as part:
             part.write_bytes(content)
-    return [folder / name for name in files]
+    return [folder / file for file in files]
 
 
 def report_json(report: dict[str, Any]) -> str:

@@ -72,7 +72,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Results:
-    """uid: the study's own, also in its copies; raters: votes that a pair needs; prompts: key -> text."""
+    """uid: the study's own, also in its copies; raters: votes that a pair needs; prompts: key -> text; note: what the page and
+    the report say first, empty where there is nothing to say."""
 
     uid: str
     title: str
@@ -80,3 +81,4 @@ class Results:
     systems: tuple[str, ...]
     prompts: dict[str, str] = field(default_factory=dict)
     pairs: tuple[Pair, ...] = ()
+    note: str = ""

@@ -15,7 +15,8 @@ CREATE TABLE study (
     tokens_required INTEGER NOT NULL DEFAULT 0 CHECK (tokens_required IN (0, 1)),
     secret TEXT NOT NULL,
     created_ms INTEGER NOT NULL,
-    signup_open INTEGER NOT NULL DEFAULT 1 CHECK (signup_open IN (0, 1))
+    signup_open INTEGER NOT NULL DEFAULT 1 CHECK (signup_open IN (0, 1)),
+    note TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE systems (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE CHECK (name <> ''));
 CREATE TABLE prompts (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE CHECK (key <> ''), text TEXT NOT NULL);

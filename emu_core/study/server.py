@@ -123,7 +123,7 @@ def _state(study: Study, session: str) -> dict[str, Any]:
     """What the page needs at its start: the study, the questionnaire, and the rater if there is a session."""
     found = _signed_in(study, session)
     rater = {"name": found.name, **study.progress(found)} if found else None
-    about = {"title": study.title, "keep_ms": study.lease_ms // 4}
+    about = {"title": study.title, "note": study.note, "keep_ms": study.lease_ms // 4}
     about |= {"tokens_required": study.tokens_required, "signup_open": study.signup_open}
     return {"study": about, "questions": [asdict(question) for question in QUESTIONS], "rater": rater}
 

@@ -220,6 +220,11 @@ class Study(AbstractContextManager["Study"]):
         """Whether new raters may sign up by a name."""
         return bool(self._all("SELECT signup_open FROM study")[0][0])
 
+    @property
+    def note(self) -> str:
+        """What the page and the report say first, such as that the raters are simulated; empty: nothing."""
+        return str(dict(self._all("SELECT * FROM study")[0]).get("note", ""))  # an older store on a read-only disk has no note
+
     def set_signup(self, wanted: bool) -> None:
         """Let new raters sign up, or no more of them; who has a session, a code or a token goes on."""
         with self.transaction() as db:
@@ -234,7 +239,8 @@ class Study(AbstractContextManager["Study"]):
         raters, events = "SELECT count(*) FROM raters WHERE created_ms > ?", "SELECT count(*) FROM events WHERE time_ms > ?"
         new = f"SELECT ({raters}) new, ({events}) refused, ({events} AND status = 429) crowded"
         counts, hour = self.counts(), now - 3_600_000
-        settings = {"title": self.title, "signup_open": self.signup_open, "tokens_required": self.tokens_required}
+        settings = {"title": self.title, "note": self.note}
+        settings |= {"signup_open": self.signup_open, "tokens_required": self.tokens_required}
         found = dict(self._all(sql, now)[0]) | dict(self._all(new, hour, hour, hour)[0])
         return {**settings, **counts, "needed": counts["pairs"] * self.raters, **found}
 
@@ -440,7 +446,9 @@ class Study(AbstractContextManager["Study"]):
             pairs = tuple(replace(pair, votes=tuple(votes[number])) for pair, number in pairs_in(db).items())
             systems = tuple(row[0] for row in db.execute("SELECT name FROM systems ORDER BY id"))
             texts = dict(db.execute("SELECT key, text FROM prompts").fetchall())
-        return Results(self.uid, self.title, self.raters, systems, {pair.prompt: texts[pair.prompt] for pair in pairs}, pairs)
+            note = self.note
+        prompts = {pair.prompt: texts[pair.prompt] for pair in pairs}
+        return Results(self.uid, self.title, self.raters, systems, prompts, pairs, note)
 
 
 def pairs_in(db: sqlite3.Connection) -> dict[Pair, int]:

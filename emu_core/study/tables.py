@@ -44,6 +44,7 @@ def markdown(report: dict[str, Any], plots: Sequence[str] = ()) -> str:
     study, method = report["study"], report["method"]
     lines = [
         f"# {cell(study['title'])}\n",
+        *([f"**{cell(study['note'])}**\n"] if "note" in study else []),
         f"{study['votes']} votes of {study['raters']} raters on {study['pairs']} pairs of {study['prompts']} prompts; "
         f"{study['complete_pairs']} pairs have their {study['raters_per_pair']} votes and are counted below.\n",
         f"Win rate: {method['win_rate']}. Wilson: {method['wilson']}. Bootstrap: {method['bootstrap']}. "

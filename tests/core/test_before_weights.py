@@ -357,6 +357,8 @@ OTHERS = [
     "study serve /nowhere",
     "study report /nowhere",
     "study report HERE/notes.txt",
+    "study correlate /nowhere --figures HERE/notes.txt",
+    "study correlate HERE/notes.txt --figures HERE/notes.txt",
     "study export /nowhere HERE/x.json",
     "study import HERE/notes.txt HERE/study",
 ]

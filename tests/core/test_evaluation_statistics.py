@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, kendalltau, spearmanr
 from torch import Tensor, nn
 
 from emu_core.evaluation.frechet import (
@@ -19,7 +19,15 @@ from emu_core.evaluation.frechet import (
     save_statistics,
     split_numbers,
 )
-from emu_core.evaluation.statistics import bootstrap_difference, bootstrap_mean, jackknife
+from emu_core.evaluation.statistics import (
+    bootstrap_clusters,
+    bootstrap_difference,
+    bootstrap_mean,
+    bootstrap_share,
+    jackknife,
+    kendall_tau,
+    spearman_rho,
+)
 
 
 def test_bootstrap_is_scipys() -> None:
@@ -53,6 +61,51 @@ def test_paired_differences_are_narrower_than_the_systems() -> None:
     paired, alone = bootstrap_difference(a, b), bootstrap_mean(a)
     assert 0.3 < paired.low < 0.5 < paired.high < 0.7
     assert paired.high - paired.low < 0.2 * (alone.high - alone.low)
+
+
+def test_clusters_are_drawn_whole_and_what_is_not_defined_is_left_out() -> None:
+    table = np.array([(n % 3, 3) for n in range(40)])
+
+    def shares(drawn: np.ndarray) -> np.ndarray:
+        hits, tried = (drawn @ table).T
+        return np.stack([hits / tried, np.where(drawn[:, 0] > 0, 7.0, np.nan), np.full(len(drawn), np.nan)], axis=1)
+
+    first, second, third = bootstrap_clusters(shares, 40, 10_000)
+    alone = bootstrap_share([(int(hits), int(tried)) for hits, tried in table], 10_000)
+    assert first == pytest.approx(alone, abs=0.005)
+    assert second == (7, 7)
+    assert np.isnan(third).all()
+    assert bootstrap_clusters(shares, 40, 100)[:2] == bootstrap_clusters(shares, 40, 100)[:2]
+
+
+# -- rank correlation
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 12])
+def test_rank_correlations_are_scipys_with_ties_too(count: int) -> None:
+    generator = np.random.default_rng(count)
+    a, b = generator.normal(size=(20, count)), generator.integers(0, 4, size=(20, count)).astype(float)
+    for x, y in ((a, generator.normal(size=a.shape)), (a, b), (b, b[::-1])):
+        taus, rhos = kendall_tau(x, y), spearman_rho(x, y)
+        for row in range(20):
+            if len({*x[row]}) > 1 and len({*y[row]}) > 1:
+                assert taus[row] == pytest.approx(kendalltau(x[row], y[row]).statistic, abs=1e-12)
+                assert rhos[row] == pytest.approx(spearmanr(x[row], y[row]).statistic, abs=1e-12)
+            else:
+                assert np.isnan([taus[row], rhos[row]]).all()
+
+
+def test_rank_correlations_have_closed_forms() -> None:
+    order = np.arange(6.0)
+    swapped = np.array([0.0, 2.0, 1.0, 3.0, 4.0, 5.0])  # one of 15 pairs the other way round; ranks off by 1 twice
+    assert kendall_tau(order, swapped) == pytest.approx(1 - 2 / 15, abs=1e-15)
+    assert spearman_rho(order, swapped) == pytest.approx(1 - 6 * 2 / (6 * 35), abs=1e-15)
+    assert kendall_tau(order, np.exp(order)) == spearman_rho(order, -np.exp(-order)) == 1
+    assert kendall_tau(order, order[::-1]) == spearman_rho(order, order[::-1]) == -1
+    # tau-b of two tied in one ranking of three: 2 pairs the same way, of 3 and of 2 that are not tied
+    assert kendall_tau([1.0, 2.0, 3.0], [1.0, 2.0, 2.0]) == pytest.approx(2 / np.sqrt(3 * 2))
+    assert np.isnan(kendall_tau(order, 0 * order))
+    assert np.isnan(spearman_rho(order, 0 * order))
 
 
 # -- Fréchet distance

@@ -154,6 +154,43 @@ def test_files_of_the_report(tmp_path: Path) -> None:
             assert min(picture.size) > 300
 
 
+def test_a_note_stands_first_in_every_report_and_on_the_page(tmp_path: Path) -> None:
+    note = "Simulated <b>raters</b>; no person\nhas voted."
+    results = replace(results_of([[1] * 5, [0] * 5]), note=note)
+    report = build_report(results)
+    assert report["study"]["note"] == note
+    assert markdown(report).splitlines()[2] == "**Simulated &lt;b&gt;raters&lt;/b&gt;; no person has voted.**"
+    assert "note" not in build_report(results_of([[1] * 5]))["study"]
+    write_report(results, tmp_path / "with")
+    write_report(replace(results, note=""), tmp_path / "without")
+    for name in ("win_rates.png", "raters.png"):
+        assert (tmp_path / "with" / name).read_bytes() != (tmp_path / "without" / name).read_bytes()
+    import_new(results, tmp_path / "study")
+    with Study(tmp_path / "study") as study:
+        assert study.note == study.overview()["note"] == study.results().note == note
+
+
+def test_a_note_goes_with_the_votes(tmp_path: Path) -> None:
+    results = results_of([[1, 1, 0, 0, 1], []])
+    silent = replace(results, pairs=(replace(results.pairs[0], votes=()), results.pairs[1]))
+    import_new(silent, tmp_path / "study")
+    with Study(tmp_path / "study") as study:
+        merge(study, results)
+        assert study.note == ""
+        for _ in range(2):
+            merge(study, replace(results, note="A pilot."))
+            assert study.note == "A pilot."
+        merge(study, replace(results, note="Votes of friends."))
+        assert study.results().note == "A pilot. Votes of friends."
+        with study.transaction() as db:  # as a store of before has it
+            db.execute("ALTER TABLE study DROP COLUMN note")
+        assert study.note == study.results().note == ""
+    with Study(tmp_path / "study") as again:
+        assert again.note == ""
+        merge(again, replace(results, note="A pilot."))
+        assert again.note == "A pilot."
+
+
 def test_a_report_of_nothing(tmp_path: Path) -> None:
     files = write_report(results_of([[], [1]]), tmp_path)
     assert [file.name for file in files] == ["report.json", "report.md"]
@@ -176,11 +213,12 @@ def voted(tmp_path: Path) -> Study:
     return study
 
 
+@pytest.mark.parametrize("note", ["", 'A "pilot";\nraters are <friends>'])
 @pytest.mark.parametrize("kind", [".json", ".csv"])
-def test_round_trip_to_the_byte(voted: Study, tmp_path: Path, kind: str) -> None:
+def test_round_trip_to_the_byte(voted: Study, tmp_path: Path, kind: str, note: str) -> None:
     worlds.vote_all_by(voted, "last", pairs=7)
     with voted:
-        results = voted.results()
+        results = replace(voted.results(), note=note)
     report = report_json(build_report(results)) + markdown(build_report(results))
     write_results(results, tmp_path / f"export{kind}")
     read = read_results(tmp_path / f"export{kind}")

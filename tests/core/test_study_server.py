@@ -76,6 +76,10 @@ def test_a_rater_from_name_to_thanks(study: Study) -> None:
     async def body(client: Client) -> None:
         state = await (await client.get("/api/state")).json()
         assert state["rater"] is None
+        assert state["study"]["note"] == ""
+        with study.transaction() as db:
+            db.execute("UPDATE study SET note = 'A pilot.'")
+        assert (await (await client.get("/api/state")).json())["study"]["note"] == "A pilot."
         assert (state["study"]["title"], [len(question["reasons"]) for question in state["questions"]]) == (NASTY, [5, 2])
         answer = await client.post("/api/join", json={"name": "Ann"})
         cookie = answer.headers["Set-Cookie"]

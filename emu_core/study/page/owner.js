@@ -22,6 +22,8 @@ function notice(text) {
 function show(found) {
   state.found = found;
   $('title').textContent = found.title;
+  $('note').textContent = found.note;
+  $('note').hidden = !found.note;
   $('votes').textContent = `${found.votes} of ${found.needed} votes`;
   $('bar').max = found.needed || 1;
   $('bar').value = found.votes;

@@ -430,6 +430,8 @@ async function start() {
   if (state.token) history.replaceState(null, '', location.pathname + location.search); // out of sight and out of bookmarks
   document.title = found.study.title;
   $('title').textContent = found.study.title;
+  $('note').textContent = found.study.note;
+  $('note').hidden = !found.study.note;
   explainReasons();
   playExamples(!calm.matches);
   askForCode(false);
