@@ -19,6 +19,7 @@ class Budget:
     prompts: int  # held-out ones, the same for all
     classifier: int  # steps of the network behind the Fréchet distance and the Inception score
     adversarial: int  # steps of VGAN and MoCoGAN
+    measured: int = 64  # clips that are kept out, for the losses
     raters: int = 5
     steps: int = 8  # of sampling
     text_guidance: float = 2.0
@@ -29,6 +30,8 @@ STANDARD = Budget(
     "standard", image=1500, low=500, full=500, fine=150, clips=4000, seeds=3, prompts=100, classifier=600, adversarial=800
 )
 """At most 12 hours."""
-QUICK = Budget("quick", image=6, low=3, full=3, fine=2, clips=64, seeds=1, prompts=6, classifier=4, adversarial=3, steps=2)
+QUICK = Budget(
+    "quick", image=6, low=3, full=3, fine=2, clips=64, seeds=1, prompts=6, classifier=4, adversarial=3, measured=4, steps=2
+)
 """A quarter of an hour: everything runs, and no figure means anything."""
 BUDGETS = {budget.name: budget for budget in (STANDARD, QUICK)}

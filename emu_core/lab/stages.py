@@ -23,6 +23,8 @@ from .mixed import SELECTION
 BATCH = 16
 WIDTHS = (64, 64)
 SEED = 11  # of the clips
+NEVER = 1_000_000
+"""Steps between two sheets of the trainer: the laboratory makes its own."""
 
 
 def image_recipe(budget: Budget) -> Recipe:
@@ -33,9 +35,9 @@ def image_recipe(budget: Budget) -> Recipe:
         "text_to_image",
         Optimisation(steps, 128, 3e-3, min(50, steps), decay=0.6, ema=0.99, t_power=1.3, optimiser="muon"),
         start=Start(str(BUNDLED)),
-        clips=Clips(validation=256),
+        clips=Clips(validation=4 * budget.measured),
         compute=Compute("bfloat16"),
-        every=Every(steps, max(steps // 3, 1), steps),
+        every=Every(NEVER, max(steps // 3, 1), steps),
         world=World(SEED, cache=4 * budget.clips, kind="lab_images", figures=4.0),
         network=Network(WIDTHS),
     )
@@ -69,9 +71,10 @@ def arm_recipes(arm: Arm, budget: Budget, image_model: Path, seed: int, init: st
             given=Given(first_frame=1.0),
             recommended=Recommended(budget.text_guidance, budget.image_guidance, budget.steps),
             compute=Compute("bfloat16"),
-            every=Every(count, max(count // 2, 1), count),
+            every=Every(NEVER, max(count // 2, 1), count),
             world=World(SEED, cache=budget.clips, kind="lab", figures=4.0),
         )
+        recipe = override(recipe, {"clips.validation": budget.measured})
         if shards:
             selection = SELECTION if stage is hq_finetune else ""
             recipe = replace(recipe, clips=replace(recipe.clips, shards=shards, selection=selection, starts=1, workers=1))

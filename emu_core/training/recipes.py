@@ -62,7 +62,7 @@ class Clips:
 class Given:
     """What the network is given of a sample in training."""
 
-    text_drop: float = 0.1  # share of samples without their text
+    text_drop: float = 0.1  # share of samples without their text; 1: the text is not used at all
     image_drop: float = 0.1  # and without their frames
     first_frame: float = 0.7  # share of F's clips that are given the first frame alone; 1: all, as in the paper
     image_noise: int = 0  # noise augmentation of the given latents, timesteps 0..this; 0: none
