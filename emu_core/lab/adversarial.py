@@ -35,7 +35,7 @@ Clips = Callable[[int], tuple[Tensor, Tensor]]
 """The videos and labels of a step, which its number determines."""
 SIZE = 64
 RATE, BETAS = 2e-4, (0.5, 0.999)
-"""Of Adam, in both systems: arXiv 1609.02612, section 3.3 (and main.lua of its code); trainers.py of arXiv 1707.04993's code."""
+"""Of Adam, in both systems: main.lua of the code of arXiv 1609.02612, trainers.py of that of arXiv 1707.04993."""
 MODEL_FILE = "model.safetensors"
 AT_ONCE = 32  # videos in one call of a generator
 

@@ -38,8 +38,8 @@ def _reach(doubles: bool) -> tuple[tuple[int, int, int], tuple[int, int, int], t
 
 
 class Generator(nn.Module):
-    """Noise (n, 100) -> foreground (n, 3, f, 64, 64), mask (n, 1, f, 64, 64), background (n, 3, 64, 64): section 3.1, "Two Stream
-    Architecture". Foreground and mask share all layers but the last."""
+    """Noise (n, 100) -> foreground (n, 3, f, 64, 64), mask (n, 1, f, 64, 64), background (n, 3, 64, 64): the paper's two
+    streams (its figure 1). Foreground and mask share all layers but the last."""
 
     def __init__(self, widths: Sequence[int], time_doublings: int, noise: int) -> None:
         super().__init__()
@@ -62,12 +62,12 @@ class Generator(nn.Module):
 
 
 def combine(foreground: Tensor, mask: Tensor, background: Tensor) -> Tensor:
-    """m f + (1 - m) b, the background the same in every frame (section 3.1) -> videos (n, f, 3, 64, 64)."""
+    """m f + (1 - m) b, the background the same in every frame -> videos (n, f, 3, 64, 64)."""
     return rearrange(mask * foreground + (1 - mask) * background[:, :, None], "n c f h w -> n f c h w")
 
 
 def discriminator(widths: Sequence[int], time_doublings: int) -> nn.Sequential:
-    """Videos (n, 3, f, 64, 64) -> logits of real and generated, (n, 2, 1, 1, 1): section 3.2, the foreground stream reversed."""
+    """Videos (n, 3, f, 64, 64) -> logits of real and generated, (n, 2, 1, 1, 1): the foreground stream reversed."""
     rising = (3, *reversed(widths))
     layers: list[nn.Module] = []
     for i, (before, after) in enumerate(pairwise(rising)):
@@ -78,7 +78,7 @@ def discriminator(widths: Sequence[int], time_doublings: int) -> nn.Sequential:
 
 
 def _begin(module: nn.Module) -> None:
-    """Filters begin as normal noise of 0.01 (section 3.3), scales around 1 (main.lua)."""
+    """Filters begin as normal noise of 0.01, scales around 1, biases at 0 (`weights_init` of main.lua)."""
     if isinstance(module, nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         nn.init.normal_(module.weight, 0.0, 0.01)
     elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
@@ -119,7 +119,7 @@ class VGAN(Adversaries):
 
     def turns(self, videos: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[Turn]:
         """The discriminator on real and generated videos, each a batch of its own; then the generator, which wants its videos to
-        be taken for real, and its mask to be small (lambda of section 3.1; in main.lua that is the mean over all of it)."""
+        be taken for real, and its mask to be small (the paper's L1 norm times lambda; in main.lua the mean over all of it)."""
         foreground, mask, background = self.generator(self.codes(labels, generator))
         made = combine(foreground, mask, background)
         yield Turn("discriminator", self._judged(videos, REAL) + self._judged(made.detach(), FAKE))
