@@ -21,6 +21,8 @@ from emu_core.media import read_video
 from emu_core.model_folder import BUNDLED, advises_fast, few_steps_lora, recommended_with, stack_files
 from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
+from emu_core.toy.bundle import lora_of_rank
+from emu_core.weights import open_weights
 from tests.core.test_cli import refused
 
 PROMPT = "a big red circle moves right on a white background"
@@ -91,6 +93,38 @@ def test_it_takes_as_many_calls_as_it_says(model: Path) -> None:
     pipeline.base.unet.register_forward_pre_hook(partial(count, "video"))
     pipeline(PROMPT, Settings(), interpolate=False)
     assert calls == {"image": 3, "video": 2}
+
+
+def test_the_bundled_model_makes_a_video_of_37_frames_in_ten_calls() -> None:
+    pipeline, calls = EmuVideoPipeline.from_files(fast=True), []
+    for unet in (pipeline.image_unet, pipeline.base.unet):
+        unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert pipeline("a big red circle moves right on a white background", Settings(seed=1)).interpolated.shape[0] == 37
+    assert len(calls) == 10
+    assert not advises_fast()
+
+
+@pytest.mark.parametrize("shape", [(), (3, 3)])
+def test_a_lora_of_fewer_directions_keeps_those_that_say_most(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """What is lost are the smaller singular values (Eckart & Young 1936); nothing where there were none."""
+    generator, lost = torch.Generator().manual_seed(0), []
+    for true_rank in (3, 6):
+        down = torch.randn(true_rank, 5, *shape, generator=generator)
+        up = torch.randn(7, true_rank, *(1 for _ in shape), generator=generator)
+        file = tmp_path / f"{true_rank}.safetensors"
+        save_file({"a.lora_down.weight": down, "a.lora_up.weight": up}, file, {"steps": "4"})
+        lora_of_rank(3, file)
+        found = open_weights(file)
+        made = found.read()
+        assert found.metadata["steps"] == "4"
+        assert made["a.lora_down.weight"].shape == (3, *down.shape[1:])
+        assert made["a.lora_up.weight"].shape == (7, 3, *up.shape[2:])
+        whole = up.flatten(1) @ down.flatten(1)
+        error = made["a.lora_up.weight"].flatten(1) @ made["a.lora_down.weight"].flatten(1) - whole
+        lost.append(error.norm().item())
+        expected = torch.linalg.svdvals(whole)[3:].norm().item()
+        assert lost[-1] == pytest.approx(expected, abs=1e-4)
+    assert lost[1] > 0.1
 
 
 def test_several_at_once_are_those_that_each_is_alone(model: Path) -> None:
