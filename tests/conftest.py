@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
+from .core.narrow import narrow_folder, write_pack
 from .nodes.server import Server
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -77,7 +80,29 @@ def comfy_root(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(comfy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """This ComfyUI, running, with the pack in it."""
-    with Server(comfy_root, tmp_path_factory.mktemp(f"server-{comfy_root.name}")) as running:
-        yield running
+def narrow() -> Path:
+    """The folder of a model as the bundled one is, narrower and with random weights; what changes it copies it."""
+    return narrow_folder()
+
+
+@pytest.fixture(scope="session")
+def narrow_pack(narrow: Path) -> Path:
+    """The pack with the narrow model in place of the bundled one."""
+    return write_pack(narrow.with_name("ComfyUI-EmuVideo"), narrow)
+
+
+@pytest.fixture(scope="session")
+def started(narrow_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Server]]:
+    """Starts a ComfyUI when it is first asked for and keeps it to the end: files of tests take turns between versions."""
+    with ExitStack() as running:
+
+        def start(root: Path) -> Server:
+            return running.enter_context(Server(root, tmp_path_factory.mktemp(f"server-{root.name}"), pack=narrow_pack))
+
+        yield cache(start)
+
+
+@pytest.fixture(scope="session")
+def server(comfy_root: Path, started: Callable[[Path], Server]) -> Server:
+    """This ComfyUI, running, with the pack in it and the narrow model in the pack."""
+    return started(comfy_root)
