@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -45,6 +47,18 @@ def version(root: Path) -> tuple[int, ...]:
 
 
 LONGEST = ("core/test_training_video.py", "study/", "workflows/", "nodes/", "")
+"""Of the default tests, by where their names begin: those files first that take longest, so that two workers end together."""
+SLOW = (
+    *("core/test_same_bits.py", "core/test_killed.py", "core/test_training_video.py", "core/test_training_stopped.py"),
+    *("core/test_many_killed.py", "core/test_distil", "nodes/", "workflows/test_workflows.py", "workflows/", "study/"),
+    *("core/test_training_arms.py", "core/test_limits.py", ""),
+)
+"""Of the slow tests, those first of which no default test has the like: there may not be time for all (`--until`)."""
+LATE = "NOT RUN: the time was over"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--until", type=float, default=math.inf, help="seconds since 1970 from when on no test is begun")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -53,12 +67,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
+        order = SLOW if item.get_closest_marker("slow") else LONGEST
         if item.get_closest_marker("last"):
-            return len(LONGEST)
+            return len(order)
         file = item.path.relative_to(Path(__file__).parent).as_posix()
-        return next(number for number, start in enumerate(LONGEST) if file.startswith(start))
+        return next(number for number, start in enumerate(order) if file.startswith(start))
 
     items.sort(key=place)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if time.time() > item.config.getoption("--until"):
+        pytest.skip(LATE)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    late = [report.nodeid for report in terminalreporter.stats.get("skipped", []) if LATE in str(report.longrepr)]
+    if late:
+        terminalreporter.section(f"{len(late)} TESTS WERE NOT RUN: the time was over", red=True)
+        terminalreporter.write_line("\n".join(late))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -66,6 +94,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         roots = comfy_roots()
         reason = "NO COMFYUI FOUND: the nodes were NOT tested. Set COMFYUI_PATH, or install it at ~/comfy/ComfyUI."
         missing = pytest.param(None, marks=pytest.mark.skip(reason=reason), id="no-ComfyUI")
+        if metafunc.definition.get_closest_marker("newest_alone"):
+            roots = roots[:1]
         newest = any(metafunc.definition.get_closest_marker(name) for name in ("page", "newest"))
         whole = 1 if newest else 2  # on the others the same tests are slow
         ends = [pytest.param(root, id=root.name) for root in roots[:whole]]
