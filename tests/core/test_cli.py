@@ -24,6 +24,7 @@ from emu_core.pipeline import EmuVideoPipeline
 from .test_data_motion import sound_only
 
 PROMPT = "a big red circle moves right on a white background"
+pytestmark = pytest.mark.usefixtures("narrow_by_default")
 QUICK = ["--steps", "2"]
 
 

@@ -29,10 +29,10 @@ PROMPT = "a big red circle moves right on a white background"
 LORA = "few_steps_lora.safetensors"
 
 
-def write_lora(path: Path, **said: str) -> None:
-    """One that changes every query of the bundled U-Net."""
+def write_lora(model: Path, path: Path, **said: str) -> None:
+    """One that changes every query of the model's U-Net."""
     state, generator = {}, torch.Generator().manual_seed(0)
-    for name, parameter in load_base(BUNDLED).unet.named_parameters():
+    for name, parameter in load_base(model).unet.named_parameters():
         if name.endswith("to_q.weight"):
             key = f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}"
             state[f"{key}.lora_down.weight"] = 0.3 * torch.randn(4, parameter.shape[1], generator=generator)
@@ -41,17 +41,17 @@ def write_lora(path: Path, **said: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled model, for four steps, with a stack F of two steps without guidance, and a LoRA of three."""
+def model(narrow: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The narrow model, for four steps, with a stack F of two steps without guidance, and a LoRA of three."""
     folder = tmp_path_factory.mktemp("fast") / "model"
-    shutil.copytree(BUNDLED, folder, ignore=shutil.ignore_patterns("*_fast.safetensors", "loras", "emu_video.json"))
+    shutil.copytree(narrow, folder, ignore=shutil.ignore_patterns("emu_video.json"))
     stack = load_stack(folder / "stack_F.safetensors", dtype=torch.float32)
     stack.config = stack.config.changed(steps=4)
     save_stack(stack, folder / "stack_F.safetensors", torch.float32)
     (folder / "emu_video.json").write_text(json.dumps({"steps": 4, "text_guidance": 3.0}))
     stack.config = stack.config.changed(steps=2, text_guidance=1.0, image_guidance=1.0, stage="distil_2")
     save_stack(stack, folder / "stack_F_fast.safetensors", torch.float32)
-    write_lora(folder / LORA, steps="3", text_guidance="1")
+    write_lora(folder, folder / LORA, steps="3", text_guidance="1")
     return folder
 
 
@@ -240,7 +240,7 @@ def test_a_lora_that_cannot_be_used_is_refused_before_anything_is_loaded(
         (folder / LORA).write_bytes(content)
         assert LORA in refused(capsys, *command, str(folder))
     folder = says(model, tmp_path / "wrong")
-    write_lora(folder / LORA, steps="many")
+    write_lora(folder, folder / LORA, steps="many")
     assert "expected steps and a text guidance" in refused(capsys, *command, str(folder))
 
 
@@ -250,10 +250,10 @@ def test_who_makes_no_starting_frame_has_no_second_network(model: Path) -> None:
     assert pipeline.models["F"].stack.config.origin.stage == "distil_2"
 
 
-def test_what_the_lora_says_of_itself_is_checked(tmp_path: Path) -> None:
-    write_lora(tmp_path / "silent.safetensors", format="pt")
+def test_what_the_lora_says_of_itself_is_checked(model: Path, tmp_path: Path) -> None:
+    write_lora(model, tmp_path / "silent.safetensors", format="pt")
     assert recommended_with(tmp_path / "silent.safetensors") == {"steps": 4, "text_guidance": 1.0}
     for number, said in enumerate(({"steps": "0"}, {"steps": "x"}, {"text_guidance": "nan"}, {"text_guidance": "-1"})):
-        write_lora(tmp_path / f"{number}.safetensors", **said)
+        write_lora(model, tmp_path / f"{number}.safetensors", **said)
         with pytest.raises(UserError, match="expected steps and a text guidance in its metadata"):
             recommended_with(tmp_path / f"{number}.safetensors")

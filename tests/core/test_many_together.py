@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +25,9 @@ PLAIN = Settings(size=(16, 16), steps=2, frames=2)
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> EmuVideoPipeline:
+def pipeline(narrow: Path) -> EmuVideoPipeline:
     """In float64, where the size of a batch is not seen."""
-    return EmuVideoPipeline.from_files(dtype=torch.float64)
+    return EmuVideoPipeline.from_files(narrow, dtype=torch.float64)
 
 
 def clip(prompt: str, settings: Settings, seed: int, pipeline: EmuVideoPipeline) -> torch.Tensor:
