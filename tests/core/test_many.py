@@ -36,7 +36,6 @@ from emu_core.study.create import one_video_each
 from .evaluation_tiny import tiny_clip
 from .saved import emu
 
-pytestmark = pytest.mark.usefixtures("narrow_by_default")
 RED, BLUE, GREEN = (
     "a big red circle moves right on a white background",
     "a small blue square moves up on a black background",

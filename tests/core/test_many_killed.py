@@ -31,9 +31,9 @@ SHAPES = [
 ]
 
 
-def given(model: Path, folder: Path, count: int, *more: str) -> list[str]:
+def given(folder: Path, count: int, *more: str) -> list[str]:
     prompts = [f"{SHAPES[number % len(SHAPES)]} {'and stays ' * (number // len(SHAPES))}".strip() for number in range(count)]
-    return ["generate", "--prompts", str(listed(folder, *prompts)), "--model", str(model), *QUICK, *more]
+    return ["generate", "--prompts", str(listed(folder, *prompts)), *QUICK, *more]
 
 
 def started(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -62,8 +62,8 @@ def check_whole(folder: Path, wanted: dict[str, bytes]) -> None:
     assert Counter(entry["file"] for entry in told.values()) == Counter({name: 1 for name in wanted})
 
 
-def test_two_processes_make_what_one_makes(narrow: Path, tmp_path: Path) -> None:
-    arguments, log = given(narrow, tmp_path, 40, "--samples", "2", "--batch", "3"), tmp_path / "log.txt"
+def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
+    arguments, log = given(tmp_path, 40, "--samples", "2", "--batch", "3"), tmp_path / "log.txt"
     finish([*arguments, "--out", str(tmp_path / "one")], log)
     finish([*arguments, "--out", str(tmp_path / "two"), "--processes", "2"], log)
     assert "process 2 of 2: made" in log.read_text()
@@ -78,8 +78,8 @@ def commands() -> Iterator[Commands]:
     running.close()
 
 
-def test_killed_five_times_and_resumed(commands: Commands, narrow: Path, tmp_path: Path) -> None:
-    arguments, log = given(narrow, tmp_path, 30, "--batch", "2"), tmp_path / "log.txt"
+def test_killed_five_times_and_resumed(commands: Commands, tmp_path: Path) -> None:
+    arguments, log = given(tmp_path, 30, "--batch", "2"), tmp_path / "log.txt"
     status, seconds = commands.run([*arguments, "--out", str(tmp_path / "whole")], log)
     assert status == 0, log.read_text()
     again, moments, killed = [*arguments, "--out", str(tmp_path / "out"), "--resume"], random.Random(5), 0
@@ -91,8 +91,8 @@ def test_killed_five_times_and_resumed(commands: Commands, narrow: Path, tmp_pat
     check_whole(tmp_path / "out", videos(tmp_path / "whole"))
 
 
-def test_two_processes_killed_and_resumed_by_one(narrow: Path, tmp_path: Path) -> None:
-    arguments, log = given(narrow, tmp_path, 300, "--batch", "2"), tmp_path / "log.txt"
+def test_two_processes_killed_and_resumed_by_one(tmp_path: Path) -> None:
+    arguments, log = given(tmp_path, 300, "--batch", "2"), tmp_path / "log.txt"
     both = [*arguments, "--out", str(tmp_path / "out"), "--processes", "2"]
     process = started(both, log)
     until(tmp_path / "out", 6, process, log)
@@ -107,9 +107,9 @@ def test_two_processes_killed_and_resumed_by_one(narrow: Path, tmp_path: Path) -
     check_whole(tmp_path / "out", videos(tmp_path / "whole"))
 
 
-def test_a_cluster_whose_workers_are_killed(narrow: Path, tmp_path: Path) -> None:
+def test_a_cluster_whose_workers_are_killed(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="NO RAY: many videos on a cluster were NOT tested; install the extra 'cluster'.")
-    arguments, log = given(narrow, tmp_path, 60, "--batch", "2"), tmp_path / "log.txt"
+    arguments, log = given(tmp_path, 60, "--batch", "2"), tmp_path / "log.txt"
     finish([*arguments, "--out", str(tmp_path / "whole")], log)
     process = started([*arguments, "--out", str(tmp_path / "out"), "--engine", "ray", "--processes", "2"], log)
     for count in (4, 16, 28):

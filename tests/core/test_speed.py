@@ -25,6 +25,7 @@ from emu_core.media.beside import AHEAD, GivenUp, beside
 from emu_core.model.compiled import CompiledUNet
 from emu_core.model.guidance import Batching, Call, GuidedDenoiser, calls
 from emu_core.model.stack import TemporalStack
+from emu_core.model_folder import BUNDLED
 from emu_core.pipeline import TEXTS, EmuVideoPipeline
 from emu_core.settings import Settings
 from tests.core import reference
@@ -34,13 +35,13 @@ from .saved import ROOT, surroundings
 from .small_bases import Model
 
 PROMPT = "a big red circle moves right on a white background"
-LONG = " ".join([PROMPT] * 9)  # two parts of the text encoder
+LONG = " ".join([PROMPT] * 9)  # two parts of the bundled text encoder
 QUICK = Settings(steps=1, seed=5, size=(16, 16))
 
 
 @pytest.fixture(scope="module")
-def pipeline(narrow: Path) -> EmuVideoPipeline:
-    return EmuVideoPipeline.from_files(narrow)
+def pipeline() -> EmuVideoPipeline:
+    return EmuVideoPipeline.from_files()
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -82,9 +83,9 @@ def test_each_text_is_read_once(pipeline: EmuVideoPipeline) -> None:
     assert torch.equal(first.video, again.video)
 
 
-def test_few_texts_are_kept_and_none_of_another_precision(narrow: Path) -> None:
-    pipeline = EmuVideoPipeline(load_base(narrow))
-    settings = replace(QUICK, size=(16, 16))
+def test_few_texts_are_kept_and_none_of_another_precision() -> None:
+    pipeline = EmuVideoPipeline(load_base(BUNDLED))
+    settings = replace(QUICK, size=(8, 8))
     words = ("red", "blue", "circle", "square", "cross", "big", "small", "moves")
     with Watched(pipeline.base.text_encoders[0]) as read:
         for pair in itertools.islice(itertools.permutations(words, 2), TEXTS + 3):
@@ -150,8 +151,8 @@ def test_windows_and_starting_frames_as_one_batch(pipeline: EmuVideoPipeline) ->
 
 
 @pytest.mark.parametrize("family", ["animatediff", "pia", "fancyvideo"])
-def test_public_families_as_one_batch(family: str, narrow: Path, tmp_path: Path) -> None:
-    base = load_base(narrow)
+def test_public_families_as_one_batch(family: str, tmp_path: Path) -> None:
+    base = load_base(BUNDLED)
     states = {
         "animatediff": lambda: reference.motion_adapter(base.unet, mid=True),
         "pia": lambda: reference.motion_adapter(base.unet, mid=False, conv_in=True),
@@ -244,11 +245,11 @@ def test_a_choice_that_is_none_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_it_gives_the_same_video_in_one_graph(narrow: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_compiled_it_gives_the_same_video_in_one_graph(caplog: pytest.LogCaptureFixture) -> None:
     """Steps, seeds and guidance bring no further graph; whether the calls of a step are one batch does."""
     torch._dynamo.reset()
-    base = load_base(narrow)
-    whole = load_stack(narrow / "stack_F.safetensors").config
+    base = load_base(BUNDLED)
+    whole = load_stack(BUNDLED / "stack_F.safetensors").config
     some = tuple(site for site in whole.sites if site.name.startswith(("conv_in", "mid")))  # each further one takes a second
     stack = randomise(TemporalStack(replace(whole, sites=some)))
     usual = EmuVideoPipeline(base, stack)
@@ -318,8 +319,8 @@ def test_what_is_coming_is_what_a_call_gives(pipeline: EmuVideoPipeline) -> None
         assert len(parts) > 1
 
 
-def test_a_stack_without_image_has_its_first_frame_as_starting_frame(narrow: Path, tmp_path: Path) -> None:
-    base = load_base(narrow)
+def test_a_stack_without_image_has_its_first_frame_as_starting_frame(tmp_path: Path) -> None:
+    base = load_base(BUNDLED)
     stack = load_stack(reference.save(reference.motion_adapter(base.unet, mid=True), tmp_path / "mm.safetensors"))
     pipeline, settings = EmuVideoPipeline(base, stack), Settings(frames=6, steps=1, size=(16, 16))
     coming, whole = pipeline.coming(PROMPT, settings, interpolate=False), pipeline(PROMPT, settings, interpolate=False)
@@ -467,11 +468,11 @@ print(len(made))
 
 
 @pytest.mark.slow
-def test_the_command_line_says_how_long_compiling_took(narrow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_how_long_compiling_took(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch._dynamo.reset()
     made = {}
     for name, options in {"usual": [], "fast": ["--batch-calls", "on", "--compile"]}.items():
-        out = ["--out", str(tmp_path / name), "--no-interpolate", "--steps", "2", "--json", "--model", str(narrow)]
+        out = ["--out", str(tmp_path / name), "--no-interpolate", "--steps", "2", "--json"]
         assert main(["generate", PROMPT, *out, *options]) == 0
         made[name] = json.loads(capsys.readouterr().out)
     assert made["fast"]["compiled_seconds"] > 1
