@@ -197,7 +197,7 @@ def test_the_lora_is_a_file_of_the_folder(model: Path, tmp_path: Path, name: obj
     shutil.copy(model / LORA, tmp_path / LORA)
     with pytest.raises(UserError, match=r"expected few_steps_lora to be a file in this folder, found .*mend the name"):
         few_steps_lora(folder)
-    (folder / "loras").mkdir()
+    (folder / "loras").mkdir(exist_ok=True)
     shutil.move(folder / LORA, folder / "loras" / "quick.safetensors")
     (folder / "emu_video.json").write_text(json.dumps({"few_steps_lora": "loras/quick.safetensors"}))
     assert few_steps_lora(folder) == folder / "loras" / "quick.safetensors"
