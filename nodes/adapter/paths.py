@@ -27,15 +27,21 @@ PACK = Path(__file__).parents[2]
 ASSETS = PACK / "emu_core" / "assets"
 TINY = ASSETS / "tiny"
 BUNDLED = {f"tiny {role} (bundled)": TINY / f"stack_{role}.safetensors" for role in "FI"}
+BUNDLED["tiny F, few steps (bundled)"] = TINY / "stack_F_fast.safetensors"
 """Names of the bundled stacks in the node's list. They stand in saved workflows: never rename one."""
 
 
 def register_folders() -> None:
     """Tell ComfyUI of models/emu_video and models/emu_video_metrics, made if they are missing, of AnimateDiff-Evolved's folders,
-    and of the bundled LoRA; put the example workflows' pictures where LoadImage finds them, unless files of their names are
+    and of the bundled LoRAs; put the example workflows' pictures where LoadImage finds them, unless files of their names are
     there."""
     own, metrics, *others = (Path(folder_paths.models_dir, name) for name in (FOLDER, METRICS, STACKS, LORAS))
-    folders = [(FOLDER, own), (METRICS, metrics), *zip((STACKS, LORAS), others, strict=True), ("loras", ASSETS / "loras")]
+    folders = [
+        (FOLDER, own),
+        (METRICS, metrics),
+        *zip((STACKS, LORAS), others, strict=True),
+        *(("loras", place / "loras") for place in (ASSETS, TINY)),
+    ]
     for name, folder in folders:
         folder_paths.add_model_folder_path(name, str(folder))
     for name in (FOLDER, STACKS, LORAS):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from emu_core import model_folder, pipeline
+from emu_core.cli import description, making
 
 from ..study import worlds
 from .ldm_layout import Layout
@@ -22,6 +26,15 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
+
+
+@pytest.fixture(scope="module")
+def narrow_by_default(narrow: Path) -> Iterator[None]:
+    """Commands and pipelines that name no model take the narrow one in place of the bundled one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (model_folder, pipeline, description, making):
+            patch.setattr(module, "BUNDLED", narrow)
+        yield
 
 
 @pytest.fixture(scope="session")

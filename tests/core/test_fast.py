@@ -21,16 +21,18 @@ from emu_core.media import read_video
 from emu_core.model_folder import BUNDLED, advises_fast, few_steps_lora, recommended_with, stack_files
 from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
+from emu_core.toy.bundle import lora_of_rank
+from emu_core.weights import open_weights
 from tests.core.test_cli import refused
 
 PROMPT = "a big red circle moves right on a white background"
 LORA = "few_steps_lora.safetensors"
 
 
-def write_lora(path: Path, **said: str) -> None:
-    """One that changes every query of the bundled U-Net."""
+def write_lora(model: Path, path: Path, **said: str) -> None:
+    """One that changes every query of the model's U-Net."""
     state, generator = {}, torch.Generator().manual_seed(0)
-    for name, parameter in load_base(BUNDLED).unet.named_parameters():
+    for name, parameter in load_base(model).unet.named_parameters():
         if name.endswith("to_q.weight"):
             key = f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}"
             state[f"{key}.lora_down.weight"] = 0.3 * torch.randn(4, parameter.shape[1], generator=generator)
@@ -39,17 +41,17 @@ def write_lora(path: Path, **said: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled model, for four steps, with a stack F of two steps without guidance, and a LoRA of three."""
+def model(narrow: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The narrow model, for four steps, with a stack F of two steps without guidance, and a LoRA of three."""
     folder = tmp_path_factory.mktemp("fast") / "model"
-    shutil.copytree(BUNDLED, folder, ignore=shutil.ignore_patterns("*_fast.safetensors", "loras", "emu_video.json"))
+    shutil.copytree(narrow, folder, ignore=shutil.ignore_patterns("emu_video.json"))
     stack = load_stack(folder / "stack_F.safetensors", dtype=torch.float32)
     stack.config = stack.config.changed(steps=4)
     save_stack(stack, folder / "stack_F.safetensors", torch.float32)
     (folder / "emu_video.json").write_text(json.dumps({"steps": 4, "text_guidance": 3.0}))
     stack.config = stack.config.changed(steps=2, text_guidance=1.0, image_guidance=1.0, stage="distil_2")
     save_stack(stack, folder / "stack_F_fast.safetensors", torch.float32)
-    write_lora(folder / LORA, steps="3", text_guidance="1")
+    write_lora(folder, folder / LORA, steps="3", text_guidance="1")
     return folder
 
 
@@ -91,6 +93,38 @@ def test_it_takes_as_many_calls_as_it_says(model: Path) -> None:
     pipeline.base.unet.register_forward_pre_hook(partial(count, "video"))
     pipeline(PROMPT, Settings(), interpolate=False)
     assert calls == {"image": 3, "video": 2}
+
+
+def test_the_bundled_model_makes_a_video_of_37_frames_in_ten_calls() -> None:
+    pipeline, calls = EmuVideoPipeline.from_files(fast=True), []
+    for unet in (pipeline.image_unet, pipeline.base.unet):
+        unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert pipeline("a big red circle moves right on a white background", Settings(seed=1)).interpolated.shape[0] == 37
+    assert len(calls) == 10
+    assert not advises_fast()
+
+
+@pytest.mark.parametrize("shape", [(), (3, 3)])
+def test_a_lora_of_fewer_directions_keeps_those_that_say_most(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """What is lost are the smaller singular values (Eckart & Young 1936); nothing where there were none."""
+    generator, lost = torch.Generator().manual_seed(0), []
+    for true_rank in (3, 6):
+        down = torch.randn(true_rank, 5, *shape, generator=generator)
+        up = torch.randn(7, true_rank, *(1 for _ in shape), generator=generator)
+        file = tmp_path / f"{true_rank}.safetensors"
+        save_file({"a.lora_down.weight": down, "a.lora_up.weight": up}, file, {"steps": "4"})
+        lora_of_rank(3, file)
+        found = open_weights(file)
+        made = found.read()
+        assert found.metadata["steps"] == "4"
+        assert made["a.lora_down.weight"].shape == (3, *down.shape[1:])
+        assert made["a.lora_up.weight"].shape == (7, 3, *up.shape[2:])
+        whole = up.flatten(1) @ down.flatten(1)
+        error = made["a.lora_up.weight"].flatten(1) @ made["a.lora_down.weight"].flatten(1) - whole
+        lost.append(error.norm().item())
+        expected = torch.linalg.svdvals(whole)[3:].norm().item()
+        assert lost[-1] == pytest.approx(expected, abs=1e-4)
+    assert lost[1] > 0.1
 
 
 def test_several_at_once_are_those_that_each_is_alone(model: Path) -> None:
@@ -163,7 +197,7 @@ def test_the_lora_is_a_file_of_the_folder(model: Path, tmp_path: Path, name: obj
     shutil.copy(model / LORA, tmp_path / LORA)
     with pytest.raises(UserError, match=r"expected few_steps_lora to be a file in this folder, found .*mend the name"):
         few_steps_lora(folder)
-    (folder / "loras").mkdir()
+    (folder / "loras").mkdir(exist_ok=True)
     shutil.move(folder / LORA, folder / "loras" / "quick.safetensors")
     (folder / "emu_video.json").write_text(json.dumps({"few_steps_lora": "loras/quick.safetensors"}))
     assert few_steps_lora(folder) == folder / "loras" / "quick.safetensors"
@@ -206,7 +240,7 @@ def test_a_lora_that_cannot_be_used_is_refused_before_anything_is_loaded(
         (folder / LORA).write_bytes(content)
         assert LORA in refused(capsys, *command, str(folder))
     folder = says(model, tmp_path / "wrong")
-    write_lora(folder / LORA, steps="many")
+    write_lora(folder, folder / LORA, steps="many")
     assert "expected steps and a text guidance" in refused(capsys, *command, str(folder))
 
 
@@ -216,10 +250,10 @@ def test_who_makes_no_starting_frame_has_no_second_network(model: Path) -> None:
     assert pipeline.models["F"].stack.config.origin.stage == "distil_2"
 
 
-def test_what_the_lora_says_of_itself_is_checked(tmp_path: Path) -> None:
-    write_lora(tmp_path / "silent.safetensors", format="pt")
+def test_what_the_lora_says_of_itself_is_checked(model: Path, tmp_path: Path) -> None:
+    write_lora(model, tmp_path / "silent.safetensors", format="pt")
     assert recommended_with(tmp_path / "silent.safetensors") == {"steps": 4, "text_guidance": 1.0}
     for number, said in enumerate(({"steps": "0"}, {"steps": "x"}, {"text_guidance": "nan"}, {"text_guidance": "-1"})):
-        write_lora(tmp_path / f"{number}.safetensors", **said)
+        write_lora(model, tmp_path / f"{number}.safetensors", **said)
         with pytest.raises(UserError, match="expected steps and a text guidance in its metadata"):
             recommended_with(tmp_path / f"{number}.safetensors")

@@ -23,8 +23,8 @@ QUICK = Settings(steps=1, seed=5)
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> EmuVideoPipeline:
-    return EmuVideoPipeline.from_files()
+def pipeline(narrow: Path) -> EmuVideoPipeline:
+    return EmuVideoPipeline.from_files(narrow)
 
 
 def noise(frames: int, height: int, width: int) -> torch.Tensor:
@@ -93,11 +93,12 @@ def test_a_part_that_cannot_be_made_leaves_what_was_there(tmp_path: Path) -> Non
 
 
 def test_the_command_keeps_the_size_says_what_it_replaced_and_refuses_what_needs_all_frames(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    narrow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, out, sheet = tmp_path / "in.mp4", tmp_path / "out.mp4", tmp_path / "sheet.png"
     write_video(source, noise(10, 64, 128), 5.0)
     command = ["interpolate", str(source), PROMPT, "--out", str(out), "--steps", "1", "--sheet", str(sheet)]
+    command += ["--model", str(narrow)]
     assert main(command) == 0
     video = read_video(out)
     assert (video.frames.shape, video.fps) == ((45, 64, 128, 3), 20)

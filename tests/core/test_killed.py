@@ -136,7 +136,7 @@ class Command:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Command]:
+def made(narrow: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Command]:
     folder = tmp_path_factory.mktemp("given")
     videos, other = folder / "videos", folder / "other"
     for system, where in enumerate((videos, other)):
@@ -149,7 +149,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Command]:
     (folder / "prompts.txt").write_text("\n".join(f"clip {number}" for number in range(6)))
     recipe = small(steps=8, save_every="2")
     (folder / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe)))
-    quick = ["--steps", "2", "--seed", "3"]
+    quick = ["--steps", "2", "--seed", "3", "--model", str(narrow)]
     prompts, create = ["--prompts", str(folder / "prompts.txt")], ["study", "create", "{out}/study", str(videos), str(other)]
     source = str(videos / "000-a-clip.mp4")
     measured = ["--motion-fps", "native", "--motion-height", "native", "--workers", "1", "--shard-clips", "2"]

@@ -48,11 +48,11 @@ def fuzzed(seed: int, count: int, *kinds: str, timeout: int = 120) -> list[str]:
 
 
 def test_damaged_files_and_bombs_give_a_result_or_a_sentence() -> None:
-    assert fuzzed(1, 60) == []
+    assert fuzzed(1, 30) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [2, 3, 4])
+@pytest.mark.parametrize("seed", [2, 3])
 def test_many_damaged_files_give_a_result_or_a_sentence(seed: int) -> None:
     """EMU_VIDEO_FUZZ: how many of a kind."""
     assert fuzzed(seed, int(os.environ.get("EMU_VIDEO_FUZZ", "300")), timeout=3600) == []

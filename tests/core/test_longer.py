@@ -1,10 +1,11 @@
-"""Videos of any length on the bundled model: given frames as they were given, the same whichever way it is run."""
+"""Videos of any length on the narrow model: given frames as they were given, the same whichever way it is run."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,8 +21,8 @@ QUICK = Settings(steps=1, seed=7)
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> EmuVideoPipeline:
-    return EmuVideoPipeline.from_files()
+def pipeline(narrow: Path) -> EmuVideoPipeline:
+    return EmuVideoPipeline.from_files(narrow)
 
 
 def timeline(length: int, *places: int, prompt: str = "a big red circle moves right") -> Timeline:

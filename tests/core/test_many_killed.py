@@ -63,11 +63,11 @@ def check_whole(folder: Path, wanted: dict[str, bytes]) -> None:
 
 
 def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
-    arguments, log = given(tmp_path, 200, "--samples", "2", "--batch", "3"), tmp_path / "log.txt"
+    arguments, log = given(tmp_path, 40, "--samples", "2", "--batch", "3"), tmp_path / "log.txt"
     finish([*arguments, "--out", str(tmp_path / "one")], log)
     finish([*arguments, "--out", str(tmp_path / "two"), "--processes", "2"], log)
     assert "process 2 of 2: made" in log.read_text()
-    assert len(videos(tmp_path / "one")) == 400
+    assert len(videos(tmp_path / "one")) == 80
     check_whole(tmp_path / "two", videos(tmp_path / "one"))
 
 

@@ -95,6 +95,7 @@ def test_sound_that_cannot_be_read_is_a_warning_and_no_error(tmp_path: Path, cap
         assert len(read_video(tmp_path / "out.mp4").frames) == 24
 
 
+@pytest.mark.usefixtures("narrow_by_default")
 def test_interpolate_keeps_the_sound_or_says_that_it_does_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_video(tmp_path / "silent.mp4", torch.rand(3, 64, 64, 3), 5.0)
     (tmp_path / "in.mp4").write_bytes(with_sound((tmp_path / "silent.mp4").read_bytes(), "mp4", "aac", 0.6))

@@ -14,7 +14,6 @@ from emu_core.checkpoint import load_stack
 from emu_core.model.schedule import frame_noise, videos_noise
 from emu_core.model.stack import TemporalStack
 from emu_core.model.streams import derived, stream
-from emu_core.model_folder import BUNDLED
 from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 from emu_core.training.recipes import override
@@ -49,14 +48,14 @@ def test_uses_of_a_seed_differ_and_stay_what_they_are() -> None:
     assert torch.equal(RANDN(3, generator=stream(5)), RANDN(3, generator=torch.Generator().manual_seed(5)))
 
 
-def test_an_interpolation_has_a_stream_for_each_use(streams: list[float]) -> None:
+def test_an_interpolation_has_a_stream_for_each_use(streams: list[float], narrow: Path) -> None:
     """Three windows: each has start noise, noise on its keyframes, and that of a sampler which adds some. They overlapped: a
     window's keyframes and sampler had one stream, and the next window's start noise had it again."""
-    stack = load_stack(BUNDLED / "stack_I.safetensors")  # which keeps its keyframes, so that they have no noise
+    stack = load_stack(narrow / "stack_I.safetensors")  # which keeps its keyframes, so that they have no noise
     sampling = replace(stack.config.sampling, keeps_given=False, image_noise=20)
     noisy = TemporalStack(stack.config.changed(sampling=sampling))
     noisy.load_state_dict(stack.state_dict())
-    pipeline = EmuVideoPipeline(load_base(BUNDLED), interpolation=noisy)
+    pipeline = EmuVideoPipeline(load_base(narrow), interpolation=noisy)
     images = torch.rand(20, 16, 16, 3)
     streams.clear()
     settings = Settings(steps=1, seed=11, size=(16, 16), sampler="euler_ancestral")

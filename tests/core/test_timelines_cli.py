@@ -20,8 +20,10 @@ from emu_core.cli import timelines
 from emu_core.cli.main import main
 from emu_core.errors import UserError
 from emu_core.kept import Kept, folder_of
+from emu_core.model_folder import BUNDLED
 from emu_core.toy import shapes
 
+pytestmark = pytest.mark.usefixtures("narrow_by_default")
 QUICK = ["--steps", "1", "--seed", "5"]
 PROMPT = "a big red circle moves right"
 
@@ -124,7 +126,7 @@ def test_animate_changes_a_video_by_as_much_as_is_asked(tmp_path: Path) -> None:
     away = []
     for number, share in enumerate(("0.1", "1")):
         out = tmp_path / str(number)
-        told = ["--strength", share, "--frames", "8", "--steps", "3", "--seed", "5", "--out", out]
+        told = ["--strength", share, "--frames", "8", "--steps", "3", "--seed", "5", "--out", out, "--model", BUNDLED]
         assert run("animate", tmp_path / "drawn", "a big red circle stays still", *told) == 0
         made = media.read_video(out)
         assert (len(made.frames), made.fps, made.metadata["denoise"]) == (8, 4, str(float(share)))

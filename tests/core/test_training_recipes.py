@@ -67,7 +67,7 @@ def test_chain_hands_on_the_length_of_the_clips() -> None:
         ({"image_noise": "1000"}, "image_noise must be a timestep, 0 to 999, found 1000"),
         ({"compute.cache": "true", "clips.shards": "somewhere"}, "choose how many clips of each video to keep"),
         ({"compute.precision": "float16", "compute.parallel": "fsdp"}, "use compute.precision=bfloat16"),
-        ({"family": "sdxl"}, "is for a base of family sdxl, and .*tiny is of family tiny"),
+        ({"family": "sdxl"}, "is for a base of family sdxl, and .* is of family tiny"),
         ({"base": ""}, "needs an image model to build on: name its folder or file with --base"),
         ({"base": "/nowhere"}, "/nowhere"),
         ({"init": "/nowhere.safetensors"}, "starts from /nowhere.safetensors, which does not exist"),

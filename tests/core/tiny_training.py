@@ -1,15 +1,16 @@
-"""Small runs of the trainer on the bundled image model and the procedural world."""
+"""Small runs of the trainer on the narrow image model and the procedural world."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from emu_core.model_folder import BUNDLED
 from emu_core.toy import recipes as toy
 from emu_core.toy.source import WorldSource
 from emu_core.toy.tasks import TASKS
 from emu_core.training import paper, run, video
 from emu_core.training.recipes import Recipe, override
+
+from .narrow import narrow_folder
 
 SD15 = paper.SCALES["sd15"]
 
@@ -31,4 +32,4 @@ def small(name: str = "stage1_256px", steps: int = 3, **changes: str) -> Recipe:
     if name != "interpolation":
         settings["clips.frames"] = "4"
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
-    return override(paper.STAGES[name](toy.TINY), {"base": str(BUNDLED), **settings, **dotted})
+    return override(paper.STAGES[name](toy.TINY), {"base": str(narrow_folder()), **settings, **dotted})

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ..conftest import version
-from .server import PACK, comfy_python, environment
+from .server import comfy_python, environment
 
 INSIDE = Path(__file__).parent / "inside"
 DYNAMIC = "dynamic-vram"  # as the harness calls it
@@ -48,9 +48,11 @@ def runs() -> dict[tuple[str, ...], dict[str, Any]]:
 
 
 @pytest.fixture(scope="session", params=["as-it-is", DYNAMIC])
-def inside(request: pytest.FixtureRequest, comfy_root: Path, runs: Any, tmp_path_factory: pytest.TempPathFactory) -> Results:
+def inside(
+    request: pytest.FixtureRequest, comfy_root: Path, narrow_pack: Path, runs: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Results:
     """`inside(module, prepare)` runs a module of checks in this ComfyUI, once, and returns their results and the folder. With
-    dynamic VRAM it also says of each check whether it sampled the same bits as without."""
+    dynamic VRAM it also says of each check whether it sampled the same bits as without. The model in the pack is narrow."""
 
     def run(module: str, prepare: Callable[[Path], None] | None = None, mode: str = request.param) -> dict[str, Any]:
         key = (comfy_root.name, module, mode)
@@ -60,8 +62,10 @@ def inside(request: pytest.FixtureRequest, comfy_root: Path, runs: Any, tmp_path
             if prepare is not None:
                 prepare(out)
             flags = [mode] if mode == DYNAMIC else []
-            command = [comfy_python(comfy_root), str(INSIDE / "harness.py"), str(comfy_root), str(PACK), str(out), module, *flags]
-            process = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1500, check=False)
+            command = [comfy_python(comfy_root), str(INSIDE / "harness.py"), str(comfy_root), str(narrow_pack), str(out), module]
+            process = subprocess.run(
+                [*command, *flags], env=environment(), capture_output=True, text=True, timeout=1500, check=False
+            )
             if "comfy-aimdo could not be initialised" in process.stderr and "CI" not in os.environ:
                 pytest.skip("NOT CHECKED with dynamic VRAM: comfy-aimdo cannot be initialised on this system")
             assert process.returncode == 0, process.stderr[-4000:]

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import aiohttp
+
 from .inside.harness import device_arguments
 
 PACK = Path(__file__).parents[2]
@@ -43,17 +45,22 @@ class Refused(Exception):
 
 class Server:
     """`with Server(root, folder) as server:` runs ComfyUI on a free port, its files under `folder`; with `dynamic`, as on a card
-    with dynamic VRAM, emulated."""
+    with dynamic VRAM, emulated. `pack`: the folder of the pack, if it is not this one."""
 
-    def __init__(self, root: Path, folder: Path, *arguments: str, dynamic: bool = False) -> None:
+    def __init__(self, root: Path, folder: Path, *arguments: str, dynamic: bool = False, pack: Path = PACK) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.root, self.folder, self.arguments = root, folder, arguments
+        self.root, self.folder, self.arguments, self.pack = root, folder, arguments, pack
         self.program = [str(root / "main.py"), *device_arguments(dynamic)]
         if dynamic and "--cpu" in self.program:
             self.program.insert(0, str(PACK / "tests" / "nodes" / "inside" / "serve.py"))
         self.log = folder / "server.log"
+
+    @property
+    def tiny(self) -> Path:
+        """The folder of the model in its pack."""
+        return self.pack / "emu_core" / "assets" / "tiny"
 
     @property
     def address(self) -> str:
@@ -64,7 +71,7 @@ class Server:
         custom.mkdir(parents=True, exist_ok=True)
         link = custom / "ComfyUI-EmuVideo"
         if not link.exists():
-            link.symlink_to(PACK, target_is_directory=True)
+            link.symlink_to(self.pack, target_is_directory=True)
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             [comfy_python(self.root), *self.program, "--port", str(self.port), "--disable-auto-launch",
@@ -109,6 +116,17 @@ class Server:
 
     def queue(self, prompt: dict[str, Any]) -> str:
         return self.post("/prompt", {"prompt": prompt})["prompt_id"]
+
+    async def queue_until(self, prompt: dict[str, Any], node: str, steps: int) -> str:
+        """Queue a prompt and wait until a node of it has told of so many steps."""
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{self.address}/ws?clientId=tests") as socket:
+            prompt_id = self.post("/prompt", {"prompt": prompt, "client_id": "tests"})["prompt_id"]
+            while True:
+                said = await socket.receive(timeout=120)
+                assert not socket.closed, self.log.read_text()[-3000:]
+                told = json.loads(said.data) if said.type == aiohttp.WSMsgType.TEXT else {}
+                if told.get("type") == "progress" and told["data"]["node"] == node and told["data"]["value"] >= steps:
+                    return prompt_id
 
     def wait(self, prompt_id: str, timeout: float = 300) -> dict[str, Any]:
         """The history entry of a prompt, once it is done."""

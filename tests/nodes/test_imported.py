@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from emu_core.base import load_base
 from emu_core.checkpoint import load_stack
 from emu_core.model.video_model import VideoModel
-from emu_core.model_folder import BUNDLED
 from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 
@@ -67,10 +66,10 @@ def unet_inputs() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
-def ran(inside: Callable[..., Any]) -> dict[str, Any]:
+def ran(inside: Callable[..., Any], narrow: Path) -> dict[str, Any]:
     def prepare(out: Path) -> None:
         folder = out / "models" / "emu_video"
-        tiny = load_base(BUNDLED).unet
+        tiny = load_base(narrow).unet
         write_files(tiny, folder, "tiny")
         write_files(small_sd15(), folder, "sd15")
         torch.save({"state_dict": load_file(folder / "pia_tiny.safetensors")}, folder / "pia_tiny.ckpt")
@@ -101,8 +100,10 @@ def test_a_call_of_the_unet_equals_the_cores(name: str, ran: dict[str, Any]) -> 
     assert (found - wanted).abs().max() <= 2e-5 * wanted.abs().max()
 
 
-def of_the_pipeline(ran: dict[str, Any], name: str, image: torch.Tensor | None, position: int, **changes: Any) -> torch.Tensor:
-    base = load_base(BUNDLED)
+def of_the_pipeline(
+    model: Path, ran: dict[str, Any], name: str, image: torch.Tensor | None, position: int, **changes: Any
+) -> torch.Tensor:
+    base = load_base(model)
     pipeline = EmuVideoPipeline(base, load_stack(ran["out"] / "models" / "emu_video" / f"{name}_tiny.safetensors"))
     made = helpers.decoded_latents(base)
     settings = {"frames": 6, "steps": 4, "sampler": "ddim", "seed": 11, "size": (64, 64)}
@@ -121,30 +122,29 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_whole_loops_equal_the_pipelines(name: str, ran: dict[str, Any]) -> None:
+def test_whole_loops_equal_the_pipelines(name: str, ran: dict[str, Any], narrow: Path) -> None:
     """max difference <= 1e-4 of the latents' size; FancyVideo's zero terminal SNR is nearly zero in ComfyUI (see decisions)."""
     outcome(ran, "check_whole_loops")
     found = load_file(ran["out"] / "check_whole_loops.safetensors")
     changes = dict(CASES[name])
     image = found["image"] if "position" in changes else None
-    wanted = of_the_pipeline(ran, name, image, changes.pop("position", 0), **changes)
+    wanted = of_the_pipeline(narrow, ran, name, image, changes.pop("position", 0), **changes)
     close(found[name], wanted, 1e-4 if name != "fancyvideo" else 2e-2)
 
 
-def test_three_guidances_equal_the_pipelines(ran: dict[str, Any]) -> None:
+def test_three_guidances_equal_the_pipelines(ran: dict[str, Any], narrow: Path) -> None:
     outcome(ran, "check_three_guidances")
     found = load_file(ran["out"] / "check_three_guidances.safetensors")["pia"]
     image = load_file(ran["out"] / "check_whole_loops.safetensors")["image"]
-    close(found, of_the_pipeline(ran, "pia", image, 0, image_guidance=2.0), 1e-4)
+    close(found, of_the_pipeline(narrow, ran, "pia", image, 0, image_guidance=2.0), 1e-4)
 
 
-def test_context_windows_equal_the_pipelines(ran: dict[str, Any]) -> None:
+def test_context_windows_equal_the_pipelines(ran: dict[str, Any], narrow: Path) -> None:
     outcome(ran, "check_context_windows_equal_the_pipelines")
     found = load_file(ran["out"] / "check_context_windows_equal_the_pipelines.safetensors")
     for free in (False, True):
-        close(
-            found[f"freenoise {free}"], of_the_pipeline(ran, "animatediff", None, 0, frames=40, window=16, freenoise=free), 1e-4
-        )
+        wanted = of_the_pipeline(narrow, ran, "animatediff", None, 0, frames=40, window=16, freenoise=free)
+        close(found[f"freenoise {free}"], wanted, 1e-4)
     assert torch.equal(found["windowed"], found["freenoise False"])
 
 

@@ -11,7 +11,6 @@ import torch
 
 from emu_core.base import load_base
 from emu_core.checkpoint import load_stack, merge_motion_loras, save_stack
-from emu_core.model_folder import BUNDLED
 
 from ..core import reference
 from ..core.test_motion_lora import guoyww, lora_state, peft
@@ -23,13 +22,13 @@ TWO = [("animatediff_motion_lora/zoom.safetensors", 0.6), ("emu_video/pan.ckpt",
 
 
 @pytest.fixture(scope="session")
-def ran(inside: Callable[..., Any]) -> dict[str, Any]:
+def ran(inside: Callable[..., Any], narrow: Path) -> dict[str, Any]:
     def prepare(out: Path) -> None:
         own, stacks, loras = (out / "models" / name for name in ("emu_video", "animatediff_models", "animatediff_motion_lora"))
         elsewhere = out / "elsewhere"
         for folder in (stacks / "sub", loras, elsewhere):
             folder.mkdir(parents=True)
-        adapter = reference.motion_adapter(load_base(BUNDLED).unet, mid=True)
+        adapter = reference.motion_adapter(load_base(narrow).unet, mid=True)
         reference.save(reference.original_layout(adapter.state_dict()), own / "animatediff_tiny.safetensors")
         state = lora_state(adapter.state_dict(), guoyww)
         reference.save(state, loras / "zoom.safetensors")

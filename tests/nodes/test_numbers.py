@@ -65,10 +65,10 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor
     return outputs
 
 
-def standard_stack(role: str) -> TemporalStack:
-    """The bundled stack on a schedule that keeps its signal at the end, so that both sides run on exactly the same noise levels;
+def standard_stack(model: Path, role: str) -> TemporalStack:
+    """The model's stack on a schedule that keeps its signal at the end, so that both sides run on exactly the same noise levels;
     with learned weights of its layers and noise that frames share, as ablations have them."""
-    stack = load_stack(BUNDLED / f"stack_{role}.safetensors", dtype=torch.float32)
+    stack = load_stack(model / f"stack_{role}.safetensors", dtype=torch.float32)
     config = stack.config.changed(schedule=STANDARD, mixing="learned", shared_noise=0.6)
     other = TemporalStack(config)
     logits = {f"mixes.{key}": torch.full((1,), 3 + 0.1 * i) for i, key in enumerate(other.layers)}
@@ -77,26 +77,26 @@ def standard_stack(role: str) -> TemporalStack:
 
 
 @pytest.fixture(scope="session")
-def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled stack F after one step of its distillation to four calls."""
+def distilled(narrow: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The narrow model's stack F after one step of its distillation to four calls."""
     folder = tmp_path_factory.mktemp("distilled")
     changes: dict[str, Any] = {"optimisation.steps": 1, "optimisation.batch": 1, "world.cache": 1, "every.validate": 0}
-    changes |= {"start.base": str(BUNDLED), "distil.teacher_steps": 8}
-    (recipe,) = rounds(override(of_stack(str(BUNDLED / "stack_F.safetensors"), TINY), changes))
+    changes |= {"start.base": str(narrow), "distil.teacher_steps": 8}
+    (recipe,) = rounds(override(of_stack(str(narrow / "stack_F.safetensors"), TINY), changes))
     train(recipe, folder, RunOptions(tasks=TASKS))
     return folder / "model" / "stack_F.safetensors"
 
 
 @pytest.fixture(scope="session")
-def ran(inside: Callable[..., Any], expected: dict[str, Any], distilled: Path) -> dict[str, Any]:
+def ran(inside: Callable[..., Any], narrow: Path, expected: dict[str, Any], distilled: Path) -> dict[str, Any]:
     def prepare(out: Path) -> None:
         (out / "models" / "emu_video" / "distilled_F.safetensors").write_bytes(distilled.read_bytes())
-        named = [name for name, _ in load_base(BUNDLED).unet.named_modules() if name.endswith(TARGETS)]
+        named = [name for name, _ in load_base(narrow).unet.named_modules() if name.endswith(TARGETS)]
         (out / "lora_names.json").write_text(json.dumps([f"lora_unet_{name.replace('.', '_')}" for name in named]))
         for file in expected["folder"].iterdir():
             (out / file.name).write_bytes(file.read_bytes())
         for role in "FI":
-            save_stack(standard_stack(role), out / "models" / "emu_video" / f"standard_{role}.safetensors", torch.float32)
+            save_stack(standard_stack(narrow, role), out / "models" / "emu_video" / f"standard_{role}.safetensors", torch.float32)
 
     return inside("figures", prepare)
 
@@ -118,9 +118,9 @@ def test_text_states(ran: dict[str, Any]) -> None:
         torch.testing.assert_close(found[f"text{i}"], base.encode_text([prompt]).hidden, atol=2e-5, rtol=0)
 
 
-def core_steps(given: dict[str, torch.Tensor], stacks: list[TemporalStack], sampler: str) -> dict[str, torch.Tensor]:
+def core_steps(model: Path, given: dict[str, torch.Tensor], stacks: list[TemporalStack], sampler: str) -> dict[str, torch.Tensor]:
     """The same three steps by the pipeline; each starts from what the nodes made before it, so that errors do not add up."""
-    base = load_base(BUNDLED)
+    base = load_base(model)
     base.schedule = dataclasses.replace(base.schedule, zero_snr=stacks[0].config.schedule.zero_snr)
     pipeline = EmuVideoPipeline(base, *stacks)
     latents = helpers.decoded_latents(base)
@@ -132,23 +132,23 @@ def core_steps(given: dict[str, torch.Tensor], stacks: list[TemporalStack], samp
     return {"frame": frame, "latents": latents[1], "video": video, "finer": finer}
 
 
-def test_three_steps_on_equal_sigmas(ran: dict[str, Any]) -> None:
+def test_three_steps_on_equal_sigmas(ran: dict[str, Any], narrow: Path) -> None:
     """max difference <= 1e-4, frames and latents in float32."""
     outcome(ran, "check_equal_sigmas")
     found = load_file(ran["out"] / "check_equal_sigmas.safetensors")
-    wanted = core_steps(found, [standard_stack(role) for role in "FI"], "ddim")
+    wanted = core_steps(narrow, found, [standard_stack(narrow, role) for role in "FI"], "ddim")
     assert wanted["finer"].shape == found["finer"].shape == (41, 64, 64, 3)
     for key, name in NAMES.items():
         assert (found[key] - wanted[key]).abs().max() <= 1e-4, name
 
 
-def test_interpolated_frames_of_any_size(ran: dict[str, Any]) -> None:
+def test_interpolated_frames_of_any_size(ran: dict[str, Any], narrow: Path) -> None:
     """max difference <= 1e-4, also where the sides are padded; ComfyUI's euler is ddim here, as in the three steps."""
     outcome(ran, "check_interpolated_sizes")
     found = load_file(ran["out"] / "check_interpolated_sizes.safetensors")
-    base = load_base(BUNDLED)
+    base = load_base(narrow)
     base.schedule = dataclasses.replace(base.schedule, zero_snr=False)
-    pipeline = EmuVideoPipeline(base, interpolation=standard_stack("I"))
+    pipeline = EmuVideoPipeline(base, interpolation=standard_stack(narrow, "I"))
     settings = Settings(seed=11, steps=3, sampler="ddim", text_guidance=1.0, image_guidance=1.0)
     for height, width in ((64, 128), (65, 91)):
         wanted = pipeline.interpolate(found[f"given_{height}"], PROMPT, settings)
@@ -157,22 +157,22 @@ def test_interpolated_frames_of_any_size(ran: dict[str, Any]) -> None:
 
 
 def test_three_steps_at_zero_terminal_snr(ran: dict[str, Any]) -> None:
-    """ComfyUI's last alpha_bar is 4.9e-8 instead of 0: root mean square difference <= 2e-3 of the deviation."""
+    """Of the bundled model. ComfyUI's last alpha_bar is 4.9e-8, not 0: root mean square difference <= 2e-3 of the deviation."""
     outcome(ran, "check_zero_snr")
     found = load_file(ran["out"] / "check_zero_snr.safetensors")
     stacks = [load_stack(BUNDLED / f"stack_{role}.safetensors", dtype=torch.float32) for role in "FI"]
-    wanted = core_steps(found, stacks, "ddim")
+    wanted = core_steps(BUNDLED, found, stacks, "ddim")
     for key, name in NAMES.items():
         difference = (found[key] - wanted[key]).square().mean().sqrt() / wanted[key].std()
         assert difference <= 2e-3, (name, float(difference))
 
 
-def test_a_distilled_stack_makes_the_same_latents(ran: dict[str, Any], distilled: Path) -> None:
+def test_a_distilled_stack_makes_the_same_latents(ran: dict[str, Any], narrow: Path, distilled: Path) -> None:
     """In one call of the U-Net a step, by our node and by ComfyUI's own sampler with the schedule "simple": root mean square
     difference <= 2e-3 of the deviation, as above."""
     data = outcome(ran, "check_distilled")["data"]
     found = load_file(ran["out"] / "check_distilled.safetensors")
-    pipeline = EmuVideoPipeline(load_base(BUNDLED), load_stack(distilled, dtype=torch.float32))
+    pipeline = EmuVideoPipeline(load_base(narrow), load_stack(distilled, dtype=torch.float32))
     known = pipeline.encode(found["image"])
     wanted = pipeline.video_latents(known, (0,), PROMPT, Settings(seed=11))
     assert data["seen"] == [8] * 4

@@ -97,7 +97,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stack.config = stack.config.changed(schedule=STANDARD)
         save_stack(stack, folder / f"{layout}_F.safetensors", torch.float32)
     for role in "FI":
-        save_stack(standard_stack(role), folder / f"tiny_{role}.safetensors", torch.float32)
+        save_stack(standard_stack(BUNDLED, role), folder / f"tiny_{role}.safetensors", torch.float32)
     bundled = BUNDLED.parent / "loras" / "emu_video_tiny_pastel.safetensors"
     (folder / "loras" / bundled.name).write_bytes(bundled.read_bytes())
     prompt_models.write_vaes(folder, prompt_models.vae(6))

@@ -15,7 +15,6 @@ from emu_core.base import load_base
 from emu_core.checkpoint import save_stack
 from emu_core.longer import longer
 from emu_core.model.timeline import Timeline, timeline_of
-from emu_core.model_folder import BUNDLED
 from emu_core.pipeline import EmuVideoPipeline
 from emu_core.settings import Settings
 
@@ -30,10 +29,10 @@ SETTINGS = Settings(seed=11, steps=3, sampler="ddim", text_guidance=4.0, image_g
 
 
 @pytest.fixture(scope="session")
-def ran(inside: Callable[..., Any]) -> dict[str, Any]:
+def ran(inside: Callable[..., Any], narrow: Path) -> dict[str, Any]:
     def prepare(out: Path) -> None:
-        folder, tiny = out / "models" / "emu_video", load_base(BUNDLED).unet
-        save_stack(standard_stack("F"), folder / "standard_F.safetensors", torch.float32)
+        folder, tiny = out / "models" / "emu_video", load_base(narrow).unet
+        save_stack(standard_stack(narrow, "F"), folder / "standard_F.safetensors", torch.float32)
         text_alone = reference.original_layout(reference.motion_adapter(tiny, mid=False).state_dict())
         reference.save(text_alone, folder / "text_alone.safetensors")
         reference.save(reference.motion_adapter(tiny, mid=False, conv_in=True).state_dict(), folder / "pia.safetensors")
@@ -51,11 +50,13 @@ NUMBERS = {
 PAST = {"extension": 2}
 
 
-def core_calls(timeline: Timeline, given: Sequence[torch.Tensor], past: int | None) -> tuple[list[torch.Tensor], torch.Tensor]:
+def core_calls(
+    model: Path, timeline: Timeline, given: Sequence[torch.Tensor], past: int | None
+) -> tuple[list[torch.Tensor], torch.Tensor]:
     """The latents of each call, as the VAE has them, and the frames of the whole video, by the core."""
-    base = load_base(BUNDLED)
+    base = load_base(model)
     base.schedule = dataclasses.replace(base.schedule, zero_snr=STANDARD.zero_snr)
-    pipeline, made = EmuVideoPipeline(base, standard_stack("F")), []
+    pipeline, made = EmuVideoPipeline(base, standard_stack(model, "F")), []
     one_call = pipeline.video_latents
 
     def listening(*inputs: Any, **settings: Any) -> torch.Tensor:
@@ -71,12 +72,12 @@ def core_calls(timeline: Timeline, given: Sequence[torch.Tensor], past: int | No
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_latents_of_every_call_are_those_of_the_core(name: str, ran: dict[str, Any]) -> None:
+def test_latents_of_every_call_are_those_of_the_core(name: str, ran: dict[str, Any], narrow: Path) -> None:
     """Within 1e-4 of their deviation a call: each goes on from what the one before it made, here and there, rounding as well."""
     outcome(ran, f"check_{name}")
     found, made = (load_file(ran["out"] / f"check_{name}{kind}.safetensors") for kind in ("", ".sampled"))
     given = [*found["given"], *found["given"]] if name == "loop" else [*found.get("given", ())]
-    wanted, video = core_calls(NUMBERS[name], given, PAST.get(name))
+    wanted, video = core_calls(narrow, NUMBERS[name], given, PAST.get(name))
     assert len(wanted) == {"loop": 1, "extension": 3}.get(name, 2)
     assert len(made) == len(wanted) * (2 if name == "keyframes" else 1)  # made again with other names of its inputs
     for number, latents in enumerate(wanted):

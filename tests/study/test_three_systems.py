@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stem = file_stem(number, clip.caption)
         write_image(out / f"{stem}.png", real[0])
         entries.append({"id": stem, "prompt": clip.caption, "image": str(out / f"{stem}.png")})
-        settings = Settings(seed=number, text_guidance=3.0, image_guidance=1.0, steps=20)
+        settings = Settings(seed=number, text_guidance=3.0, image_guidance=1.0, steps=8)
         videos = {"real": real}
         videos |= {n: p.video(real[:1], clip.caption, settings) for n, p in (("model", trained), ("untrained", untrained))}
         for name, frames in videos.items():

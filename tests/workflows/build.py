@@ -7,14 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-
-from emu_core.media import write_image
-from emu_core.toy import world
 
 from ..nodes.server import Server, temporary_folder
 from .graph import Blueprint, Download, Ref, Workflow
@@ -569,17 +564,8 @@ def as_text(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def draw_inputs() -> None:
-    """The pictures that the pack puts into ComfyUI's input folder; workflows of 0.1 name two others that stay there."""
-    for name, text, seconds in (("dolphin", DOLPHIN, 0.0), ("car", CAR, 0.0), ("car_last", CAR, 7 / 4)):
-        clip = world.read_caption(text)
-        assert clip is not None
-        picture = replace(clip, start=(26.0, 36.0), corner=(20.0, 20.0)).draw(torch.tensor([seconds]))[0]
-        write_image(OUT / "input" / f"emu_video_{name}.png", picture.permute(1, 2, 0) / 2 + 0.5)
-
-
 def main() -> None:
-    from .illustrate import pictured
+    from .illustrate import draw_inputs, pictured
 
     draw_inputs()
     root, names = Path(sys.argv[1]), sys.argv[2:] or list(WORKFLOWS)

@@ -1,13 +1,16 @@
-"""Pictures of what the workflows make. Those whose checkpoints are not at hand are run with the bundled model in their place, and
-the picture says so."""
+"""Pictures that the workflows are given, and of what they make. Those whose checkpoints are not at hand are run with the bundled
+model in their place, and the picture says so."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from emu_core.media import sheet
+from emu_core.media import sheet, write_image
+from emu_core.toy import world
 
 from ..nodes.server import Server
 from . import build
@@ -23,6 +26,15 @@ PROMPTS = {
 }
 GIVEN = {"Emu Video": "text and frame", "SVD": "frame alone", "AnimateDiff": "text alone"}
 """What the systems of compare_with_svd are given, which is what the rows of its picture show."""
+
+
+def draw_inputs() -> None:
+    """The pictures that the pack puts into ComfyUI's input folder; workflows of 0.1 name two others that stay there."""
+    for name, text, seconds in (("dolphin", build.DOLPHIN, 0.0), ("car", build.CAR, 0.0), ("car_last", build.CAR, 7 / 4)):
+        clip = world.read_caption(text)
+        assert clip is not None
+        picture = replace(clip, start=(26.0, 36.0), corner=(20.0, 20.0)).draw(torch.tensor([seconds]))[0]
+        write_image(build.OUT / "input" / f"emu_video_{name}.png", picture.permute(1, 2, 0) / 2 + 0.5)
 
 
 def pictured(name: str, server: Server) -> Image.Image:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from emu_core.base import load_base
-from emu_core.model_folder import BUNDLED
 
 from ..core import reference
 from ..nodes.server import Server
@@ -34,7 +33,7 @@ def small(name: str, server: Server) -> Workflow:
     SVD has no small form that ComfyUI would know: its video becomes the starting frame repeated.
     """
     workflow = build.WORKFLOWS[name]()
-    tiny = load_base(BUNDLED).unet
+    tiny = load_base(server.tiny).unet
     for download in workflow.downloads:
         if download.name in FILES:
             save(FILES[download.name](tiny), server.folder / "models" / "emu_video" / download.name)

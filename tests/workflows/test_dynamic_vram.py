@@ -17,10 +17,10 @@ from .test_workflows import PUBLIC, saved_api
 
 
 @pytest.fixture(scope="module")
-def dynamic_server(comfy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def dynamic_server(comfy_root: Path, narrow_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if not has_dynamic_vram(comfy_root):
         pytest.skip("NOT CHECKED with dynamic VRAM, which this ComfyUI does not have")
-    with Server(comfy_root, tmp_path_factory.mktemp("dynamic"), dynamic=True) as running:
+    with Server(comfy_root, tmp_path_factory.mktemp("dynamic"), dynamic=True, pack=narrow_pack) as running:
         yield running
 
 

@@ -21,7 +21,6 @@ from .small import small
 from .test_workflows import PUBLIC, version
 
 pytestmark = [pytest.mark.page, pytest.mark.skipif(bool(LACKING), reason=f"THE PAGE WAS NOT TESTED: no {', '.join(LACKING)}")]
-DESIGNS = (pytest.param("classic", marks=pytest.mark.slow), "vue")
 SAMPLERS = (
     "EmuVideoStartingFrame", "EmuVideoSampler", "EmuVideoInterpolate", "EmuVideoExtend", "EmuVideoLoop", "EmuVideoKeyframes",
     "KSampler", "SamplerCustomAdvanced",
@@ -48,12 +47,32 @@ def measured(server: Server, workflow: Path, design: str, folder: Path) -> dict[
     return result
 
 
-WORKFLOWS = [name if name == "text_to_video" else pytest.param(name, marks=pytest.mark.slow) for name in build.WORKFLOWS]
+EVERY_VERSION = ("text_to_video", "compare_systems", "keyframes")
+CLASSIC = ("text_to_video_interpolated", "text_to_video_wired", "compare_with_svd", "extend_a_video", "loop")
+"""With those of EVERY_VERSION all kinds of nodes that grow."""
 
 
-@pytest.mark.parametrize("design", DESIGNS)
-@pytest.mark.parametrize("name", WORKFLOWS)
+@pytest.mark.newest_alone
+@pytest.mark.parametrize(
+    ("name", "design"),
+    [
+        pytest.param(name, design, marks=[pytest.mark.slow][: (name, design) != ("text_to_video", "vue")])
+        for design, names in (("vue", build.WORKFLOWS), ("classic", CLASSIC))
+        for name in names
+    ],
+)
 def test_no_node_covers_another_and_texts_keep_their_lines(name: str, design: str, server: Server, tmp_path: Path) -> None:
+    check_layout(name, design, server, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY_VERSION)
+def test_nor_in_the_classic_page_of_any_version(name: str, server: Server, tmp_path: Path) -> None:
+    """Where nodes stand is written in the file; how large a version draws them, each kind shows."""
+    check_layout(name, "classic", server, tmp_path)
+
+
+def check_layout(name: str, design: str, server: Server, tmp_path: Path) -> None:
     workflow = build.page_file(name)
     if name in PUBLIC:
         workflow = tmp_path / workflow.name
@@ -73,6 +92,7 @@ def test_no_node_covers_another_and_texts_keep_their_lines(name: str, design: st
 
 
 @pytest.mark.slow
+@pytest.mark.newest_alone
 def test_overlaps_are_seen(server: Server, tmp_path: Path) -> None:
     """The workflow as it was before room was left: Emu Video Sampler grows over VAE Decode."""
     result = measured(server, FIXTURES / "before_fps_page.json", "classic", tmp_path)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +113,14 @@ def test_every_link_joins_what_fits(name: str, server: Server) -> None:
                 assert info[api[value[0]]["class_type"]]["output"][value[1]] == declared[key][0], (node["class_type"], key)
 
 
-def test_with_svd_only_its_files_are_missing(comfy_root: Path, tmp_path: Path) -> None:
-    """As it is, without the files: ComfyUI names each of them and nothing else."""
+def test_as_it_is_the_bundled_model_runs_and_with_svd_only_its_files_are_missing(comfy_root: Path, tmp_path: Path) -> None:
+    """In a server with nothing but the pack: ComfyUI names each of the files and nothing else."""
     prompt = saved_api("compare_with_svd")
-    with Server(comfy_root, tmp_path) as fresh, pytest.raises(Refused) as refusal:
-        fresh.queue(prompt)
+    with Server(comfy_root, tmp_path) as fresh:
+        with pytest.raises(Refused) as refusal:
+            fresh.queue(prompt)
+        (video,) = fresh.files(fresh.run(saved_api("text_to_video")), ".mp4")
+        assert stream(video) == (8, 4, (64, 64))
     found = {number: json.dumps(entry["errors"]) for number, entry in refusal.value.errors.items()}
     loaders = {
         number: node["inputs"].get("ckpt_name") or node["inputs"]["stack"]
@@ -185,7 +188,7 @@ def test_a_later_prompt_equals_a_fresh_servers(server: Server, comfy_root: Path,
         server.run(saved_api(name))
     prompt = change(saved_api("image_to_video"), "EmuVideoSampler", seed=123)
     later = frames(server, server.run(prompt))
-    with Server(comfy_root, tmp_path) as fresh:
+    with Server(comfy_root, tmp_path, pack=server.pack) as fresh:
         assert (later == frames(fresh, fresh.run(prompt))).all()
 
 
@@ -243,10 +246,8 @@ def test_an_error_during_the_run_is_one_sentence(server: Server) -> None:
 def test_cancel_then_run(server: Server, kind: str) -> None:
     name = "extend_a_video" if kind == "EmuVideoExtend" else "text_to_video_interpolated"
     prompt = change(saved_api(name), kind, seed=99, steps=200)
-    prompt_id = server.queue(prompt)
-    while not server.get("/queue")["queue_running"]:
-        time.sleep(0.05)
-    time.sleep(3 if kind == "EmuVideoSampler" else 12)  # into the 200 steps
+    (node,) = (number for number, node in prompt.items() if node["class_type"] == kind)
+    prompt_id = asyncio.run(server.queue_until(prompt, node, 3))
     server.post("/interrupt", {})
     entry = server.wait(prompt_id)
     assert "interrupted" in json.dumps(entry["status"])

@@ -74,7 +74,7 @@ def check_layout_sdxl(pack: Any) -> dict[str, Any]:
 
 
 def three_steps(pack: Any, stacks: tuple[str, str], sampler: str, zero_snr: bool) -> dict[str, torch.Tensor]:
-    """The whole chain on the bundled model from seed 11, with 9 frames to interpolate so that two windows are joined."""
+    """The whole chain from seed 11, with 9 frames to interpolate so that two windows are joined."""
     model, clip, vae = pack.run("EmuVideoTinyModel")
     model = parts.on_the_same_schedule(pack, model, zero_snr=zero_snr)
     kwargs = {"seed": 11, "steps": 6, "sampler_name": sampler}
@@ -99,7 +99,7 @@ def three_steps(pack: Any, stacks: tuple[str, str], sampler: str, zero_snr: bool
 
 def check_zero_snr(pack: Any) -> dict[str, Any]:
     machine = f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
-    return {"machine": machine, **three_steps(pack, ("tiny F (bundled)", "tiny I (bundled)"), "ddim", True)}
+    return {"machine": machine, **three_steps(pack.bundled(), ("tiny F (bundled)", "tiny I (bundled)"), "ddim", True)}
 
 
 def check_distilled(pack: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ the models, the prompts and the LoRAs there."""
 from __future__ import annotations
 
 import json
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import comfy.model_management
@@ -130,11 +130,11 @@ def picture(pack: Any, both: tuple[Any, Any], own: Any, prompt: str, negative: s
 def check_whole_runs(pack: Any) -> dict[str, torch.Tensor]:
     """Text to video with all of it at once."""
     told, result = settings(pack.folder), {}
-    run = partial(whole, pack, told)
     for layout in LAYOUTS:
-        result |= run(layout, (model(pack, layout), clip(pack, layout)), vae(pack, "vae"), told["both"][layout])
-    made, text, own = pack.run("EmuVideoTinyModel")
-    return result | run("tiny", (made, text), own, told["both"]["tiny"])
+        result |= whole(pack, told, layout, (model(pack, layout), clip(pack, layout)), vae(pack, "vae"), told["both"][layout])
+    bundled = pack.bundled()  # which a LoRA of its own comes with
+    made, text, own = bundled.run("EmuVideoTinyModel")
+    return result | whole(bundled, told, "tiny", (made, text), own, told["both"]["tiny"])
 
 
 def whole(

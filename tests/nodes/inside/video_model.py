@@ -226,7 +226,7 @@ def check_conditionings_one_by_one(pack: Any) -> None:
     alone.model_options["sampler_calc_cond_batch_function"] = one_by_one
     found = parts.ksample(alone, positive, negative, latent["samples"])
     assert counted == [2, 2, 2]
-    torch.testing.assert_close(found, together, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found, together, atol=5e-4, rtol=0)
 
 
 def check_two_videos_in_a_batch(pack: Any) -> None:
@@ -352,6 +352,7 @@ def check_text_alone(pack: Any) -> None:
 
 def check_given_frames_reach_the_latents(pack: Any) -> None:
     """Frame 0 of the video is near the picture that was given, and not near another."""
+    pack = pack.bundled()
     model, clip, vae = tiny(pack)
     video = parts.apply(pack, model)
     pictures, firsts = [], []
@@ -469,6 +470,7 @@ def check_linked_inputs_pass_validation(pack: Any) -> None:
 
 def check_previews_show_the_picture(pack: Any) -> None:
     """The linear preview of a picture's latents is near the picture made small."""
+    pack = pack.bundled()
     model, clip, vae = tiny(pack)
     image = pack.run(
         "EmuVideoStartingFrame", model=model, clip=clip, vae=vae, prompt=parts.PROMPT, negative_prompt="", **parts.SIZE, seed=1,
