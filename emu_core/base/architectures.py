@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from ..model.config import StackConfig
+from ..model.config import StackConfig, StackKind
 from ..model.layers import LayerShape
 
 
@@ -77,7 +77,7 @@ STACK_SETTINGS: dict[str, dict[str, Any]] = {
 """Where an architecture's stack differs from the paper's form, which is `TemporalStack.for_unet`'s default."""
 SLIM: dict[str, Any] = {"attentions": ("self",), "mlp_ratio": 1, "without": ("shortcut", "conv2")}
 """A stack of less than half the parameters: no attention to the text, no wide MLPs, one convolution a residual block."""
-STACKS: dict[str, dict[str, Any]] = {
+STACKS: dict[StackKind, dict[str, Any]] = {
     "full": {},
     "slim": SLIM,
     "convolutions": {"kinds": ("conv",)},
@@ -89,14 +89,16 @@ STACKS: dict[str, dict[str, Any]] = {
 """What a recipe may make of the temporal layers: the paper's, or others in what these say."""
 
 
-def stack_kind(config: StackConfig) -> str:
+def stack_kind(config: StackConfig) -> StackKind:
     """Which of STACKS a stack of this project is."""
     layers, carried = config.layers, {site.kind for site in config.sites}
     if len(carried) == 1:
         return "convolutions" if carried == {"conv"} else "attention"
     if isinstance(layers, LayerShape) and "text" not in layers.attentions:
         return "slim" if layers.mlp_ratio == SLIM["mlp_ratio"] else "textless"
-    return next((name for name in ("depthwise", "directed") if getattr(layers, name, False)), "full")
+    if isinstance(layers, LayerShape) and layers.depthwise:
+        return "depthwise"
+    return "directed" if isinstance(layers, LayerShape) and layers.directed else "full"
 
 
 def build_unet(name: str, device: str = "meta", **changes: Any) -> nn.Module:

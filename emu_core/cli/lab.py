@@ -6,8 +6,12 @@ import argparse
 import logging
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .options import add_command, add_verbose
+
+if TYPE_CHECKING:
+    from ..lab.run import Lab
 
 OUT = "runs/lab"
 
@@ -58,7 +62,7 @@ def report(options: Namespace) -> None:
     print(f"wrote {write_report(_open(options), options.to, options.study)}")
 
 
-def _open(options: Namespace):  # noqa: ANN202 -- the type brings torch
+def _open(options: Namespace) -> Lab:
     from ..lab.budget import QUICK, STANDARD
     from ..lab.run import Lab
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from ..base import Base, TextStates, load_base
 from ..checkpoint import load_stack
 from ..model.conditioning import augment, condition
-from ..model.guidance import GuidedDenoiser, calls
+from ..model.guidance import Call, GuidedDenoiser, calls
 from ..model.sampling import sample
 from ..model.schedule import frame_noise
 from ..model.streams import stream
@@ -61,14 +62,15 @@ def starting_frames(image_model: Path, captions: Sequence[str], seed: int, steps
     for first in tqdm(range(0, len(captions), AT_ONCE), desc="starting frames", leave=False):
         said = captions[first : first + AT_ONCE]
         texts = _texts(base, said)
-        denoise = GuidedDenoiser(
-            lambda x, t, part, texts=texts: base.unet(x, t, texts[part[0].text].hidden).sample,
-            calls(1.0, guidance, has_image=False),
-        )
+        denoise = GuidedDenoiser(partial(_picture, base, texts), calls(1.0, guidance, has_image=False))
         noise = torch.stack([_noise(base, 1, seed, first + i)[0] for i in range(len(said))])
         with torch.no_grad():
             made.append(base.decode_latents(sample(denoise, noise, base.schedule, steps)))
     return torch.cat(made)
+
+
+def _picture(base: Base, texts: Mapping[bool, TextStates], x: Tensor, t: Tensor, part: Sequence[Call]) -> Tensor:
+    return base.unet(x, t, texts[part[0].text].hidden).sample
 
 
 def _noise(base: Base, frames: int, seed: int, number: int, shared: float = 0.0) -> Tensor:

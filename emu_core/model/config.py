@@ -12,6 +12,7 @@ from .schedule import ScheduleConfig
 from .sites import Site
 
 Role = Literal["F", "I"]
+StackKind = Literal["full", "slim", "convolutions", "attention", "depthwise", "directed", "textless"]
 Channel = Literal["image", "mask", "affinity"]
 Family = Literal["emu", "animatediff", "animatediff-lightning", "animatelcm", "hotshot-xl", "pia", "fancyvideo", "modelscope"]
 FAMILIES: tuple[Family, ...] = get_args(Family)

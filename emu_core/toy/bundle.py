@@ -30,7 +30,7 @@ def lora_of_rank(rank: int, file: Path) -> None:
         root = sizes[:rank].sqrt()
         state[other] = (left[:, :rank] * root).unflatten(1, (-1, *up.shape[2:])).to(up.dtype).contiguous()
         state[name] = (root[:, None] * right[:rank]).unflatten(1, down.shape[1:]).to(down.dtype).contiguous()
-    save_tensors(state, file, lora.metadata)
+    save_tensors(state, file, dict(lora.metadata))
 
 
 def bundle(runs: Path, out: Path) -> None:

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..base.architectures import CONFIGS, STACK_SETTINGS, STACKS, build_unet
 from ..errors import UserError
+from ..model.config import StackKind
 from ..model.stack import TemporalStack
 from ..model.video_model import VideoModel
 from .recipes import Recipe, override
@@ -93,7 +94,7 @@ class _Kept(TorchFunctionMode):
         return output
 
 
-def _on_meta(family: str, kind: str) -> tuple[Any, TemporalStack]:
+def _on_meta(family: str, kind: StackKind) -> tuple[Any, TemporalStack]:
     """An architecture's U-Net and the stack that goes on it, without weights."""
     shape = STACK_SETTINGS.get(family, {}) | STACKS[kind]
     with torch.device("meta"):
@@ -102,7 +103,7 @@ def _on_meta(family: str, kind: str) -> tuple[Any, TemporalStack]:
 
 
 @lru_cache(maxsize=64)
-def parameters(family: str, kind: str) -> tuple[int, int]:
+def parameters(family: str, kind: StackKind) -> tuple[int, int]:
     """How many the U-Net of an architecture has, and its stack of a kind of `STACKS`."""
     unet, stack = _on_meta(family, kind)
     return sum(p.numel() for p in unet.parameters()), sum(p.numel() for p in stack.parameters())
@@ -110,7 +111,7 @@ def parameters(family: str, kind: str) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def _counted(
-    family: str, kind: str, frames: int, size: tuple[int, int], recompute: bool, every: bool, mixed: bool
+    family: str, kind: StackKind, frames: int, size: tuple[int, int], recompute: bool, every: bool, mixed: bool
 ) -> tuple[int, int, int]:
     """(parameters of the U-Net, of the stack, bytes of one clip that autograd keeps in 16 bits). `mixed`: the stack's layer norms
     are in float32, as under autocast."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ..errors import UserError
 from ..limits import json_of
+from ..model.config import StackKind
 from ..model.schedule import ScheduleConfig
 
 
@@ -78,7 +79,7 @@ class Method:
     mixing: Literal["residual", "learned"] = "residual"  # learned: weights between old and new, as in Align Your Latents
     shared_noise: float = 0.0  # PYoCo's alpha: how much of the noise all frames of a clip share; 0: none
     keep_given: bool = False  # not the paper's: given frames come out as they were given, in training and after it
-    stack: Literal["full", "slim", "convolutions", "attention", "depthwise", "directed", "textless"] = "full"  # its layers
+    stack: StackKind = "full"  # slim: fewer and narrower temporal layers, for small GPUs; the others see STACKS
 
 
 @dataclass(frozen=True)
