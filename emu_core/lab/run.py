@@ -25,7 +25,7 @@ from . import stages, videos
 from .arms import ARMS, CLAIMS, Arm, Claim
 from .budget import Budget
 from .makers import MAKERS
-from .mixed import make_shards
+from .mixed import FEWEST, make_shards
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Lab:
         """The image model's folder and the stack's file of an arm, which is trained unless it is there."""
         arm, out = self.arms[name], self.place(name, seed)
         init = str(self.model(arm.after, seed)[1]) if arm.after else ""
-        shards = str(make_shards(self.folder / "mixed", self.budget.clips // 4)) if arm.mixed else ""
+        shards = str(make_shards(self.folder / "mixed", max(self.budget.clips // 4, FEWEST))) if arm.mixed else ""
         recipes = stages.arm_recipes(arm, self.budget, self.image_model, seed, init, shards)
         check_folder(out)
         folder = out

@@ -185,3 +185,14 @@ def test_videos_of_mixed_data_are_mostly_still_and_the_rule_finds_the_others(tmp
 def test_videos_are_kept_as_bytes(lab: Lab) -> None:
     file = open_weights(lab.place("design", 0) / "videos.safetensors")
     assert file.read()["videos"].dtype == torch.uint8
+
+
+@pytest.mark.slow
+def test_all_of_it_runs_in_the_smallest_budget(tmp_path: Path) -> None:
+    """Every arm and every claim, from nothing to the report."""
+    out = str(tmp_path / "lab")
+    assert main(["lab", "run", "--quick", "--out", out]) == 0
+    assert main(["lab", "report", "--quick", "--out", out]) == 0
+    found = json.loads((tmp_path / "lab" / "lab.json").read_text())
+    assert list(found["arms"]) == list(ARMS)
+    assert [(claim["arm"], claim["against"]) for claim in found["claims"]] == [(one.arm, one.against) for one in CLAIMS]
