@@ -78,7 +78,7 @@ ARMS: dict[str, Arm] = {
          **ABLATIONS["learned_mixing"][1]},
     ),
     "vgan": Arm("VGAN: foreground and background streams (Vondrick et al., arXiv 1609.02612)", maker="vgan"),
-    "mocogan": Arm("MoCoGAN: content and motion codes (Tulyakov et al., arXiv 1707.04993)", maker="mocogan"),
+    "mocogan": Arm("MoCoGAN: content and motion codes, told the motion (Tulyakov et al., arXiv 1707.04993)", maker="mocogan"),
     "retrieval": Arm("the clip of training whose caption is nearest to the prompt", maker="retrieval"),
     "real": Arm("real clips of the prompts", maker="real"),
 }  # fmt: skip

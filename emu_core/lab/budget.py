@@ -27,7 +27,7 @@ class Budget:
 
 
 STANDARD = Budget(
-    "standard", image=1500, low=500, full=500, fine=150, clips=4000, seeds=3, prompts=100, classifier=400, adversarial=800
+    "standard", image=1500, low=500, full=500, fine=150, clips=4000, seeds=3, prompts=100, classifier=400, adversarial=600
 )
 """At most 12 hours."""
 QUICK = Budget(

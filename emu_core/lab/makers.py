@@ -14,20 +14,18 @@ from ..toy.worlds import LAB
 from ..training import checkpoints
 from .adversarial import MODEL_FILE, Adversaries, Course, train
 from .budget import Budget
-from .mocogan import MoCoGAN
+from .mocogan import LAB_WIDTH, MoCoGAN
 from .stages import BATCH, SEED
-from .vgan import VGAN
+from .vgan import LAB_WIDTHS, VGAN
 from .videos import TIMES, lab_clips, real_videos
 
 Maker = Callable[[Sequence[world.Clip], Path, Budget, int], Tensor]
 """(clips whose captions are the prompts, folder, budget, seed) -> videos (n, 8, 64, 64, 3) in 0..1."""
-VGAN_WIDTHS = (128, 64, 32, 16)
-MOCOGAN_WIDTH = 16
 
 
 def label(clip: world.Clip) -> int:
-    """The class of a clip: its figure and its motion, which is what MoCoGAN is told."""
-    return LAB.figures.index(clip.figure) * len(LAB.motions) + LAB.motions.index(clip.motion)
+    """The class of a clip, which is what MoCoGAN is told: its motion, as its authors had the action."""
+    return LAB.motions.index(clip.motion)
 
 
 def _adversarial(game: Adversaries, clips: Sequence[world.Clip], folder: Path, budget: Budget, seed: int) -> Tensor:
@@ -47,12 +45,12 @@ def _adversarial(game: Adversaries, clips: Sequence[world.Clip], folder: Path, b
 
 def vgan(clips: Sequence[world.Clip], folder: Path, budget: Budget, seed: int) -> Tensor:
     """VGAN knows no condition: whatever it makes is shown for every prompt."""
-    return _adversarial(VGAN(VGAN_WIDTHS, seed=seed), clips, folder, budget, seed)
+    return _adversarial(VGAN(LAB_WIDTHS, seed=seed), clips, folder, budget, seed)
 
 
 def mocogan(clips: Sequence[world.Clip], folder: Path, budget: Budget, seed: int) -> Tensor:
-    """MoCoGAN is told figure and motion, as one class."""
-    return _adversarial(MoCoGAN(len(LAB.figures) * len(LAB.motions), width=MOCOGAN_WIDTH, seed=seed), clips, folder, budget, seed)
+    """MoCoGAN is told the motion."""
+    return _adversarial(MoCoGAN(len(LAB.motions), width=LAB_WIDTH, seed=seed), clips, folder, budget, seed)
 
 
 def retrieval(clips: Sequence[world.Clip], folder: Path, budget: Budget, seed: int) -> Tensor:
