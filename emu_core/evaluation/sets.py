@@ -118,7 +118,7 @@ class _SetSums:
             elif count < 2:
                 result.reasons[key] = f"needs 2 or more videos that are long enough, found {count}"
             else:
-                result.whole[key] = _distance(list(groups.values()), references[key])
+                result.whole[key] = frechet_interval(list(groups.values()), references[key])
         for key in (metrics.IS_VIDEO.key, metrics.IS_FRAMES.key):
             if key in self._scores:
                 mean, deviation = self._scores[key].result()
@@ -127,7 +127,7 @@ class _SetSums:
                 result.reasons.setdefault(key, "needs videos that are long enough, found none")
 
 
-def _distance(groups: Sequence[Gaussian], reference: Gaussian) -> Interval:
+def frechet_interval(groups: Sequence[Gaussian], reference: Gaussian) -> Interval:
     """Fréchet distance with its jackknife over the groups, where there are all, of 2 samples or more without each."""
     whole = merged(groups)
     value = frechet_distance(whole, reference)

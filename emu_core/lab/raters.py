@@ -140,7 +140,7 @@ def _vote(
     pair: Pair, shown: Sequence[Row], rater: int, tastes: Mapping[str, Sequence[Mapping[str, float]]], seed: int, noise: float
 ) -> Vote:
     """One rater's on one pair. Which video stands left and the vote's id are drawn too; it takes no time."""
-    use = (rater, *_place(pair))
+    use: tuple[str | int, ...] = (rater, *_place(pair))
     answers = {key: _answer(pair, shown, tastes[key][rater], key, _generator(seed, key, *use), noise) for key in KEYS}
     left = SIDES[int(_generator(seed, "side", *use).integers(2))]
     uid = hashlib.sha256(repr((seed, *use)).encode()).hexdigest()[:32]

@@ -239,7 +239,7 @@ class Study(AbstractContextManager["Study"]):
         raters, events = "SELECT count(*) FROM raters WHERE created_ms > ?", "SELECT count(*) FROM events WHERE time_ms > ?"
         new = f"SELECT ({raters}) new, ({events}) refused, ({events} AND status = 429) crowded"
         counts, hour = self.counts(), now - 3_600_000
-        settings = {"title": self.title, "note": self.note}
+        settings: dict[str, Any] = {"title": self.title, "note": self.note}
         settings |= {"signup_open": self.signup_open, "tokens_required": self.tokens_required}
         found = dict(self._all(sql, now)[0]) | dict(self._all(new, hour, hour, hour)[0])
         return {**settings, **counts, "needed": counts["pairs"] * self.raters, **found}
