@@ -58,6 +58,7 @@ async function tour() {
   await page.goto(address);
   await shown(page, 'welcome');
   await shots(page, 'welcome');
+  result.note = await page.locator('#note').innerText();
   await page.keyboard.press('Tab');
   await page.locator('#name').focus();
   await page.keyboard.press('Enter');
@@ -189,6 +190,7 @@ async function owner() {
   await page.goto(plan.address);
   await said('Sign-up is open');
   result.facts = await page.locator('#facts').innerText();
+  result.note = await page.locator('#note').isVisible();
   result.votes = await page.locator('#votes').textContent();
   await shots(page, 'owner_open');
   await page.click('#turn');

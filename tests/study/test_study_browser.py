@@ -43,10 +43,13 @@ REASONS = {"quality": QUALITY, "faithfulness": FAITHFULNESS}
 def test_the_page_by_keys_at_both_widths(tmp_path: Path) -> None:
     folder = worlds.make_study(tmp_path, 3, "--raters", "1", systems=("ours", "blurred"))
     shots = Path(os.environ.get("EMU_SCREENSHOTS", tmp_path)) / "study"
+    with Study(folder) as study, study.transaction() as db:
+        db.execute("UPDATE study SET note = 'A <b>pilot</b>.'")
     with Serving(folder) as serving:
         found = browse("tour", serving.address, {}, shots, 180)
     assert found["errors"] == []  # no script error, and nothing that the content security policy had to block
     assert found["overflow"] <= 0
+    assert found["note"] == "A <b>pilot</b>."
     assert found["name"] == '<b>Ann</b> "x"'
     assert found["prompt_hidden"]
     assert found["prompt"] in worlds.captions(3)
@@ -85,6 +88,7 @@ def test_the_owners_page(tmp_path: Path) -> None:
     assert found["errors"] == []
     assert found["overflow"] <= 0
     assert found["votes"] == "1 of 2 votes"
+    assert not found["note"]  # this study has none
     assert "Seats taken now\n1, 1 of them without a look at a video" in found["facts"]
     assert "Turned away in the last hour\n1: too many from one address" in found["facts"]
     assert found["closed"]
