@@ -24,9 +24,9 @@ def qkv(rows: int, heads: int = 3, tokens: int = 5, others: int = 7) -> tuple[to
 def test_parts_equal_the_whole(limit: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, sizes = F.scaled_dot_product_attention(*qkv(rows)), []
 
-    def counted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def counted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **how: bool) -> torch.Tensor:
         sizes.append(len(q))
-        return whole_attention(q, k, v)
+        return whole_attention(q, k, v, **how)
 
     whole_attention = F.scaled_dot_product_attention
     monkeypatch.setattr(kernels, "_MAX_GRID", limit)

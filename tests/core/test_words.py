@@ -120,7 +120,7 @@ def test_v_stands_before_or_behind_any_command(command: str) -> None:
     assert not build_parser().parse_args(given).verbose
     assert build_parser().parse_args(["-v", *given]).verbose
     assert build_parser().parse_args([*given, "-v"]).verbose
-    assert command.split()[0] in {*COMMANDS, "info", "curate", "select", "equalise", "study", "recipes", "train"}
+    assert command.split()[0] in {*COMMANDS, "info", "curate", "select", "equalise", "study", "lab", "recipes", "train"}
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,13 @@ def test_page(server: Server, tmp_path: Path) -> None:
 
 
 def run_as_the_page_does(server: Server, api: dict[str, Any], page: dict[str, Any]) -> Path:
-    """A video saved with its workflow inside, as from the page."""
-    body = {"prompt": api, "extra_data": {"extra_pnginfo": {"workflow": page}}}
+    """A video saved with its workflow inside, as from the page; under a name of its own, else ComfyUI would answer with the file
+    that another test had it save without the page's workflow."""
+    named = {number: {**node, "inputs": dict(node["inputs"])} for number, node in api.items()}
+    for node in named.values():
+        if node["class_type"] == "SaveVideo":
+            node["inputs"]["filename_prefix"] = "from_the_page"
+    body = {"prompt": named, "extra_data": {"extra_pnginfo": {"workflow": page}}}
     entry = server.wait(server.post("/prompt", body)["prompt_id"])
     assert entry["status"]["status_str"] == "success"
     return server.files(entry["outputs"], ".mp4")[0]
