@@ -88,7 +88,8 @@ def check_layout(name: str, design: str, server: Server, tmp_path: Path) -> None
         (figures,) = [text.splitlines() for text in result["texts"] if text.startswith("8 frames")]
         assert figures[0] == "8 frames, 64 x 64, 4 a second"
         missing = "not computed: needs a CLIP in models/emu_video_metrics, chosen as clip"
-        assert figures[7:] == [f"CLIP-Text (TC): {missing}", f"CLIP-Image (IC): {missing}", f"Frame consistency (FC): {missing}"]
+        lines = [f"CLIP-Text (TC): {missing}", f"CLIP-Image (IC): {missing}", f"Frame consistency (FC): {missing}"]
+        assert [line for line in figures if missing in line] == lines  # how many others there are, the videos decide
 
 
 @pytest.mark.slow
