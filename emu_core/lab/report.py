@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,18 @@ def write_report(lab: Lab, to: str | Path | None = None, study: str | Path | Non
     if study:
         for claim in (claim for claim in lab.claims if votes.is_ready(lab, claim)):
             votes.make_study(lab, claim, Path(study) / f"{claim.arm}-{claim.against}")
-    write_json(path.with_name(NUMBERS), found)
+    write_json(path.with_name(NUMBERS), _plain(found))
     write_text(path, markdown(found, pictures.relative_to(path.parent).as_posix()))
     return path
+
+
+def _plain(value: Any) -> Any:
+    """The same with null for what is no number, which JSON has not."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def draw_sheet(lab: Lab, name: str, path: Path) -> None:

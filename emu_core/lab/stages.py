@@ -54,14 +54,16 @@ def arm_recipes(arm: Arm, budget: Budget, image_model: Path, seed: int, init: st
     ):
         if not (count := round(share * steps)):
             continue
+        usual = stage(TINY)
         recipe = replace(
-            stage(TINY),
+            usual,
             optimisation=Optimisation(
                 count,
                 BATCH,
                 2e-3 if stage is not hq_finetune else 5e-4,
                 min(30, count),
                 decay=0.5,
+                weight_decay=usual.optimisation.weight_decay,
                 ema=0.99,
                 seed=seed,
                 t_power=0.85,

@@ -112,7 +112,7 @@ class Layers:
 class LayerShape(Layers):
     """The shape of the paper's layers: the attentions of a transformer layer in their order, how it tells frames apart, the width
     of a head, the MLP's inner width over its outer, the convolution's kernel. Not the paper's: `directed`, no frame attends to a
-    later one (MagicVideo, arXiv 2211.11018, section 3.2.2); `depthwise`, each channel is convolved by itself."""
+    later one (MagicVideo, arXiv 2211.11018); `depthwise`, each channel is convolved by itself."""
 
     attentions: tuple[AttentionKind, ...] = ("self", "text")
     positions: tuple[PositionKind, ...] = ("rotary",)

@@ -122,7 +122,7 @@ def test_another_budget_is_refused_by_name(lab: Lab) -> None:
 
 def test_the_report_says_what_the_numbers_say(lab: Lab, tmp_path: Path) -> None:
     path = write_report(lab, tmp_path / "docs" / "lab.md", tmp_path / "people")
-    text, found = path.read_text(), json.loads((tmp_path / "docs" / "lab.json").read_text())
+    text, found = path.read_text(), json.loads((tmp_path / "docs" / "lab.json").read_text(), parse_constant=pytest.fail)
     assert "simulated" in text.split("\n")[2]
     assert list(found["arms"]) == list(SHORT)
     for claim in found["claims"]:
