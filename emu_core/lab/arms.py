@@ -38,7 +38,7 @@ ARMS: dict[str, Arm] = {
     "design": Arm("Emu Video: a starting frame, then the video; half the resolution first, zero terminal SNR", decides=True),
     "direct": _ablation("direct", decides=True),
     "standard_snr": _ablation("standard_snr", decides=True),
-    "single_stage": Arm("full resolution from the start, for as long", low=0.0, full=1.25, decides=True),
+    "single_stage": Arm("full resolution from the start, for as long by the clock", low=0.0, full=2.6, decides=True),
     "random_start": _ablation("random_start", decides=True),
     "all_trained": _ablation("all_trained"),
     "mixed_data": Arm("the design on clips of which most hardly move and are captioned badly", mixed=True),

@@ -11,8 +11,8 @@ class Budget:
 
     name: str
     image: int  # steps of the image model, of 128 pictures each
-    low: int  # steps of 16 clips at half the resolution
-    full: int  # and at the full one
+    low: int  # steps of 32 clips at half the resolution
+    full: int  # and of 16 at the full one
     fine: int  # of fine-tuning on the clips of high quality
     clips: int  # that are encoded once and shared by all arms
     seeds: int  # of training, for the arms that decide a claim
@@ -24,10 +24,11 @@ class Budget:
     steps: int = 8  # of sampling
     text_guidance: float = 2.0
     image_guidance: float = 1.0
+    text_alone_guidance: float = 3.0  # of what makes a video without a starting frame, as for the starting frame itself
 
 
 STANDARD = Budget(
-    "standard", image=1500, low=500, full=500, fine=150, clips=4000, seeds=3, prompts=100, classifier=400, adversarial=600
+    "standard", image=1500, low=600, full=300, fine=100, clips=4000, seeds=3, prompts=200, classifier=400, adversarial=1000
 )
 """At most 12 hours."""
 QUICK = Budget(

@@ -94,7 +94,8 @@ def make_videos(
     budget's; `reads`: whether it was trained to read the text."""
     base, stack = load_base(image_model), load_stack(stack_file, dtype=torch.float32)
     model, config = VideoModel(base.unet, stack.eval()), stack.config
-    image_guidance, text_guidance = guidance or (budget.image_guidance, budget.text_guidance)
+    usual = budget.text_guidance if config.takes_image else budget.text_alone_guidance
+    image_guidance, text_guidance = guidance or (budget.image_guidance, usual)
     plan, made = calls(image_guidance, text_guidance, config.takes_image, has_text=reads), []
 
     def network(x: Tensor, t: Tensor, text: TextStates, given: Tensor | None) -> Tensor:

@@ -56,14 +56,14 @@ def test_the_recipes_of_every_arm_can_be_run(name: str) -> None:
 
 
 def test_what_a_comparison_is_of_is_the_only_difference() -> None:
-    """Direct and zero SNR arms differ from the design in one setting; the stages of one size have the same work in all."""
+    """Direct and zero SNR arms differ from the design in one setting; a single stage has no less work, whose time was measured."""
     design = stages.arm_recipes(ARMS["design"], STANDARD, BUNDLED, 0)
     for name, changed in (("direct", "method"), ("standard_snr", "schedule"), ("random_start", "method")):
         for recipe, other in zip(design, stages.arm_recipes(ARMS[name], STANDARD, BUNDLED, 0), strict=True):
             assert replace(other, **{changed: getattr(recipe, changed)}) == recipe
     (single,) = stages.arm_recipes(ARMS["single_stage"], STANDARD, BUNDLED, 0)
-    work = [recipe.optimisation.steps * recipe.clips.size[0] ** 2 for recipe in design]
-    assert single.optimisation.steps * single.clips.size[0] ** 2 == pytest.approx(sum(work))
+    pixels = [sum(r.optimisation.steps * r.optimisation.batch * r.clips.size[0] ** 2 for r in some) for some in (design, [single])]
+    assert pixels[0] <= pixels[1] <= 1.5 * pixels[0]
 
 
 def test_claims_name_arms_that_are_there_and_the_papers_figures() -> None:
