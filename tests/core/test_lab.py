@@ -15,6 +15,7 @@ from emu_core.cli.main import main
 from emu_core.lab import figures, makers, stages, videos
 from emu_core.lab.arms import ARMS, CLAIMS, Arm, Claim
 from emu_core.lab.budget import QUICK, STANDARD
+from emu_core.lab.probes import PROBES
 from emu_core.lab.report import write_report
 from emu_core.lab.run import Lab, run
 from emu_core.model_folder import BUNDLED
@@ -189,10 +190,11 @@ def test_videos_are_kept_as_bytes(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_all_of_it_runs_in_the_smallest_budget(tmp_path: Path) -> None:
-    """Every arm and every claim, from nothing to the report."""
+    """Every arm, every probe and every claim, from nothing to the report."""
     out = str(tmp_path / "lab")
     assert main(["lab", "run", "--quick", "--out", out]) == 0
     assert main(["lab", "report", "--quick", "--out", out]) == 0
+    assert {file.stem for file in (tmp_path / "lab" / "probes").glob("*.json")} == set(PROBES)
     found = json.loads((tmp_path / "lab" / "lab.json").read_text())
     assert list(found["arms"]) == list(ARMS)
     assert [(claim["arm"], claim["against"]) for claim in found["claims"]] == [(one.arm, one.against) for one in CLAIMS]
