@@ -22,9 +22,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("lab", help=summary, description=summary)
     add_verbose(parser)
     parts = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    shown = add_command(parts, "list", "the arms, and which of them are done", f"{__name__}:show")
-    run = add_command(parts, "run", "train and judge the arms; what is there is not made again", f"{__name__}:run")
-    run.add_argument("arms", nargs="*", metavar="ARM", help="all, unless some are named")
+    shown = add_command(parts, "list", "the arms and probes, and which of them are done", f"{__name__}:show")
+    summary = "train and judge the arms, then run the probes; what is there is not made again"
+    run = add_command(parts, "run", summary, f"{__name__}:run")
+    run.add_argument("names", nargs="*", metavar="NAME", help="arms and probes: all, unless some are named")
     report = add_command(parts, "report", "tables, curves and sheets of what is done", f"{__name__}:report")
     for each in (shown, run, report):
         each.add_argument("--out", default=OUT, metavar="FOLDER", help="the laboratory's folder")
@@ -36,23 +37,31 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def show(options: Namespace) -> None:
-    """A line for each arm."""
+    """A line for each arm, and for each probe."""
     from ..lab.arms import ARMS
+    from ..lab.probes import PROBES, is_done
 
     lab = _open(options) if (Path(options.out) / "budget.json").is_file() else None
     for name, arm in ARMS.items():
         done = "" if lab is None else f"{sum(lab.is_done(name, s) for s in lab.seeds(arm))}/{len(lab.seeds(arm))} "
         print(f"  {name:<20} {done}{arm.about}")
+    for name, probe in PROBES.items():
+        done = "" if lab is None else f"{int(is_done(lab, name))}/1 "
+        print(f"  {name:<20} {done}{probe.about}")
 
 
 def run(options: Namespace) -> None:
     """Train and judge; go on with what was begun."""
-    from ..lab.arms import find_arms
+    from ..lab.probes import find
+    from ..lab.probes import run as run_probe
     from ..lab.run import run as run_lab
 
-    arms = find_arms(options.arms)
+    arms, probes = find(options.names)
     logging.getLogger("emu_core").setLevel(logging.INFO)
-    run_lab(_open(options), list(arms))
+    lab = _open(options)
+    run_lab(lab, arms)
+    for name in probes:
+        run_probe(lab, name)
 
 
 def report(options: Namespace) -> None:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from ..settings import Progress
 
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
-PROMPTS_HELP = "prompts: a .txt (one a line), .csv, .json or .jsonl (id, prompt, image), or a bundled set: general, toy, ucf101"
+PROMPTS_HELP = (
+    "prompts: a .txt (one a line), .csv, .json or .jsonl (id, prompt, image), "
+    "or a bundled set: general, lecture, little, toy, ucf101"
+)
 
 VARIANT_HELP = (
     "what an original file with the keys of AnimateDiff v2 is, where its name does not say: animatediff, lightning-1step, "

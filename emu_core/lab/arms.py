@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import UserError
 from ..training.paper import ABLATIONS
 
 
@@ -122,10 +121,3 @@ CLAIMS = (
     Claim("design", "retrieval", "against the nearest clip of training", None, 81.1, "Girdhar et al., retrieval baseline"),
     Claim("design", "real", "against real clips"),
 )
-
-
-def find_arms(names: list[str]) -> dict[str, Arm]:
-    """The arms of these names, in the table's order; all for none. ValueError for a name that is none."""
-    if unknown := sorted(set(names) - set(ARMS)):
-        raise UserError(f"unknown arm {unknown[0]!r}: expected one of {', '.join(ARMS)}")
-    return {name: arm for name, arm in ARMS.items() if not names or name in names}

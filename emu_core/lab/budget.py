@@ -25,6 +25,7 @@ class Budget:
     text_guidance: float = 2.0
     image_guidance: float = 1.0
     text_alone_guidance: float = 3.0  # of what makes a video without a starting frame, as for the starting frame itself
+    tuned: int = 200  # steps of quality tuning, of 128 pictures each
 
 
 STANDARD = Budget(
@@ -32,7 +33,19 @@ STANDARD = Budget(
 )
 """At most 12 hours."""
 QUICK = Budget(
-    "quick", image=6, low=3, full=3, fine=2, clips=64, seeds=1, prompts=6, classifier=4, adversarial=3, measured=4, steps=2
+    "quick",
+    image=6,
+    low=3,
+    full=3,
+    fine=2,
+    clips=64,
+    seeds=1,
+    prompts=6,
+    classifier=4,
+    adversarial=3,
+    measured=4,
+    steps=2,
+    tuned=2,
 )
 """A quarter of an hour: everything runs, and no figure means anything."""
 BUDGETS = {budget.name: budget for budget in (STANDARD, QUICK)}

@@ -19,6 +19,7 @@ from ..limits import json_of
 from ..toy import measure, world
 from ..training import checkpoints
 from ..training.folder import check_folder, write_json
+from ..training.recipes import Recipe
 from ..training.run import DONE, RunOptions, train, train_chain
 from ..weights import open_weights, save_tensors
 from . import stages, videos
@@ -50,7 +51,8 @@ class Lab:
         self.folder, self.budget, self.arms, self.claims = folder, budget, arms, claims
         check_folder(folder)
         file, said = folder / BUDGET_FILE, asdict(budget)
-        if file.is_file() and json_of(file.read_bytes()) != said:
+        kept = json_of(file.read_bytes()) if file.is_file() else {}
+        if not isinstance(kept, dict) or {**said, **kept} != said:  # an earlier version's has fewer settings
             began = f"{folder} was begun with another budget than {budget.name!r}"
             raise UserError(f"{began}: go on with the one in {file}, or name another folder with --out")
         write_json(file, said)
@@ -70,10 +72,15 @@ class Lab:
     @cached_property
     def image_model(self) -> Path:
         """The folder of the image model on which all arms stand; trained unless it is there."""
-        folder = self.folder / "image"
+        return self._trained(stages.image_recipe(self.budget), self.folder / "image")
+
+    def tuned(self, kind: str) -> Path:
+        """The folder of the image model after quality tuning on pictures of a kind, see `stages.tuning_recipe`."""
+        return self._trained(stages.tuning_recipe(self.budget, self.image_model, kind), self.folder / "tuned" / kind)
+
+    def _trained(self, recipe: Recipe, folder: Path) -> Path:
         if not (folder / DONE).is_file():
-            logger.info("the image model")
-            recipe = stages.image_recipe(self.budget)
+            logger.info("the image model, %s", recipe.name)
             if not train(recipe, folder, RunOptions(bool(checkpoints.checkpoints(folder)), tasks=self._tasks)):
                 raise KeyboardInterrupt(f"{recipe.name} was stopped")
             write_json(folder / DONE, {"steps": recipe.optimisation.steps})
@@ -124,9 +131,15 @@ class Lab:
         """The arm's videos of the prompts."""
         if maker := MAKERS.get(self.arms[name].maker):
             return maker(self.prompts, self.place(name, seed) / "model", self.budget, seed)
+        return self.videos_of(name, seed, self.captions, self.starts(seed))
+
+    def videos_of(
+        self, name: str, seed: int, captions: Sequence[str], starts: Tensor, guidance: tuple[float, float] | None = None
+    ) -> Tensor:
+        """Videos of an arm that is a stack, of any prompts, from starting frames; see `videos.make_videos`."""
         base, stack = self.model(name, seed)
         reads = self.arms[name].changes.get("given.text_drop") != 1.0
-        return videos.make_videos(base, stack, self.captions, self.starts(seed), seed, self.budget, reads=reads)
+        return videos.make_videos(base, stack, captions, starts, seed, self.budget, guidance, reads)
 
     def run(self, name: str, seed: int) -> Result:
         """Train an arm, make its videos and judge them, or read what is there."""
@@ -149,6 +162,11 @@ def run(lab: Lab, names: Sequence[str]) -> None:
     jobs = [(seed, name) for name in names for seed in lab.seeds(lab.arms[name])]
     for seed, name in sorted(jobs, key=lambda job: job[0]):
         lab.run(name, seed)
+
+
+def as_kept(images: Tensor) -> Tensor:
+    """Images in 0..1 as they are read again after they were kept: in 256 levels."""
+    return _numbers(_bytes(images))
 
 
 def _bytes(images: Tensor) -> Tensor:

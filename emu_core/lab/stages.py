@@ -1,4 +1,4 @@
-"""The recipes of the laboratory: its image model, and the two stages of an arm."""
+"""The recipes of the laboratory: its image model, also tuned on few pictures, and the two stages of an arm."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..model_folder import BUNDLED
 from ..toy.recipes import TINY
 from ..toy.source import WorldSource
 from ..toy.tasks import TASKS
+from ..toy.worlds import BEST
 from ..training.distil import video_task
 from ..training.loop import Task
 from ..training.paper import hq_finetune, stage1_256px, stage2_512px
@@ -43,6 +44,20 @@ def image_recipe(budget: Budget) -> Recipe:
         world=World(SEED, cache=4 * budget.clips, kind="lab_images", figures=4.0),
         network=Network(WIDTHS),
     )
+
+
+def tuning_recipe(budget: Budget, image_model: Path, kind: str) -> Recipe:
+    """Quality tuning (Dai et al., arXiv 2309.15807): the image model goes on for a short while, at a low rate, on few of the
+    pictures that it was trained on. `kind`: `lab_best`, or `lab_images` for as many that no rule chose."""
+    usual, steps = image_recipe(budget), budget.tuned
+    recipe = replace(
+        usual,
+        name=f"tuned_{kind}",
+        optimisation=replace(usual.optimisation, steps=steps, rate=5e-4, warmup=min(20, steps), decay=0.5),
+        start=replace(usual.start, init=str(image_model)),
+        every=Every(NEVER, max(steps // 2, 1)),
+    )
+    return override(recipe, {"world.kind": kind, "world.cache": min(BEST, usual.world.cache // 32)})
 
 
 def arm_recipes(arm: Arm, budget: Budget, image_model: Path, seed: int, init: str = "", shards: str = "") -> list[Recipe]:

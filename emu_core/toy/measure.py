@@ -63,12 +63,17 @@ def figures(rows: Sequence[Row]) -> dict[str, Any]:
     return {name: one.value for name, one in found.items()} | {"intervals": ends}
 
 
-def row(sample: Sample) -> Row:
-    """What the detectors say of one video. `shape` and `background` are `figure` and `ground` by the names that they had in the
-    world of shapes, `direction` the motion's kind, `speed` whether what moves is slow or not as asked, `travel_ratio` its amount
-    over what was asked. What shows another figure says nothing of outlines."""
-    clip, times = sample.clip, torch.arange(len(sample.video)) / sample.fps
-    seen = reading.read(network(sample.video), times)
+def read(sample: Sample) -> reading.Reading:
+    """What the detectors see in its video."""
+    return reading.read(network(sample.video), torch.arange(len(sample.video)) / sample.fps)
+
+
+def row(sample: Sample, seen: reading.Reading | None = None) -> Row:
+    """What the detectors say of one video; `seen`: what `read` saw in it, where that is known. `shape` and `background` are
+    `figure` and `ground` by the names that they had in the world of shapes, `direction` the motion's kind, `speed` whether what
+    moves is slow or not as asked, `travel_ratio` its amount over what was asked. What shows another figure says nothing of
+    outlines."""
+    clip, seen = sample.clip, seen or read(sample)
     right = {name: float(value) for name, value in reading.right(seen, clip).items() if name != "mirrored"}
     result: Row = {**right, "shape": right["figure"], "background": right["ground"], "direction": right["motion"]}
     result["last_frame_shape"] = float(seen.figure == clip.figure and bool(seen.whole[-1]))

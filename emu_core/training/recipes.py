@@ -121,7 +121,7 @@ class World:
     seed: int = 1
     anything: float = 0.0  # share of nameless figures on gradients among the clips, so that other pictures work too
     cache: int = 0  # encode this many samples once and draw from them; 0: endless new ones
-    kind: Literal["shapes", "little", "lab", "lab_images"] = "shapes"  # one shape on a plain ground; the little world, or a part
+    kind: Literal["shapes", "little", "lab", "lab_images", "lab_best"] = "shapes"  # a shape a picture; the little world, parts
     figures: float = 0.0  # how many times more an error counts where a figure is, in training what makes or decodes pictures
     camera: float = 0.0  # the same of every place of a clip in which the camera moves
 

@@ -47,7 +47,9 @@ def options(**given: Any) -> argparse.Namespace:
 
 
 def test_bundled_sets() -> None:
-    assert {name: len(read_prompts(name)) for name in bundled_sets()} == {"general": 50, "little": 40, "toy": 40, "ucf101": 101}
+    sizes = {"general": 50, "lecture": 12, "little": 40, "toy": 40, "ucf101": 101}
+    assert {name: len(read_prompts(name)) for name in bundled_sets()} == sizes
+    assert [prompt.id for prompt in read_prompts("lecture")[:3]] == ["dolphins", "unicorns", "giraffe"]
     assert all(prompt.image is None for prompt in read_prompts("ucf101"))
     assert read_prompts("ucf101")[0].id == "ApplyEyeMakeup"
 

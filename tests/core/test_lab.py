@@ -15,6 +15,7 @@ from emu_core.cli.main import main
 from emu_core.lab import figures, makers, stages, videos
 from emu_core.lab.arms import ARMS, CLAIMS, Arm, Claim
 from emu_core.lab.budget import QUICK, STANDARD
+from emu_core.lab.probes import PROBES
 from emu_core.lab.report import write_report
 from emu_core.lab.run import Lab, run
 from emu_core.model_folder import BUNDLED
@@ -56,13 +57,14 @@ def test_the_recipes_of_every_arm_can_be_run(name: str) -> None:
 
 
 def test_what_a_comparison_is_of_is_the_only_difference() -> None:
-    """Direct and zero SNR arms differ from the design in one setting; a single stage has no less work, whose time was measured."""
+    """Direct and zero SNR arms differ from the design in one setting; a single stage has no less work."""
     design = stages.arm_recipes(ARMS["design"], STANDARD, BUNDLED, 0)
     for name, changed in (("direct", "method"), ("standard_snr", "schedule"), ("random_start", "method")):
         for recipe, other in zip(design, stages.arm_recipes(ARMS[name], STANDARD, BUNDLED, 0), strict=True):
             assert replace(other, **{changed: getattr(recipe, changed)}) == recipe
     (single,) = stages.arm_recipes(ARMS["single_stage"], STANDARD, BUNDLED, 0)
-    pixels = [sum(r.optimisation.steps * r.optimisation.batch * r.clips.size[0] ** 2 for r in some) for some in (design, [single])]
+    work = [[r.optimisation.steps * r.optimisation.batch * r.clips.size[0] ** 2 for r in some] for some in (design, [single])]
+    pixels = [sum(one) for one in work]
     assert pixels[0] <= pixels[1] <= 1.5 * pixels[0]
 
 
@@ -189,10 +191,11 @@ def test_videos_are_kept_as_bytes(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_all_of_it_runs_in_the_smallest_budget(tmp_path: Path) -> None:
-    """Every arm and every claim, from nothing to the report."""
+    """Every arm, every probe and every claim, from nothing to the report."""
     out = str(tmp_path / "lab")
     assert main(["lab", "run", "--quick", "--out", out]) == 0
     assert main(["lab", "report", "--quick", "--out", out]) == 0
+    assert {file.stem for file in (tmp_path / "lab" / "probes").glob("*.json")} == set(PROBES)
     found = json.loads((tmp_path / "lab" / "lab.json").read_text())
     assert list(found["arms"]) == list(ARMS)
     assert [(claim["arm"], claim["against"]) for claim in found["claims"]] == [(one.arm, one.against) for one in CLAIMS]
