@@ -4,8 +4,9 @@
     python -m benchmarks.training resolution  time of an iteration: 256 px against 512 px, SD 1.5 shapes
     python -m benchmarks.training loader      clips a second: the data loader alone against a training step of the tiny model
     python -m benchmarks.training start       steps to the same validation loss: identity start against random start, toy world
+    python -m benchmarks.training budgets     minutes of the bundled model's recipes on one GPU: an estimate from what is counted
 
-Weights are random but in `loader` and `start`, which use the bundled image model.
+Weights are random but in `loader` and `start`, which use the bundled image model; `budgets` computes nothing.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from emu_core.base.architectures import CONFIGS, build_unet
 from emu_core.model.schedule import ScheduleConfig, add_noise, target
 from emu_core.model.stack import TemporalStack
 from emu_core.model.video_model import VideoModel
+from emu_core.training.recipes import Recipe
 
 GB = 2**30
 
@@ -167,6 +172,102 @@ def start(options: argparse.Namespace) -> None:
     draw(curves, every, Path(options.out) / "start.png")
 
 
+CALL, UPDATE, ARITHMETIC = 33e-6, 10e-6, 5e13
+"""Seconds until an operation of torch in a network is on its way to a GPU, from the two iterations of SD 1.5 that `resolution`
+took on an H200 (docs/benchmarks.md); the same in an optimiser, where no modules and no gradients are in the way, a guess; and what
+a GPU computes a second in networks as small as these, a twentieth of an H100's 990 TFLOP/s (bfloat16), a guess too."""
+PICTURE, COVERAGE, SAMPLE, CANVAS = 0.8e-3, 0.5e-3, 0.15e-3, 27e-3
+"""Seconds of one core, measured once on a busy EPYC: a picture of the world (a further frame of its clip takes a quarter), where
+its figure is, all that is drawn at random for a clip (for a picture a third), a nameless picture with what lies around it."""
+
+
+class Operations(TorchDispatchMode):
+    """Counts what becomes work of a GPU, which views do not."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not function.is_view and function is not torch.ops.aten.detach.default
+        return function(*args, **(kwargs or {}))
+
+
+def counted(call: Callable[[], object]) -> tuple[float, int]:
+    """Floating point operations of a call on the meta device, and operations of torch."""
+    with FlopCounterMode(display=False) as flops, Operations() as operations:
+        call()
+    return flops.get_total_flops(), operations.count
+
+
+def networks(recipe: Recipe) -> tuple[Callable[[], Any], list[torch.nn.Module]]:
+    """A call of what a recipe of the little world trains, for one batch, without weights; the parts that are trained whole."""
+    from emu_core.base.architectures import STACK_SETTINGS, STACKS
+    from emu_core.toy import autoencoder, recipes, text, text_to_image, world
+
+    of_vae, of_unet = (recipes.RECIPES[name].network for name in ("little-vae", "little-t2i"))
+    n = recipe.optimisation.batch
+    x, t, states = torch.empty(n, of_vae.latents, 8, 8), torch.empty(n), torch.empty(n, text.MAX_TOKENS, text.WIDTH)
+    if recipe.task == "little_autoencoder":
+        vae: Any = autoencoder.build_vae(of_vae.latents, of_vae.widths)
+        for block in (*(level.resnets[0] for level in vae.encoder.down_blocks[:2]), vae.decoder.up_blocks[3].resnets[1]):
+            block.forward = lambda x, temb=None: x  # they stay at zero
+        crops = torch.empty(n, 3, autoencoder.CROP, autoencoder.CROP)
+        vae.encoder.requires_grad_(not recipe.start.init)
+        return lambda: vae.decode(vae.encode(crops).latent_dist.mean).sample, [vae.decoder if recipe.start.init else vae]
+    unet: Any = text_to_image.build_unet(of_unet.widths, of_unet.layers, of_vae.latents)
+    if recipe.task == "text_to_image":
+        encoder = text.build_text_encoder(len(text.build_tokenizer(world.vocabulary())))
+        ids = torch.empty(n, text.MAX_TOKENS, dtype=torch.long)
+        return lambda: unet(x, t, encoder(ids).last_hidden_state).sample, [unet, encoder]
+    unet.requires_grad_(False)
+    if recipe.task == "video":
+        stack = TemporalStack.for_unet(unet, base="tiny", **STACK_SETTINGS["tiny"] | STACKS[recipe.method.stack])
+        model, given = VideoModel(unet, stack), torch.empty(n, recipe.clips.frames, of_vae.latents + 1, 8, 8)
+        return lambda: model(given[:, :, 1:], t, states, given), [stack]
+    x.requires_grad_(True)  # a LoRA's gradients pass through the whole U-Net
+    return lambda: unet(x, t, states).sample, []
+
+
+def work(recipe: Recipe) -> tuple[float, int, int]:
+    """Floating point operations in a step, and operations of torch in the networks and in the optimiser."""
+    from emu_core.training.optimiser import build_optimiser
+
+    with torch.device("meta"):
+        call, parts = networks(recipe)
+        found = [counted(lambda: call().square().mean().backward())]
+        weights = {f"{i}.{name}": p for i, module in enumerate(parts) for name, p in module.named_parameters() if p.requires_grad}
+        for p in weights.values():
+            p.grad = torch.empty_like(p)
+        update = counted(build_optimiser(recipe.optimisation, weights).step) if weights else (0.0, 0)
+        if recipe.distil.steps:
+            with torch.no_grad():
+                found += [counted(call)] * (2 * recipe.distil.teacher_steps // recipe.distil.steps)
+    return update[0] + sum(flops for flops, _ in found), sum(operations for _, operations in found), update[1]
+
+
+def budgets(options: argparse.Namespace) -> None:
+    """Nothing of a step overlaps here, though a GPU computes while the next operations are on their way."""
+    from emu_core.toy.autoencoder import CROP_SHARE
+    from emu_core.toy.recipes import BUDGETS
+
+    total = 0.0
+    for name, recipe in BUDGETS["gpu"].items():
+        (flops, called, updated), batch, steps = work(recipe), recipe.optimisation.batch, recipe.optimisation.steps
+        picture = PICTURE + (COVERAGE if recipe.world.figures else 0.0)
+        if recipe.task == "little_autoencoder":  # half of the crops, then of whole pictures, of which there are a quarter as many
+            drawn, kept = batch * (CROP_SHARE / 2 + (1 - CROP_SHARE) / 8) * picture, CANVAS
+        else:
+            drawn, kept = (
+                batch * SAMPLE / (1 if recipe.on_a_base else 3),
+                picture * (1 + (recipe.clips.frames - 1) / 4 * (recipe.task == "video")),
+            )
+        step = flops / ARITHMETIC + called * CALL + updated * UPDATE + drawn
+        minutes = steps * step / 60, recipe.world.cache * kept / 60
+        total += sum(minutes)
+        counts = f"{steps:>6} x {batch:<4} {flops / 1e12:5.2f} TFLOP, {called:>5} + {updated:<4} operations, {1e3 * step:4.0f} ms"
+        print(f"{name:<16} {counts}: {minutes[0]:3.0f} min, and {minutes[1]:.0f} of drawing before", flush=True)
+    print(f"in all {total:.0f} min")
+
+
 def draw(curves: dict[str, list[float]], every: int, path: Path) -> None:
     import matplotlib
 
@@ -186,7 +287,7 @@ def draw(curves: dict[str, list[float]], every: int, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("memory", "resolution", "loader", "start"))
+    parser.add_argument("what", choices=("memory", "resolution", "loader", "start", "budgets"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--part", choices=("stack", "all"), help=argparse.SUPPRESS)
     parser.add_argument("--pixels", type=int, default=64, help="memory: side of a frame")
@@ -196,7 +297,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="start: at 32 x 32 pixels")
     parser.add_argument("--out", default="runs/start", help="start: folder for curves and the picture")
     options = parser.parse_args()
-    {"memory": memory, "resolution": resolution, "loader": loader, "start": start}[options.what](options)
+    {"memory": memory, "resolution": resolution, "loader": loader, "start": start, "budgets": budgets}[options.what](options)
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def read_work(options: Namespace) -> Work:
     check_scale(options, settings)
     if options.batch_calls == "auto":  # which asks the memory that is free just then
         options = Namespace(**vars(options) | {"batch_calls": "off"})
-    check_processes(options.processes, video=False)
+    check_processes(options.processes, accelerated=False)
     if options.address and options.engine != "ray":
         raise UserError("--address: expected --engine ray with it, found none; add it or leave the address out")
     if options.threads < 1:

@@ -87,7 +87,7 @@ def run(options: Namespace, again: list[str] | None = None) -> None:
     elif options.processes > 1 and world == 1:
         from ..training.run import launch
 
-        check_processes(options.processes, video=options.device == "auto")
+        check_processes(options.processes, accelerated=options.device == "auto")
         work.check()
         work.check_unused()
         launch(options.processes, sys.argv[1:] if again is None else again)

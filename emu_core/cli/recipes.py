@@ -38,6 +38,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     add("--init", help="stack to start from: a file, or the `model` folder of an earlier run")
     add("--shards", help="training videos: a folder or address that `emu-video curate` wrote")
     add("--selection", help="only the videos of this `emu-video select`")
+    add("--budget", choices=("cpu", "gpu"), help="of the recipes little-...: for two CPU cores, or one GPU (default: cpu)")
     add("--ablation", action="append", default=[], metavar="NAME", help="change the design as in the paper's comparisons")
     fit = "choose batch, accumulation, precision ... so that the run needs no more GPU memory than this"
     add("--fit", metavar="8GB", help=fit)
@@ -65,7 +66,7 @@ def recipes(options: Namespace) -> None:
             "Fewer steps: emu-video train distil --stack FILE": ABOUT,
             "Chains: emu-video train chain NAME": {n: c.about for n, c in {**CHAINS, **toy.CHAINS}.items()},
             "Ablations: --ablation NAME": {n: about for n, (about, _) in ABLATIONS.items()},
-            "Recipes that made the bundled model (little-) and the first one (tiny-), each in order": toy.ABOUT,
+            "Recipes that made the bundled model (little-, also with --budget gpu) and the first (tiny-), in order": toy.ABOUT,
         }
         print(json.dumps(parts, indent=2) if options.json else _listing(parts))
 
@@ -89,6 +90,7 @@ def find_chain(name: str | None) -> Chain:
 
 def chain_recipes(chain: Chain, options: Namespace) -> list[Recipe]:
     """The recipes of a chain's stages as the command line changes them; what each starts from is not known yet."""
+    _check_budget(options, f"chain {chain.name!r}")
     if chain.family and options.family not in (None, chain.family):
         raise UserError(f"chain {chain.name!r} is for the family {chain.family} alone: leave --family out")
     made: list[Recipe] = []
@@ -100,7 +102,7 @@ def chain_recipes(chain: Chain, options: Namespace) -> list[Recipe]:
 
 def resolve(options: Namespace) -> Recipe:
     """The recipe as the command line asks for it. ValueError for names and values that are unknown."""
-    from ..toy.recipes import RECIPES
+    from ..toy.recipes import BUDGETS, RECIPES
     from ..training.distil_rounds import ABOUT
     from ..training.paper import STAGES, ablate
     from ..training.recipes import read_recipe
@@ -108,12 +110,14 @@ def resolve(options: Namespace) -> Recipe:
     name = options.recipe
     if options.stack and name != "distil":
         raise UserError(f"--stack names what `train distil` makes faster, found the recipe {name!r}: start from one with --init")
+    if name not in BUDGETS["gpu"]:
+        _check_budget(options, f"recipe {name!r}")
     if name.endswith(".json"):
         recipe = read_recipe(Path(name))
     elif name in RECIPES:
         if options.family:
             raise UserError(f"recipe {name!r} is for the tiny model alone: leave --family out")
-        recipe = RECIPES[name]
+        recipe = (RECIPES | BUDGETS[options.budget or "cpu"])[name]
     elif name in STAGES:
         recipe = STAGES[name](_scale(options))
     elif name in ABOUT:
@@ -122,6 +126,12 @@ def resolve(options: Namespace) -> Recipe:
         known = ", ".join([*STAGES, *ABOUT, *RECIPES])
         raise UserError(f"unknown recipe {name!r}: expected one of {known}, a recipe.json, or chain")
     return _finish(ablate(recipe, options.ablation), options)
+
+
+def _check_budget(options: Namespace, what: str) -> None:
+    """ValueError for a budget of what has none."""
+    if options.budget:
+        raise UserError(f"{what} has no budgets, as the recipes that begin with little- have: leave --budget out")
 
 
 def _distilling(options: Namespace) -> Recipe:

@@ -47,7 +47,7 @@ def train(options: Namespace) -> None:
     from ..training.run import train as run_recipe
 
     logging.getLogger("emu_core.training").setLevel(logging.INFO)  # what is trained, and the memory that it takes
-    check_processes(options.processes, video=False)
+    check_processes(options.processes, accelerated=False)  # a chain says all that is wrong at once
     minutes = math.inf if options.max_minutes is None else options.max_minutes
     how = RunOptions(options.resume, minutes, options.tensorboard, TASKS)
     if options.recipe == "chain":
@@ -65,7 +65,7 @@ def train(options: Namespace) -> None:
     if options.processes == 1:
         run_recipe(recipe, folder, how)
     else:
-        check_processes(options.processes, video=recipe.on_a_base)
+        check_processes(options.processes)
         check_run(recipe, folder, options.resume, options.processes)
         with claimed(folder, recipe):  # the processes will take it themselves: whether somebody else has it is known now
             pass

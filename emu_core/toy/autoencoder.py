@@ -55,8 +55,8 @@ def zero_residuals_skipped(vae: Any) -> Iterator[None]:
 
 
 def encode(vae: Any, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
-    """Images (..., 3, H, W) in -1..1 -> latents (..., 4, H/8, W/8), the posterior's mean times the VAE's scale."""
-    flat = images.reshape(-1, *images.shape[-3:]).to(vae.dtype).contiguous(memory_format=torch.channels_last)
+    """Images (..., 3, H, W) in -1..1 -> latents (..., 4, H/8, W/8), the posterior's mean times the VAE's scale, where it is."""
+    flat = images.reshape(-1, *images.shape[-3:]).to(vae.device, vae.dtype).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), zero_residuals_skipped(vae):
         parts = [vae.encode(part).latent_dist.mean.to(images.dtype) for part in flat.split(batch)]
     latents = torch.cat(parts).contiguous() * vae.config.scaling_factor
@@ -86,6 +86,8 @@ class AutoencoderTask(Task):
 
     mean: torch.Tensor
     std: torch.Tensor
+    components: torch.Tensor
+    centre: torch.Tensor
 
     def __init__(self, recipe: Recipe, folder: Path, processes: Processes) -> None:
         super().__init__()
@@ -97,7 +99,8 @@ class AutoencoderTask(Task):
         channels = self.vae.config.latent_channels
         self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
         self.register_buffer("std", torch.ones(1, channels, 1, 1))
-        self.components, self.centre = principal_components(self.typical(1000), channels)
+        for name, value in zip(("components", "centre"), principal_components(self.typical(1000), channels), strict=True):
+            self.register_buffer(name, value, persistent=False)  # where the weights are
         self.decoder_alone = False
 
     def build(self) -> Any:
@@ -115,6 +118,7 @@ class AutoencoderTask(Task):
     def forward(self, indices: range, generator: torch.Generator, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss of the pictures of these clips."""
         images, counts = self.images(indices, generator, progress)
+        images, counts = images.to(self.mean.device), None if counts is None else counts.to(self.mean.device)
         with zero_residuals_skipped(self.vae):
             posterior = self.vae.encode(images).latent_dist
             raw = posterior.mean.float()  # of its statistics, 16 bits would keep two digits
@@ -122,8 +126,8 @@ class AutoencoderTask(Task):
                 self.mean.lerp_(raw.mean((0, 2, 3), keepdim=True), 0.02)
                 self.std.lerp_(raw.std((0, 2, 3), keepdim=True), 0.02)
             latents = (raw - self.mean) / self.std
-            level = LATENT_NOISE * torch.rand(len(raw), 1, 1, 1, generator=generator)
-            noise = torch.randn(raw.shape, generator=generator)
+            level = LATENT_NOISE * torch.rand(len(raw), 1, 1, 1, generator=generator).to(raw.device)
+            noise = torch.randn(raw.shape, generator=generator).to(raw.device)
             output = self.vae.decode((latents + level * noise) * self.std + self.mean).sample
         if counts is None:
             mse, l1 = F.mse_loss(output, images), F.l1_loss(output, images)
@@ -155,10 +159,10 @@ class AutoencoderTask(Task):
 
     def sheet(self, path: Path | None) -> dict[str, float]:
         """Originals above, reconstructions below, then decodings of latents with noise; whole-frame error."""
-        images = self.shown()
+        images = self.shown().to(self.mean.device)
         latents = encode(self.vae, images)
         output = decode(self.vae, latents)
-        noise = torch.randn(latents.shape, generator=stream(0, "sheet"))
+        noise = torch.randn(latents.shape, generator=stream(0, "sheet")).to(latents.device)
         noisy = decode(self.vae, latents + 0.25 * noise * latents.std((0, 2, 3), keepdim=True))
         write_sheet(torch.cat([images[:12], output[:12], noisy[:12]]), path, columns=12)
         return {"sheet_mse": F.mse_loss(output, images).item()}

@@ -38,7 +38,7 @@ class LoraTask(Task):
         except ImportError as error:
             raise UserError("training a LoRA needs peft: pip install 'emuvideo[lora]'") from error
         torch.manual_seed(recipe.optimisation.seed)
-        self.recipe, self.base = recipe, load_base(recipe.start.base)
+        self.recipe, self.base = recipe, load_base(recipe.start.base, device=processes.device)
         self.kind = kind_of(recipe.world)
         self.tones = pastel(self.kind.palette)
         self.source = LatentSource(self.base.vae, recipe.world, folder, processes, palette=self.tones, posed=True)

@@ -1,8 +1,8 @@
-"""The recipes that made the bundled model, the paper's stages at its scale, and the demo of training: all on a CPU."""
+"""The recipes of the bundled model, for two CPU cores or one GPU, the paper's stages at its scale, and the demo of training."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 from ..training.paper import STAGES, Chain, Scale
@@ -189,6 +189,39 @@ _IN_ORDER = (
 )
 RECIPES = {recipe.name: recipe for recipe in _IN_ORDER}
 """In the order in which they made the first bundled model (tiny-), and make the present one (little-)."""
+_GPU = {
+    "little-vae": (4, 128, 5000),
+    "little-vae-late": (4, 128, 5000),
+    "little-vae-sharp": (4, 128, 5000),
+    "little-t2i": (3, 512, 200_000),
+    "little-t2i-wide": (3, 512, 200_000),
+    "little-t2i-late": (3, 512, 200_000),
+    "little-f": (2, 128, 64_000),
+    "little-f-late": (2, 128, 64_000),
+    "little-f-camera": (2, 128, 64_000),
+    "little-i": (2, 64, 16_000),
+    "little-lora": (4, 128, 16_000),
+    "little-f-fast": (4, 128, 32_000),
+    "little-t2i-fast": (4, 512, 100_000),
+}
+"""Of the second budget, a GPU: how many times the steps of the first, the batch, and how many samples are drawn once and kept."""
+
+
+def _for_gpu(recipe: Recipe, longer: int, batch: int, kept: int) -> Recipe:
+    """The same networks, rates and design, so that what one budget made the other goes on from. What is counted in steps grows
+    with them: the warm-up, how far the average looks back, and when what happens now and then does."""
+    usual = recipe.optimisation
+    steps, warmup, ema = usual.steps * longer, usual.warmup * longer, round(1 - (1 - usual.ema) / longer, 6)
+    optimisation = replace(usual, steps=steps, batch=batch, warmup=warmup, ema=ema)
+    every = Every(*(longer * count for count in astuple(recipe.every)))
+    return replace(recipe, optimisation=optimisation, every=every, world=replace(recipe.world, cache=kept))
+
+
+BUDGETS = {
+    "cpu": {name: RECIPES[name] for name in _GPU},
+    "gpu": {name: _for_gpu(RECIPES[name], *figures) for name, figures in _GPU.items()},
+}
+"""The recipes of the present bundled model by what there is to train them with: ten hours of two cores, or a GPU."""
 ABOUT = {
     "tiny-vae": "The first bundled model's image autoencoder: 64 x 64 pixels to 8 x 8 x 4 latents and back.",
     "tiny-vae-wide": "The autoencoder again, half of it now on nameless figures over gradients.",

@@ -38,7 +38,7 @@ FIRST = torch.zeros(1)  # seconds of the starting frame
 @dataclass
 class LatentSource:
     """Latents (n, f, C, 8, 8) of clips at fixed times. With `world.cache`, clips 0..cache-1 are encoded once, shared between
-    processes, and kept in `folder`, under a key of everything that they depend on. `shrink`: pixels of the picture that become
+    processes, and kept on the device and in `folder`, under a key of everything that they depend on. `shrink`: pixels that become
     one; `palette`: what the names of colours mean, where it is not the world's own; `posed`: figures begin near the middle;
     `turning`: now and then something else happened before."""
 
@@ -85,14 +85,14 @@ class LatentSource:
                 save_tensors({"latents": together.transpose(0, 1).flatten(0, 1)[:count]}, path)
             here.barrier()
         with safe_open(path, framework="pt") as file:
-            return file.get_tensor("latents")
+            return file.get_tensor("latents").to(here.device)
 
     def encode(self, clips: Sequence[shapes.Moving]) -> Tensor:
         """Latents of clips, in main memory."""
         images = shapes.render(clips, self.times, self.palette)
         if self.shrink > 1:
             images = F.avg_pool2d(images.flatten(0, 1), self.shrink).unflatten(0, images.shape[:2])
-        return encode(self.vae, images.to(self.vae.device)).cpu()
+        return encode(self.vae, images).cpu()
 
     def clips(self, indices: Sequence[int]) -> list[Any]:
         """The world's clips of these numbers."""
@@ -102,10 +102,11 @@ class LatentSource:
         return [self.kind.posed(c) for c in clips] if self.posed else clips
 
     def __call__(self, indices: Sequence[int]) -> tuple[list[Any], Tensor]:
-        """Clips and latents of samples `indices`; beyond the cache's size they come round again, in another order."""
+        """Clips and latents of samples `indices`, on the device; beyond the cache's size they come round again, in another
+        order."""
         if self.cached is None:
             clips = self.clips(indices)
-            return clips, self.encode(clips)
+            return clips, self.encode(clips).to(self.processes.device)
         places = [_shuffled(int(i), self.world.cache) for i in indices]
         return self.clips(places), self.cached[places]
 

@@ -65,10 +65,10 @@ def denoising_loss(
     t = stratified_timesteps(schedule, len(x0), generator)
     if power != 1.0:
         t = ((t + 0.5) / schedule.steps).pow(power).mul(schedule.steps).long()
-    noise = torch.randn(x0.shape, generator=generator)
+    t, noise = t.to(x0.device), torch.randn(x0.shape, generator=generator).to(x0.device)
     output = unet(add_noise(schedule, x0, noise, t), t, states).sample
     error = (output.float() - target(schedule, x0, noise, t)).square()
-    return error.mean() if counts is None else (error * counts).mean()
+    return error.mean() if counts is None else (error * counts.to(error.device)).mean()
 
 
 def draw(
@@ -82,13 +82,13 @@ def draw(
 def starting_frames(
     unet: Any, vae: Any, states: Callable[[list[str]], Tensor], schedule: ScheduleConfig, captions: list[str]
 ) -> Tensor:
-    """A picture for each caption, (n, 3, 64, 64) in -1..1, as the tiny model recommends."""
+    """A picture for each caption, (n, 3, 64, 64) in -1..1, as the tiny model recommends, in main memory."""
     texts = {text: states(said) for text, said in {True: captions, False: [""] * len(captions)}.items()}
     plan = calls(1.0, TEXT_GUIDANCE, has_image=False)
     with torch.no_grad():
         denoise = GuidedDenoiser(lambda x, t, part: unet(x, t, texts[part[0].text]).sample, plan)
-        noise = torch.randn(len(captions), vae.config.latent_channels, 8, 8, generator=stream(0, "sheet"))
-        return decode(vae, sample(denoise, noise, schedule, STEPS))
+        noise = torch.randn(len(captions), vae.config.latent_channels, 8, 8, generator=stream(0, "sheet")).to(vae.device)
+        return decode(vae, sample(denoise, noise, schedule, STEPS)).cpu()
 
 
 INDEX = {
@@ -111,7 +111,7 @@ class TextToImageTask(Task):
         vae_folder = Path(recipe.start.base) / "vae"
         if not vae_folder.is_dir():
             raise UserError(f"recipe {recipe.name!r} needs an autoencoder in {vae_folder}: run `emu-video train tiny-vae` first")
-        self.vae = AutoencoderKL.from_pretrained(vae_folder).eval().requires_grad_(False)
+        self.vae = AutoencoderKL.from_pretrained(vae_folder).eval().requires_grad_(False).to(processes.device)
         self.held_out: Tensor | None = None
         self.recipe, self.kind = recipe, kind_of(recipe.world)
         self.source = LatentSource(self.vae, recipe.world, folder, processes, posed=True)
@@ -129,16 +129,20 @@ class TextToImageTask(Task):
         """The loss of the starting frames of these clips."""
         clips, latents = self.source(indices)
         captions = [c.said(generator, self.recipe.given.text_drop, keep_motion=False) for c in clips]
-        ids = token_ids(self.tokenizer, captions)
+        ids = self.ids(captions)
         states = self.text_encoder(ids).last_hidden_state
         x0, power = latents[:, 0].float(), self.recipe.optimisation.t_power
         image_loss = denoising_loss(self.unet, SCHEDULE, x0, states, generator, power, self.source.counts(clips, x0.shape[-1]))
         word_loss = F.cross_entropy(self.read_back(F.layer_norm(states, states.shape[-1:])).flatten(0, 1), ids.flatten())
         return image_loss + WORD_LOSS * word_loss, {"image_loss": image_loss.item(), "word_loss": word_loss.item()}
 
+    def ids(self, captions: list[str]) -> Tensor:
+        """Tokens (n, tokens) where the text encoder reads them."""
+        return token_ids(self.tokenizer, captions).to(self.text_encoder.device)
+
     def states(self, captions: list[str]) -> Tensor:
         """Text states (n, tokens, width)."""
-        return self.text_encoder(token_ids(self.tokenizer, captions)).last_hidden_state
+        return self.text_encoder(self.ids(captions)).last_hidden_state
 
     def validate(self) -> dict[str, float]:
         """The loss on combinations that are never trained on, all places counting alike; and where figures are, at little noise,
@@ -146,9 +150,8 @@ class TextToImageTask(Task):
         generator, count = stream(0, "validate"), self.recipe.clips.validation
         clips = [self.kind.posed(clip) for clip in self.kind.clips(HELD_OUT_SEED, range(count), held_out=True)]
         if self.held_out is None:
-            self.held_out = self.source.encode(clips)[:, 0]
-        ids = token_ids(self.tokenizer, [c.caption for c in clips])
-        states = self.text_encoder(ids).last_hidden_state
+            self.held_out = self.source.encode(clips)[:, 0].to(self.vae.device)
+        states = self.states([c.caption for c in clips])
         figures = {"validation": denoising_loss(self.unet, SCHEDULE, self.held_out, states, generator).item()}
         if (counts := self.source.counts(clips, self.held_out.shape[-1])) is not None:
             only = counts - 1
@@ -169,7 +172,7 @@ class TextToImageTask(Task):
     def preview(self) -> list[list[float]]:
         """A least-squares fit of colours (r, g, b) by latents, for previews: a row a channel, the last one the constant."""
         images = shapes.render(self.kind.mixed(self.recipe.world.seed, range(100), 0.1), torch.zeros(1), self.kind.palette)[:, 0]
-        latents = encode(self.vae, images).movedim(1, -1).flatten(0, 2)
+        latents = encode(self.vae, images).cpu().movedim(1, -1).flatten(0, 2)
         colours = F.avg_pool2d(images, 8).movedim(1, -1).flatten(0, 2)
         fit = torch.linalg.lstsq(F.pad(latents, (0, 1), value=1.0), colours).solution
         return [[round(value, 4) for value in row] for row in fit.tolist()]

@@ -169,11 +169,11 @@ def check_output(folder: Path, resume: bool) -> None:
         raise UserError(f"{there[-1]} exists: continue with --resume, or name another folder with --out")
 
 
-def check_processes(count: int, video: bool = True) -> None:
-    """ValueError for a number of processes that this machine has no accelerators for. video: false for what trains on a CPU."""
+def check_processes(count: int, accelerated: bool = True) -> None:
+    """ValueError for a number of processes that this machine has no accelerators for, if they are to be `accelerated`."""
     if count < 1:
         raise UserError(f"--processes must be 1 or more, found {count}")
-    if video and torch.accelerator.is_available() and count > (there := torch.accelerator.device_count()):
+    if accelerated and torch.accelerator.is_available() and count > (there := torch.accelerator.device_count()):
         raise UserError(f"--processes {count} needs as many GPUs, and this machine has {there}: start with --processes {there}")
 
 

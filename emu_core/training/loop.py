@@ -260,7 +260,8 @@ class Trainer:
                     loss, figures = self.parallel.module(sample, generator, self.step / config.steps)
                 self.scaler.scale(loss / passes).backward()
             for name, value in {"loss": loss.detach(), **figures}.items():
-                together.setdefault(name, []).append(torch.as_tensor(value, dtype=torch.float64).cpu())
+                found = value.cpu() if isinstance(value, torch.Tensor) else value  # some devices have no float64
+                together.setdefault(name, []).append(torch.as_tensor(found, dtype=torch.float64))
         self._stop_unless_finite(float(torch.stack(together["loss"]).mean()), "loss", samples)
         self.scaler.unscale_(self.optimiser)
         norm = float(whole(nn.utils.clip_grad_norm_(list(self.trained.values()), config.clip)))

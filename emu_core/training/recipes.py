@@ -171,7 +171,7 @@ class Recipe:
 
     @property
     def on_a_base(self) -> bool:
-        """Whether it trains something on an image model of any family; the others are small, and for a CPU."""
+        """Whether it trains something on an image model of any family; the others are parts of the bundled model."""
         return self.task in ("video", "image")
 
 

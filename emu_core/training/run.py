@@ -46,8 +46,7 @@ def train(recipe: Recipe, folder: Path, options: RunOptions = RunOptions()) -> b
     if recipe.task not in options.tasks:
         raise UserError(f"recipe {recipe.name!r} names an unknown task {recipe.task!r}")
     check_run(recipe, folder, options.resume, processes_started())
-    group = processes(recipe.compute.parallel == "fsdp", accelerated=recipe.on_a_base)  # the others are for a CPU
-    with claimed(folder, recipe, wanted=is_main()), group as here:
+    with claimed(folder, recipe, wanted=is_main()), processes(recipe.compute.parallel == "fsdp") as here:
         trainer = Trainer(recipe, options.tasks[recipe.task](recipe, folder, here), folder, here)
         if options.resume:
             trainer.load()

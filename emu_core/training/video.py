@@ -140,7 +140,7 @@ class VideoTask(Task):
         given = None
         if config.takes_image:
             shown = batch.shown or [None] * len(x0)
-            parts = [self.given(video.cpu(), g, n) for video, g, n in zip(x0, generators, shown, strict=True)]
+            parts = [self.given(video, g, n) for video, g, n in zip(x0.cpu(), generators, shown, strict=True)]
             given = torch.stack(parts).to(x0.device)
         t = torch.stack([self.timestep(p) for p in batch.positions]).to(x0.device)
         errors = self.errors(x0, self.states(batch, said), t, self.noise(x0, generators), given, batch.counts)
@@ -210,7 +210,7 @@ class VideoTask(Task):
             return None
         places, level = slots(KEYFRAMES) if config.role == "I" else [0], config.sampling.image_noise
         drawn = [stream(0, use, "given", int(position)) for position in positions]
-        channels = [self.channels(v[None].cpu(), places, level, g)[0] for v, g in zip(videos, drawn, strict=True)]
+        channels = [self.channels(v[None], places, level, g)[0] for v, g in zip(videos.cpu(), drawn, strict=True)]
         return torch.stack(channels).to(videos.device)
 
     def noise(self, videos: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -268,7 +268,7 @@ class VideoTask(Task):
 
     def over_all(self, errors: Sequence[Tensor]) -> list[float]:
         """The means over all clips of all processes, of errors (kinds, n) of some clips after the other."""
-        sums = sum((part.double().cpu().sum(1) for part in errors), torch.zeros(len(errors[0]), dtype=torch.float64))
+        sums = sum((part.cpu().double().sum(1) for part in errors), torch.zeros(len(errors[0]), dtype=torch.float64))
         return self.processes.mean(sums / sum(part.shape[1] for part in errors)).tolist()
 
     def sheet(self, path: Path | None, count: int = 32) -> dict[str, float]:

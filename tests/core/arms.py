@@ -200,8 +200,7 @@ def work_through(chosen: Sequence[Arm], work: Path) -> Iterator[tuple[Arm, dict[
     """Run arms that belong in the same processes, in this one or in the group that torchrun started; a failure is noted."""
     torch.set_num_threads(1)
     loop.plot_losses = lambda folder: None  # type: ignore[assignment]  # it takes longer than the arm
-    of_stacks, alone = all(RECIPES[arm.recipe].task == "video" for arm in chosen), chosen[0].kind == "one"
-    with processes(not alone, accelerated=of_stacks) as here:
+    with processes(chosen[0].kind != "one") as here:
         yield from _each(chosen, work, here)
 
 
@@ -235,13 +234,8 @@ def run_all(chosen: Sequence[Arm], device: str, told: Callable[[Outcomes], objec
         narrow_model(work / "narrow")
         # a starting point is always trained in one process
         wanted = [arm for arm in in_order([arm for arm in chosen if arm not in results]) if arm not in results]
-
-        def together(arm: Arm) -> tuple[bool, bool]:
-            """Alone or in a group; and on a GPU stacks alone, since the image model's recipes stay on the CPU."""
-            return arm.kind == "one", device != "cpu" and RECIPES[arm.recipe].task == "video"
-
-        for which in sorted({together(arm) for arm in wanted}, reverse=True):
-            results |= _in_processes([arm for arm in wanted if together(arm) == which], work, device, told)
+        for alone in sorted({arm.kind == "one" for arm in wanted}, reverse=True):
+            results |= _in_processes([arm for arm in wanted if (arm.kind == "one") == alone], work, device, told)
     return results
 
 
