@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from collections.abc import Sequence
@@ -12,42 +11,29 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..evaluation.statistics import bootstrap_mean
-from ..toy.measure import Row
+from ..evaluation.statistics import wilson
+from ..limits import json_of
+from ..study.questions import KEYS
+from ..study.report import build_report
+from ..study.results import Results
 from ..toy.worlds import LAB
-from . import videos, votes
-from .arms import Claim
+from . import automatic, losses, published, videos, votes
+from .arms import Arm, Claim
 from .classifier import Budget as Lesson
 from .classifier import Classes, Classifier, Seen, frechet, inception, trained_at
+from .measures import differences, pooled
 from .run import Lab
 
-MEASURES = {
-    "figure": "figure right, %",
-    "colour": "colour right, %",
-    "motion": "motion right, %",
-    "amount": "with its amount, %",
-    "last_frame_shape": "last frame whole, %",
-    "edge_error_px": "edge error, px",
-    "wobble_px": "wobble, px",
-    "frame0_psnr_db": "frame 0, dB",
-}
-"""Of the exact judge, as tables call them."""
-SHARES = ("figure", "colour", "motion", "amount", "last_frame_shape")
 REAL = 400
 """Real clips of other prompts, that distances are to."""
-
-
-def pooled(rows: Sequence[Sequence[Row]]) -> dict[str, Any]:
-    """Of the rows of each seed, (seeds, prompts): each measure's mean with its 95 % interval over the prompts, whose seeds hang
-    together."""
-    found: dict[str, Any] = {}
-    for name in MEASURES:
-        each = []
-        for of_one in zip(*rows, strict=True):
-            values = [row[name] for row in of_one if math.isfinite(row.get(name, math.nan))]
-            each.append(sum(values) / len(values) if values else math.nan)
-        found[name] = asdict(bootstrap_mean(each))
-    return found
+PAPERS_KAPPA = 0.31
+"""Fleiss' kappa of people's votes with reasons (Girdhar et al., arXiv 2311.10709)."""
+CURVES = {
+    "low": ("steps at half the resolution", ("low_0", "low_quarter", "design", "low_double")),
+    "clips": ("clips of training", ("clips_sixteenth", "clips_quarter", "design")),
+}
+"""Arms that have more and more of something."""
+PROBES = "probes"
 
 
 def classifier_of(lab: Lab) -> Classifier:
@@ -84,36 +70,83 @@ def of_arms(lab: Lab) -> dict[str, Any]:
     return found
 
 
-def of_claim(lab: Lab, claim: Claim) -> dict[str, Any]:
-    """The paper's win rates, ours with their intervals, and whether they say the same; `decided`: chance is outside of ours."""
-    report = votes.vote(lab, claim)
-    found: dict[str, Any] = {**asdict(claim), "seeds": len(votes.both(lab, claim))}
-    for question, theirs in (("quality", claim.quality), ("faithfulness", claim.faithfulness)):
-        one = report["questions"][question]["comparisons"][0]
-        turned = one["first"] != claim.arm
-        rate = 1 - one["win_rate"] if turned else one["win_rate"]
-        low, high = (1 - one["bootstrap"][1], 1 - one["bootstrap"][0]) if turned else one["bootstrap"]
+def of_claim(lab: Lab, claim: Claim, results: Results) -> dict[str, Any]:
+    """The paper's win rates, ours with their intervals, and whether they say the same (`decided`: chance is outside of ours);
+    what the raters agreed in and gave as reasons for the arm that won more; and the differences of the exact measures."""
+    report, seeds = build_report(results), votes.both(lab, claim)
+    first, second = ([lab.run(name, seed).rows for seed in seeds] for name in (claim.arm, claim.against))
+    found: dict[str, Any] = {**asdict(claim), "seeds": len(seeds), "differences": differences(first, second)}
+    for question in KEYS:
+        one, theirs = report["questions"][question]["comparisons"][0], getattr(claim, question)
+        rate, (low, high) = one["win_rate"], one["bootstrap"]
+        agrees = None if theirs is None else (rate > 0.5) == (theirs > 50)
+        decided = not low <= 0.5 <= high
+        said = "preferred" if rate > 0.5 else "not preferred"
+        verdict = "open" if not decided else said if agrees is None else "agrees" if agrees else "does not agree"
         found[f"our_{question}"] = {
-            "win_rate": rate,
-            "low": low,
-            "high": high,
-            "decided": not low <= 0.5 <= high,
-            "agrees": None if theirs is None else (rate > 0.5) == (theirs > 50),
-            "kappa": one["kappa"],
-            "agreement": one["agreement"],
-            "reasons": one["reasons"]["second" if turned == (rate > 0.5) else "first"]["share"],
+            **{"win_rate": rate, "low": low, "high": high, "decided": decided, "agrees": agrees, "verdict": verdict},
+            **{part: one[part] for part in ("kappa", "agreement")},
+            "winner": claim.arm if rate >= 0.5 else claim.against,
+            "reasons": one["reasons"]["first" if rate >= 0.5 else "second"]["share"],
         }
     return found
 
 
 def everything(lab: Lab) -> dict[str, Any]:
     """All numbers of the report, for JSON."""
+    arms, ready = of_arms(lab), [claim for claim in lab.claims if votes.is_ready(lab, claim)]
+    studies = [votes.vote(lab, claim) for claim in ready]
+    rows = {name: votes.rows(lab, name, lab.seeds(lab.arms[name])) for name in arms}
+    claims = [of_claim(lab, claim, results) for claim, results in zip(ready, studies, strict=True)]
     return {
         "budget": asdict(lab.budget),
         "machine": machine(),
-        "arms": of_arms(lab),
-        "claims": [of_claim(lab, claim) for claim in lab.claims if votes.is_ready(lab, claim)],
+        "hours": sum(sum(arm["seconds"]) for arm in arms.values()) / 3600,
+        "least_if_all_won": (wilson(lab.budget.prompts, lab.budget.prompts) or (None,))[0],
+        "claims": claims,
+        "systems": [of_system(name, arms[name], claims) for name in published.SYSTEMS if name in arms],
+        "published": published.beside(arms),
+        "automatic": automatic.against_votes(studies, arms, rows),
+        "kappa": of_kappa(claims),
+        "curves": of_curves(lab, arms),
+        "losses": losses.of_lab(lab),
+        "probes": of_probes(lab),
+        "arms": arms,
     }
+
+
+def of_system(name: str, arm: dict[str, Any], claims: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A system's figures, and the design's win rates against it, None for the design itself."""
+    against = next((one for one in claims if (one["arm"], one["against"]) == (automatic.DESIGN, name)), {})
+    found = {key: arm[key] for key in ("fvd_lab", "is_lab", "measures")}
+    return {"arm": name, "system": published.SYSTEMS[name], **found, **{f"our_{q}": against.get(f"our_{q}") for q in KEYS}}
+
+
+def of_kappa(claims: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean over the claims of Fleiss' kappa, by question; the paper's beside it."""
+    found: dict[str, Any] = {"paper": PAPERS_KAPPA}
+    for question in KEYS:
+        known = [kappa for one in claims if (kappa := one[f"our_{question}"]["kappa"]) is not None]
+        found[question] = sum(known) / len(known) if known else None
+    return found
+
+
+def of_curves(lab: Lab, arms: dict[str, Any]) -> dict[str, Any]:
+    """Of each of CURVES the arms that are done with how much they have, the least first."""
+
+    def amount(what: str, arm: Arm) -> int:
+        budget = lab.budget
+        return round(arm.low * budget.low if what == "low" else arm.changes.get("world.cache", 1) * budget.clips)
+
+    return {
+        what: {"x": x, "points": [{"arm": name, "x": amount(what, lab.arms[name])} for name in names if name in arms]}
+        for what, (x, names) in CURVES.items()
+    }
+
+
+def of_probes(lab: Lab) -> dict[str, Any]:
+    """Experiments on trained arms, each as it was kept."""
+    return {file.stem: json_of(file.read_bytes()) for file in sorted((lab.folder / PROBES).glob("*.json"))}
 
 
 def machine() -> dict[str, Any]:

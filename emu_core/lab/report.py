@@ -3,44 +3,49 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ..errors import UserError
 from ..media import contact_sheet, write_image
-from ..media.files import whole_file, write_text
+from ..media.files import write_text
+from ..study.tables import cell, table
 from ..training.folder import write_json
-from . import figures, votes
-from .figures import MEASURES, SHARES
-from .raters import NOTE
+from . import figures, tables, votes
+from .arms import Claim
+from .plots import draw_all
 from .run import Lab
 
 REPORT, NUMBERS = "lab.md", "lab.json"
-SHOWN = 4
-"""Prompts of each arm's sheet."""
-CURVES = {
-    "steps at half the resolution": ("low_0", "low_quarter", "design", "low_double"),
-    "clips of training": ("clips_sixteenth", "clips_quarter", "design"),
-}
-"""Arms in the order in which they have more of something."""
+SHOWN, COMPARED = 4, 3
+"""Prompts of each arm's sheet, and of each claim's."""
+ACROSS = 2
+"""Sheets beside each other on the page."""
 
 
 def write_report(lab: Lab, to: str | Path | None = None, study: str | Path | None = None) -> Path:
     """Write the report, its JSON and its pictures of all that is done; `to`: a file with a name in .md, else `lab.md` in the
-    laboratory's folder. `study`: also a new folder with the same pairs as studies for people. Returns the report's path."""
+    laboratory's folder. `study`: also a new folder with the same pairs as studies for people. Returns the report's path.
+    UserError, before anything is computed: `study` is there already."""
     path = Path(to) if to else lab.folder / REPORT
+    if study and (Path(study).is_file() or (Path(study).is_dir() and any(Path(study).iterdir()))):
+        raise UserError(f"{study}: expected a new or empty folder for the studies, found something there; name another")
     found = figures.everything(lab)
     pictures = path.parent / "images" if to else path.parent
     pictures.mkdir(parents=True, exist_ok=True)
-    for name in found["arms"]:
-        draw_sheet(lab, name, pictures / f"lab_{name}.png")
-    draw_curves(found, pictures / "lab_curves.png")
-    if study:
-        for claim in (claim for claim in lab.claims if votes.is_ready(lab, claim)):
-            votes.make_study(lab, claim, Path(study) / f"{claim.arm}-{claim.against}")
+    drawn = draw_all(found, pictures)
+    ready = [claim for claim in lab.claims if votes.is_ready(lab, claim)]
+    claims = {_named(claim): draw_pairs(lab, claim, pictures) for claim in ready}
+    arms = {f"`{name}`": draw_sheet(lab, name, pictures) for name in found["arms"]}
+    for claim in ready if study else ():
+        votes.make_study(lab, claim, Path(study or "") / f"{claim.arm}-{claim.against}")
     write_json(path.with_name(NUMBERS), _plain(found))
-    write_text(path, markdown(found, pictures.relative_to(path.parent).as_posix()))
+    place = pictures.relative_to(path.parent).as_posix()
+    write_text(path, markdown(found, drawn, claims, arms, lab.captions, "" if place == "." else f"{place}/"))
     return path
 
 
@@ -53,91 +58,55 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def draw_sheet(lab: Lab, name: str, path: Path) -> None:
-    """The first videos of an arm, a row each."""
-    made = lab.run(name, 0).videos[:SHOWN]
-    write_image(path, contact_sheet(torch.cat(list(made)), columns=made.shape[1]))
+def draw_sheet(lab: Lab, name: str, folder: Path) -> str:
+    """The first videos of an arm, a row each. Returns the file's name."""
+    return _write(lab.run(name, 0).videos[:SHOWN], folder / f"lab_{name}.png")
 
 
-def draw_curves(found: dict[str, Any], path: Path) -> None:
-    """Motion and edge error against each of CURVES, with intervals."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.2 * len(CURVES)), layout="constrained")
-    panels = figure.subplots(len(CURVES), 2, squeeze=False)
-    for row, (title, names) in zip(panels, CURVES.items(), strict=True):
-        there = [name for name in names if name in found["arms"]]
-        for panel, measure in zip(row, ("motion", "edge_error_px"), strict=True):
-            values = [found["arms"][name]["measures"][measure] for name in there]
-            means = [one["value"] for one in values]
-            ends = [[one["value"] - one["low"] for one in values], [one["high"] - one["value"] for one in values]]
-            panel.errorbar(there, means, yerr=ends, marker="o", capsize=3)
-            panel.set_title(f"{MEASURES[measure].removesuffix(', %')} against {title}", fontsize=9, loc="left")
-            panel.tick_params(labelsize=8)
-    with whole_file(path) as part:
-        figure.savefig(part, format="png", dpi=110)
+def draw_pairs(lab: Lab, claim: Claim, folder: Path) -> str:
+    """The first videos of a claim's arms, those of one prompt below each other. Returns the file's name."""
+    both = [lab.run(name, 0).videos[:COMPARED] for name in (claim.arm, claim.against)]
+    return _write(torch.stack(both, 1).flatten(0, 1), folder / f"lab_{claim.arm}-{claim.against}.png")
 
 
-def markdown(found: dict[str, Any], pictures: str) -> str:
-    """The report as text."""
-    budget, machine = found["budget"], found["machine"]
-    lines = [
-        "# The laboratory",
-        "",
-        f"**{NOTE} They say how the study's arithmetic turns known differences into win rates, and nothing of people.**",
-        "",
-        f"Budget `{budget['name']}`: {budget['low']} + {budget['full']} steps of 16 clips an arm, {budget['clips']} clips, "
-        f"{budget['prompts']} held-out prompts, {budget['seeds']} seeds of training where a claim is decided. "
-        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}. Intervals are 95 % over the prompts.",
-        "",
-        "## Claims",
-        "",
-        "Win rates of the first arm in per cent, quality / faithfulness. *Open*: the interval holds 50.",
-        "",
-        "| claim | the paper | here: quality | faithfulness | sign | seeds |",
-        "|---|---|---|---|---|---|",
-        *map(_claim, found["claims"]),
-        "",
-        "## Arms",
-        "",
-        f"| arm | {' | '.join(MEASURES.values())} | FVD by the lab's classifier | IS by it | minutes a seed |",
-        f"|---|{'---|' * (len(MEASURES) + 3)}",
-        *(_arm(name, arm) for name, arm in found["arms"].items()),
-        "",
-        *(f"* `{name}`: {arm['about']}" for name, arm in found["arms"].items()),
-        "",
-        f"![curves]({pictures}/lab_curves.png)",
-        "",
-        "## Sheets",
-        "",
-        f"The first {SHOWN} prompts, eight frames each, seed 0.",
-        "",
-        *(line for name in found["arms"] for line in (f"`{name}`", "", f"![{name}]({pictures}/lab_{name}.png)", "")),
+def _write(videos: Tensor, path: Path) -> str:
+    write_image(path, contact_sheet(videos.flatten(0, 1), columns=videos.shape[1], scale=1))
+    return path.name
+
+
+def _named(claim: Claim) -> str:
+    return f"`{claim.arm}` above `{claim.against}`"
+
+
+def markdown(
+    found: dict[str, Any],
+    drawn: Mapping[str, str],
+    claims: Mapping[str, str],
+    arms: Mapping[str, str],
+    captions: Sequence[str],
+    place: str,
+) -> str:
+    """The report as text. `drawn`, `claims`, `arms`: what a picture is of -> the name of its file, which is in `place`."""
+    pictures = {name: f"{place}{file}" for name, file in drawn.items()}
+    asked = [f"{number}. {cell(caption)}" for number, caption in enumerate(captions[:SHOWN], 1)]
+    sections = [
+        tables.opening(found),
+        tables.claims(found),
+        tables.systems(found),
+        tables.automatic(found, pictures),
+        tables.raters(found, pictures),
+        tables.curves(found, pictures),
+        tables.probes(found, pictures),
+        tables.arms(found),
+        ["## Sheets", "", f"Eight frames of 64 pixels each, seed 0, of the first {SHOWN} prompts:", "", *asked, ""],
+        [f"### The claims' arms, of the first {COMPARED} prompts", "", *_gallery(claims, place)] if claims else [],
+        ["### Each arm", "", *_gallery(arms, place)],
     ]
-    return "\n".join(lines)
+    return "\n".join(line for section in sections for line in section).rstrip() + "\n"
 
 
-def _claim(claim: dict[str, Any]) -> str:
-    paper = " / ".join("-" if claim[part] is None else f"{claim[part]:g}" for part in ("quality", "faithfulness"))
-    ours, signs = [], []
-    for part in ("our_quality", "our_faithfulness"):
-        one = claim[part]
-        ours.append(f"{100 * one['win_rate']:.0f} ({100 * one['low']:.0f} to {100 * one['high']:.0f})")
-        said = "" if one["agrees"] is None else "agrees" if one["agrees"] else "does not agree"
-        signs.append(" ".join(filter(None, [said, "" if one["decided"] else "(open)"])) or "-")
-    what = f"{claim['says']} (`{claim['arm']}` against `{claim['against']}`)"
-    return f"| {what} | {paper} | {ours[0]} | {ours[1]} | {' / '.join(signs)} | {claim['seeds']} |"
-
-
-def _arm(name: str, arm: dict[str, Any]) -> str:
-    cells = [_cell(arm["measures"][measure], 100 if measure in SHARES else 1) for measure in MEASURES]
-    cells += [_cell(arm["fvd_lab"]), _cell(arm["is_lab"]), f"{sum(arm['seconds']) / len(arm['seconds']) / 60:.1f}"]
-    return f"| `{name}` | {' | '.join(cells)} |"
-
-
-def _cell(one: dict[str, float], times: float = 1) -> str:
-    value, low, high = (times * one[part] for part in ("value", "low", "high"))
-    digits = 0 if times > 1 else 2
-    if value != value:
-        return "-"
-    return f"{value:.{digits}f}" + (f" ({low:.{digits}f} to {high:.{digits}f})" if low == low else "")
+def _gallery(sheets: Mapping[str, str], place: str) -> list[str]:
+    """A table of pictures, each below what it is of."""
+    cells = [f"{of}<br>![{file.removesuffix('.png')}]({place}{file})" for of, file in sheets.items()]
+    rows = [cells[start : start + ACROSS] for start in range(0, len(cells), ACROSS)]
+    return table([" "] * ACROSS, [row + [""] * (ACROSS - len(row)) for row in rows]) if rows else []

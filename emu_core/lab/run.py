@@ -146,6 +146,8 @@ class Lab:
         out = self.place(name, seed)
         if not self.is_done(name, seed):
             logger.info("%s, seed %d: %s", name, seed, self.arms[name].about)
+            if self.arms[name].maker == "stack":
+                self.starts(seed)  # what all arms share is no part of this one's time
             begun = time.monotonic()
             made = self.make(name, seed)
             given = self.arms[name].maker == "stack" and self.arms[name].changes.get("method.image", True)

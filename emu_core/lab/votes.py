@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from ..media import write_video
 from ..study.create import create_study
-from ..study.report import build_report
+from ..study.results import Results
 from ..study.store import Study
+from ..toy import measure
 from ..training.folder import write_json
 from . import raters
 from .arms import Claim
@@ -56,16 +56,17 @@ def make_study(lab: Lab, claim: Claim, out: Path) -> None:
         shutil.rmtree(parts, ignore_errors=True)
 
 
-def vote(lab: Lab, claim: Claim) -> dict[str, Any]:
-    """The report of a claim's study, which is made and voted on unless that was done before."""
+def rows(lab: Lab, name: str, seeds: range) -> dict[str, measure.Row]:
+    """What the exact judge says of each of an arm's videos, by the name of its prompt."""
+    return {key(seed, number): row for seed in seeds for number, row in enumerate(lab.run(name, seed).rows)}
+
+
+def vote(lab: Lab, claim: Claim) -> Results:
+    """What was voted in a claim's study, which is made and voted on unless that was done before."""
     out = lab.folder / "studies" / f"{claim.arm}-{claim.against}"
     if not out.is_dir():
         out.parent.mkdir(exist_ok=True)
         make_study(lab, claim, out)
-    rows = {
-        name: {key(s, i): row for s in both(lab, claim) for i, row in enumerate(lab.run(name, s).rows)}
-        for name in (claim.arm, claim.against)
-    }
-    raters.simulate(out, rows, lab.budget.raters)
+    raters.simulate(out, {name: rows(lab, name, both(lab, claim)) for name in (claim.arm, claim.against)}, lab.budget.raters)
     with Study(out) as study:
-        return build_report(study.results())
+        return study.results()

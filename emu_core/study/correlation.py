@@ -243,12 +243,16 @@ def as_markdown(found: dict[str, Any], plots: Sequence[str] = ()) -> str:
         f"Tau: {method['kendall_tau']}. Rho: {method['spearman_rho']}. Agreement: {method['agreement']}. "
         f"Intervals: {method['intervals']}. Figures: {method['figures']}.\n"
     )
-    head = ["metric", "better", "systems", "tau", "interval", "p", "rho", "interval", "agreement", "interval", "pairs"]
     for question in QUESTIONS:
-        rows = [_row(entry) for entry in found["questions"][question.key]["metrics"]]
-        lines += [f"## {question.title}: {question.text}\n", *table(head, rows)]
+        lines += [f"## {question.title}: {question.text}\n", *metrics_table(found, question.key)]
     lines += [f"![{name.removesuffix('.png')}]({name})\n" for name in plots]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def metrics_table(found: dict[str, Any], question: str) -> list[str]:
+    """The lines of a question's table, a row a metric."""
+    head = ["metric", "better", "systems", "tau", "interval", "p", "rho", "interval", "agreement", "interval", "pairs"]
+    return table(head, map(_row, found["questions"][question]["metrics"]))
 
 
 def _row(entry: dict[str, Any]) -> list[object]:
