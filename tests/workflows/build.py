@@ -18,6 +18,7 @@ OUT = Path(__file__).parents[2] / "example_workflows"
 SUBGRAPHS = OUT.parent / "subgraphs"
 PROMPT = "a big purple unicorn runs right along a beach"
 DOLPHIN, CAR = "a small cyan dolphin jumps in the ocean", "a small blue car drives right on a meadow"
+FISH = "a small orange fish jumps in the ocean"
 """All three of combinations that the bundled model was never trained on."""
 SIZE = {"width": 64, "height": 64}
 # -- pieces that several workflows share
@@ -314,8 +315,8 @@ def loop() -> Workflow:
         "## A video that begins again where it ends\nThe picture is the first frame, and what would follow the last: played "
         "again and again, the video has no seam. **frames** 0 is as many as the model can close.",
     )
-    models, words = tiny(w), prompt(w, DOLPHIN)
-    image = w.add("LoadImage", 1, image="emu_video_dolphin.png")
+    models, words = tiny(w), prompt(w, FISH)
+    image = w.add("LoadImage", 1, image="emu_video_fish.png")
     positive, negative = texts(w, models, words, 1)
     inputs = long_inputs(models, stack(w, models, "F"), positive, negative, 7)
     looping = w.add("EmuVideoLoop", 3, image=image, frames=0, **inputs)

@@ -30,7 +30,8 @@ GIVEN = {"Emu Video": "text and frame", "SVD": "frame alone", "AnimateDiff": "te
 
 def draw_inputs() -> None:
     """The pictures that the pack puts into ComfyUI's input folder; workflows of 0.1 name two others that stay there."""
-    for name, text, seconds in (("dolphin", build.DOLPHIN, 0.0), ("car", build.CAR, 0.0), ("car_last", build.CAR, 7 / 4)):
+    drawn = (("dolphin", build.DOLPHIN, 0.0), ("fish", build.FISH, 0.0), ("car", build.CAR, 0.0), ("car_last", build.CAR, 7 / 4))
+    for name, text, seconds in drawn:
         clip = world.read_caption(text)
         assert clip is not None
         picture = replace(clip, start=(26.0, 36.0), corner=(20.0, 20.0)).draw(torch.tensor([seconds]))[0]
