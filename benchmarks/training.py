@@ -174,7 +174,7 @@ def start(options: argparse.Namespace) -> None:
 
 CALL, UPDATE, ARITHMETIC = 33e-6, 10e-6, 5e13
 """Seconds until an operation of torch in a network is on its way to a GPU, from the two iterations of SD 1.5 that `resolution`
-took on an H200 (docs/benchmarks.md); the same in an optimiser, where no modules and no gradients are in the way, a guess; and what
+took on an H200 (docs/benchmarks.md); the same in an optimiser, where no modules and no gradients stand between, a guess; what
 a GPU computes a second in networks as small as these, a twentieth of an H100's 990 TFLOP/s (bfloat16), a guess too."""
 PICTURE, COVERAGE, SAMPLE, CANVAS = 0.8e-3, 0.5e-3, 0.15e-3, 27e-3
 """Seconds of one core, measured once on a busy EPYC: a picture of the world (a further frame of its clip takes a quarter), where

@@ -83,6 +83,16 @@ def test_what_has_no_budgets_says_so(arguments: str, what: str, capsys: pytest.C
     assert capsys.readouterr().err == said
 
 
+def test_processes_without_a_gpu_each_are_refused_for_every_recipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert main(["train", "little-vae", "--budget", "gpu", "--processes", "4", "--out", str(tmp_path / "run")]) == 2
+    assert "--processes 4 needs as many GPUs, and this machine has 2" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def lora_size(unet: nn.Module, targets: tuple[str, ...], rank: int) -> int:
     """Numbers of a LoRA: of each layer `rank` directions in and out."""
     layers = [(name, module) for name, module in unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
