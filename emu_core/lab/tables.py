@@ -12,6 +12,7 @@ from .arms import GROUPS
 from .losses import SMOOTH, STAGES
 from .measures import DIFFERENCES, MEASURES, OF
 from .raters import NOTE
+from .stages import BATCH, LOW_BATCH
 
 Found = dict[str, Any]
 Pictures = Mapping[str, str]
@@ -48,9 +49,10 @@ def opening(found: Found) -> list[str]:
         "",
         f"**{NOTE} They say how the study's arithmetic turns known differences into win rates, and nothing of people.**",
         "",
-        f"{quick}Budget `{budget['name']}`: {budget['low']} + {budget['full']} steps of 16 clips an arm, {budget['clips']} "
-        f"clips, {budget['prompts']} held-out prompts, {budget['seeds']} seeds of training where a claim is decided, else one. "
-        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}; {found['hours']:.1f} hours for all arms, "
+        f"{quick}Budget `{budget['name']}`: {budget['low']} steps of {LOW_BATCH} clips at half the resolution and "
+        f"{budget['full']} of {BATCH} at the full one an arm, {budget['clips']} clips, {budget['prompts']} held-out prompts, "
+        f"{budget['seeds']} seeds of training where a claim is decided, else one. {machine['cpu']}, {machine['threads']} "
+        f"threads, torch {machine['torch']}; {found['hours']:.1f} hours for all arms, "
         "without the image model. Intervals are 95 % over the prompts. All numbers are in `lab.json` beside this page.",
         "",
     ]
