@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..evaluation.retrieval import lexical_search
 from ..toy import world
 from ..toy.worlds import LAB
 from ..training import checkpoints
@@ -55,6 +54,8 @@ def mocogan(clips: Sequence[world.Clip], folder: Path, budget: Budget, seed: int
 
 def retrieval(clips: Sequence[world.Clip], folder: Path, budget: Budget, seed: int) -> Tensor:
     """The clip of training whose caption is nearest to each prompt, by the words that they share."""
+    from ..evaluation.retrieval import lexical_search  # takes pyarrow, which no other system needs
+
     known = lab_clips(SEED, range(budget.clips))
     found = lexical_search([clip.caption for clip in clips], lambda: [[clip.caption for clip in known]])
     return real_videos([known[one.row] for one in found])

@@ -10,9 +10,6 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..data.curate import Curation, curate
-from ..data.engines import ProcessEngine
-from ..data.select import select
 from ..media import write_video
 from ..media.files import write_text
 from ..model.streams import stream
@@ -42,6 +39,10 @@ def one(index: int) -> tuple[world.Clip, str]:
 
 def make_shards(folder: Path, count: int) -> Path:
     """Draw clips as mp4, curate them, and select the good ones; what is there already is kept."""
+    from ..data.curate import Curation, curate  # takes pyarrow, which no other arm needs
+    from ..data.engines import ProcessEngine
+    from ..data.select import select
+
     videos, shards = folder / "videos", folder / "shards"
     videos.mkdir(parents=True, exist_ok=True)
     times = torch.arange(round(SECONDS * RATE)) / RATE

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -199,3 +201,11 @@ def test_all_of_it_runs_in_the_smallest_budget(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "lab" / "lab.json").read_text())
     assert list(found["arms"]) == list(ARMS)
     assert [(claim["arm"], claim["against"]) for claim in found["claims"]] == [(one.arm, one.against) for one in CLAIMS]
+
+
+def test_the_arms_are_listed_where_no_videos_can_be_curated() -> None:
+    """Curation takes pyarrow, which the first installation that README names does not bring."""
+    code = "import sys; sys.modules['pyarrow'] = None; from emu_core.cli.main import main; sys.exit(main(['lab', 'list']))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert "standard_snr" in told.stdout
