@@ -16,9 +16,11 @@ from .measures import OF
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a6d3b")  # Okabe & Ito, and one more
+MARKERS = "os^"
 KINDS = {"split": "#cfd8e6", "partial": "#86a8dd", "complete": "#2f6fde"}
 FIRST, SECOND, GREY = "#2f6fde", "#e0863a", "#667085"
 SHOWN = ("motion", "edge_error_px")
@@ -60,6 +62,15 @@ def _bars(panel: Axes, x: Sequence[float], values: Sequence[Numbers], times: flo
     means = [times * float(one["value"] or 0) for _, one in known]
     ends = [_ends(one, times) for _, one in known]
     panel.errorbar([at for at, _ in known], means, yerr=list(zip(*ends, strict=True)) or None, marker="o", capsize=3, **style)
+    if not known:
+        panel.text(0.5, 0.5, "no value", transform=panel.transAxes, ha="center", fontsize=8, color=GREY)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """On a logarithmic axis, also between powers of ten."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("{x:g}")
+    axis.set_tick_params(which="both", labelsize=7)
 
 
 def _is_number(value: float | None) -> bool:
@@ -124,30 +135,29 @@ def reasons(found: dict[str, Any]) -> Figure:
 
 
 def scatter(found: dict[str, Any]) -> Figure:
-    """A dot an arm: its Fréchet distance against its win rate over the design."""
-    figure, panels = _panels(1, 2, 13, 5.5)
+    """A mark an arm: its Fréchet distance against its win rate over the design."""
+    figure, panels = _panels(1, 2, 13, 5)
     against = [claim for claim in found["claims"] if claim["arm"] == DESIGN and claim["against"] in found["arms"]]
     for panel, question in zip(panels, QUESTIONS, strict=True):
-        for claim in against:
+        for order, claim in enumerate(against):
             ours, distance = claim[f"our_{question.key}"], found["arms"][claim["against"]]["fvd_lab"]
             rate = {"value": 1 - ours["win_rate"], "low": 1 - ours["high"], "high": 1 - ours["low"]}
             place = (distance["value"], 100 * rate["value"])
             x, y = ([[end] for end in _ends(one, times)] for one, times in ((distance, 1), (rate, 100)))
-            panel.errorbar([place[0]], [place[1]], y, x, "o", markersize=4, lw=0.8, color=FIRST, ecolor="#b9c7de")
-            panel.annotate(claim["against"], place, (3, 4), textcoords="offset points", fontsize=7, rotation=40)
+            colour, marker = COLOURS[order % len(COLOURS)], MARKERS[order // len(COLOURS) % len(MARKERS)]
+            style = {"color": colour, "label": claim["against"], "alpha": 0.85}
+            panel.errorbar([place[0]], [place[1]], y, x, marker, markersize=5, elinewidth=0.5, **style)
         metrics = {metric["key"]: metric for metric in found["automatic"]["questions"][question.key]["metrics"]}
         tau = metrics["fvd_lab"]["kendall_tau"]["value"]
         said = "" if tau is None else f", Kendall's tau {tau:.2f}"
         panel.set_title(f"{question.title} (simulated raters){said}", fontsize=9, loc="left")
         panel.axvline(found["arms"][DESIGN]["fvd_lab"]["value"], color=GREY, lw=0.8, ls=":", label="the design's distance")
         panel.set_xscale("log")
-        for axis_formatter in (panel.xaxis.set_major_formatter, panel.xaxis.set_minor_formatter):
-            axis_formatter("{x:g}")
-        panel.tick_params(which="minor", labelsize=7)
+        _plain_numbers(panel.xaxis)
         panel.set_ylim(-4, 104)
         panel.set_xlabel("FVD by the laboratory's classifier (lower is better)", fontsize=8)
         panel.set_ylabel("wins over the design, % of prompts", fontsize=8)
-    panels[0].legend(fontsize=8, frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
 
@@ -183,6 +193,7 @@ def losses(found: dict[str, Any]) -> Figure:
             for value in filter(None, arm["validation"]):
                 panel.plot(steps[-1], value, "x", color=colour, markersize=5)
         panel.set_yscale("log")
+        _plain_numbers(panel.yaxis)
         panel.set_xlabel("steps of this stage", fontsize=8)
         panel.set_title(f"{STAGES[stage]}: loss of training, x: of validation", fontsize=9, loc="left")
         panel.legend(fontsize=7, frameon=False)

@@ -184,7 +184,8 @@ def curves(found: Found, pictures: Pictures) -> list[str]:
         lines += [
             "### Performance against iterations",
             "",
-            "Validation is measured once, at a stage's end (x). The lines are the loss of training, each point the mean of a "
+            "Validation is measured once, at a stage's end (x), at timesteps that are spread evenly, which training draws "
+            "otherwise: its level is another. The lines are the loss of training, each point the mean of a "
             f"{SMOOTH}th of the stage's steps up to it; shaded: the range of the seeds. Of a seed all arms have the same clips, "
             "noise and timesteps at a step. Only arms with the same schedule, prediction, given frame and clips are shown: the "
             "losses of others (`standard_snr`, `cosine`, `direct`, ...) are of other targets.",
@@ -211,7 +212,7 @@ def probes(found: Found, pictures: Pictures) -> list[str]:
     lines = ["## Probes", ""] if found["probes"] else []
     for name, one in found["probes"].items():
         lines += [f"### {cell(name.replace('_', ' '))}", "", one["about"], ""]
-        lines += [f"The paper: {one['finding_of']}", ""] if one["finding_of"] else []
+        lines += [f"As published: {one['finding_of']}", ""] if one["finding_of"] else []
         rows = [
             [cell(row["label"]), *(figure(row["values"].get(key), _times(label)) for key, label in one["columns"].items())]
             for row in one["rows"]
