@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 from argparse import Namespace
 from pathlib import Path
@@ -53,14 +52,11 @@ def show(options: Namespace) -> None:
 
 def run(options: Namespace) -> None:
     """Train and judge; go on with what was begun."""
-    from ..lab.arms import ARMS
     from ..lab.probes import find
     from ..lab.probes import run as run_probe
     from ..lab.run import run as run_lab
 
     arms, probes = find(options.names)
-    if any(ARMS[name].mixed or ARMS[name].maker == "retrieval" for name in arms):
-        importlib.import_module("emu_core.data.arrow")  # else what these lack is found hours later
     logging.getLogger("emu_core").setLevel(logging.INFO)
     lab = _open(options)
     run_lab(lab, arms)

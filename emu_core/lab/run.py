@@ -160,7 +160,10 @@ class Lab:
 
 
 def run(lab: Lab, names: Sequence[str]) -> None:
-    """All seeds of these arms; first one seed of each, so that a stop leaves the most to see."""
+    """All seeds of these arms; first one seed of each, so that a stop leaves the most to see. UserError if they need a package
+    that is not here."""
+    if any(lab.arms[name].mixed or lab.arms[name].maker == "retrieval" for name in names):
+        from ..data import arrow  # noqa: F401, else it is found missing hours later
     jobs = [(seed, name) for name in names for seed in lab.seeds(lab.arms[name])]
     for seed, name in sorted(jobs, key=lambda job: job[0]):
         lab.run(name, seed)
