@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .recipes import Optimisation
 
+AT_ONCE = 2**22
+"""Numbers of the weights that Muon moves at once."""
 _OUTER = re.compile(r"embed|position|(^|\.)(conv_in|conv_out|read_back)\.weight$")  # tables, first and last layers
 
 
@@ -28,8 +31,8 @@ class Muon(torch.optim.AdamW):
         self.matrices = [nn.Parameter(p.detach().flatten(1)) for p in self.hidden]
         hidden = {id(p) for p in self.hidden}
         super().__init__([{"params": [p for p in trained.values() if id(p) not in hidden]}], **settings)  # of which may be none
-        groups, kept = [{"params": self.matrices}], {name: settings[name] for name in ("lr", "weight_decay")}
-        self.muon = torch.optim.Muon(groups, **kept, adjust_lr_fn="match_rms_adamw")
+        kept = {name: settings[name] for name in ("lr", "weight_decay")}
+        self.muon = torch.optim.Muon([{"params": self.matrices}], **kept, adjust_lr_fn="match_rms_adamw")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's."""
@@ -44,15 +47,47 @@ class Muon(torch.optim.AdamW):
         apart = [(m, p) for m, p in zip(self.matrices, self.hidden, strict=True) if m.data_ptr() != p.data_ptr()]
         for matrix, p in apart:
             matrix.copy_(p.flatten(1))
-        for matrix, p in zip(self.matrices, self.hidden, strict=True):
-            matrix.grad = None if p.grad is None else p.grad.flatten(1)
-        for group in self.muon.param_groups:
-            group["lr"] = self.param_groups[0]["lr"]
-        self.muon.step()
-        self.muon.zero_grad()  # or the gradients would stay through the next forward pass
+        self._move_matrices(self.param_groups[0]["lr"])
         for matrix, p in apart:
             p.copy_(matrix.view_as(p))
         return loss
+
+    def _move_matrices(self, rate: float) -> None:
+        """A step of torch's Muon, with its state and but for rounding its result, of several matrices of one shape at once: one
+        by one, those of a small network take as long as its gradients."""
+        group = self.muon.param_groups[0]
+        alike: dict[Any, list[tuple[Tensor, Tensor]]] = {}
+        for matrix, p in zip(self.matrices, self.hidden, strict=True):
+            if p.grad is not None:
+                alike.setdefault((matrix.shape, matrix.dtype, matrix.device), []).append((matrix, p.grad.flatten(1)))
+        for (shape, _, _), pairs in ((kind, part) for kind, all_of in alike.items() for part in _parts(all_of, kind[0].numel())):
+            matrices, gradients = [matrix for matrix, _ in pairs], [gradient for _, gradient in pairs]
+            kept = [_begun(self.muon.state[m], {"momentum_buffer": torch.zeros_like(m)})["momentum_buffer"] for m in matrices]
+            torch._foreach_lerp_(kept, gradients, 1 - group["momentum"])
+            ahead = torch._foreach_lerp(gradients, kept, group["momentum"])  # Nesterov's
+            changes = orthogonalised(torch.stack(ahead), group["ns_coefficients"], group["ns_steps"], group["eps"])
+            torch._foreach_mul_(matrices, 1 - rate * group["weight_decay"])
+            size = 0.2 * math.sqrt(max(shape))  # the root mean square of AdamW's (Liu et al., section 2.2)
+            torch._foreach_add_(matrices, list(changes.float().unbind()), alpha=-rate * size)
+
+
+def _parts(pairs: list[Any], size: int) -> Iterator[list[Any]]:
+    """Of about AT_ONCE numbers, for the sake of memory; `size`: numbers of one."""
+    most = max(AT_ONCE // size, 1)
+    return (pairs[start : start + most] for start in range(0, len(pairs), most))
+
+
+def orthogonalised(x: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """Matrices x (n, rows, columns) with all singular values near 1, in bfloat16: `steps` of the quintic Newton-Schulz iteration
+    x <- a x + (b m + c m m) x with m = x x^T, of x over its Frobenius norm (Jordan et al.)."""
+    a, b, c = coefficients
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.bfloat16().mT if tall else x.bfloat16()
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        m = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(m, m, m, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 def build_optimiser(config: Optimisation, trained: Mapping[str, nn.Parameter]) -> torch.optim.AdamW:

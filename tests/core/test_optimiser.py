@@ -84,6 +84,27 @@ def test_momentum_is_nesterovs() -> None:
     assert likeness > 0.97
 
 
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (64, 64), (16, 8, 3, 3), (1, 12)])
+def test_weights_and_momentum_are_those_of_torchs_muon(shape: tuple[int, ...]) -> None:
+    """Of three weights of one shape, of which one has no gradient in the second step."""
+    torch.manual_seed(0)
+    config = Optimisation(10, 1, 0.01, weight_decay=0.1, optimiser="muon")
+    ours = {f"net.{i}.weight": nn.Parameter(torch.randn(shape)) for i in range(3)}
+    theirs = [nn.Parameter(p.detach().flatten(1).clone()) for p in ours.values()]
+    optimiser = build_optimiser(config, ours)
+    assert isinstance(optimiser, Muon)
+    peer = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for step in range(3):
+        for i, (p, q) in enumerate(zip(ours.values(), theirs, strict=True)):
+            gradient = torch.randn(shape)
+            p.grad, q.grad = (None, None) if (step, i) == (1, 2) else (gradient, gradient.flatten(1).clone())
+        optimiser.step()
+        peer.step()
+    for p, q, matrix in zip(ours.values(), theirs, optimiser.matrices, strict=True):
+        torch.testing.assert_close(p.detach().flatten(1), q.detach(), atol=2e-5, rtol=0)
+        torch.testing.assert_close(optimiser.muon.state[matrix]["momentum_buffer"], peer.state[q]["momentum_buffer"])
+
+
 def test_first_and_last_layers_tables_and_vectors_are_left_to_adamw() -> None:
     trained = dict(build_unet("tiny").named_parameters())
     optimiser = build_optimiser(MUON, trained)
