@@ -26,6 +26,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     summary = "train and judge the arms, then run the probes; what is there is not made again"
     run = add_command(parts, "run", summary, f"{__name__}:run")
     run.add_argument("names", nargs="*", metavar="NAME", help="arms and probes: all, unless some are named")
+    run.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="runs at a time, each with its share of the cores (default: %(default)s)"
+    )
     report = add_command(parts, "report", "tables, curves and sheets of what is done", f"{__name__}:report")
     for each in (shown, run, report):
         each.add_argument("--out", default=OUT, metavar="FOLDER", help="the laboratory's folder")
@@ -52,6 +55,7 @@ def show(options: Namespace) -> None:
 
 def run(options: Namespace) -> None:
     """Train and judge; go on with what was begun."""
+    from ..lab.jobs import run as run_jobs
     from ..lab.probes import find
     from ..lab.probes import run as run_probe
     from ..lab.run import run as run_lab
@@ -59,6 +63,9 @@ def run(options: Namespace) -> None:
     arms, probes = find(options.names)
     logging.getLogger("emu_core").setLevel(logging.INFO)
     lab = _open(options)
+    if options.jobs != 1:
+        run_jobs(lab, arms, probes, options.jobs)
+        return
     run_lab(lab, arms)
     for name in probes:
         run_probe(lab, name)

@@ -63,6 +63,7 @@ def of_arms(lab: Lab) -> dict[str, Any]:
             "about": lab.arms[name].about,
             "seeds": len(results),
             "seconds": [one.seconds for one in results],
+            "threads": [one.threads for one in results],
             "measures": pooled([one.rows for one in results]),
             "fvd_lab": asdict(frechet(told, reference)),
             "is_lab": asdict(inception(told)),
@@ -72,7 +73,8 @@ def of_arms(lab: Lab) -> dict[str, Any]:
 
 def of_claim(lab: Lab, claim: Claim, results: Results) -> dict[str, Any]:
     """The paper's win rates, ours with their intervals, and whether they say the same (`decided`: chance is outside of ours);
-    what the raters agreed in and gave as reasons for the arm that won more; and the differences of the exact measures."""
+    what the raters agreed in and gave as reasons for the arm that won more, the win rate of each seed of training by itself; and
+    the differences of the exact measures."""
     report, seeds = build_report(results), votes.both(lab, claim)
     first, second = ([lab.run(name, seed).rows for seed in seeds] for name in (claim.arm, claim.against))
     found: dict[str, Any] = {**asdict(claim), "seeds": len(seeds), "differences": differences(first, second)}
@@ -86,6 +88,7 @@ def of_claim(lab: Lab, claim: Claim, results: Results) -> dict[str, Any]:
         found[f"our_{question}"] = {
             **{"win_rate": rate, "low": low, "high": high, "decided": decided, "agrees": agrees, "verdict": verdict},
             **{part: one[part] for part in ("kappa", "agreement")},
+            "by_seed": [votes.win_rate(results, claim, question, seed) for seed in seeds],
             "winner": claim.arm if rate >= 0.5 else claim.against,
             "reasons": one["reasons"]["first" if rate >= 0.5 else "second"]["share"],
         }
@@ -100,7 +103,7 @@ def everything(lab: Lab) -> dict[str, Any]:
     claims = [of_claim(lab, claim, results) for claim, results in zip(ready, studies, strict=True)]
     return {
         "budget": asdict(lab.budget),
-        "machine": machine(),
+        "machine": {**machine(), "threads": sorted({count for arm in arms.values() for count in arm["threads"] if count})},
         "hours": sum(sum(arm["seconds"]) for arm in arms.values()) / 3600,
         "least_if_all_won": (wilson(lab.budget.prompts, lab.budget.prompts) or (None,))[0],
         "claims": claims,
@@ -155,7 +158,6 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "emu": __version__,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,13 @@ from torch import Tensor
 from ..errors import UserError
 from ..limits import json_of
 from ..toy import measure, world
+from ..toy.source import WorldSource
 from ..training import checkpoints
 from ..training.folder import check_folder, write_json
+from ..training.processes import Processes
 from ..training.recipes import Recipe
 from ..training.run import DONE, RunOptions, train, train_chain
+from ..training.video import training_base
 from ..weights import open_weights, save_tensors
 from . import stages, videos
 from .arms import ARMS, CLAIMS, Arm, Claim
@@ -31,6 +34,7 @@ from .mixed import FEWEST, make_shards
 logger = logging.getLogger(__name__)
 
 BUDGET_FILE = "budget.json"
+CLIPS = "clips"
 ROWS = "rows.json"
 VIDEOS = "videos.safetensors"
 
@@ -42,6 +46,7 @@ class Result:
     videos: Tensor
     rows: list[measure.Row]
     seconds: float
+    threads: int | None = None  # that it ran with; not kept by earlier versions
 
 
 class Lab:
@@ -88,7 +93,14 @@ class Lab:
 
     @property
     def _tasks(self) -> Mapping[str, Any]:
-        return stages.tasks(self.folder / "clips")
+        return stages.tasks(self.folder / CLIPS)
+
+    def share(self, seeds: Iterable[int]) -> None:
+        """Make what all arms that are stacks share, unless it is there: the image model, starting frames, encoded clips."""
+        for seed in seeds:
+            self.starts(seed)
+        for recipe in stages.arm_recipes(Arm(""), self.budget, self.image_model, 0):
+            WorldSource(recipe, training_base(recipe, torch.device("cpu")), self.folder / CLIPS, Processes())
 
     def starts(self, seed: int) -> Tensor:
         """Starting frames (n, 64, 64, 3) in 0..1 of the prompts, the same for all arms that take one."""
@@ -154,18 +166,25 @@ class Lab:
             rows = videos.judged(self.prompts, made, self.starts(seed) if given else None)
             check_folder(out)
             save_tensors({"videos": _bytes(made)}, out / VIDEOS)
-            write_json(out / ROWS, {"seconds": time.monotonic() - begun, "rows": rows})
+            spent = {"seconds": time.monotonic() - begun, "threads": torch.get_num_threads()}
+            write_json(out / ROWS, {**spent, "rows": rows})
         kept = json.loads((out / ROWS).read_text())
-        return Result(_numbers(open_weights(out / VIDEOS).read()["videos"]), kept["rows"], kept["seconds"])
+        videos_made = _numbers(open_weights(out / VIDEOS).read()["videos"])
+        return Result(videos_made, kept["rows"], kept["seconds"], kept.get("threads"))
+
+
+def in_order(lab: Lab, names: Sequence[str]) -> list[tuple[str, int]]:
+    """These arms with their seeds; first one seed of each, so that a stop leaves the most to see. UserError if they need a
+    package that is not here."""
+    if any(lab.arms[name].mixed or lab.arms[name].maker == "retrieval" for name in names):
+        from ..data import arrow  # noqa: F401, else it is found missing hours later
+    jobs = [(name, seed) for name in names for seed in lab.seeds(lab.arms[name])]
+    return sorted(jobs, key=lambda job: job[1])
 
 
 def run(lab: Lab, names: Sequence[str]) -> None:
-    """All seeds of these arms; first one seed of each, so that a stop leaves the most to see. UserError if they need a package
-    that is not here."""
-    if any(lab.arms[name].mixed or lab.arms[name].maker == "retrieval" for name in names):
-        from ..data import arrow  # noqa: F401, else it is found missing hours later
-    jobs = [(seed, name) for name in names for seed in lab.seeds(lab.arms[name])]
-    for seed, name in sorted(jobs, key=lambda job: job[0]):
+    """All seeds of these arms, one after the other. UserError as `in_order`."""
+    for name, seed in in_order(lab, names):
         lab.run(name, seed)
 
 

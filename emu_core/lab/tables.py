@@ -43,6 +43,7 @@ def picture(pictures: Pictures, name: str) -> list[str]:
 def opening(found: Found) -> list[str]:
     """What has to be known of every number below."""
     budget, machine = found["budget"], found["machine"]
+    threads = " or ".join(map(str, machine["threads"]))
     quick = "**The smallest budget: everything runs, and no figure means anything.** " if budget["name"] == "quick" else ""
     return [
         "# The laboratory",
@@ -51,9 +52,10 @@ def opening(found: Found) -> list[str]:
         "",
         f"{quick}Budget `{budget['name']}`: {budget['low']} steps of {LOW_BATCH} clips at half the resolution and "
         f"{budget['full']} of {BATCH} at the full one an arm, {budget['clips']} clips, {budget['prompts']} held-out prompts, "
-        f"{budget['seeds']} seeds of training where a claim is decided, else one. {machine['cpu']}, {machine['threads']} "
-        f"threads, torch {machine['torch']}; {found['hours']:.1f} hours for all arms, "
-        "without the image model. Intervals are 95 % over the prompts. All numbers are in `lab.json` beside this page.",
+        f"{budget['seeds']} seeds of training where a claim is decided, else one. {machine['cpu']}, {machine['cores']} "
+        f"cores{threads and f', {threads} of them a run'}, torch {machine['torch']}; the times of all runs add up to "
+        f"{found['hours']:.1f} hours, without the image model's. Intervals are 95 % over the prompts. "
+        "All numbers are in `lab.json` beside this page.",
         "",
     ]
 
@@ -74,7 +76,7 @@ def claims(found: Found) -> list[str]:
     for group, title in GROUPS.items():
         if not (rows := [claim for claim in found["claims"] if claim["group"] == group]):
             continue
-        head = ["claim", "the paper", "here: quality", "faithfulness", "sign", "seeds"]
+        head = ["claim", "the paper", "here: quality", "faithfulness", "sign", "each seed by itself"]
         lines += [f"### {title}", "", *table(head, map(_claim, rows))]
         head = ["difference", *(OF[key].label for key in DIFFERENCES), "prompts of the last two"]
         lines += table(head, map(_difference, rows))
@@ -86,7 +88,8 @@ def _claim(claim: Found) -> list[str]:
     ours = [claim[f"our_{key}"] for key in KEYS]
     said = claim["source"] if claim["source"] and paper == "- / -" else paper
     what = f"{claim['says']} (`{claim['arm']}` against `{claim['against']}`)"
-    return [what, said, *map(rate, ours), " / ".join(one["verdict"] for one in ours), str(claim["seeds"])]
+    seeds = [", ".join(f"{100 * of:.0f}" for of in one["by_seed"]) for one in ours] if claim["seeds"] > 1 else ["one"]
+    return [what, said, *map(rate, ours), " / ".join(one["verdict"] for one in ours), " / ".join(seeds)]
 
 
 def _difference(claim: Found) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..media import write_video
 from ..study.create import create_study
+from ..study.report import winner
 from ..study.results import Results
 from ..study.store import Study
 from ..toy import measure
@@ -70,3 +71,9 @@ def vote(lab: Lab, claim: Claim) -> Results:
     raters.simulate(out, {name: rows(lab, name, both(lab, claim)) for name in (claim.arm, claim.against)}, lab.budget.raters)
     with Study(out) as study:
         return study.results()
+
+
+def win_rate(results: Results, claim: Claim, question: str, seed: int) -> float:
+    """The share of the prompts of one seed in which most raters prefer the claim's first arm."""
+    won = [winner(pair, question) == claim.arm for pair in results.pairs if pair.prompt.startswith(f"{seed}-")]
+    return sum(won) / len(won)

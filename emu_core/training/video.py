@@ -78,7 +78,7 @@ class VideoTask(Task):
         if make is None:
             raise UserError(f"recipe {recipe.name!r} needs real videos: name a folder that `emu-video curate` wrote")
         self.recipe, self.processes = recipe, processes
-        self.base = _load_base(recipe, processes.device)
+        self.base = training_base(recipe, processes.device)
         self.source = make(recipe, self.base, folder, processes)
         torch.manual_seed(recipe.optimisation.seed)
         self.attach()
@@ -345,7 +345,7 @@ def _gathered(module: nn.Module, dtype: torch.dtype | None = None) -> dict[str, 
     return {name: whole(value).detach().to("cpu", dtype) for name, value in module.state_dict().items()}
 
 
-def _load_base(recipe: Recipe, device: torch.device) -> Base:
+def training_base(recipe: Recipe, device: torch.device) -> Base:
     """The image model, with the U-Net that an earlier stage trained along; what is frozen of it in the recipe's precision, what
     is trained in float32 from the first read on."""
     start, precision, everything = recipe.start, PRECISIONS[recipe.compute.precision], recipe.method.trained == "all"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +16,18 @@ import torch
 
 from emu_core.checkpoint import read_config
 from emu_core.cli.main import main
+from emu_core.errors import UserError
 from emu_core.lab import figures, makers, stages, videos
 from emu_core.lab.arms import ARMS, CLAIMS, Arm, Claim
 from emu_core.lab.budget import QUICK, STANDARD
+from emu_core.lab.jobs import run as run_jobs
 from emu_core.lab.probes import PROBES
 from emu_core.lab.report import write_report
 from emu_core.lab.run import Lab, run
 from emu_core.model_folder import BUNDLED
 from emu_core.toy import reading
 from emu_core.toy.worlds import LAB, LAB_IMAGES
+from emu_core.training import checkpoints
 from emu_core.training.checks import check_recipe
 from emu_core.weights import open_weights
 
@@ -132,6 +137,7 @@ def test_the_report_says_what_the_numbers_say(lab: Lab, tmp_path: Path) -> None:
     for claim in found["claims"]:
         rate = claim["our_quality"]["win_rate"]
         assert f"| {100 * rate:.0f} (" in text
+        assert claim["our_quality"]["by_seed"] == [rate]
     guess = found["claims"][0]
     assert guess["our_quality"]["agrees"] == (guess["our_quality"]["win_rate"] > 0.5)
     assert guess["our_faithfulness"]["agrees"] == (guess["our_faithfulness"]["win_rate"] < 0.5)
@@ -209,3 +215,53 @@ def test_the_arms_are_listed_where_no_videos_can_be_curated() -> None:
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
     assert "standard_snr" in told.stdout
+
+
+def test_runs_side_by_side_make_the_same_as_one_after_the_other(lab: Lab, tmp_path: Path) -> None:
+    """Two at a time with a thread each, and one at a time with one."""
+    both = [Lab(tmp_path / name, SMALL, SHORT, CLAIM) for name in ("jobs", "alone")]
+    for one in both:
+        shutil.copytree(lab.folder / "image", one.folder / "image")
+    run_jobs(both[0], list(SHORT), [], 2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    try:
+        run(both[1], ["mine"])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(both[0].is_done(name, 0) for name in SHORT)
+    assert both[0].run("mine", 0).rows == both[1].run("mine", 0).rows
+    assert torch.equal(both[0].run("mine", 0).videos, both[1].run("mine", 0).videos)
+
+
+def test_a_run_that_fails_beside_others_says_why_and_where(lab: Lab, tmp_path: Path) -> None:
+    broken = {"real": ARMS["real"], "broken": Arm("a setting that is none", {"optimisation.rate": "fast"})}
+    other = Lab(tmp_path, SMALL, broken, ())
+    shutil.copytree(lab.folder / "image", tmp_path / "image")
+    with pytest.raises(UserError, match=r"broken-0 ended before its end, (.|\n)*fast(.|\n)*logs.broken-0.log"):
+        run_jobs(other, list(broken), [], 2)
+    assert main(["lab", "run", "real", "--quick", "--jobs", "0", "--out", str(tmp_path / "none")]) == 2
+
+
+def test_runs_side_by_side_are_told_to_stop_and_keep_a_checkpoint(lab: Lab, tmp_path: Path) -> None:
+    """SIGTERM, as a scheduler sends it, in the middle of a stage that would take an hour."""
+    shutil.copytree(lab.folder / "image", tmp_path / "image")
+    code = f"""if __name__ == "__main__":
+    from dataclasses import replace
+    from pathlib import Path
+    from emu_core.lab.jobs import run
+    from emu_core.lab.run import Lab
+    from tests.core.test_lab import SHORT, SMALL
+    run(Lab(Path({str(tmp_path)!r}), replace(SMALL, low=9999), SHORT, ()), ["design", "mine"], [], 2)"""
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    stages_of = [tmp_path / "arms" / name / "seed-0" / "1-stage1_256px" for name in ("design", "mine")]
+    with subprocess.Popen([sys.executable, script], env={**os.environ, "PYTHONPATH": os.getcwd()}) as running:
+        for _ in range(600):
+            if all((folder / "log.jsonl").is_file() for folder in stages_of):
+                break
+            time.sleep(0.2)
+        running.terminate()
+        assert running.wait(60) != 0
+    assert all(checkpoints.checkpoints(folder) for folder in stages_of)
+    assert "told to stop" in (tmp_path / "logs" / "mine-0.log").read_text()

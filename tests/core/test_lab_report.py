@@ -142,6 +142,7 @@ def test_an_arm_that_is_worse_by_a_constant_differs_by_it_and_loses_whichever_co
         assert one["differences"][key] == {"value": value, "low": value, "high": value, "count": 12}
         assert turned["differences"][key] == {"value": -value, "low": -value, "high": -value, "count": 12}
     assert one["our_quality"]["win_rate"] == 1
+    assert one["our_quality"]["by_seed"] == [1.0, 1.0]
     assert (one["our_quality"]["verdict"], one["our_faithfulness"]["verdict"]) == ("agrees", "does not agree")
     assert turned["our_quality"]["win_rate"] == 0
     assert turned["our_quality"]["verdict"] == "not preferred"
