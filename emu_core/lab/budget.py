@@ -11,8 +11,8 @@ class Budget:
 
     name: str
     image: int  # steps of the image model, of 128 pictures each
-    low: int  # steps of 32 clips at half the resolution
-    full: int  # and of 16 at the full one
+    low: int  # steps of 16 clips at half the resolution
+    full: int  # and of 8 at the full one
     fine: int  # of fine-tuning on the clips of high quality
     clips: int  # that are encoded once and shared by all arms
     seeds: int  # of training, for the arms that decide a claim
@@ -29,9 +29,9 @@ class Budget:
 
 
 STANDARD = Budget(
-    "standard", image=1500, low=600, full=300, fine=100, clips=4000, seeds=3, prompts=200, classifier=400, adversarial=1000
+    "standard", image=1500, low=700, full=250, fine=200, clips=4000, seeds=3, prompts=120, classifier=400, adversarial=1000
 )
-"""At most 12 hours."""
+"""Some two and a half hours with two runs at a time."""
 QUICK = Budget(
     "quick",
     image=6,

@@ -14,10 +14,12 @@ from ..training import checkpoints
 from .adversarial import MODEL_FILE, Adversaries, Course, train
 from .budget import Budget
 from .mocogan import LAB_WIDTH, MoCoGAN
-from .stages import BATCH, SEED
+from .stages import SEED
 from .vgan import LAB_WIDTHS, VGAN
 from .videos import TIMES, lab_clips, real_videos
 
+BATCH = 16
+"""Clips a step of the systems before diffusion."""
 Maker = Callable[[Sequence[world.Clip], Path, Budget, int], Tensor]
 """(clips whose captions are the prompts, folder, budget, seed) -> videos (n, 8, 64, 64, 3) in 0..1."""
 

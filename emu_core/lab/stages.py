@@ -22,7 +22,8 @@ from .arms import Arm
 from .budget import Budget
 from .mixed import SELECTION
 
-BATCH, LOW_BATCH = 16, 32
+BATCH, LOW_BATCH = 8, 16
+RATE, FINE_RATE = 5e-3, 1e-3
 FPS = 4.0
 WIDTHS = (64, 64)
 SEED = 11  # of the clips
@@ -79,13 +80,13 @@ def arm_recipes(arm: Arm, budget: Budget, image_model: Path, seed: int, init: st
             optimisation=Optimisation(
                 count,
                 LOW_BATCH if low else BATCH,
-                2e-3 if stage is not hq_finetune else 5e-4,
+                RATE if stage is not hq_finetune else FINE_RATE,
                 min(30, count),
                 decay=0.5,
                 weight_decay=usual.optimisation.weight_decay,
                 ema=0.99,
                 seed=seed,
-                t_power=0.7,
+                t_power=0.6,
                 optimiser="muon",
             ),
             start=Start(str(image_model), init),
