@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 
 from ..training.folder import LOG_FILE, RECIPE_FILE, read_rows
@@ -90,7 +91,8 @@ def curves(lab: Lab, stage: str) -> dict[str, Any]:
 
 def speed(lab: Lab, slower: str, stage: str) -> dict[str, Any]:
     """At how many steps another arm has the smoothed loss that the design has at half of a stage's steps: of each seed
-    `half`, `loss`, the step that `reached` it and how many `times` half that is; None where it did not."""
+    `half`, `loss`, the step that `reached` it and how many `times` half that is; None where it did not. And by how much its loss
+    is higher, at the same clips, noise and timesteps: over the `early` tenth of the stage and over the `whole`."""
     ours, theirs = ({seed: rows for seed, _, rows in _of_arm(lab, name, stage)} for name in (REFERENCE, slower))
     seeds = []
     for seed in sorted(ours.keys() & theirs.keys()):
@@ -99,11 +101,23 @@ def speed(lab: Lab, slower: str, stage: str) -> dict[str, Any]:
         loss = float(line[half - window])
         places = np.flatnonzero(other <= loss)
         reached = int(places[0]) + other_window if len(places) else None
-        seeds.append({"seed": seed, "half": half, "loss": loss, "reached": reached, "times": reached and reached / half})
+        told = {"seed": seed, "half": half, "loss": loss, "reached": reached, "times": reached and reached / half}
+        apart = [b["loss"] - a["loss"] for a, b in zip(ours[seed], theirs[seed], strict=False)]
+        seeds.append({**told, "early": float(np.mean(apart[:window])), "whole": float(np.mean(apart))})
     times = [one["times"] for one in seeds if one["times"] is not None]
     mean = sum(times) / len(times) if times and len(times) == len(seeds) else None
     steps = len(next(iter(theirs.values()), []))
-    return {"arm": slower, "stage": stage, "steps": steps, "seeds": seeds, "mean": mean}
+    higher = {part: of_seeds([one[part] for one in seeds]) for part in ("early", "whole")}
+    return {"arm": slower, "stage": stage, "steps": steps, "seeds": seeds, "mean": mean, **higher}
+
+
+def of_seeds(values: Sequence[float]) -> dict[str, float | None]:
+    """Their mean with the 95 % interval of Student's t; without one for fewer than two."""
+    if len(values) < 2:
+        return {"value": values[0] if values else None, "low": None, "high": None}
+    mean = float(np.mean(values))
+    half = float(scipy.stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return {"value": mean, "low": mean - half, "high": mean + half}
 
 
 def of_lab(lab: Lab) -> dict[str, Any]:

@@ -20,16 +20,17 @@ from .arms import Claim
 from .plots import draw_all
 from .run import Lab
 
-REPORT, NUMBERS = "lab.md", "lab.json"
-SHOWN, COMPARED = 4, 3
-"""Prompts of each arm's sheet, and of each claim's."""
+REPORT, NUMBERS, NOTES = "lab.md", "lab.json", ".notes.md"
+SHOWN, COMPARED = 4, 2
+"""Prompts of an arm's sheet, and of a claim's."""
 ACROSS = 2
 """Sheets beside each other on the page."""
 
 
 def write_report(lab: Lab, to: str | Path | None = None, study: str | Path | None = None) -> Path:
     """Write the report, its JSON and its pictures of all that is done; `to`: a file with a name in .md, else `lab.md` in the
-    laboratory's folder. `study`: also a new folder with the same pairs as studies for people. Returns the report's path.
+    laboratory's folder. What somebody wrote of it, beside it as `lab.notes.md`, is put below its first lines. `study`: also a new
+    folder with the same pairs as studies for people. Returns the report's path.
     UserError, before anything is computed: `study` is there already."""
     path = Path(to) if to else lab.folder / REPORT
     if study and (Path(study).is_file() or (Path(study).is_dir() and any(Path(study).iterdir()))):
@@ -40,12 +41,15 @@ def write_report(lab: Lab, to: str | Path | None = None, study: str | Path | Non
     drawn = draw_all(found, pictures)
     ready = [claim for claim in lab.claims if votes.is_ready(lab, claim)]
     claims = {_named(claim): draw_pairs(lab, claim, pictures) for claim in ready}
-    arms = {f"`{name}`": draw_sheet(lab, name, pictures) for name in found["arms"]}
+    shown = {name for claim in ready for name in (claim.arm, claim.against)}
+    arms = {f"`{name}`": draw_sheet(lab, name, pictures) for name in found["arms"] if name not in shown}
     for claim in ready if study else ():
         votes.make_study(lab, claim, Path(study or "") / f"{claim.arm}-{claim.against}")
     write_json(path.with_name(NUMBERS), _plain(found))
     place = pictures.relative_to(path.parent).as_posix()
-    write_text(path, markdown(found, drawn, claims, arms, lab.captions, "" if place == "." else f"{place}/"))
+    notes = path.with_suffix(NOTES)
+    reading = notes.read_text(encoding="utf-8") if notes.is_file() else ""
+    write_text(path, markdown(found, drawn, claims, arms, lab.captions, "" if place == "." else f"{place}/", reading))
     return path
 
 
@@ -60,13 +64,13 @@ def _plain(value: Any) -> Any:
 
 def draw_sheet(lab: Lab, name: str, folder: Path) -> str:
     """The first videos of an arm, a row each. Returns the file's name."""
-    return _write(lab.run(name, 0).videos[:SHOWN], folder / f"lab_{name}.png")
+    return _write(lab.run(name, 0).videos[:SHOWN], folder / f"lab_{name}.jpg")
 
 
 def draw_pairs(lab: Lab, claim: Claim, folder: Path) -> str:
     """The first videos of a claim's arms, those of one prompt below each other. Returns the file's name."""
     both = [lab.run(name, 0).videos[:COMPARED] for name in (claim.arm, claim.against)]
-    return _write(torch.stack(both, 1).flatten(0, 1), folder / f"lab_{claim.arm}-{claim.against}.png")
+    return _write(torch.stack(both, 1).flatten(0, 1), folder / f"lab_{claim.arm}-{claim.against}.jpg")
 
 
 def _write(videos: Tensor, path: Path) -> str:
@@ -85,12 +89,15 @@ def markdown(
     arms: Mapping[str, str],
     captions: Sequence[str],
     place: str,
+    reading: str = "",
 ) -> str:
-    """The report as text. `drawn`, `claims`, `arms`: what a picture is of -> the name of its file, which is in `place`."""
+    """The report as text. `drawn`, `claims`, `arms`: what a picture is of -> the name of its file, which is in `place`;
+    `reading`: what somebody wrote of it."""
     pictures = {name: f"{place}{file}" for name, file in drawn.items()}
     asked = [f"{number}. {cell(caption)}" for number, caption in enumerate(captions[:SHOWN], 1)]
     sections = [
         tables.opening(found),
+        [*reading.splitlines(), ""] if reading else [],
         tables.claims(found),
         tables.systems(found),
         tables.automatic(found, pictures),
@@ -100,13 +107,13 @@ def markdown(
         tables.arms(found),
         ["## Sheets", "", f"Eight frames of 64 pixels each, seed 0, of the first {SHOWN} prompts:", "", *asked, ""],
         [f"### The claims' arms, of the first {COMPARED} prompts", "", *_gallery(claims, place)] if claims else [],
-        ["### Each arm", "", *_gallery(arms, place)],
+        ["### Arms of no claim", "", *_gallery(arms, place)] if arms else [],
     ]
     return "\n".join(line for section in sections for line in section).rstrip() + "\n"
 
 
 def _gallery(sheets: Mapping[str, str], place: str) -> list[str]:
     """A table of pictures, each below what it is of."""
-    cells = [f"{of}<br>![{file.removesuffix('.png')}]({place}{file})" for of, file in sheets.items()]
+    cells = [f"{of}<br>![{Path(file).stem}]({place}{file})" for of, file in sheets.items()]
     rows = [cells[start : start + ACROSS] for start in range(0, len(cells), ACROSS)]
     return table([" "] * ACROSS, [row + [""] * (ACROSS - len(row)) for row in rows]) if rows else []

@@ -239,6 +239,17 @@ def test_how_fast_a_loss_is_reached_is_read_from_the_logs(found: dict[str, Any])
     assert first["mean"] == pytest.approx(1.92)
     assert second["mean"] is None
     assert {one["reached"] for one in second["seeds"]} == {None}
+    for one, slope in ((first, 1 / 2), (second, 3 / 4)):  # means of 1 to 10, and of 1 to 100, times the difference of a step
+        assert one["early"] == pytest.approx(dict.fromkeys(("value", "low", "high"), 5.5 * slope))
+        assert one["whole"] == pytest.approx(dict.fromkeys(("value", "low", "high"), 50.5 * slope))
+
+
+def test_interval_over_seeds_is_students() -> None:
+    """Of 1, 2, 3: the mean is 2, its standard error 1 / sqrt(3), and t of two degrees of freedom 4.3027 (any table)."""
+    found = losses.of_seeds([1.0, 2.0, 3.0])
+    assert found["value"] == 2
+    assert found["high"] == pytest.approx(2 + 4.3027 / 3**0.5, abs=1e-4)
+    assert losses.of_seeds([0.5]) == {"value": 0.5, "low": None, "high": None}
 
 
 def test_only_losses_of_the_same_targets_are_shown_together(found: dict[str, Any]) -> None:
@@ -274,10 +285,12 @@ def test_the_page_has_every_part_in_its_order_and_every_picture(page: Path) -> N
     assert places == sorted(places)
     assert text.index("simulated") < text.index("Budget") < places[0]
     assert "not comparable" in text.lower() or "never comparable" in text.lower()
-    drawn = ["agreement", "reasons", "scatter", "curves", "losses", "probe_guidance", *MADE]
-    drawn += [f"{claim.arm}-{claim.against}" for claim in MADE_CLAIMS]
-    assert {file.name for file in (page.parent / "images").iterdir()} == {f"lab_{name}.png" for name in drawn}
-    assert all(f"(images/lab_{name}.png)" in text for name in drawn)
+    plots = ["agreement", "reasons", "scatter", "curves", "losses", "probe_guidance"]
+    compared = {name for claim in MADE_CLAIMS for name in (claim.arm, claim.against)}
+    sheets = [f"{claim.arm}-{claim.against}" for claim in MADE_CLAIMS] + [name for name in MADE if name not in compared]
+    drawn = [f"lab_{name}.png" for name in plots] + [f"lab_{name}.jpg" for name in sheets]
+    assert {file.name for file in (page.parent / "images").iterdir()} == set(drawn)
+    assert all(f"(images/{name})" in text for name in drawn)
     assert all(line.count("|") == 3 for line in text[places[-1] :].splitlines() if line.startswith("|"))
 
 
@@ -294,6 +307,14 @@ def test_the_same_laboratory_gives_the_same_bytes(lab: Lab, page: Path, tmp_path
     again = write_report(lab, tmp_path / "lab.md")
     for file in (page, page.with_name("lab.json"), *(page.parent / "images").iterdir()):
         assert file.read_bytes() == (again.parent / file.relative_to(page.parent)).read_bytes(), file.name
+
+
+def test_what_somebody_wrote_beside_it_is_part_of_it(lab: Lab, page: Path, tmp_path: Path) -> None:
+    (tmp_path / "read.notes.md").write_text("## What was found\n\nNothing yet.\n")
+    lines = write_report(lab, tmp_path / "read.md").read_text().split("\n")
+    assert lines.index("## What was found") < lines.index("## Claims")
+    others = [line for line in lines if line not in ("## What was found", "Nothing yet.", "")]
+    assert others == [line for line in page.read_text().split("\n") if line]
 
 
 def test_a_study_s_folder_that_is_there_is_found_before_any_number_is_made(
