@@ -39,12 +39,14 @@ class Job(NamedTuple):
 
 
 def run(lab: Lab, arms: Sequence[str], experiments: Sequence[str], at_once: int) -> None:
-    """All seeds of these arms, then these probes, `at_once` at a time, each with an equal share of the cores; what they print
-    goes to files in `logs/`. When one fails, or on Ctrl-C or SIGTERM, the others are told to stop and keep a checkpoint.
-    UserError, with the end of its log, for the one that failed, for fewer than one at a time, and as `in_order`."""
+    """All seeds of these arms and of those that the probes are of, then these probes, `at_once` at a time, each with an equal
+    share of the cores; what they print goes to files in `logs/`. When one fails, or on Ctrl-C or SIGTERM, the others are told to
+    stop and keep a checkpoint. UserError, with the end of its log, for the one that failed, for fewer than one at a time, and as
+    `in_order`."""
     if at_once < 1:
         raise UserError(f"--jobs: expected at least 1, found {at_once}.")
-    ordered = [Job(*each) for each in in_order(lab, arms)]
+    needed = {*arms, *(arm for name in experiments for arm in probes.PROBES[name].arms)}
+    ordered = [Job(*each) for each in in_order(lab, [name for name in lab.arms if name in needed])]
     if stacks := [job.seed for job in ordered if lab.arms[job.name].maker == "stack" and not _is_done(lab, job)]:
         lab.share(sorted({seed for seed in stacks if seed is not None}))
     _run_all(lab, ordered, at_once)
@@ -59,7 +61,7 @@ def _run_all(lab: Lab, jobs: Sequence[Job], at_once: int) -> None:
     with _told_to_stop(), tqdm(total=len(jobs), initial=len(jobs) - len(waiting), desc="laboratory") as bar:
         try:
             while waiting or running:
-                for job in [one for one in waiting if _is_ready(lab, one)][: at_once - len(running)]:
+                for job in [one for one in waiting if not _comes_after(lab, one, [*waiting, *running])][: at_once - len(running)]:
                     waiting.remove(job)
                     running[job] = spawn.Process(target=_work, args=(lab, job, threads), name=str(job))
                     running[job].start()
@@ -91,10 +93,9 @@ def _is_done(lab: Lab, job: Job) -> bool:
     return probes.is_done(lab, job.name) if job.seed is None else lab.is_done(job.name, job.seed)
 
 
-def _is_ready(lab: Lab, job: Job) -> bool:
-    """Whether the arm that it starts from is there, which no two may train at once."""
-    after = "" if job.seed is None else lab.arms[job.name].after
-    return not after or lab.is_done(after, job.seed or 0)
+def _comes_after(lab: Lab, job: Job, others: Sequence[Job]) -> bool:
+    """Whether the arm that it starts from is among others, for no two may train it at once. Who comes alone trains it."""
+    return job.seed is not None and Job(lab.arms[job.name].after, job.seed) in others
 
 
 def _work(lab: Lab, job: Job, threads: int) -> None:

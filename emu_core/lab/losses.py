@@ -101,7 +101,7 @@ def speed(lab: Lab, slower: str, stage: str) -> dict[str, Any]:
         loss = float(line[half - window])
         places = np.flatnonzero(other <= loss)
         reached = int(places[0]) + other_window if len(places) else None
-        told = {"seed": seed, "half": half, "loss": loss, "reached": reached, "times": reached and reached / half}
+        told: dict[str, Any] = {"seed": seed, "half": half, "loss": loss, "reached": reached, "times": reached and reached / half}
         apart = [b["loss"] - a["loss"] for a, b in zip(ours[seed], theirs[seed], strict=False)]
         seeds.append({**told, "early": float(np.mean(apart[:window])), "whole": float(np.mean(apart))})
     times = [one["times"] for one in seeds if one["times"] is not None]

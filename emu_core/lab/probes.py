@@ -63,7 +63,7 @@ class Point:
 @dataclass(frozen=True)
 class Probe:
     """`finding_of`: what the paper or its story says, with its source; `measures`: of COLUMNS; `compared`: pairs of labels, and
-    the measures of which differences are given; `axis`: what `Point.x` is."""
+    the measures of which differences are given; `axis`: what `Point.x` is; `arms`: those that it is of."""
 
     about: str
     finding_of: str
@@ -71,6 +71,7 @@ class Probe:
     points: Callable[[Lab], list[Point]]
     compared: Sequence[tuple[str, str, Sequence[str]]]
     axis: str = ""
+    arms: Sequence[str] = ("design",)
 
 
 # -- the table
@@ -287,6 +288,7 @@ PROBES: dict[str, Probe] = {
                 (VIDEOS.format(part, "design"), VIDEOS.format(part, "all_trained"), _MADE),
             )
         ],
+        arms=("design", "all_trained"),
     ),
     "quality_tuning": Probe(
         f"The image model after a short training on at most {BEST} of its own pictures, the best by a rule, or random ones.",
@@ -295,6 +297,7 @@ PROBES: dict[str, Probe] = {
         _TUNED,
         quality_tuning,
         [(CHOSEN, RANDOM, _TUNED), (CHOSEN, UNTUNED, _TUNED)],
+        arms=(),
     ),
 }
 """By name, in the order in which they run."""

@@ -199,9 +199,9 @@ def test_videos_are_kept_as_bytes(lab: Lab) -> None:
 
 @pytest.mark.slow
 def test_all_of_it_runs_in_the_smallest_budget(tmp_path: Path) -> None:
-    """Every arm, every probe and every claim, from nothing to the report."""
+    """Every arm, every probe and every claim, from nothing to the report, two runs at a time."""
     out = str(tmp_path / "lab")
-    assert main(["lab", "run", "--quick", "--out", out]) == 0
+    assert main(["lab", "run", "--quick", "--jobs", "2", "--out", out]) == 0
     assert main(["lab", "report", "--quick", "--out", out]) == 0
     assert {file.stem for file in (tmp_path / "lab" / "probes").glob("*.json")} == set(PROBES)
     found = json.loads((tmp_path / "lab" / "lab.json").read_text())
@@ -232,6 +232,15 @@ def test_runs_side_by_side_make_the_same_as_one_after_the_other(lab: Lab, tmp_pa
     assert all(both[0].is_done(name, 0) for name in SHORT)
     assert both[0].run("mine", 0).rows == both[1].run("mine", 0).rows
     assert torch.equal(both[0].run("mine", 0).videos, both[1].run("mine", 0).videos)
+
+
+def test_an_arm_whose_start_is_not_asked_for_trains_that_itself_and_waits_for_it_otherwise(lab: Lab, tmp_path: Path) -> None:
+    arms = {"first": SHORT["design"], "second": Arm("goes on", low=0.0, full=0.0, fine=1.0, after="first")}
+    for names in (["second"], ["first", "second"]):
+        other = Lab(tmp_path / names[0], SMALL, arms, ())
+        shutil.copytree(lab.folder / "image", other.folder / "image")
+        run_jobs(other, names, [], 2)
+        assert all(other.is_done(name, 0) for name in names)
 
 
 def test_a_run_that_fails_beside_others_says_why_and_where(lab: Lab, tmp_path: Path) -> None:
@@ -265,3 +274,11 @@ def test_runs_side_by_side_are_told_to_stop_and_keep_a_checkpoint(lab: Lab, tmp_
         assert running.wait(60) != 0
     assert all(checkpoints.checkpoints(folder) for folder in stages_of)
     assert "told to stop" in (tmp_path / "logs" / "mine-0.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_probe_beside_others_has_its_arms_trained_once(tmp_path: Path) -> None:
+    out = tmp_path / "lab"
+    assert main(["lab", "run", "starting_frames", "image_guidance", "--quick", "--jobs", "2", "--out", str(out)]) == 0
+    assert {file.stem for file in (out / "probes").glob("*.json")} == {"starting_frames", "image_guidance"}
+    assert [file.name for file in (out / "arms").iterdir()] == ["design"]
