@@ -31,7 +31,7 @@ class Budget:
 STANDARD = Budget(
     "standard", image=1500, low=700, full=250, fine=200, clips=4000, seeds=3, prompts=120, classifier=400, adversarial=1000
 )
-"""Some two and a half hours with two runs at a time."""
+"""Some two hours with two runs at a time."""
 QUICK = Budget(
     "quick",
     image=6,
