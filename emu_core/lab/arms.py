@@ -32,6 +32,7 @@ def _ablation(name: str, **settings: Any) -> Arm:
 
 
 _TEXT_ALONE = ABLATIONS["direct"][1]
+_ADAMW = {"optimisation.optimiser": "adamw", "optimisation.rate": 2e-3}
 ARMS: dict[str, Arm] = {
     # the design, and what the paper compares it with
     "design": Arm("Emu Video: a starting frame, then the video; half the resolution first, zero terminal SNR", decides=True),
@@ -54,6 +55,15 @@ ARMS: dict[str, Arm] = {
     "low_double": Arm("twice the steps at half the resolution", low=2.0),
     "clips_sixteenth": Arm("a sixteenth of the clips", {"world.cache": 1 / 16}),
     "clips_quarter": Arm("a quarter of the clips", {"world.cache": 1 / 4}),
+    # the identity start again, with the paper's optimiser
+    "adamw": Arm("half the resolution alone, moved by AdamW", _ADAMW, low=0.5, full=0.0, decides=True),
+    "adamw_random": Arm(
+        "the same, with temporal layers from random weights",
+        {**_ADAMW, **ABLATIONS["random_start"][1]},
+        low=0.5,
+        full=0.0,
+        decides=True,
+    ),
     # systems of the story
     "make_a_video": Arm(
         "Make-A-Video's: pseudo-3D layers that read no text, from text alone (Singer et al., arXiv 2209.14792)",
@@ -116,6 +126,7 @@ CLAIMS = (
     Claim("design", "convolutions_alone", "convolutions and attention, not convolutions alone"),
     Claim("design", "attention_alone", "convolutions and attention, not attention alone"),
     Claim("design", "depthwise", "convolutions over all channels, not of each by itself"),
+    Claim("adamw", "adamw_random", "temporal layers start as the identity, moved by AdamW"),
     Claim("design", "cosine", "the betas of latent diffusion, not the cosine schedule"),
     Claim("design", "make_a_video", "against Make-A-Video's", 96.8, 85.1, "Girdhar et al., 307 prompts", "systems"),
     Claim("design", "align_your_latents", "against Align Your Latents'", 92.3, 97.0, "Girdhar et al., 65 prompts", "systems"),

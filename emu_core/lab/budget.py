@@ -26,10 +26,21 @@ class Budget:
     image_guidance: float = 1.0
     text_alone_guidance: float = 3.0  # of what makes a video without a starting frame, as for the starting frame itself
     tuned: int = 200  # steps of quality tuning, of 128 pictures each
+    first_seed: int = 0  # of training and sampling; another repeats everything with other draws
 
 
 STANDARD = Budget(
-    "standard", image=1500, low=700, full=250, fine=200, clips=4000, seeds=3, prompts=120, classifier=400, adversarial=1000
+    "standard",
+    image=1500,
+    low=700,
+    full=250,
+    fine=400,
+    clips=4000,
+    seeds=3,
+    prompts=120,
+    classifier=400,
+    adversarial=4000,
+    first_seed=3,
 )
 """Some two hours with two runs at a time."""
 QUICK = Budget(

@@ -44,7 +44,7 @@ def classifier_of(lab: Lab) -> Classifier:
 
 def seen(lab: Lab, classifier: Classifier, name: str) -> Seen:
     """What the classifier says of an arm's videos, of its first seed."""
-    return classifier.look(lab.run(name, 0).videos.movedim(-1, 2) * 2 - 1)
+    return classifier.look(lab.run(name, lab.budget.first_seed).videos.movedim(-1, 2) * 2 - 1)
 
 
 def of_arms(lab: Lab) -> dict[str, Any]:

@@ -21,6 +21,9 @@ from .run import Lab
 
 STAGES = {"stage1_256px": "half the resolution", "stage2_512px": "full resolution"}
 REFERENCE = "design"
+PACE = ((REFERENCE, "random_start"), ("adamw", "adamw_random"))
+"""Pairs of arms of which it is asked how much slower the second is. How much higher its loss is, over the first tenth of a stage
+and over all of it, by Student's t over the seeds, is the measure of the identity start that was fixed beforehand."""
 SHOWN = (
     REFERENCE,
     "random_start",
@@ -30,6 +33,7 @@ SHOWN = (
     "attention_alone",
     "depthwise",
     "low_0",
+    *PACE[1],
 )
 """Arms of the curves, those of them whose losses are of the same targets: other schedules and predictions have others."""
 SMOOTH = 10
@@ -89,11 +93,11 @@ def curves(lab: Lab, stage: str) -> dict[str, Any]:
     return found
 
 
-def speed(lab: Lab, slower: str, stage: str) -> dict[str, Any]:
-    """At how many steps another arm has the smoothed loss that the design has at half of a stage's steps: of each seed
+def speed(lab: Lab, arm: str, slower: str, stage: str) -> dict[str, Any]:
+    """At how many steps another arm has the smoothed loss that an arm has at half of a stage's steps: of each seed
     `half`, `loss`, the step that `reached` it and how many `times` half that is; None where it did not. And by how much its loss
     is higher, at the same clips, noise and timesteps: over the `early` tenth of the stage and over the `whole`."""
-    ours, theirs = ({seed: rows for seed, _, rows in _of_arm(lab, name, stage)} for name in (REFERENCE, slower))
+    ours, theirs = ({seed: rows for seed, _, rows in _of_arm(lab, name, stage)} for name in (arm, slower))
     seeds = []
     for seed in sorted(ours.keys() & theirs.keys()):
         (window, line), (other_window, other) = (smoothed([row["loss"] for row in of[seed]]) for of in (ours, theirs))
@@ -108,7 +112,7 @@ def speed(lab: Lab, slower: str, stage: str) -> dict[str, Any]:
     mean = sum(times) / len(times) if times and len(times) == len(seeds) else None
     steps = len(next(iter(theirs.values()), []))
     higher = {part: of_seeds([one[part] for one in seeds]) for part in ("early", "whole")}
-    return {"arm": slower, "stage": stage, "steps": steps, "seeds": seeds, "mean": mean, **higher}
+    return {"than": arm, "arm": slower, "stage": stage, "steps": steps, "seeds": seeds, "mean": mean, **higher}
 
 
 def of_seeds(values: Sequence[float]) -> dict[str, float | None]:
@@ -122,6 +126,5 @@ def of_seeds(values: Sequence[float]) -> dict[str, float | None]:
 
 def of_lab(lab: Lab) -> dict[str, Any]:
     """Curves of both stages, and how fast an arm with random temporal layers is in each."""
-    arms = {REFERENCE, "random_start"} <= lab.arms.keys()
-    fast = [speed(lab, "random_start", stage) for stage in STAGES] if arms else []
+    fast = [speed(lab, *pair, stage) for pair in PACE if {*pair} <= lab.arms.keys() for stage in STAGES]
     return {"curves": {stage: curves(lab, stage) for stage in STAGES}, "speed": [one for one in fast if one["seeds"]]}

@@ -19,7 +19,7 @@ from ..toy.worlds import LAB
 SEED = 55
 SECONDS, RATE = 2.5, 8.0
 FEWEST = 80  # clips, of which some are good
-POOR = 0.8
+POOR = 0.6
 """The share of clips that hardly move, and whose captions are poor."""
 SELECTION = "hq"
 RULE = "motion_min > 0.2"

@@ -68,8 +68,11 @@ def _bars(panel: Axes, x: Sequence[float], values: Sequence[Numbers], times: flo
 
 def _plain_numbers(axis: Axis) -> None:
     """On a logarithmic axis, also between powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
     axis.set_tick_params(which="both", labelsize=7)
 
 
@@ -187,7 +190,8 @@ def losses(found: dict[str, Any]) -> Figure:
     for panel, (stage, arms) in zip(panels, shown.items(), strict=True):
         for name, arm in arms.items():
             colour, steps = COLOURS[names.index(name) % len(COLOURS)], [point["step"] for point in arm["points"]]
-            panel.plot(steps, [point["value"] for point in arm["points"]], color=colour, lw=1.4, label=name)
+            line = "-" if names.index(name) < len(COLOURS) else "--"
+            panel.plot(steps, [point["value"] for point in arm["points"]], line, color=colour, lw=1.4, label=name)
             low, high = ([point[end] for point in arm["points"]] for end in ("low", "high"))
             panel.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
             for value in filter(None, arm["validation"]):

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..data.motion_score import frame_scores, motion_summary
 from ..errors import UserError
 from ..evaluation.statistics import Interval, bootstrap_difference, bootstrap_mean
+from ..media.images import to_bytes
 from ..toy import grounds, measure, reading, world
 from ..toy.measure import Row
 from ..toy.worlds import BEST, LAB
@@ -31,6 +33,7 @@ SEEN, UNSEEN = "seen in videos", "seen in pictures alone"
 CLIPS = {SEEN: LAB, UNSEEN: videos.ONLY_IMAGES}
 """The parts of the world that prompts are of, by what training showed of them."""
 COLUMNS = {
+    "motion_score": "motion score, px a frame",
     "travel_px": "travel, px",
     "figure": "figure right, %",
     "colour": "colour right, %",
@@ -130,14 +133,16 @@ def kept(lab: Lab, key: str, make: Callable[[], list[Row]]) -> list[Row]:
 
 
 def of_video(clip: world.Clip, video: Tensor, start: Tensor) -> Row:
-    """The judge's row of a video (8, 64, 64, 3) in 0..1 from a starting frame, and of what was asked to move how far its figure
-    goes from where it is first, whatever way; in which share of the frames the figure is right and whole; whether its colour is
-    right in the first frame and, read by itself, in the last."""
+    """The judge's row of a video (8, 64, 64, 3) in 0..1 from a starting frame; the paper's motion score, of the codec's vectors;
+    of what was asked to move how far its figure goes from where it is first, whatever way; in which share of the frames the
+    figure is right and whole; whether its colour is right in the first frame and, read by itself, in the last."""
     sample = measure.Sample(clip, video, videos.FPS, start[None])
     seen = measure.read(sample)
     row = measure.row(sample, seen)
     row["figure_kept"] = row["figure"] * float(seen.whole.float().mean())
     row["colour_kept"] = float(seen.colour == clip.colour == _first(video[-1]).colour)
+    score, _ = motion_summary(frame_scores(list(to_bytes(video))))
+    row |= {} if score is None else {"motion_score": score}
     if clip.motion != "still":
         row["travel_px"] = float((seen.centre - seen.centre[0]).norm(dim=1).max())
     return row
@@ -227,11 +232,13 @@ FROZEN, TRAINED = "frozen U-Net", "U-Net that was trained along"
 def forgetting(lab: Lab) -> list[Point]:
     """The frozen U-Net's pictures and those of the one that was trained along, without temporal layers; image model and videos
     have one schedule. And both arms' videos."""
-    drawn = {FROZEN: ("image_model", lab.image_model), TRAINED: ("all_trained", lab.model("all_trained", 0)[0])}
+    (seed,) = lab.seeds(lab.arms["all_trained"])
+    drawn = {FROZEN: ("image_model", lab.image_model), TRAINED: ("all_trained", lab.model("all_trained", seed)[0])}
     points = []
     for part in CLIPS:
-        points += [Point(PICTURES.format(part, who), [pictures_of(lab, *of, 0, part)]) for who, of in drawn.items()]
-        points += [Point(VIDEOS.format(part, name), [videos_of(lab, name, 0, part=part)]) for name in ("design", "all_trained")]
+        points += [Point(PICTURES.format(part, who), [pictures_of(lab, *of, seed, part)]) for who, of in drawn.items()]
+        made = {name: videos_of(lab, name, seed, part=part) for name in ("design", "all_trained")}
+        points += [Point(VIDEOS.format(part, name), [rows]) for name, rows in made.items()]
     return points
 
 
@@ -242,12 +249,11 @@ def quality_tuning(lab: Lab) -> list[Point]:
     """Pictures of the image model, and of the same tuned on few of its own: those that a rule chose, and as many random ones."""
     models = {CHOSEN: lab.tuned("lab_best"), RANDOM: lab.tuned("lab_images"), UNTUNED: lab.image_model}
     names = {CHOSEN: "tuned_best", RANDOM: "tuned_random", UNTUNED: "image_model"}
-    seeds = range(lab.budget.seeds)
-    return [Point(label, [pictures_of(lab, names[label], model, s) for s in seeds]) for label, model in models.items()]
+    return [Point(label, [pictures_of(lab, names[label], model, s) for s in _seeds(lab)]) for label, model in models.items()]
 
 
-_GUIDED = ("travel_px", "motion", "amount", "edge_error_px", "wobble_px", "colour_drift")
-_STARTED = ("travel_px", "figure", "colour", "motion", "amount", "last_frame_shape", *_GUIDED[3:], "frame0_psnr_db")
+_GUIDED = ("motion_score", "travel_px", "motion", "amount", "edge_error_px", "wobble_px", "colour_drift")
+_STARTED = ("travel_px", "figure", "colour", "motion", "amount", "last_frame_shape", *_GUIDED[4:], "frame0_psnr_db")
 _DRAWN, _MADE = ("figure_kept", "colour_kept"), ("figure_kept", "colour_kept", "motion")
 _TUNED = ("figure", "colour", "ground", "size", "small", "plain", "edge_error_px")
 _PAPER = "Girdhar et al., arXiv 2311.10709"
@@ -257,7 +263,7 @@ PROBES: dict[str, Probe] = {
         f"Motion rises with w_p: a motion score of 1.87, 2.87, 3.86 at w_p 2, 8, 16 with w_i 1 ({_PAPER}, appendix, table 4).",
         _GUIDED,
         text_guidance,
-        [(f"w_p {w}", "w_p 1", ["travel_px"]) for w in (2, 4, 8)],
+        [(f"w_p {w}", "w_p 1", _GUIDED[:2]) for w in (2, 4, 8)],
         "text guidance w_p",
     ),
     "image_guidance": Probe(
@@ -265,7 +271,7 @@ PROBES: dict[str, Probe] = {
         f"Motion falls with w_i: a motion score of 2.87, 0.61, 0.25 at w_i 1, 2, 3 with w_p 8 ({_PAPER}, appendix, table 4).",
         (*_GUIDED, "frame0_psnr_db"),
         image_guidance,
-        [(f"w_i {w}", "w_i 1", ["travel_px"]) for w in (2, 3)],
+        [(f"w_i {w}", "w_i 1", _GUIDED[:2]) for w in (2, 3)],
         "image guidance w_i",
     ),
     "starting_frames": Probe(

@@ -64,12 +64,12 @@ def _plain(value: Any) -> Any:
 
 def draw_sheet(lab: Lab, name: str, folder: Path) -> str:
     """The first videos of an arm, a row each. Returns the file's name."""
-    return _write(lab.run(name, 0).videos[:SHOWN], folder / f"lab_{name}.jpg")
+    return _write(lab.run(name, lab.budget.first_seed).videos[:SHOWN], folder / f"lab_{name}.jpg")
 
 
 def draw_pairs(lab: Lab, claim: Claim, folder: Path) -> str:
     """The first videos of a claim's arms, those of one prompt below each other. Returns the file's name."""
-    both = [lab.run(name, 0).videos[:COMPARED] for name in (claim.arm, claim.against)]
+    both = [lab.run(name, lab.budget.first_seed).videos[:COMPARED] for name in (claim.arm, claim.against)]
     return _write(torch.stack(both, 1).flatten(0, 1), folder / f"lab_{claim.arm}-{claim.against}.jpg")
 
 
@@ -105,7 +105,7 @@ def markdown(
         tables.curves(found, pictures),
         tables.probes(found, pictures),
         tables.arms(found),
-        ["## Sheets", "", f"Eight frames of 64 pixels each, seed 0, of the first {SHOWN} prompts:", "", *asked, ""],
+        ["## Sheets", "", f"Eight frames of 64 pixels each, of the first seed and the first {SHOWN} prompts:", "", *asked, ""],
         [f"### The claims' arms, of the first {COMPARED} prompts", "", *_gallery(claims, place)] if claims else [],
         ["### Arms of no claim", "", *_gallery(arms, place)] if arms else [],
     ]

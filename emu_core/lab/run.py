@@ -114,7 +114,8 @@ class Lab:
 
     def seeds(self, arm: Arm) -> range:
         """Of training."""
-        return range(self.budget.seeds if arm.decides else 1)
+        first = self.budget.first_seed
+        return range(first, first + (self.budget.seeds if arm.decides else 1))
 
     def place(self, name: str, seed: int) -> Path:
         """The folder of an arm of one seed."""

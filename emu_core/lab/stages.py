@@ -23,7 +23,7 @@ from .budget import Budget
 from .mixed import SELECTION
 
 BATCH, LOW_BATCH = 8, 16
-RATE, FINE_RATE = 5e-3, 1e-3
+RATE, FINE_RATE = 5e-3, 2e-3
 FPS = 4.0
 WIDTHS = (64, 64)
 SEED = 11  # of the clips
@@ -37,7 +37,9 @@ def image_recipe(budget: Budget) -> Recipe:
     return Recipe(
         "image",
         "text_to_image",
-        Optimisation(steps, 128, 3e-3, min(50, steps), decay=0.6, ema=0.99, t_power=1.3, optimiser="muon"),
+        Optimisation(
+            steps, 128, 3e-3, min(50, steps), decay=0.6, ema=0.99, seed=budget.first_seed, t_power=1.3, optimiser="muon"
+        ),
         start=Start(str(BUNDLED)),
         clips=Clips(validation=4 * budget.measured),
         compute=Compute("bfloat16"),

@@ -204,11 +204,11 @@ def _speed(one: Found) -> str:
     after = [f"not within {one['steps']}" if of["reached"] is None else str(of["reached"]) for of in seeds]
     mean = "" if one["mean"] is None else f", {one['mean']:.2f} times as many in the mean"
     return (
-        f"* {STAGES[one['stage']].capitalize()}: the smoothed loss that `design` has after {half} of {one['steps']} steps, "
-        f"`{one['arm']}` has after {', '.join(after)} (a seed each){mean}. The paper: about twice as many. The rate of learning "
-        "falls over the last half of a stage, which helps whoever comes later. At the same clips, noise and timesteps its loss "
-        f"is higher by {figure(one['early'], signed=True)} over the first tenth of the steps and by "
-        f"{figure(one['whole'], signed=True)} over all (Student's t over the seeds)."
+        f"* {STAGES[one['stage']].capitalize()}, `{one['arm']}` against `{one['than']}`: at the same clips, noise and timesteps "
+        f"its loss is higher by {figure(one['whole'], signed=True)} over all {one['steps']} steps and by "
+        f"{figure(one['early'], signed=True)} over the first tenth of them (Student's t over the seeds). The smoothed loss that "
+        f"`{one['than']}` has after {half} steps, it has after {', '.join(after)} (a seed each){mean}; the paper: about twice as "
+        "many. The rate of learning falls over the last half of a stage, which helps whoever comes later."
     )
 
 

@@ -22,7 +22,7 @@ PROMPTS_FILE = "prompts.json"
 
 def both(lab: Lab, claim: Claim) -> range:
     """The seeds that both arms of a claim have."""
-    return range(min(len(lab.seeds(lab.arms[name])) for name in (claim.arm, claim.against)))
+    return min((lab.seeds(lab.arms[name]) for name in (claim.arm, claim.against)), key=len)
 
 
 def is_ready(lab: Lab, claim: Claim) -> bool:

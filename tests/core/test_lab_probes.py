@@ -150,6 +150,14 @@ def test_travel_is_that_of_the_world_and_what_is_kept_is_seen() -> None:
     assert row["colour_kept"] == 0
 
 
+def test_motion_score_is_that_of_the_codec() -> None:
+    """2 pixels a frame for what goes 8 a second at 4 frames a second; a plain ground goes along with whatever moves over it."""
+    for changes, score in (({}, 2.0), ({"slowly": True}, 1.0), ({"motion": "still"}, 0.0)):
+        clip = replace(CLIP, **{"motion": "left", "ground": "black", **changes})
+        (video,) = videos.real_videos([clip])
+        assert probes.of_video(clip, video, video[0])["motion_score"] == pytest.approx(score, abs=0.1)
+
+
 def test_a_picture_is_judged_by_what_was_asked_of_it() -> None:
     clip = replace(CLIP, size="small")
     ((picture, *_),) = videos.real_videos([clip])

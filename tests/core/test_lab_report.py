@@ -257,13 +257,13 @@ def test_only_losses_of_the_same_targets_are_shown_together(found: dict[str, Any
     assert list(last) == ["design", "random_start"]
     assert (last["design"]["points"][-1]["step"], last["design"]["points"][-1]["value"]) == (100, pytest.approx(104.5))
     assert last["design"]["validation"] == [0.5, 0.5]
-    usual = asdict(stages.arm_recipes(ARMS["design"], BUDGET, BUNDLED, 0)[-1])
+    usual = {recipe.name: asdict(recipe) for recipe in stages.arm_recipes(ARMS["design"], BUDGET, BUNDLED, 0)}
     same = {
         name
         for name, arm in ARMS.items()
         if arm.maker == "stack" and not arm.mixed
-        for recipe in [asdict(stages.arm_recipes(arm, BUDGET, BUNDLED, 0)[-1])]
-        if losses.comparable(recipe, usual)
+        for recipe in stages.arm_recipes(arm, BUDGET, BUNDLED, 0)
+        if losses.comparable(asdict(recipe), usual[recipe.name])
     }
     assert same == {*losses.SHOWN, "low_quarter", "low_double"}
 
