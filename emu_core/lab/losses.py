@@ -96,7 +96,8 @@ def curves(lab: Lab, stage: str) -> dict[str, Any]:
 def speed(lab: Lab, arm: str, slower: str, stage: str) -> dict[str, Any]:
     """At how many steps another arm has the smoothed loss that an arm has at half of a stage's steps: of each seed
     `half`, `loss`, the step that `reached` it and how many `times` half that is; None where it did not. And by how much its loss
-    is higher, at the same clips, noise and timesteps: over the `early` tenth of the stage and over the `whole`."""
+    is higher, at the same clips, noise and timesteps: over the `early` tenth of the stage and over the `whole`, and the `verdict`
+    of this: whether the interval has no 0."""
     ours, theirs = ({seed: rows for seed, _, rows in _of_arm(lab, name, stage)} for name in (arm, slower))
     seeds = []
     for seed in sorted(ours.keys() & theirs.keys()):
@@ -112,7 +113,10 @@ def speed(lab: Lab, arm: str, slower: str, stage: str) -> dict[str, Any]:
     mean = sum(times) / len(times) if times and len(times) == len(seeds) else None
     steps = len(next(iter(theirs.values()), []))
     higher = {part: of_seeds([one[part] for one in seeds]) for part in ("early", "whole")}
-    return {"than": arm, "arm": slower, "stage": stage, "steps": steps, "seeds": seeds, "mean": mean, **higher}
+    low, high = higher["whole"]["low"], higher["whole"]["high"]
+    verdict = "open" if low is None or high is None or low <= 0 <= high else "agrees" if low > 0 else "does not agree"
+    found = {"than": arm, "arm": slower, "stage": stage, "steps": steps, "seeds": seeds, "mean": mean}
+    return {**found, **higher, "verdict": verdict}
 
 
 def of_seeds(values: Sequence[float]) -> dict[str, float | None]:

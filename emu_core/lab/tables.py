@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..study.correlation import metrics_table
@@ -77,19 +77,22 @@ def claims(found: Found) -> list[str]:
         if not (rows := [claim for claim in found["claims"] if claim["group"] == group]):
             continue
         head = ["claim", "the paper", "here: quality", "faithfulness", "sign", "each seed by itself"]
-        lines += [f"### {title}", "", *table(head, map(_claim, rows))]
+        lines += [f"### {title}", "", *table(head, [_claim(claim, found["losses"]["speed"]) for claim in rows])]
         head = ["difference", *(OF[key].label for key in DIFFERENCES), "prompts of the last two"]
         lines += table(head, map(_difference, rows))
     return lines
 
 
-def _claim(claim: Found) -> list[str]:
+def _claim(claim: Found, paces: Sequence[Found]) -> list[str]:
     paper = " / ".join("-" if claim[key] is None else f"{claim[key]:g}" for key in KEYS)
     ours = [claim[f"our_{key}"] for key in KEYS]
     said = claim["source"] if claim["source"] and paper == "- / -" else paper
     what = f"{claim['says']} (`{claim['arm']}` against `{claim['against']}`)"
     seeds = [", ".join(f"{100 * of:.0f}" for of in one["by_seed"]) for one in ours] if claim["seeds"] > 1 else ["one"]
-    return [what, said, *map(rate, ours), " / ".join(one["verdict"] for one in ours), " / ".join(seeds)]
+    sign = " / ".join(one["verdict"] for one in ours)
+    for pace in [one for one in paces if (one["than"], one["arm"]) == (claim["arm"], claim["against"])][:1]:  # the first stage's
+        sign += f"; by the loss, which decides it: {pace['verdict']} ({figure(pace['whole'], signed=True)})"
+    return [what, said, *map(rate, ours), sign, " / ".join(seeds)]
 
 
 def _difference(claim: Found) -> list[str]:

@@ -244,6 +244,13 @@ def test_how_fast_a_loss_is_reached_is_read_from_the_logs(found: dict[str, Any])
         assert one["whole"] == pytest.approx(dict.fromkeys(("value", "low", "high"), 50.5 * slope))
 
 
+def test_the_identity_start_is_decided_by_the_loss_of_its_first_stage(page: Path, found: dict[str, Any]) -> None:
+    """200 - s against 200 - s / 2: higher by half of 50.5 over a hundred steps, in both seeds."""
+    assert found["losses"]["speed"][0]["verdict"] == "agrees"
+    (line,) = [line for line in page.read_text().splitlines() if line.startswith("| the identity")]
+    assert "by the loss, which decides it: agrees (+25.25 (+25.25 to +25.25))" in line
+
+
 def test_interval_over_seeds_is_students() -> None:
     """Of 1, 2, 3: the mean is 2, its standard error 1 / sqrt(3), and t of two degrees of freedom 4.3027 (any table)."""
     found = losses.of_seeds([1.0, 2.0, 3.0])
