@@ -56,7 +56,7 @@ ARMS: dict[str, Arm] = {
     "clips_sixteenth": Arm("a sixteenth of the clips", {"world.cache": 1 / 16}),
     "clips_quarter": Arm("a quarter of the clips", {"world.cache": 1 / 4}),
     # the identity start again, with the paper's optimiser
-    "adamw": Arm("half the resolution alone, moved by AdamW", _ADAMW, low=0.5, full=0.0, decides=True),
+    "adamw": Arm("half the resolution alone, half as many steps, moved by AdamW", _ADAMW, low=0.5, full=0.0, decides=True),
     "adamw_random": Arm(
         "the same, with temporal layers from random weights",
         {**_ADAMW, **ABLATIONS["random_start"][1]},

@@ -22,8 +22,8 @@ from .run import Lab
 STAGES = {"stage1_256px": "half the resolution", "stage2_512px": "full resolution"}
 REFERENCE = "design"
 PACE = ((REFERENCE, "random_start"), ("adamw", "adamw_random"))
-"""Pairs of arms of which it is asked how much slower the second is. How much higher its loss is, over the first tenth of a stage
-and over all of it, by Student's t over the seeds, is the measure of the identity start that was fixed beforehand."""
+"""Pairs of arms of which it is asked how much slower the second is. How much higher its loss is over all of the first stage, by
+Student's t over the seeds, is the measure of the identity start that was fixed beforehand."""
 SHOWN = (
     REFERENCE,
     "random_start",
@@ -96,8 +96,8 @@ def curves(lab: Lab, stage: str) -> dict[str, Any]:
 def speed(lab: Lab, arm: str, slower: str, stage: str) -> dict[str, Any]:
     """At how many steps another arm has the smoothed loss that an arm has at half of a stage's steps: of each seed
     `half`, `loss`, the step that `reached` it and how many `times` half that is; None where it did not. And by how much its loss
-    is higher, at the same clips, noise and timesteps: over the `early` tenth of the stage and over the `whole`, and the `verdict`
-    of this: whether the interval has no 0."""
+    is higher, at the same clips, noise and timesteps: over the `early` tenth of the stage and over the `whole`, and what the
+    interval of the latter says of the paper's sign, the `verdict`: agrees, does not agree, or open where it holds 0."""
     ours, theirs = ({seed: rows for seed, _, rows in _of_arm(lab, name, stage)} for name in (arm, slower))
     seeds = []
     for seed in sorted(ours.keys() & theirs.keys()):

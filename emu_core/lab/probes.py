@@ -232,7 +232,7 @@ FROZEN, TRAINED = "frozen U-Net", "U-Net that was trained along"
 def forgetting(lab: Lab) -> list[Point]:
     """The frozen U-Net's pictures and those of the one that was trained along, without temporal layers; image model and videos
     have one schedule. And both arms' videos."""
-    (seed,) = lab.seeds(lab.arms["all_trained"])
+    seed = lab.budget.first_seed
     drawn = {FROZEN: ("image_model", lab.image_model), TRAINED: ("all_trained", lab.model("all_trained", seed)[0])}
     points = []
     for part in CLIPS:

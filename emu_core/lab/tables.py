@@ -90,7 +90,8 @@ def _claim(claim: Found, paces: Sequence[Found]) -> list[str]:
     what = f"{claim['says']} (`{claim['arm']}` against `{claim['against']}`)"
     seeds = [", ".join(f"{100 * of:.0f}" for of in one["by_seed"]) for one in ours] if claim["seeds"] > 1 else ["one"]
     sign = " / ".join(one["verdict"] for one in ours)
-    for pace in [one for one in paces if (one["than"], one["arm"]) == (claim["arm"], claim["against"])][:1]:  # the first stage's
+    pair = (claim["arm"], claim["against"])
+    if pace := next((one for one in paces if (one["than"], one["arm"]) == pair), None):  # the first is the first stage's
         sign += f"; by the loss, which decides it: {pace['verdict']} ({figure(pace['whole'], signed=True)})"
     return [what, said, *map(rate, ours), sign, " / ".join(seeds)]
 
